@@ -1,0 +1,113 @@
+"""The policy: a Flax Linen decoder used as pure functions over a plain nested dict of arrays.
+
+`apply` returns hidden states and keys and values; the head (`next_token_logits`,
+`token_logprobs`) is apart. The sampler and the trainer call the same `apply`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lhrm_jax.policy import cache
+from lhrm_jax.policy.cache import KVCache
+from lhrm_jax.policy.config import PolicyConfig, RopeScaling
+from lhrm_jax.policy.head import TokenLogprobs, next_token_logits, token_logprobs
+from lhrm_jax.policy.model import Decoder
+
+Params = dict[str, Any]
+
+__all__ = [
+  "KVCache",
+  "Params",
+  "PolicyConfig",
+  "RopeScaling",
+  "TokenLogprobs",
+  "apply",
+  "cache",
+  "count_params",
+  "init",
+  "logical_axes",
+  "logits",
+  "next_token_logits",
+  "token_logprobs",
+]
+
+
+def init(config: PolicyConfig, key: Array) -> Params:
+  """Random float32 parameters as a plain nested dict; a pure function of `key`."""
+  return nn.unbox(_init_boxed(config, key))
+
+
+def logical_axes(config: PolicyConfig) -> Any:
+  """For every parameter a tuple of logical axis names, as the tree of `init`."""
+  boxed = jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0)))
+  return jax.tree.map(
+    lambda leaf: tuple(leaf.names), boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+  )
+
+
+def _init_boxed(config: PolicyConfig, key: Array) -> Params:
+  one = jnp.ones((1, 1), jnp.int32)
+  return Decoder(config).init(key, one, one, one, ())["params"]
+
+
+def apply(
+  config: PolicyConfig,
+  params: Params,
+  tokens: Array,
+  positions: Array,
+  segment_ids: Array | None = None,
+  context: Sequence[KVCache] = (),
+) -> tuple[Array, KVCache]:
+  """Runs the decoder over a block of new tokens.
+
+  Args:
+    config: static.
+    params: from `init`.
+    tokens: `[N, T]` int32.
+    positions: `[N, T]` int32, each token's place in its own sequence, from 0.
+    segment_ids: `[N, T]` int32; tokens attend within their segment, and 0 marks padding. `None`
+      means one segment and no padding.
+    context: caches that every unpadded token sees whole, e.g. the prompt's and the response's so
+      far. A cache of `B` rows serves `N / B` consecutive rows of `tokens` each.
+
+  Returns:
+    Final hidden states `[N, T, d]` in the compute dtype, and the keys and values of this block
+    (`lengths` counts the unpadded tokens), which the caller may keep or `cache.append`.
+  """
+  if segment_ids is None:
+    segment_ids = jnp.ones_like(tokens)
+  return Decoder(config).apply({"params": params}, tokens, positions, segment_ids, tuple(context))
+
+
+def logits(
+  config: PolicyConfig, params: Params, tokens: Array, segment_ids: Array | None = None
+) -> Array:
+  """All logits `[B, T, V]` in float32, for inspection and tests; training never builds them.
+
+  Args:
+    config: static.
+    params: from `init`.
+    tokens: `[B, T]` int32, padded on either side.
+    segment_ids: `[B, T]` int32, 0 for padding; positions count within each segment.
+  """
+  if segment_ids is None:
+    segment_ids = jnp.ones_like(tokens)
+  hidden, _ = apply(config, params, tokens, segment_positions(segment_ids), segment_ids)
+  return next_token_logits(config, params, hidden)
+
+
+def segment_positions(segment_ids: Array) -> Array:
+  """Each token's place within its segment, `[B, T]` int32, for segments of consecutive tokens."""
+  index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)
+  starts = jnp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (1, 0)))
+  return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def count_params(params: Params) -> int:
+  """Number of parameters in the tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,76 @@
+"""From hidden states to log-probabilities, without an array of tokens times vocabulary."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lhrm_jax.policy.config import PolicyConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TokenLogprobs:
+  """Log-probabilities of given tokens.
+
+  Attributes:
+    logprobs: `[N, T]` float32, natural logarithm.
+    entropy: `[N, T]` float32, of each token's whole distribution, in nats.
+  """
+
+  logprobs: Array
+  entropy: Array
+
+
+def next_token_logits(config: PolicyConfig, params, hidden: Array) -> Array:
+  """Logits `[..., V]` in float32 of the token that follows each `hidden [..., d]`."""
+  table = params["embedding" if config.tie_embeddings else "head"]
+  return jnp.einsum(
+    "...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32
+  )
+
+
+def token_logprobs(
+  config: PolicyConfig, params, hidden: Array, targets: Array, temperature: Array | float = 1.0
+) -> TokenLogprobs:
+  """Scores `targets` under `softmax(logits / temperature)`.
+
+  Goes over time in chunks of at most `config.logprob_chunk` tokens (at least one step of all rows)
+  and recomputes each chunk's logits in the backward pass: `[N, T, V]` exists neither forward nor
+  backward.
+
+  Args:
+    config: the policy's.
+    params: the policy's.
+    hidden: `[N, T, d]`; position t predicts `targets[:, t]`.
+    targets: `[N, T]` int.
+    temperature: above 0.
+
+  Returns:
+    `TokenLogprobs`, float32.
+  """
+  n, t, d = hidden.shape
+  steps = min(t, max(1, config.logprob_chunk // n))
+  chunks = -(-t // steps)
+
+  @jax.checkpoint
+  def score(hidden_chunk: Array, target_chunk: Array) -> TokenLogprobs:
+    logits = next_token_logits(config, params, hidden_chunk) / temperature
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, target_chunk[..., None], axis=-1)[..., 0]
+    mean_logit = jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
+    return TokenLogprobs(chosen - normaliser, normaliser - mean_logit)
+
+  with jax.named_scope("head"):
+    if chunks == 1:
+      return score(hidden, targets)
+    padding = chunks * steps - t
+    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
+    targets = jnp.pad(targets, ((0, 0), (0, padding)))
+    by_chunk = (
+      hidden.reshape(n, chunks, steps, d).swapaxes(0, 1),
+      targets.reshape(n, chunks, steps).swapaxes(0, 1),
+    )
+    scored = jax.lax.map(lambda chunk: score(*chunk), by_chunk)  # [chunks, N, steps]
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(n, -1)[:, :t], scored)

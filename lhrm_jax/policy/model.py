@@ -1,0 +1,191 @@
+"""The Flax Linen decoder. Used only through the pure functions of `lhrm_jax.policy`."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lhrm_jax.policy import attention, rope
+from lhrm_jax.policy.cache import KVCache, PerLayer
+from lhrm_jax.policy.config import PolicyConfig
+
+_REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+
+
+class RMSNorm(nn.Module):
+  """Scales `x [..., d]` to unit mean square, in float32 (https://arxiv.org/abs/1910.07467)."""
+
+  eps: float
+  axis: str | None
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
+    scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+    return (y * scale).astype(x.dtype)
+
+
+class Projection(nn.Module):
+  """A linear map between named axes: an einsum with a kernel and, where asked, a bias.
+
+  Attributes:
+    equation: the einsum of input and kernel.
+    shape: of the kernel.
+    axes: logical names of the kernel's axes.
+    fan_in: how many leading axes of the kernel are summed over.
+    scale: variance of the initial kernel times the summed size.
+    use_bias: adds a bias over the remaining axes.
+  """
+
+  equation: str
+  shape: tuple[int, ...]
+  axes: tuple[str, ...]
+  fan_in: int = 1
+  scale: float = 1.0
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    in_axes, out_axes = range(self.fan_in), range(self.fan_in, len(self.shape))
+    init = nn.initializers.variance_scaling(self.scale, "fan_in", "normal", in_axes, out_axes)
+    kernel = self.param(
+      "kernel", nn.with_logical_partitioning(init, self.axes), self.shape, jnp.float32
+    )
+    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
+    if self.use_bias:
+      bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.fan_in :])
+      y += self.param("bias", bias_init, self.shape[self.fan_in :], jnp.float32).astype(x.dtype)
+    return y
+
+
+class Attention(nn.Module):
+  config: PolicyConfig
+
+  @nn.compact
+  def __call__(self, x, cos, sin, mask, cached, cached_masks):
+    c = self.config
+    d, h, k, w = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim
+
+    def project(name: str, heads: int, axis: str) -> Array:
+      return Projection(
+        "ntd,dhw->nthw", (d, heads, w), ("embed", axis, "head_dim"), use_bias=c.qkv_bias, name=name
+      )(x)
+
+    queries, keys = project("q", h, "heads"), project("k", k, "kv_heads")
+    values = project("v", k, "kv_heads")
+    if c.qk_norm:
+      queries = RMSNorm(c.rms_norm_eps, None, name="q_norm")(queries)
+      keys = RMSNorm(c.rms_norm_eps, None, name="k_norm")(keys)
+    queries, keys = rope.rotate(queries, cos, sin), rope.rotate(keys, cos, sin)
+    keys, values = keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)  # [N, K, T, D]
+
+    blocks = [attention.Block(ks, vs, m) for (ks, vs), m in zip(cached, cached_masks, strict=True)]
+    blocks.append(attention.Block(keys, values, mask))
+    with jax.named_scope("attend"):
+      out = attention.attend(queries, blocks)
+    out = Projection(
+      "nthw,hwd->ntd", (h, w, d), ("heads", "head_dim", "embed"),
+      fan_in=2, scale=0.5 / c.num_layers, name="o",
+    )(out)  # fmt: skip
+    return out, (keys, values)
+
+
+class SwiGLU(nn.Module):
+  """Gated feed-forward layer (https://arxiv.org/abs/2002.05202)."""
+
+  config: PolicyConfig
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    c = self.config
+    d, f = c.hidden_size, c.intermediate_size
+    gate = Projection("ntd,df->ntf", (d, f), ("embed", "mlp"), name="gate")(x)
+    up = Projection("ntd,df->ntf", (d, f), ("embed", "mlp"), name="up")(x)
+    return Projection(
+      "ntf,fd->ntd", (f, d), ("mlp", "embed"), scale=0.5 / c.num_layers, name="down"
+    )(jax.nn.silu(gate) * up)
+
+
+class DecoderBlock(nn.Module):
+  """Pre-norm attention and feed-forward, with the signature `nn.scan` wants: carry first."""
+
+  config: PolicyConfig
+
+  @nn.compact
+  def __call__(self, x, cached, cos, sin, mask, cached_masks):
+    eps = self.config.rms_norm_eps
+    with jax.named_scope("attention"):
+      normed = RMSNorm(eps, "embed", name="attention_norm")(x)
+      out, keys_values = Attention(self.config, name="attention")(
+        normed, cos, sin, mask, cached, cached_masks
+      )
+      x += out
+    with jax.named_scope("mlp"):
+      x += SwiGLU(self.config, name="mlp")(RMSNorm(eps, "embed", name="mlp_norm")(x))
+    return x, keys_values
+
+
+class Decoder(nn.Module):
+  """Token ids to final hidden states; the head is applied apart (see `head`)."""
+
+  config: PolicyConfig
+
+  @nn.compact
+  def __call__(
+    self, tokens: Array, positions: Array, segment_ids: Array, context: Sequence[KVCache]
+  ) -> tuple[Array, KVCache]:
+    c = self.config
+    table_init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+    table = self.param("embedding", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
+    if not c.tie_embeddings:
+      self.param("head", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
+
+    x = table[tokens].astype(jnp.dtype(c.dtype))
+    cos, sin = rope.angles(c, positions)
+    mask = attention.causal_mask(segment_ids)[:, None]  # [N, 1, T, T]: own block, not shared
+    seen = (segment_ids > 0)[:, None, :, None]  # [N, 1, T, 1]
+    cached_masks = [_context_mask(cache, seen) for cache in context]
+    x, keys, values = self._blocks(x, context, cos, sin, mask, cached_masks)
+    x = RMSNorm(c.rms_norm_eps, "embed", name="final_norm")(x)
+    lengths = jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
+    return x, KVCache(keys, values, lengths)
+
+  def _blocks(
+    self, x: Array, context: Sequence[KVCache], cos, sin, mask, cached_masks
+  ) -> tuple[Array, PerLayer, PerLayer]:
+    c = self.config
+    block = DecoderBlock
+    if c.remat != "none":
+      # Within scan, XLA cannot merge the recomputation away, so its guard would only cost speed.
+      block = nn.remat(block, policy=_REMAT[c.remat], prevent_cse=not c.scan_layers)
+    shared = (cos, sin, mask, cached_masks)
+    if c.scan_layers:
+      scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+        length=c.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+      )
+      cached = [(cache.keys, cache.values) for cache in context]
+      x, (keys, values) = scanned(c, name="layers")(x, cached, *shared)
+      return x, keys, values
+    keys_values = []
+    for i in range(c.num_layers):
+      cached = [(cache.keys[i], cache.values[i]) for cache in context]
+      x, new = block(c, name=f"layer_{i}")(x, cached, *shared)
+      keys_values.append(new)
+    keys, values = zip(*keys_values, strict=True)
+    return x, keys, values
+
+
+def _context_mask(cache: KVCache, seen: Array) -> Array:
+  """Which query sees which cached slot, `[rows, N / rows, T or 1, S]`."""
+  slots = jax.tree.leaves(cache.keys)[0].shape[-2]
+  valid = attention.length_mask(cache.lengths, slots)[:, None, None, :]
+  return valid & seen.reshape(cache.rows, -1, seen.shape[2], 1)
