@@ -139,7 +139,10 @@ class Decoder(nn.Module):
     self, tokens: Array, positions: Array, segment_ids: Array, context: Sequence[KVCache]
   ) -> tuple[Array, KVCache]:
     c = self.config
-    table_init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+    # Rows of unit length: much smaller ones drown in what the first blocks add to them, and a small
+    # policy then learns nothing for hundreds of steps.
+    init = nn.initializers.normal(c.hidden_size**-0.5)
+    table_init = nn.with_logical_partitioning(init, ("vocab", "embed"))
     table = self.param("embedding", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
     if not c.tie_embeddings:
       self.param("head", table_init, (c.vocab_size, c.hidden_size), jnp.float32)

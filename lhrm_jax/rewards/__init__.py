@@ -1,0 +1,1 @@
+from lhrm_jax.rewards.registry import get

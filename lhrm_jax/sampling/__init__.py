@@ -1,0 +1,15 @@
+"""Paired rollouts from a policy."""
+
+from lhrm_jax.sampling.rollouts import FINISH_REASONS, LENGTH, STOPPED, Prompts, Rollouts
+from lhrm_jax.sampling.sampler import SamplerSpec, prefill, sample
+
+__all__ = [
+  "FINISH_REASONS",
+  "LENGTH",
+  "STOPPED",
+  "Prompts",
+  "Rollouts",
+  "SamplerSpec",
+  "prefill",
+  "sample",
+]

@@ -1,7 +1,8 @@
-"""A tokenizer of single characters, for the embedded task."""
+"""A tokenizer of single characters and a few whole words, for the embedded task."""
 
 import json
 import pathlib
+import re
 
 from lhrm_jax.text import tags
 from lhrm_jax.text.tokenizer import TagIds
@@ -11,25 +12,29 @@ _PAD, _EOS = 0, 1
 
 
 class CharacterTokenizer:
-  """One token for each character of an alphabet, each tag, padding and the end of sequence.
+  """One token for each character of an alphabet, each listed word, each tag, padding and the end.
 
-  Ids: 0 padding, 1 end of sequence, 2 to 5 the tags in the order of `tags.TAGS`, then the
-  alphabet in its own order. See `tokenizer.Tokenizer` for the methods.
+  Ids: 0 padding, 1 end of sequence, 2 to 5 the tags in the order of `tags.TAGS`, then the alphabet
+  and the words in their own order. Text is read from left to right, longest token first. See
+  `tokenizer.Tokenizer` for the methods.
   """
 
-  def __init__(self, alphabet: str):
+  def __init__(self, alphabet: str, words: tuple[str, ...] = ()):
     """Args:
       alphabet: every character that texts may hold, each once.
+      words: strings that are one token each, such as the fixed words of a prompt.
 
     Raises:
-      ValueError: a character stands twice.
+      ValueError: a token stands twice.
     """
-    if len(set(alphabet)) != len(alphabet):
-      twice = sorted({c for c in alphabet if alphabet.count(c) > 1})
-      raise ValueError(f"The alphabet holds {twice} more than once.")
-    self.alphabet = alphabet
-    self._tokens = ("", "", *tags.TAGS, *alphabet)
+    self.alphabet, self.words = alphabet, tuple(words)
+    self._tokens = ("", "", *tags.TAGS, *alphabet, *words)
     self._ids = {token: i for i, token in enumerate(self._tokens) if token}
+    if len(self._ids) != len(self._tokens) - 2:
+      twice = sorted({token for token in self._tokens[2:] if self._tokens.count(token) > 1})
+      raise ValueError(f"The alphabet and words hold {twice} more than once.")
+    self._plain = _longest_first((*alphabet, *words))
+    self._with_tags = _longest_first((*alphabet, *words, *tags.TAGS))
     self.vocab_size = len(self._tokens)
     self.pad_id = _PAD
     self.eos_ids = (_EOS,)
@@ -38,39 +43,40 @@ class CharacterTokenizer:
       closing=tuple(self._ids[tag] for tag in tags.CLOSING_TAGS),
     )
 
-  def _encode(self, text: str) -> list[int]:
+  def _encode(self, text: str, pattern: re.Pattern) -> list[int]:
     try:
-      return [self._ids[character] for character in text]
+      return [self._ids[token] for token in pattern.findall(text)]
     except KeyError:
-      unknown = sorted(set(text) - set(self.alphabet))
+      unknown = sorted({token for token in pattern.findall(text) if token not in self._ids})
       raise ValueError(
         f"{text!r} holds characters this model has never seen: {unknown}. "
-        f"It knows {''.join(sorted(self.alphabet))!r}."
+        f"It knows {''.join(sorted(self.alphabet))!r} and the words {list(self.words)}."
       ) from None
 
   def encode_prompt(self, prompt: str) -> list[int]:
-    return self._encode(prompt)
+    return self._encode(prompt, self._plain)
 
   def encode_response(self, response: str) -> list[int]:
-    ids: list[int] = []
-    rest = response
-    while rest:
-      tag = next((tag for tag in tags.TAGS if rest.startswith(tag)), None)
-      ids += [self._ids[tag]] if tag else self._encode(rest[0])
-      rest = rest[len(tag or rest[0]) :]
-    return [*ids, _EOS]
+    return [*self._encode(response, self._with_tags), _EOS]
 
   def decode(self, ids: list[int]) -> str:
     return "".join(self._tokens[i] for i in ids)
 
   def save(self, folder: pathlib.Path) -> None:
-    text = json.dumps({"alphabet": self.alphabet}, ensure_ascii=False)
-    (folder / _FILE).write_text(text, encoding="utf-8")
+    fields = {"alphabet": self.alphabet, "words": self.words}
+    (folder / _FILE).write_text(json.dumps(fields, ensure_ascii=False), encoding="utf-8")
 
   @classmethod
   def load(cls, folder: pathlib.Path) -> "CharacterTokenizer":
-    return cls(json.loads((folder / _FILE).read_text(encoding="utf-8"))["alphabet"])
+    fields = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    return cls(fields["alphabet"], tuple(fields["words"]))
 
   @staticmethod
   def saved_in(folder: pathlib.Path) -> bool:
     return (folder / _FILE).is_file()
+
+
+def _longest_first(tokens: tuple[str, ...]) -> re.Pattern:
+  ordered = sorted(tokens, key=len, reverse=True)
+  # The last branch catches what no token covers, one character at a time.
+  return re.compile("|".join([*map(re.escape, ordered), "."]), re.DOTALL)

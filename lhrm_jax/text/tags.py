@@ -1,6 +1,6 @@
 """The four tags that open and close a response, and the two modes they stand for.
 
-A response's first token is its decision (https://arxiv.org/abs/2505.14631, section 2.1):
+A response's first token is its decision (https://arxiv.org/abs/2505.14631):
 `<think> reasoning </think> answer` or `<no_think> whole answer </no_think>`. Every tag is a single
 token of the vocabulary.
 """

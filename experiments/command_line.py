@@ -1,0 +1,78 @@
+"""The command line that every experiment shares: flags, and errors a user can act on."""
+
+import difflib
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+CONFIG = "config"
+
+
+def define_config(default: str | None = None) -> flags.FlagHolder:
+  """Defines `--config FILE.py`, whose keys are overridden as `--config.key=value`."""
+  return config_flags.DEFINE_config_file(
+    CONFIG,
+    default,
+    "A Python file with get_config(); any of its keys is overridden as --config.key=value.",
+    lock_config=True,
+  )
+
+
+def define_workdir(*, required: bool = True) -> flags.FlagHolder:
+  """Defines `--workdir DIR`."""
+  return flags.DEFINE_string("workdir", None, "Folder the run writes into.", required=required)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+  """Parses the command line and runs `main`; a `UserError` ends with its message and status 2."""
+  logging.set_verbosity(logging.WARNING)
+  app.run(lambda argv: _reporting(main, argv), flags_parser=_parse)
+
+
+class UserError(Exception):
+  """A mistake in what the user gave; the message says what, where and how to mend it."""
+
+
+def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+  try:
+    main(argv)
+  except UserError as error:
+    _fail(str(error))
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  _check_config_path(argv)
+  try:
+    return app.parse_flags_with_usage(list(argv))
+  except (AttributeError, KeyError) as error:
+    # ml_collections says which key was meant, as an AttributeError from deep inside.
+    _fail(f"--{CONFIG}: {error.args[0]}".replace("\\n", " ").replace("\n", " "))
+  except (TypeError, ValueError) as error:
+    _fail(f"--{CONFIG}: {error}")
+  raise AssertionError("unreachable")
+
+
+def _check_config_path(argv: Sequence[str]) -> None:
+  """A config file that does not exist is reported with the nearest one that does."""
+  for i, argument in enumerate(argv):
+    name, equals, value = argument.lstrip("-").partition("=")
+    if not argument.startswith("-") or name != CONFIG:
+      continue
+    path = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+    # A config may take a string after a colon: experiments/configs/x.py:fast.
+    file = pathlib.Path(path.partition(":")[0])
+    if file.is_file():
+      return
+    candidates = [str(p) for p in pathlib.Path("experiments/configs").glob("*.py")]
+    candidates += [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+    near = difflib.get_close_matches(str(file), candidates, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    _fail(f"--{CONFIG}: no file {str(file)!r}.{hint}")
+
+
+def _fail(message: str) -> None:
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)

@@ -1,0 +1,104 @@
+"""Every key an experiment knows, with the paper's value where the paper has one.
+
+Configs start from here and change what they need; a key that is not here is an error.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  config.seed = 0
+  config.task = "arithmetic"  # lhrm_jax.data.tasks
+  config.reward = "exact_match"  # lhrm_jax.rewards
+  # A run to start from: its folder, or a folder of checkpoints in it. Skips the cold start.
+  config.init_from = ""
+  # Where compiled programs are kept between runs; "" keeps none.
+  config.compilation_cache = "~/.cache/lhrm_jax/xla"
+
+  config.policy = ConfigDict()  # lhrm_jax.policy.PolicyConfig; the vocabulary is the tokenizer's
+  config.policy.hidden_size = 64
+  config.policy.intermediate_size = 192
+  config.policy.num_layers = 3
+  config.policy.num_heads = 4
+  config.policy.num_kv_heads = 4
+  config.policy.head_dim = 0
+  config.policy.max_positions = 4096
+  config.policy.rope_theta = 10_000.0
+  config.policy.rms_norm_eps = 1e-6
+  config.policy.qkv_bias = False
+  config.policy.qk_norm = False
+  config.policy.tie_embeddings = True
+  config.policy.scan_layers = True
+  config.policy.remat = "none"
+  config.policy.dtype = "float32"
+  config.policy.logprob_chunk = 4096
+
+  config.mesh = ConfigDict()  # one size may be -1: the devices that are left
+  config.mesh.data = -1
+  config.mesh.fsdp = 1
+  config.mesh.tensor = 1
+
+  config.data = ConfigDict()
+  config.data.max_prompt_tokens = 512
+  config.data.max_response_tokens = 1024
+  # Direct responses are batched apart from thinking ones; no longer than this.
+  config.data.max_no_think_tokens = 256
+
+  config.hft = ConfigDict()
+  config.hft.steps = 1000  # a cap where hft.until is set
+  config.hft.think_per_step = 64
+  config.hft.no_think_per_step = 64
+  config.hft.learning_rate = 1e-4
+  config.hft.warmup_steps = 100
+  config.hft.weight_decay = 0.01
+  config.hft.clip_norm = 1.0
+  # Stop early once greedy accuracy on the evaluation prompts reaches these; 0 never stops.
+  config.hft.until = ConfigDict()
+  config.hft.until.think = 0.0
+  config.hft.until.no_think = 0.0
+  config.hft.until.no_think_levels = (1, 2)
+  config.hft.until.check_every = 100
+
+  config.hgpo = ConfigDict()
+  config.hgpo.steps = 100
+  config.hgpo.prompts_per_step = 256
+  config.hgpo.samples_per_mode = 2
+  config.hgpo.pairing = "paired"  # or "free": the policy chooses, 2 * samples_per_mode responses
+  config.hgpo.temperature = 1.0
+  config.hgpo.top_p = 1.0
+  config.hgpo.top_k = 0
+  config.hgpo.advantage = "hgpo"  # lhrm_jax.objectives.advantages
+  config.hgpo.alpha = 1.0
+  config.hgpo.delta = 0.2
+  config.hgpo.tie = "all"
+  config.hgpo.intra_scope = "mode"
+  config.hgpo.estimator = "grpo"
+  config.hgpo.ddof = 0
+  config.hgpo.skip_unsolved = False
+  config.hgpo.beta = 0.001
+  config.hgpo.clip_low = 0.5
+  config.hgpo.clip_high = 0.5
+  config.hgpo.aggregation = "sequence_sum"
+  config.hgpo.tag_weight = 1.0
+  config.hgpo.gamma = 1.0
+  config.hgpo.updates_per_rollout = 1
+  config.hgpo.micro_batches = 1
+  config.hgpo.learning_rate = 1e-6
+  config.hgpo.weight_decay = 0.0
+  config.hgpo.clip_norm = 1.0
+  config.hgpo.eval_every = 10  # steps between free evaluations during training; 0 for none
+
+  config.evaluation = ConfigDict()
+  config.evaluation.prompts = 500
+  config.evaluation.batch_prompts = 100
+  config.evaluation.temperature = 0.6
+  config.evaluation.top_p = 0.95
+  config.evaluation.samples = 4  # per mode and prompt, for Hybrid Accuracy
+  config.evaluation.hacc_temperature = 0.6
+  config.evaluation.margin = 0.0
+
+  config.checkpoint = ConfigDict()
+  config.checkpoint.every = 100
+  config.checkpoint.keep = 2
+  return config

@@ -1,0 +1,14 @@
+"""How `python -m experiments.sample` samples; the policy itself comes with the run."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  config.init_from = ""
+  config.seed = 0
+  config.temperature = 0.0
+  config.top_p = 1.0
+  config.max_response_tokens = 0  # 0: as many as the policy's positions allow
+  config.compilation_cache = "~/.cache/lhrm_jax/xla"
+  return config

@@ -1,0 +1,118 @@
+"""Stage I, Hybrid Fine-Tuning: one policy learns a thinking and a no-thinking mode.
+
+python -m experiments.hft --config experiments/configs/arithmetic.py --workdir runs/hft
+"""
+
+import pathlib
+
+import jax
+import numpy as np
+import optax
+
+from experiments import command_line, reporting, setup
+from experiments.progress import ProgressBar
+from lhrm_jax import policy
+from lhrm_jax.data.batches import encode_demonstrations
+from lhrm_jax.evaluation import Evaluator
+from lhrm_jax.text import tags
+from lhrm_jax.training import state as train_state
+from lhrm_jax.training.checkpoints import Checkpoints
+from lhrm_jax.training.hft import make_hft_step
+from lhrm_jax.training.metric_writer import MetricWriter
+
+_LOG_EVERY = 10
+
+
+def train(
+  run: setup.Setup, workdir: pathlib.Path, writer: MetricWriter, evaluator: Evaluator
+) -> policy.Params:
+  """Runs Hybrid Fine-Tuning and returns the policy's parameters."""
+  c = run.config.hft
+
+  # ---- Policy and optimiser
+  schedule = optax.warmup_cosine_decay_schedule(
+    0.0, c.learning_rate, c.warmup_steps, max(c.steps, c.warmup_steps + 1), 0.1 * c.learning_rate
+  )
+  optimizer = train_state.make_optimizer(
+    schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
+  )
+  if run.params is None:
+    key = jax.random.key(run.config.seed)
+    state = train_state.create(run.policy_config, optimizer, run.mesh, key)
+  else:
+    state = train_state.restart(run.policy_config, optimizer, run.mesh, run.params)
+  update = make_hft_step(run.policy_config, optimizer, schedule)
+  checkpoints = Checkpoints(
+    workdir / "checkpoints" / setup.HFT,
+    every=run.config.checkpoint.every, keep=run.config.checkpoint.keep,
+  )  # fmt: skip
+
+  # ---- Loop
+  print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
+  with ProgressBar("HFT", c.steps) as bar:
+    shown: dict[str, float] = {}
+    for step in range(c.steps):
+      state, metrics = update(state, demonstration_batches(run, step))
+      done = step + 1
+      if done % _LOG_EVERY == 0 or done == c.steps:
+        scalars = {name: float(value) for name, value in metrics.items()}
+        writer.scalars(setup.HFT, done, scalars)
+        shown["loss"] = scalars["loss"]
+      if done % c.until.check_every == 0:
+        accuracy = forced_accuracy(evaluator, state.params, c.until.no_think_levels)
+        writer.scalars(setup.HFT, done, {f"eval/{k}": v for k, v in accuracy.items()})
+        shown |= accuracy
+        bar.update(done, shown)
+        if reached(accuracy, c.until):
+          break
+      bar.update(done, shown)
+      checkpoints.save(state, done)
+  checkpoints.save(state, int(state.step), last=True)
+  checkpoints.close()
+  return state.params
+
+
+def demonstration_batches(run: setup.Setup, step: int):
+  """The micro-batches of one step: thinking responses, and direct ones in a narrower array."""
+  c, data = run.config.hft, run.config.data
+  think, no_think = run.task.demonstrations(
+    run.config.seed, step, c.think_per_step, c.no_think_per_step
+  )
+  widths = (data.max_response_tokens, data.max_no_think_tokens)
+  return tuple(
+    # A sequence's last token is a target only.
+    encode_demonstrations(run.tokenizer, rows, data.max_prompt_tokens + width - 1)
+    for rows, width in zip((think, no_think), widths, strict=True)
+    if rows
+  )
+
+
+def forced_accuracy(evaluator: Evaluator, params: policy.Params, no_think_levels) -> dict:
+  """Accuracy of forced thinking on all prompts, and of forced no-think on some levels."""
+  scores = evaluator.forced(params).scores[..., 0]  # [K, 2]
+  chosen = np.isin([row.level for row in evaluator.rows], no_think_levels)
+  return {
+    "think": float(scores[:, tags.THINK].mean()),
+    "no_think": float(scores[chosen, tags.NO_THINK].mean()) if chosen.any() else 0.0,
+  }
+
+
+def reached(accuracy: dict, until) -> bool:
+  """Whether both accuracies that end the cold start were asked for and are reached."""
+  if not (until.think or until.no_think):
+    return False
+  return accuracy["think"] >= until.think and accuracy["no_think"] >= until.no_think
+
+
+def main(_) -> None:
+  run = setup.make(_CONFIG.value)
+  workdir = setup.prepare_workdir(_WORKDIR.value, run)
+  with reporting.Reporting(run, workdir, stages=(setup.HFT,)) as report:
+    params = train(run, workdir, report.writer, report.evaluator)
+    report.evaluate(setup.HFT, params)
+
+
+if __name__ == "__main__":
+  _CONFIG = command_line.define_config()
+  _WORKDIR = command_line.define_workdir()
+  command_line.run(main)

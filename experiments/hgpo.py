@@ -1,0 +1,234 @@
+"""Both stages: Hybrid Fine-Tuning as a cold start, then Hybrid Group Policy Optimization.
+
+  python -m experiments.hgpo --config experiments/configs/arithmetic.py --workdir runs/arithmetic
+
+With --config.init_from=RUN the cold start is skipped; --config.hgpo.steps=0 ends after it.
+"""
+
+import functools
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import command_line, hft, reporting, setup
+from experiments.progress import ProgressBar
+from lhrm_jax import policy
+from lhrm_jax.data.batches import encode_prompts
+from lhrm_jax.evaluation import Evaluator, figures
+from lhrm_jax.objectives import advantages as advantage_registry
+from lhrm_jax.objectives import hgpo as hgpo_maths
+from lhrm_jax.rewards import scoring
+from lhrm_jax.sampling import Prompts, SamplerSpec, sample
+from lhrm_jax.training import state as train_state
+from lhrm_jax.training.checkpoints import Checkpoints
+from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, make_hgpo_step, make_score
+from lhrm_jax.training.metric_writer import MetricWriter
+from lhrm_jax.training.performance import (
+  CompileCounter,
+  Stopwatch,
+  measured_peak_flops,
+  model_flops,
+)
+from lhrm_jax.training.rollout_log import as_markdown, write_rollouts
+from lhrm_jax.training.rollout_metrics import rollout_metrics
+
+_SHOW_ROLLOUTS_EVERY = 10
+
+
+def train(
+  run: setup.Setup,
+  params: policy.Params,
+  workdir: pathlib.Path,
+  writer: MetricWriter,
+  evaluator: Evaluator,
+) -> policy.Params:
+  """Runs HGPO from `params`, which stay the reference, and returns the improved ones."""
+  c, tokenizer = run.config.hgpo, run.tokenizer
+  opening = tokenizer.tag_ids.opening
+
+  # ---- Policy, reference, optimiser
+  schedule = optax.constant_schedule(c.learning_rate)
+  optimizer = train_state.make_optimizer(
+    schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
+  )
+  state = train_state.restart(run.policy_config, optimizer, run.mesh, params)
+  update = make_hgpo_step(run.policy_config, hgpo_spec(run), optimizer, schedule)
+  score_policy = make_score(run.policy_config, opening, c.temperature)
+  checkpoints = Checkpoints(
+    workdir / "checkpoints" / setup.HGPO,
+    every=run.config.checkpoint.every, keep=run.config.checkpoint.keep,
+  )  # fmt: skip
+
+  # ---- The three seams: rollout, reward, advantage
+  rollout_fn = make_rollout_fn(run)
+  reward_fn = run.reward_fn
+  advantage_fn = make_advantage_fn(run)
+
+  # ---- Instruments
+  clock, compiles = Stopwatch(), CompileCounter()
+  size, peak = policy.count_params(params), measured_peak_flops(run.policy_config.dtype)
+  history: list[dict] = []
+  shown: dict[str, float] = {}
+  stream_key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
+
+  def watch(step: int) -> None:
+    metrics = free_metrics(evaluator, state.params)
+    history.append({"step": step, **metrics})
+    writer.scalars(setup.HGPO, step, metrics)
+    picture = figures.to_pixels(figures.think_rate_over_time(history))
+    writer.figure("think_rate_by_level", picture, step)
+    shown["think rate"] = metrics["mode/think_rate"]
+
+  with ProgressBar("HGPO", c.steps) as bar:
+    if c.eval_every and c.steps:
+      watch(0)
+    for step in range(c.steps):
+      began = time.perf_counter()
+      # ---- Prompts -> tokens
+      rows = run.task.prompts(run.config.seed, step, c.prompts_per_step)
+      first_id = step * c.prompts_per_step
+      prompts = Prompts(
+        *encode_prompts(tokenizer, rows, first_id, run.config.data.max_prompt_tokens)
+      )
+
+      # ---- Rollouts
+      with clock.time("rollout"):
+        key = jax.random.fold_in(stream_key, step)
+        rollouts = rollout_fn(state.params, prompts, key, policy_version=step)
+        on_host = jax.device_get(rollouts)
+
+      # ---- Scores
+      with clock.time("reward"):
+        texts = scoring.decode(tokenizer, on_host)
+        scores = scoring.score(reward_fn, rows, on_host, texts)
+
+      # ---- Advantages
+      advantages, rewards = advantage_fn(jnp.asarray(scores))
+
+      # ---- Update
+      with clock.time("logprob"):
+        ref = score_policy(params, rollouts)
+        old = None
+        if c.updates_per_rollout > 1:
+          old = score_policy(state.params, rollouts).logprobs
+        jax.block_until_ready(ref)
+      with clock.time("update"):
+        batch = HGPOBatch(rollouts, advantages, ref, old)
+        for _ in range(c.updates_per_rollout):
+          state, metrics = update(state, batch)
+        metrics = {name: float(value) for name, value in metrics.items()}
+
+      # ---- Metrics, rollouts, checkpoint
+      done = step + 1
+      with clock.time("log"):
+        r_inter = rewards[0] if rewards else None
+        metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids)
+        write_rollouts(
+          workdir / "rollouts" / "train.jsonl", done, rows, on_host, texts, scores, rewards,
+          jax.device_get(advantages), tokenizer.tag_ids,
+        )  # fmt: skip
+        if step % _SHOW_ROLLOUTS_EVERY == 0:
+          writer.text("rollouts", as_markdown(rows, texts, scores), done)
+      with clock.time("checkpoint"):
+        checkpoints.save(state, done, last=done == c.steps)
+      seconds = time.perf_counter() - began
+      tokens = int(on_host.lengths.sum())
+      flops = model_flops(size, tokens, tokens * c.updates_per_rollout)
+      writer.scalars(setup.HGPO, done, {
+        **metrics,
+        **{f"time/{name}": value for name, value in clock.take().items()},
+        "perf/tokens_per_second": tokens / seconds,
+        "perf/mfu": flops / seconds / peak,
+        "perf/compiles": compiles.count,
+      })  # fmt: skip
+      shown |= {"loss": metrics["loss"], "reward": metrics["reward"]}
+      if c.eval_every and (done % c.eval_every == 0 or done == c.steps):
+        watch(done)
+      bar.update(done, shown)
+  checkpoints.close()
+  return state.params
+
+
+def hgpo_spec(run: setup.Setup) -> HGPOSpec:
+  """The objective that the config describes."""
+  c = run.config.hgpo
+  return HGPOSpec(
+    clip_low=c.clip_low, clip_high=c.clip_high, beta=c.beta, aggregation=c.aggregation,
+    tag_weight=c.tag_weight, gamma=c.gamma, temperature=c.temperature,
+    micro_batches=c.micro_batches, opening=run.tokenizer.tag_ids.opening,
+  )  # fmt: skip
+
+
+def make_rollout_fn(run: setup.Setup):
+  """`rollout_fn(params, prompts, key) -> Rollouts`: paired, or with the mode left free."""
+  c = run.config.hgpo
+  paired = c.pairing == "paired"
+  spec = SamplerSpec.of(
+    run.tokenizer,
+    # Free sampling gets as many responses per query, all of them the policy's choice.
+    samples=c.samples_per_mode if paired else 2 * c.samples_per_mode,
+    max_tokens=run.config.data.max_response_tokens,
+    paired=paired,
+  )
+  return functools.partial(
+    sample, run.policy_config, spec, temperature=c.temperature, top_p=c.top_p, top_k=c.top_k
+  )
+
+
+def make_advantage_fn(run: setup.Setup):
+  """`scores [B, M, G]` to `Advantages`, and to (`r_inter`, `r_intra`) where the method has them."""
+  c = run.config.hgpo
+  fn = advantage_registry.get(c.advantage)
+  if c.advantage != "hgpo":
+    return lambda scores: (fn(scores), None)
+  reward_options = {"delta": c.delta, "tie": c.tie, "skip_unsolved": c.skip_unsolved}
+  options = {"alpha": c.alpha, "intra_scope": c.intra_scope, "ddof": c.ddof,
+             "estimator": c.estimator, **reward_options}  # fmt: skip
+
+  @jax.jit
+  def hgpo(scores):
+    return fn(scores, **options), hgpo_maths.assign_rewards(scores, **reward_options)
+
+  def on_host(scores):
+    advantages, rewards = hgpo(scores)
+    return advantages, tuple(np.asarray(r) for r in rewards)
+
+  return on_host
+
+
+def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float]:
+  """What the policy does when left free, on the evaluation prompts."""
+  values = evaluator.summarise(evaluator.auto(params), 0)
+  metrics = {
+    "mode/think_rate": values["think_rate"],
+    "eval/accuracy": values["accuracy"],
+    "eval/mean_tokens": values["mean_tokens"],
+  }
+  for level, of_level in values["by_level"].items():
+    metrics[f"mode/think_rate/level_{level}"] = of_level["think_rate"]
+  return metrics
+
+
+def main(_) -> None:
+  run = setup.make(_CONFIG.value)
+  workdir = setup.prepare_workdir(_WORKDIR.value, run)
+  with reporting.Reporting(run, workdir, stages=setup.STAGES) as report:
+    params = run.params
+    if params is None:
+      with report.timed(setup.HFT):
+        params = hft.train(run, workdir, report.writer, report.evaluator)
+    report.evaluate(setup.HFT, params)
+    if run.config.hgpo.steps:
+      with report.timed(setup.HGPO):
+        params = train(run, params, workdir, report.writer, report.evaluator)
+      report.evaluate(setup.HGPO, params)
+
+
+if __name__ == "__main__":
+  _CONFIG = command_line.define_config()
+  _WORKDIR = command_line.define_workdir()
+  command_line.run(main)

@@ -1,0 +1,46 @@
+"""A progress bar with metrics and time left; plain lines where there is no terminal."""
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+class ProgressBar:
+  """Use as a context manager, then call `update` after each step."""
+
+  def __init__(self, title: str, total: int):
+    self._console = Console()
+    self._title, self._total = title, total
+    self._started = self._last_line = time.monotonic()
+    self._bar = Progress(
+      TextColumn("[bold]{task.description}"),
+      BarColumn(bar_width=24),
+      MofNCompleteColumn(),
+      TextColumn("{task.fields[metrics]}"),
+      TimeRemainingColumn(),
+      console=self._console,
+      disable=not self._console.is_terminal,
+    )
+    self._task = self._bar.add_task(title, total=total, metrics="")
+
+  def __enter__(self) -> "ProgressBar":
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._bar.stop()
+
+  def update(self, done: int, metrics: Mapping[str, float]) -> None:
+    """Shows that `done` steps are done, with a few metrics."""
+    text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    self._bar.update(self._task, completed=done, metrics=text)
+    now = time.monotonic()
+    due = now - self._last_line > _LINE_EVERY_SECONDS or done == self._total
+    if not self._console.is_terminal and due:
+      self._last_line = now
+      left = (now - self._started) / max(done, 1) * (self._total - done)
+      print(f"{self._title} {done}/{self._total}  {text}  {left:.0f} s left", flush=True)

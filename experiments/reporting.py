@@ -1,0 +1,132 @@
+"""What surrounds training in every job: metric files, evaluations, the report at the end."""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import setup
+from lhrm_jax import policy
+from lhrm_jax.evaluation import Replies
+from lhrm_jax.evaluation.report import write_report
+from lhrm_jax.sampling import prefill
+from lhrm_jax.text import tags
+from lhrm_jax.training.metric_writer import MetricWriter, read_metrics
+
+_SAMPLES_PER_LEVEL = 3
+
+
+class Reporting:
+  """Collects what a job measures; leaving the block writes the report of what there is.
+
+  Attributes:
+    writer: of metrics.
+    evaluator: on the task's held-out prompts.
+  """
+
+  def __init__(self, run: setup.Setup, workdir: pathlib.Path, stages: Sequence[str]):
+    self._run, self._workdir, self._metric_stages = run, workdir, stages
+    self._stages: dict[str, Any] = {}
+    self._seconds: dict[str, float] = {}
+    self._started = time.perf_counter()
+    self._samples: list[dict[str, Any]] = []
+    self.writer = MetricWriter(workdir)
+    self.evaluator = run.evaluator()
+
+  def __enter__(self) -> "Reporting":
+    print(f"TensorBoard: tensorboard --logdir {self._workdir / 'tensorboard'}", flush=True)
+    return self
+
+  def __exit__(self, error_type, *_) -> None:
+    self.writer.close()
+    self._seconds["total"] = time.perf_counter() - self._started
+    if not self._stages:
+      return
+    summary = {
+      "stages": self._stages,
+      "seconds": self._seconds,
+      "config": setup.plain(self._run.config),
+      "versions": setup.versions(),
+    }
+    metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
+    page = write_report(
+      self._workdir / "report", summary, metrics, self._samples, self._run.task.notes
+    )
+    self._print_table()
+    print(f"Report:      {page}", flush=True)
+
+  @contextlib.contextmanager
+  def timed(self, part: str) -> Iterator[None]:
+    """Adds the block's wall seconds to the report."""
+    start = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
+
+  def evaluate(self, stage: str, params: policy.Params) -> dict[str, Any]:
+    """Evaluates a stage's policy for the report, and keeps a few replies to show."""
+    with self.timed("evaluation"):
+      summary = self.evaluator.evaluate(params)
+      self._samples = sample_replies(self._run, self.evaluator, params)
+    self._stages[stage] = summary
+    hacc = {f"hacc/{name}": x for name, x in summary["hacc"].items() if name != "interval"}
+    self.writer.scalars("evaluation", list(setup.STAGES).index(stage), hacc)
+    return summary
+
+  def _print_table(self) -> None:
+    print(f"\n{'':22}{'accuracy':>10}{'tokens':>9}{'think rate':>12}{'HAcc':>8}")
+    for stage, summary in self._stages.items():
+      for mode in ("auto", *tags.MODES):
+        values = summary[mode]
+        hacc = f"{summary['hacc']['score']:8.3f}" if mode == "auto" else ""
+        print(
+          f"{stage:6}{mode:16}{values['accuracy']:10.3f}{values['mean_tokens']:9.1f}"
+          f"{values['think_rate']:12.3f}{hacc}"
+        )
+    print(f"\n{json.dumps({k: round(v, 1) for k, v in self._seconds.items()})} seconds")
+
+
+def sample_replies(run: setup.Setup, evaluator, params: policy.Params) -> list[dict[str, Any]]:
+  """A few evaluation prompts of each level with both forced replies and p(think)."""
+  forced: Replies = evaluator.forced(params)
+  p_think = think_probabilities(run, evaluator, params)
+  auto: Replies = evaluator.auto(params)
+  seen: dict[int, int] = {}
+  samples = []
+  for i, row in enumerate(evaluator.rows):
+    seen[row.level] = seen.get(row.level, 0) + 1
+    if seen[row.level] > _SAMPLES_PER_LEVEL:
+      continue
+    mode = int(auto.modes[i, 0, 0])
+    sample = {
+      "level": row.level,
+      "prompt": row.prompt,
+      "answer": row.answer,
+      "p_think": float(p_think[i]),
+      "chosen": tags.MODES[mode] if mode != tags.INVALID_MODE else "",
+    }
+    for m, name in enumerate(tags.MODES):
+      sample[name] = forced.texts[2 * i + m]
+      sample[f"{name}_right"] = bool(forced.scores[i, m, 0] > 0.5)
+    samples.append(sample)
+  return sorted(samples, key=lambda s: s["level"])
+
+
+def think_probabilities(run: setup.Setup, evaluator, params: policy.Params) -> np.ndarray:
+  """`[K]` probability that the policy opens its reply with `<think>`."""
+  opening = run.tokenizer.tag_ids.opening
+
+  @jax.jit
+  def first_token(params, prompts):
+    hidden, _ = prefill(run.policy_config, params, prompts)
+    logits = policy.next_token_logits(run.policy_config, params, hidden)
+    return jax.nn.softmax(logits)[:, opening[tags.THINK]]
+
+  parts = [np.asarray(first_token(params, p))[: len(rows)] for rows, p in evaluator.batches]
+  return np.concatenate(parts)

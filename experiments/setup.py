@@ -1,0 +1,171 @@
+"""From a config to the objects an experiment works with, and the run folder's fixed files."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from experiments.command_line import UserError
+from lhrm_jax import parallel, policy, rewards, text
+from lhrm_jax.data import tasks
+from lhrm_jax.evaluation import EvaluationSpec, Evaluator
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.rewards.scoring import RewardFn
+from lhrm_jax.text import Tokenizer
+from lhrm_jax.training import checkpoints
+
+STAGES = HFT, HGPO = ("hft", "hgpo")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What every job needs; made from a config, once.
+
+  Attributes:
+    config: locked.
+    mesh: over all devices.
+    policy_config: static part of the policy.
+    tokenizer: the policy's.
+    task: where rows come from.
+    reward_fn: scores a response.
+    params: to start from, where `init_from` was given.
+  """
+
+  config: ConfigDict
+  mesh: Mesh
+  policy_config: PolicyConfig
+  tokenizer: Tokenizer
+  task: tasks.Task
+  reward_fn: RewardFn
+  params: policy.Params | None
+
+  def evaluator(self) -> Evaluator:
+    """The evaluation that the config describes."""
+    c = self.config.evaluation
+    spec = EvaluationSpec(
+      temperature=c.temperature,
+      top_p=c.top_p,
+      samples=c.samples,
+      hacc_temperature=c.hacc_temperature,
+      margin=c.margin,
+      batch_prompts=min(c.batch_prompts, c.prompts),
+      max_prompt_tokens=self.config.data.max_prompt_tokens,
+      max_response_tokens=self.config.data.max_response_tokens,
+    )
+    rows = self.task.evaluation(c.prompts)
+    return Evaluator(self.policy_config, self.tokenizer, self.reward_fn, rows, spec)
+
+
+def make(config: ConfigDict) -> Setup:
+  """Builds everything a config names.
+
+  Raises:
+    UserError: the config asks for something that cannot be; says what.
+  """
+  use_compilation_cache(config.compilation_cache)
+  try:
+    mesh = parallel.make_mesh(**config.mesh)
+    task = tasks.get(config.task)
+    reward_fn = rewards.get(config.reward)
+    if config.init_from:
+      policy_config, tokenizer, params = load_policy(config.init_from, mesh)
+    else:
+      tokenizer, params = task.tokenizer(), None
+      policy_config = PolicyConfig.from_dict({
+        "vocab_size": tokenizer.vocab_size, **config.policy.to_dict()
+      })  # fmt: skip
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  longest = config.data.max_prompt_tokens + config.data.max_response_tokens
+  if longest > policy_config.max_positions:
+    raise UserError(
+      f"data.max_prompt_tokens + data.max_response_tokens = {longest}, more than the policy's "
+      f"max_positions={policy_config.max_positions}: lower the limits or use a longer policy."
+    )
+  return Setup(config, mesh, policy_config, tokenizer, task, reward_fn, params)
+
+
+def use_compilation_cache(folder: str) -> None:
+  """Keeps compiled programs between runs: most of a short run's first minute is compiling."""
+  if folder:
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def prepare_workdir(workdir: str, setup: Setup) -> pathlib.Path:
+  """Creates the run folder with the resolved config, versions, policy config and tokenizer.
+
+  Raises:
+    UserError: the folder holds another run, or cannot be written.
+  """
+  folder = pathlib.Path(workdir)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "config.json").exists():
+      raise UserError(
+        f"--workdir={workdir} already holds a run. Choose another folder, or remove this one."
+      )
+    (folder / "policy").mkdir(exist_ok=True)
+    (folder / "rollouts").mkdir(exist_ok=True)
+    _write_json(folder / "policy" / "config.json", setup.policy_config.to_dict())
+    setup.tokenizer.save(folder / "policy")
+    _write_json(folder / "versions.json", versions())
+    _write_json(folder / "config.json", plain(setup.config))
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} cannot be written: {error}.") from error
+  return folder
+
+
+def load_policy(init_from: str, mesh: Mesh) -> tuple[PolicyConfig, Tokenizer, policy.Params]:
+  """Loads a run's policy: its newest HGPO checkpoint, or HFT's where it has no other.
+
+  Args:
+    init_from: a run folder, or one stage's folder of checkpoints in it.
+    mesh: where the parameters will lie.
+
+  Raises:
+    UserError: there is no such run or checkpoint.
+  """
+  path = pathlib.Path(init_from)
+  run = next((p for p in (path, *path.parents) if (p / "policy" / "config.json").is_file()), None)
+  if run is None:
+    raise UserError(f"init_from={init_from!r} is no run folder: no policy/config.json in it.")
+  stages = [path] if path != run else [run / "checkpoints" / stage for stage in (HGPO, HFT)]
+  fields = json.loads((run / "policy" / "config.json").read_text(encoding="utf-8"))
+  config, tokenizer = PolicyConfig.from_dict(fields), text.load_tokenizer(run / "policy")
+  for stage in stages:
+    try:
+      return config, tokenizer, checkpoints.restore_params(stage, config, mesh)
+    except FileNotFoundError:
+      continue
+  raise UserError(f"init_from={init_from!r} holds no checkpoint yet.")
+
+
+def versions() -> dict[str, str]:
+  """Versions of what decides a result, the device, and the commit where there is one."""
+  found = {"python": platform.python_version()}
+  found |= {package: importlib.metadata.version(package) for package in _PACKAGES}
+  device = jax.devices()[0]
+  found["devices"] = f"{jax.device_count()} x {device.device_kind}"
+  git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
+  result = subprocess.run(git, capture_output=True, text=True, check=False)
+  found["commit"] = result.stdout.strip() or "unknown"
+  return found
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config as nested plain dicts."""
+  return json.loads(config.to_json())
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

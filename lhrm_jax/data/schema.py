@@ -1,0 +1,38 @@
+"""The two kinds of row that training reads, whatever file or generator they come from."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptRow:
+  """One query for reinforcement learning or evaluation.
+
+  Attributes:
+    prompt: what the user asks.
+    answer: the right answer, as the reward function wants it.
+    level: difficulty, for reports; 0 where unknown.
+    source: where the row comes from, for reports.
+  """
+
+  prompt: str
+  answer: str
+  level: int = 0
+  source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class HFTRow:
+  """One demonstration for Hybrid Fine-Tuning.
+
+  Attributes:
+    prompt: what the user asks.
+    response: the whole response, tags included.
+    mode: `tags.THINK` or `tags.NO_THINK`.
+    tag_weight: weight of the opening tag in the loss. Shares of modes in a batch are chosen for
+      speed of learning; this weight sets the prior over modes that the policy learns.
+  """
+
+  prompt: str
+  response: str
+  mode: int
+  tag_weight: float = 1.0

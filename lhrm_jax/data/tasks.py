@@ -1,0 +1,59 @@
+"""Tasks by name: where queries, demonstrations and evaluation prompts come from."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from lhrm_jax.data.arithmetic import Arithmetic
+from lhrm_jax.data.schema import HFTRow, PromptRow
+from lhrm_jax.text import Tokenizer
+
+
+class Task(Protocol):
+  """A source of rows. Everything is a function of its arguments, so that a resumed or replayed run
+  sees the same rows.
+
+  Attributes:
+    notes: what a reader of the report must know about the task.
+  """
+
+  notes: tuple[str, ...]
+
+  def tokenizer(self) -> Tokenizer:
+    """The tokenizer of a policy trained from scratch on this task."""
+    ...
+
+  def prompts(self, seed: int, step: int, count: int) -> Sequence[PromptRow]:
+    """The training queries of one HGPO step."""
+    ...
+
+  def demonstrations(
+    self, seed: int, step: int, think: int, no_think: int
+  ) -> tuple[Sequence[HFTRow], Sequence[HFTRow]]:
+    """The thinking and the direct demonstrations of one HFT step."""
+    ...
+
+  def evaluation(self, count: int) -> Sequence[PromptRow]:
+    """Evaluation queries, the same for every seed."""
+    ...
+
+
+_REGISTRY: dict[str, Callable[[], Task]] = {"arithmetic": Arithmetic}
+
+
+def register(name: str, make: Callable[[], Task]) -> None:
+  """Makes a task known to configs as `task = name`."""
+  _REGISTRY[name] = make
+
+
+def get(name: str) -> Task:
+  """Makes the task of that name.
+
+  Raises:
+    ValueError: no such task; says which is nearest.
+  """
+  if name not in _REGISTRY:
+    near = difflib.get_close_matches(name, _REGISTRY, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(_REGISTRY))}."
+    raise ValueError(f"task={name!r} is not registered; {hint}")
+  return _REGISTRY[name]()

@@ -1,0 +1,158 @@
+"""Evaluates a policy: free choice, both forced modes, Hybrid Accuracy."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lhrm_jax import policy
+from lhrm_jax.data.batches import encode_prompts
+from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.evaluation.hybrid_accuracy import hybrid_accuracy
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.rewards import scoring
+from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample
+from lhrm_jax.text import Tokenizer, tags
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSpec:
+  """How to sample for an evaluation.
+
+  Attributes:
+    temperature: of the free and the forced replies that accuracies are read off.
+    top_p: likewise.
+    samples: responses per mode and prompt for Hybrid Accuracy, `n`.
+    hacc_temperature: of those.
+    margin: of Hybrid Accuracy, in units of the score.
+    batch_prompts: prompts sampled at a time.
+    max_prompt_tokens: `P`.
+    max_response_tokens: `T`.
+    seed: of all sampling here; the same for every stage, so that stages compare on equal terms.
+  """
+
+  temperature: float
+  top_p: float
+  samples: int
+  hacc_temperature: float
+  margin: float
+  batch_prompts: int
+  max_prompt_tokens: int
+  max_response_tokens: int
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Replies:
+  """Scored replies to all evaluation prompts, numpy.
+
+  Attributes:
+    scores: `[K, M, n]` float32.
+    lengths: `[K, M, n]` int32, tokens.
+    modes: `[K, M, n]` int, read off the first token; -1 where it is no tag.
+    texts: `K * M * n` strings in that order.
+  """
+
+  scores: np.ndarray
+  lengths: np.ndarray
+  modes: np.ndarray
+  texts: list[str]
+
+
+class Evaluator:
+  """Evaluation prompts, encoded once, and how to sample and score them.
+
+  Attributes:
+    rows: the `K` queries.
+    spec: how to sample.
+    batches: rows and encoded prompts, in batches of equal size.
+  """
+
+  def __init__(
+    self,
+    config: PolicyConfig,
+    tokenizer: Tokenizer,
+    reward_fn: scoring.RewardFn,
+    rows: Sequence[PromptRow],
+    spec: EvaluationSpec,
+  ):
+    self._config, self._tokenizer, self._reward_fn = config, tokenizer, reward_fn
+    self.rows, self.spec = list(rows), spec
+    self.batches = []
+    for start in range(0, len(self.rows), spec.batch_prompts):
+      batch = self.rows[start : start + spec.batch_prompts]
+      # A short last batch is filled up with its first row, so that one program serves all.
+      filled = batch + [batch[0]] * (spec.batch_prompts - len(batch))
+      encoded = encode_prompts(tokenizer, filled, start, spec.max_prompt_tokens)
+      self.batches.append((batch, Prompts(*encoded)))
+
+  def replies(
+    self, params: policy.Params, *, paired: bool, samples: int = 1, temperature: float
+  ) -> Replies:
+    """Samples and scores `samples` replies per prompt, in both modes or freely."""
+    sampler = SamplerSpec.of(
+      self._tokenizer, samples=samples, max_tokens=self.spec.max_response_tokens, paired=paired
+    )
+    scores, lengths, modes, texts = [], [], [], []
+    for rows, prompts in self.batches:
+      rollouts = jax.device_get(
+        sample(
+          self._config, sampler, params, prompts, jax.random.key(self.spec.seed),
+          temperature=temperature, top_p=self.spec.top_p,
+        )
+      )  # fmt: skip
+      rollouts = _first(rollouts, len(rows))
+      texts += (batch_texts := scoring.decode(self._tokenizer, rollouts))
+      scores.append(scoring.score(self._reward_fn, rows, rollouts, batch_texts))
+      lengths.append(rollouts.lengths)
+      modes.append(np.vectorize(self._tokenizer.tag_ids.mode_of)(rollouts.responses[..., 0]))
+    return Replies(np.concatenate(scores), np.concatenate(lengths), np.concatenate(modes), texts)
+
+  def auto(self, params: policy.Params) -> Replies:
+    """One reply per prompt with the mode left to the policy."""
+    return self.replies(params, paired=False, temperature=self.spec.temperature)
+
+  def forced(self, params: policy.Params) -> Replies:
+    """One reply per prompt and mode."""
+    return self.replies(params, paired=True, temperature=self.spec.temperature)
+
+  def evaluate(self, params: policy.Params) -> dict[str, Any]:
+    """The whole evaluation of one stage, as plain JSON-like values.
+
+    Returns:
+      For "auto", "think" and "no_think": accuracy, mean tokens, think rate, and these by level; for
+      "hacc" the fields of `HybridAccuracy`.
+    """
+    auto, forced = self.auto(params), self.forced(params)
+    judged = self.replies(
+      params, paired=True, samples=self.spec.samples, temperature=self.spec.hacc_temperature
+    )
+    hacc = hybrid_accuracy(
+      judged.scores, judged.lengths, auto.modes[:, 0, 0], margin=self.spec.margin
+    )
+    return {
+      "auto": self.summarise(auto, 0),
+      **{mode: self.summarise(forced, m) for m, mode in enumerate(tags.MODES)},
+      "hacc": dataclasses.asdict(hacc),
+    }
+
+  def summarise(self, replies: Replies, mode_axis: int) -> dict[str, Any]:
+    """Accuracy, mean tokens and think rate of one place on the mode axis, whole and by level."""
+    levels = np.array([row.level for row in self.rows])
+
+    def over(chosen: np.ndarray) -> dict[str, Any]:
+      return {
+        "accuracy": float(replies.scores[chosen, mode_axis].mean()),
+        "mean_tokens": float(replies.lengths[chosen, mode_axis].mean()),
+        "think_rate": float((replies.modes[chosen, mode_axis] == tags.THINK).mean()),
+        "prompts": int(chosen.sum()),
+      }
+
+    by_level = {str(level): over(levels == level) for level in sorted(set(levels.tolist()))}
+    return {**over(np.ones(len(levels), bool)), "by_level": by_level}
+
+
+def _first(rollouts: Rollouts, prompts: int) -> Rollouts:
+  return jax.tree.map(lambda x: x[:prompts] if np.ndim(x) else x, rollouts)

@@ -1,0 +1,108 @@
+"""The report of a run: `report/index.html` (one file, opens from disk), figures, `summary.json`."""
+
+import base64
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from lhrm_jax.evaluation import figures
+
+STAGES = ("hft", "hgpo")
+
+
+def write_report(
+  folder: pathlib.Path,
+  summary: Mapping[str, Any],
+  metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+  samples: Sequence[Mapping[str, Any]],
+  notes: Sequence[str] = (),
+) -> pathlib.Path:
+  """Writes the report of a run.
+
+  Args:
+    folder: `WORKDIR/report`, created where missing.
+    summary: "stages" (each as `Evaluator.evaluate` returns), "seconds", "config", "versions".
+    metrics: rows of `metrics.jsonl` by stage.
+    samples: prompts with replies: "level", "prompt", "answer", "chosen", "p_think", and per forced
+      mode "think" and "no_think" a text and whether it is "think_right" and "no_think_right".
+    notes: remarks on the task that a reader of the figures must know.
+
+  Returns:
+    The path of `index.html`.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  summary = finite(summary)
+  (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+  pictures = {
+    name: figures.to_png(figure) for name, figure in _figures(summary["stages"], metrics).items()
+  }
+  for name, png in pictures.items():
+    (folder / f"{name}.png").write_bytes(png)
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("lhrm_jax.evaluation", "templates"), autoescape=True
+  )
+  environment.filters["percent"] = lambda x: "n/a" if x is None else f"{100 * x:.1f} %"
+  environment.filters["number"] = lambda x: "n/a" if x is None else f"{x:.1f}"
+  page = environment.get_template("report.html").render(
+    summary=summary,
+    pictures={n: base64.b64encode(png).decode("ascii") for n, png in pictures.items()},
+    samples=samples,
+    notes=notes,
+    stage_labels=figures.STAGE_LABELS,
+    mode_labels=figures.LABELS,
+    config=json.dumps(summary["config"], indent=2),
+  )
+  path = folder / "index.html"
+  path.write_text(page, encoding="utf-8")
+  return path
+
+
+def finite(value: Any) -> Any:
+  """A copy of a JSON-like value in which NaN and infinities, which JSON lacks, are `None`."""
+  if isinstance(value, Mapping):
+    return {str(k): finite(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _figures(
+  stages: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, figures.Figure]:
+  drawn = {
+    "accuracy_against_tokens": figures.accuracy_against_tokens(stages),
+    "hybrid_accuracy": figures.hybrid_accuracy_bars(stages),
+  }
+  for stage, summary in stages.items():
+    title = f"By level, {figures.STAGE_LABELS.get(stage, stage)}"
+    drawn[f"by_level_{stage}"] = figures.by_level(summary, title)
+  if metrics.get("hft"):
+    drawn["hft_loss"] = figures.curves(
+      metrics["hft"], {"loss": "loss"}, "Hybrid Fine-Tuning", "nats per token"
+    )
+  if metrics.get("hgpo"):
+    rows = metrics["hgpo"]
+    drawn["think_rate"] = figures.think_rate_over_time(rows)
+    drawn["hgpo_reward"] = figures.curves(
+      rows,
+      {
+        "reward": "all rollouts",
+        "mode/think/reward": "think",
+        "mode/no_think/reward": "no-think",
+      },
+      "Mean score of training rollouts",
+      "score",
+    )
+    drawn["hgpo_kl"] = figures.curves(
+      rows,
+      {"mode/tag_kl": "mode choice (exact)", "kl": "body tokens (k3)"},
+      "Distance from the HFT policy",
+      "KL, nats",
+    )
+  return drawn

@@ -1,0 +1,129 @@
+"""Hybrid Group Policy Optimization: rewards and advantages of paired rollouts.
+
+Large Hybrid-Reasoning Models (https://arxiv.org/abs/2505.14631), stage II.
+`B` denotes queries, `G` responses per mode; axis 1 is the mode, 0 = think and 1 = no_think.
+"""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lhrm_jax.objectives.masked import group_normalise, leave_one_out
+
+TIES = ("all", "first")
+INTRA_SCOPES = ("mode", "all")
+ESTIMATORS = ("grpo", "rloo", "reinforce_pp")
+
+# Means of float32 scores carry rounding; a lead below this is a tie, and ties go to no_think.
+_TIE_TOLERANCE = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Advantages:
+  """Advantages of the tokens of each response; every token of a part has the same one.
+
+  Attributes:
+    tag: `[B, 2, G]`, of the opening tag (the first token): the intra term plus `alpha` times the
+      inter term.
+    body: `[B, 2, G]`, of every later token: the intra term.
+  """
+
+  tag: Array
+  body: Array
+
+
+def assign_rewards(
+  scores: Array, *, delta: float, tie: str = "all", skip_unsolved: bool = False
+) -> tuple[Array, Array]:
+  """Turns scores into the inter reward (which mode pays) and the intra reward (which is best).
+
+  Args:
+    scores: `[B, 2, G]`, from one scorer per query.
+    delta: margin added to the no-think mean, in units of the score. With 0/1 scores it acts in
+      steps of `1 / G`.
+    tie: "all" rewards every best response of a mode; "first" only the first, the literal argmax.
+    skip_unsolved: no inter reward for queries on which every response scored 0; otherwise a
+      positive delta rewards no_think there.
+
+  Returns:
+    `r_inter` and `r_intra`, `[B, 2, G]`, 0 or 1. At equal means (delta counted) no_think wins.
+
+  Raises:
+    ValueError: `scores` is not `[B, 2, G]`, or `tie` is unknown.
+  """
+  if scores.ndim != 3 or scores.shape[1] != 2:
+    raise ValueError(
+      f"HGPO needs paired scores [B, 2, G], got {scores.shape}: sample both modes "
+      "(hgpo.pairing='paired'), or choose an advantage without pairing, such as 'grpo'."
+    )
+  if tie not in TIES:
+    raise ValueError(f"tie={tie!r} is none of {', '.join(TIES)}.")
+  scores = jnp.asarray(scores, jnp.float32)
+  means = jnp.mean(scores, axis=2)  # [B, 2]
+  think_wins = means[:, 0] - means[:, 1] - delta > _TIE_TOLERANCE
+  winner = jnp.stack([think_wins, ~think_wins], axis=1)
+  if skip_unsolved:
+    winner &= jnp.any(scores != 0, axis=(1, 2))[:, None]
+  r_inter = jnp.broadcast_to(winner[:, :, None], scores.shape).astype(jnp.float32)
+
+  if tie == "all":
+    best = scores == jnp.max(scores, axis=2, keepdims=True)
+  else:
+    best = jnp.arange(scores.shape[2]) == jnp.argmax(scores, axis=2)[..., None]
+  return r_inter, best.astype(jnp.float32)
+
+
+def advantages(
+  scores: Array,
+  *,
+  alpha: float,
+  delta: float,
+  tie: str = "all",
+  intra_scope: str = "mode",
+  ddof: int = 0,
+  skip_unsolved: bool = False,
+  estimator: str = "grpo",
+) -> Advantages:
+  """`A = norm(r_intra) + 1{opening tag} * alpha * norm(r_inter)`, the advantage of HGPO.
+
+  Args:
+    scores: `[B, 2, G]`.
+    alpha: weight of the inter term on the opening tag.
+    delta: see `assign_rewards`.
+    tie: see `assign_rewards`.
+    intra_scope: "mode" normalises the intra rewards within each mode, "all" over both.
+    ddof: 0 for the population's standard deviation, 1 for the sample's.
+    skip_unsolved: see `assign_rewards`.
+    estimator: what `norm` is: "grpo" standardises over the group, "rloo" takes away the mean of
+      the others, "reinforce_pp" standardises over the whole batch (its discount on the body is
+      applied where tokens are known, see `losses.token_advantages`).
+
+  Returns:
+    `Advantages`, `[B, 2, G]` float32.
+
+  Raises:
+    ValueError: bad shape or option.
+  """
+  for name, value, choices in (
+    ("intra_scope", intra_scope, INTRA_SCOPES),
+    ("estimator", estimator, ESTIMATORS),
+  ):
+    if value not in choices:
+      raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}.")
+  r_inter, r_intra = assign_rewards(scores, delta=delta, tie=tie, skip_unsolved=skip_unsolved)
+  intra_axes = (2,) if intra_scope == "mode" else (1, 2)
+  if estimator == "rloo":
+    inter, intra = leave_one_out(r_inter, (1, 2)), leave_one_out(r_intra, intra_axes)
+  elif estimator == "reinforce_pp":
+    everything = (0, 1, 2)
+    inter = group_normalise(r_inter, everything, ddof=ddof)
+    intra = group_normalise(r_intra, everything, ddof=ddof)
+  else:
+    inter = group_normalise(r_inter, (1, 2), ddof=ddof)
+    intra = group_normalise(r_intra, intra_axes, ddof=ddof)
+  chex.assert_equal_shape([scores, inter, intra])
+  return Advantages(tag=intra + alpha * inter, body=intra)

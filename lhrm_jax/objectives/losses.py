@@ -1,0 +1,187 @@
+"""Losses over tokens: supervised, clipped policy gradient, KL. Pure functions on arrays.
+
+`N` denotes sequences and `T` response tokens. Masks are bool and derive from lengths. Each loss is
+a `SumCount`, divided once after all micro-batches and devices.
+"""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lhrm_jax.objectives.masked import SumCount, masked, masked_sum, masked_sum_count
+
+AGGREGATIONS = ("sequence_sum", "token_mean", "sequence_mean", "constant_length")
+
+# exp() of a larger log-ratio would overflow or drown every other token; such a ratio is clipped by
+# any sensible epsilon anyway.
+MAX_LOG_RATIO = 20.0
+
+
+def cross_entropy(logprobs: Array, mask: Array, weights: Array | float = 1.0) -> SumCount:
+  """`L_HFT = -sum_t w_t log pi(y_t)` over response tokens (https://arxiv.org/abs/2505.14631).
+
+  Args:
+    logprobs: `[N, T]` of the target tokens.
+    mask: `[N, T]` bool.
+    weights: `[N, T]` or a scalar; the count is their sum.
+  """
+  return masked_sum_count(-logprobs, mask, weights)
+
+
+def log_ratio(logprobs: Array, other: Array) -> Array:
+  """`logprobs - other`, clamped so that its exponential is finite."""
+  return jnp.clip(logprobs - other, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def k3_divergence(logprobs: Array, ref_logprobs: Array) -> Array:
+  """Per-token `pi_ref/pi - log(pi_ref/pi) - 1`, at least 0 (http://joschu.net/blog/kl-approx.html).
+
+  Unbiased for `KL(pi || pi_ref)` on tokens sampled from `pi`; on a forced token it is a penalty,
+  not an estimate (`categorical_kl` gives the exact value there).
+  """
+  x = log_ratio(ref_logprobs, logprobs)
+  return jnp.exp(x) - x - 1.0
+
+
+def categorical_kl(logits: Array, ref_logits: Array) -> Array:
+  """Exact `KL(pi || pi_ref)` in nats over the last axis, for logits `[..., V]`."""
+  logp, ref_logp = jax.nn.log_softmax(logits), jax.nn.log_softmax(ref_logits)
+  return jnp.sum(jnp.exp(logp) * (logp - ref_logp), axis=-1)
+
+
+def token_advantages(tag: Array, body: Array, tokens: int, gamma: float = 1.0,
+                     lengths: Array | None = None) -> Array:  # fmt: skip
+  """Spreads the two parts of `Advantages` over tokens: the tag is the first token.
+
+  Args:
+    tag: `[N]`.
+    body: `[N]`.
+    tokens: `T`.
+    gamma: discount of the body term as a reward at the last token (REINFORCE++, 0.99 in the paper).
+    lengths: `[N]`, needed with `gamma` below 1.
+
+  Returns:
+    `[N, T]`.
+  """
+  first = jnp.arange(tokens) == 0
+  if gamma == 1.0:
+    return jnp.where(first, tag[:, None], body[:, None])
+  to_go = jnp.maximum(lengths[:, None] - 1 - jnp.arange(tokens), 0)
+  discounted = body[:, None] * gamma**to_go
+  return discounted + jnp.where(first, (tag - body)[:, None], 0.0)
+
+
+def aggregation_weights(mask: Array, how: str, constant_length: int = 1) -> tuple[Array, Array]:
+  """How much each token counts, and by what the sum is divided.
+
+  Args:
+    mask: `[N, T]` bool.
+    how: "sequence_sum": sum of tokens, over sequences (the paper); "token_mean": over tokens
+      (DAPO); "sequence_mean": mean of each sequence, over sequences (GRPO); "constant_length": sum
+      of tokens, over sequences times `constant_length` (Dr. GRPO).
+    constant_length: tokens.
+
+  Returns:
+    Weights `[N, T]` and a scalar count. Sequences without tokens count nowhere.
+
+  Raises:
+    ValueError: `how` is unknown.
+  """
+  lengths = jnp.sum(mask, axis=1)
+  sequences = jnp.sum(lengths > 0).astype(jnp.float32)
+  ones = mask.astype(jnp.float32)
+  if how == "sequence_sum":
+    return ones, sequences
+  if how == "token_mean":
+    return ones, jnp.sum(ones)
+  if how == "sequence_mean":
+    return ones / jnp.maximum(lengths, 1)[:, None], sequences
+  if how == "constant_length":
+    return ones, sequences * constant_length
+  raise ValueError(f"aggregation={how!r} is none of {', '.join(AGGREGATIONS)}.")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PolicyLoss:
+  """The HGPO objective, negated, with what is watched beside it; each a `SumCount`.
+
+  Attributes:
+    loss: to be minimised.
+    kl: k3 over the body tokens.
+    low_clip: share of body tokens whose ratio was clipped from below where it mattered.
+    high_clip: likewise from above.
+    ratio: mean importance ratio over all response tokens.
+  """
+
+  loss: SumCount
+  kl: SumCount
+  low_clip: SumCount
+  high_clip: SumCount
+  ratio: SumCount
+
+
+def policy_loss(
+  logprobs: Array,
+  old_logprobs: Array,
+  ref_logprobs: Array,
+  advantages: Array,
+  mask: Array,
+  *,
+  clip_low: float,
+  clip_high: float,
+  beta: float,
+  aggregation: str = "sequence_sum",
+  constant_length: int = 1,
+  tag_weight: float = 1.0,
+) -> PolicyLoss:
+  """Clipped objective with a KL penalty (https://arxiv.org/abs/2505.14631), negated.
+
+  `J = sum_t [ min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) - beta * k3 ]`, aggregated as
+  named. The opening tag is in it with the policy's own old log-probability, although it was forced.
+
+  Args:
+    logprobs: `[N, T]` of the policy that learns.
+    old_logprobs: `[N, T]` of the policy that sampled.
+    ref_logprobs: `[N, T]` of the reference.
+    advantages: `[N, T]`, see `token_advantages`.
+    mask: `[N, T]` bool; elsewhere the other arrays may hold anything.
+    clip_low: epsilon below 1.
+    clip_high: epsilon above 1.
+    beta: weight of the KL penalty.
+    aggregation: see `aggregation_weights`.
+    constant_length: see `aggregation_weights`.
+    tag_weight: factor on the loss of the first token.
+
+  Returns:
+    `PolicyLoss`.
+  """
+  chex.assert_equal_shape([logprobs, old_logprobs, ref_logprobs, advantages, mask])
+  # Hidden slots are set to harmless values first: a NaN there would pass through any later `where`
+  # on the way back.
+  logprobs, old_logprobs, ref_logprobs, advantages = (
+    masked(x, mask) for x in (logprobs, old_logprobs, ref_logprobs, advantages)
+  )
+  ratio = jnp.exp(log_ratio(logprobs, old_logprobs))
+  clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+  surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+  k3 = k3_divergence(logprobs, ref_logprobs)
+
+  weights, count = aggregation_weights(mask, aggregation, constant_length)
+  is_tag = jnp.arange(mask.shape[1]) == 0
+  weights = jnp.where(is_tag, tag_weight * weights, weights)
+  total = masked_sum((beta * k3 - surrogate) * weights, mask)
+
+  body = mask & ~is_tag
+  low = (ratio < 1.0 - clip_low) & (advantages < 0)
+  high = (ratio > 1.0 + clip_high) & (advantages > 0)
+  return PolicyLoss(
+    loss=SumCount(total, count),
+    kl=masked_sum_count(k3, body),
+    low_clip=masked_sum_count(low.astype(jnp.float32), body),
+    high_clip=masked_sum_count(high.astype(jnp.float32), body),
+    ratio=masked_sum_count(ratio, mask),
+  )

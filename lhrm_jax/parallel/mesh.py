@@ -1,0 +1,80 @@
+"""The device mesh and the one table from logical axis names to mesh axes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Which mesh axes an array axis is split over. Names not listed are not split.
+LOGICAL_RULES: dict[str, tuple[str, ...]] = {
+  "batch": ("data", "fsdp"),
+  "embed": ("fsdp",),
+  "vocab": ("tensor",),
+  "heads": ("tensor",),
+  "kv_heads": ("tensor",),
+  "mlp": ("tensor",),
+}
+
+
+def make_mesh(
+  data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """A mesh over all devices with axes `data`, `fsdp`, `tensor`; one size may be -1, "the rest".
+
+  Axes are of type Auto: XLA's partitioner places what we do not (`jax.make_mesh` would default to
+  Explicit).
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = [data, fsdp, tensor]
+  text = ", ".join(f"{a}={s}" for a, s in zip(MESH_AXES, sizes, strict=True))
+  if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+    raise ValueError(f"mesh: {text}: sizes are positive, and at most one is -1 (the rest).")
+  known = int(np.prod([size for size in sizes if size != -1]))
+  if -1 in sizes:
+    sizes[sizes.index(-1)] = len(devices) // known
+  if int(np.prod(sizes)) != len(devices):
+    raise ValueError(
+      f"mesh: {text} does not divide over {len(devices)} devices; choose sizes whose product is "
+      f"{len(devices)}, or set one of them to -1."
+    )
+  return jax.make_mesh(
+    tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+  )
+
+
+def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
+  """The mesh axes of an array whose axes have these logical names."""
+  taken: set[str] = set()
+  entries: list[tuple[str, ...] | None] = []
+  for name in axes:
+    # An array axis gives way when an earlier one already took its mesh axis.
+    mesh_axes = tuple(a for a in LOGICAL_RULES.get(name, ()) if a not in taken)
+    taken.update(mesh_axes)
+    entries.append(mesh_axes or None)
+  return PartitionSpec(*entries)
+
+
+def param_shardings(mesh: Mesh, logical_axes: Any) -> Any:
+  """`NamedSharding` for every leaf of a tree of logical axis names (`policy.logical_axes`)."""
+  return jax.tree.map(
+    lambda axes: NamedSharding(mesh, partition_spec(axes)),
+    logical_axes,
+    is_leaf=lambda leaf: isinstance(leaf, tuple),
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Sharding of arrays whose leading axis is the batch."""
+  return NamedSharding(mesh, partition_spec(("batch",)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same array on every device."""
+  return NamedSharding(mesh, PartitionSpec())

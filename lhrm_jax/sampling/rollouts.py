@@ -1,0 +1,62 @@
+"""What sampling hands to scoring and training: one pytree of arrays."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# Values of `Rollouts.finish_reason`.
+STOPPED = 0
+LENGTH = 1
+FINISH_REASONS = ("stop", "length")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  """A batch of encoded prompts.
+
+  Attributes:
+    tokens: `[B, P]` int32, padded on the right.
+    lengths: `[B]` int32, at least 1.
+    ids: `[B]` int32, the name of each prompt in every random key: its place in the stream of
+      prompts, so that a prompt asked twice is sampled anew.
+  """
+
+  tokens: Array
+  lengths: Array
+  ids: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+  """Responses to a batch of prompts.
+
+  `M` is 2 for paired rollouts (axis 0 = think, 1 = no_think, `G` each) and 1 where the policy chose
+  its mode freely. A response's first token is its opening tag; its last is the end of sequence
+  where it stopped by itself.
+
+  Attributes:
+    prompts: the `B` prompts.
+    responses: `[B, M, G, T]` int32, the sampled ids; padding beyond `lengths`.
+    lengths: `[B, M, G]` int32, tokens of each response, end of sequence included.
+    logprobs: `[B, M, G, T]` float32, log-probability of each token under the sampling policy at the
+      sampling temperature, before top-p and top-k; of a forced tag, the policy's own. 0 beyond
+      `lengths`.
+    finish_reason: `[B, M, G]` int32, `STOPPED` or `LENGTH` (cut off).
+    policy_version: int32 scalar, updates made by the policy that sampled.
+  """
+
+  prompts: Prompts
+  responses: Array
+  lengths: Array
+  logprobs: Array
+  finish_reason: Array
+  policy_version: Array
+
+  @property
+  def mask(self) -> Array:
+    """`[B, M, G, T]` bool: tokens that belong to a response, from lengths alone."""
+    return jnp.arange(self.responses.shape[-1]) < self.lengths[..., None]

@@ -1,0 +1,85 @@
+"""Writes every training rollout as a line of JSON, and shows a few as text."""
+
+import html
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.objectives.hgpo import Advantages
+from lhrm_jax.sampling import FINISH_REASONS, Rollouts
+from lhrm_jax.text import TagIds, tags
+
+
+def write_rollouts(
+  path: pathlib.Path,
+  step: int,
+  rows: Sequence[PromptRow],
+  rollouts: Rollouts,
+  texts: Sequence[str],
+  scores: np.ndarray,
+  rewards: tuple[np.ndarray, np.ndarray] | None,
+  advantages: Advantages,
+  tag_ids: TagIds,
+) -> None:
+  """Appends `B * M * G` lines.
+
+  Args:
+    path: the file; one per run or step, as the caller likes.
+    step: of the update these rollouts are for.
+    rows: the `B` queries.
+    rollouts: on the host (numpy leaves).
+    texts: flattened `[B, M, G]`.
+    scores: `[B, M, G]`.
+    rewards: `r_inter` and `r_intra`, `[B, M, G]`, where the advantage has them.
+    advantages: `[B, M, G]`.
+    tag_ids: to name each response's mode.
+  """
+  lines = []
+  for flat, (b, m, g) in enumerate(np.ndindex(*scores.shape)):
+    ids = rollouts.responses[b, m, g, : rollouts.lengths[b, m, g]].tolist()
+    mode = tag_ids.mode_of(ids[0])
+    line = {
+      "step": step,
+      "prompt_id": int(rollouts.prompts.ids[b]),
+      "prompt": rows[b].prompt,
+      "answer": rows[b].answer,
+      "level": rows[b].level,
+      "mode": tags.MODES[mode] if mode != tags.INVALID_MODE else "invalid",
+      "sample": g,
+      "text": texts[flat],
+      "token_ids": ids,
+      "finish_reason": FINISH_REASONS[rollouts.finish_reason[b, m, g]],
+      "score": float(scores[b, m, g]),
+      "advantage_tag": float(advantages.tag[b, m, g]),
+      "advantage_body": float(advantages.body[b, m, g]),
+      "policy_version": int(rollouts.policy_version),
+    }
+    if rewards is not None:
+      line["r_inter"], line["r_intra"] = (float(r[b, m, g]) for r in rewards)
+    lines.append(json.dumps(line, ensure_ascii=False))
+  with path.open("a", encoding="utf-8") as file:
+    file.write("\n".join(lines) + "\n")
+
+
+def as_markdown(
+  rows: Sequence[PromptRow], texts: Sequence[str], scores: np.ndarray, prompts: int = 6
+) -> str:
+  """A table of the first prompts with one response of each mode, marked right or wrong."""
+  _, modes, samples = scores.shape
+  titles = tags.MODES if modes == len(tags.MODES) else ("free",)
+  lines = [
+    "| level | prompt | answer | " + " | ".join(titles) + " |",
+    "|---" * (3 + len(titles)) + "|",
+  ]
+  for b, row in enumerate(rows[:prompts]):
+    cells = []
+    for m in range(modes):
+      mark = "✅" if scores[b, m, 0] > 0.5 else "❌"
+      text = html.escape(texts[(b * modes + m) * samples]).replace("|", "&#124;")
+      cells.append(f"{mark} {text.replace(chr(10), '<br>')}")
+    prompt = html.escape(row.prompt).replace("|", "&#124;").replace("\n", "<br>")
+    lines.append(f"| {row.level} | {prompt} | {html.escape(row.answer)} | {' | '.join(cells)} |")
+  return "\n".join(lines)

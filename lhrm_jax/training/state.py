@@ -1,0 +1,87 @@
+"""Train state: parameters, optimiser state and step, created where they will live."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from lhrm_jax import parallel, policy
+from lhrm_jax.policy import PolicyConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything an update changes.
+
+  Attributes:
+    step: int32 scalar, updates made.
+    params: float32 master parameters.
+    opt_state: Optax's.
+  """
+
+  step: Array
+  params: policy.Params
+  opt_state: Any
+
+
+def make_optimizer(
+  schedule: optax.Schedule, *, weight_decay: float, clip_norm: float, b2: float = 0.95
+) -> optax.GradientTransformation:
+  """AdamW after clipping by global norm; decay acts on matrices only, not on norms and biases."""
+
+  def matrices(params: policy.Params) -> Any:
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: path[-1].key not in ("scale", "bias"), params
+    )
+
+  return optax.chain(
+    optax.clip_by_global_norm(clip_norm),
+    optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=matrices),
+  )
+
+
+def create(
+  config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, key: Array
+) -> TrainState:
+  """A fresh state, initialised sharded: no device ever holds what is not its own."""
+  return _sharded(
+    lambda key: from_params(policy.init(config, key), optimizer), config, optimizer, mesh
+  )(key)
+
+
+def restart(
+  config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, params: policy.Params
+) -> TrainState:
+  """A state at step 0 around a copy of `params` with a fresh optimiser."""
+  return _sharded(lambda params: from_params(params, optimizer), config, optimizer, mesh)(params)
+
+
+def from_params(params: policy.Params, optimizer: optax.GradientTransformation) -> TrainState:
+  """A state at step 0; traceable."""
+  return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def shardings(
+  config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """A `TrainState` of shardings; the optimiser's moments lie as their parameters do."""
+  by_param = parallel.param_shardings(mesh, policy.logical_axes(config))
+  shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
+  opt_shapes = jax.eval_shape(optimizer.init, shapes)
+  opt_state = optax.tree.map_params(
+    optimizer,
+    lambda _, sharding: sharding,
+    opt_shapes,
+    by_param,
+    transform_non_params=lambda _: parallel.replicated(mesh),
+  )
+  return TrainState(parallel.replicated(mesh), by_param, opt_state)
+
+
+def _sharded(build, config, optimizer, mesh):
+  return jax.jit(build, out_shardings=shardings(config, optimizer, mesh))

@@ -1,0 +1,75 @@
+"""Gradients over micro-batches, divided once, and the optimiser's update."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lhrm_jax import policy
+from lhrm_jax.objectives.masked import SumCount
+from lhrm_jax.training.state import TrainState
+
+Metrics = dict[str, SumCount]
+LossFn = Callable[[policy.Params, Any], tuple[SumCount, Metrics]]
+
+
+def gradients(
+  loss_fn: LossFn, params: policy.Params, batch: Any
+) -> tuple[SumCount, policy.Params, Metrics]:
+  """Loss, gradient of the loss's *sum*, and metrics of one micro-batch."""
+
+  def total(params: policy.Params):
+    loss, metrics = loss_fn(params, batch)
+    return loss.total, (loss, metrics)
+
+  grads, (loss, metrics) = jax.grad(total, has_aux=True)(params)
+  return loss, grads, metrics
+
+
+def accumulate(
+  loss_fn: LossFn, params: policy.Params, batches: Sequence[Any]
+) -> tuple[SumCount, policy.Params, Metrics]:
+  """Adds `gradients` over micro-batches of any shapes, unrolled."""
+  total = None
+  for batch in batches:
+    part = gradients(loss_fn, params, batch)
+    total = part if total is None else jax.tree.map(jnp.add, total, part)
+  return total
+
+
+def accumulate_scan(
+  loss_fn: LossFn, params: policy.Params, batches: Any
+) -> tuple[SumCount, policy.Params, Metrics]:
+  """Adds `gradients` over micro-batches stacked on the leading axis; memory is that of one."""
+  first = jax.tree.map(lambda x: x[0], batches)
+  shapes = jax.eval_shape(lambda: gradients(loss_fn, params, first))
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def add(total, batch):
+    return jax.tree.map(jnp.add, total, gradients(loss_fn, params, batch)), None
+
+  return jax.lax.scan(add, zeros, batches)[0]
+
+
+def apply_gradients(
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  state: TrainState,
+  loss: SumCount,
+  grads: policy.Params,
+  metrics: Metrics,
+) -> tuple[TrainState, dict[str, Array]]:
+  """Divides sums by counts, updates the state, and finishes the metrics as scalars."""
+  grads = jax.tree.map(lambda g: SumCount(g, loss.count).mean(), grads)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  scalars = {
+    "loss": loss.mean(),
+    "grad_norm": optax.global_norm(grads),
+    "learning_rate": schedule(state.step),
+    **{name: value.mean() for name, value in metrics.items()},
+  }
+  return TrainState(state.step + 1, params, opt_state), scalars
