@@ -26,15 +26,15 @@ def get_config() -> ConfigDict:
   config.policy.max_positions = 64
 
   config.data.max_prompt_tokens = 22
-  config.data.max_response_tokens = 26
+  config.data.max_response_tokens = 25
   config.data.max_no_think_tokens = 4
 
-  config.hft.steps = 5000
-  config.hft.think_per_step = 8
+  config.hft.steps = 3000
+  config.hft.think_per_step = 12
   config.hft.no_think_per_step = 64
   config.hft.learning_rate = 3e-3
-  config.hft.until.think = 0.98
-  config.hft.until.no_think = 0.95
+  config.hft.until.think = 0.99
+  config.hft.until.no_think = 0.99
 
   config.hgpo.steps = 100
   config.hgpo.prompts_per_step = 32
@@ -46,9 +46,9 @@ def get_config() -> ConfigDict:
   # Responses here are short and one mode's are a fifth of the other's; see docs/method.md.
   config.hgpo.aggregation = "token_mean"
 
-  # Greedy replies for accuracy; samples for Hybrid Accuracy as training draws them.
+  # Greedy replies for accuracy; the samples of Hybrid Accuracy at the temperature of the paper.
   config.evaluation.prompts = 300
   config.evaluation.temperature = 0.0
   config.evaluation.top_p = 1.0
-  config.evaluation.hacc_temperature = 1.0
+  config.evaluation.hacc_temperature = 0.6
   return config

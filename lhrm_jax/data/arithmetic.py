@@ -41,10 +41,13 @@ class Arithmetic:
 
   Attributes:
     level_mix: levels to draw from, each entry equally likely.
+    direct_mix: likewise, for direct demonstrations. Half of them are of level 2, the skill that
+      takes longest to appear.
     think_prior: for each level, the share of thinking that the HFT labels ask for.
   """
 
   level_mix: tuple[int, ...] = (1, 1, 1, 2, 2, 2, 3, 4, 5, 6)
+  direct_mix: tuple[int, ...] = (1, 1, 2, 2, 2, 2, 2, 3, 4, 5, 6)
   think_prior: tuple[float, ...] = (0.65, 0.65, 0.7, 0.9, 0.9, 0.9)
   notes: tuple[str, ...] = (
     "Levels 1 to 3 hold 108, 729 and 567 chains, few enough to be remembered: training sees them "
@@ -59,28 +62,32 @@ class Arithmetic:
   def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
     """Training queries of one step; chains kept for evaluation never occur."""
     rng = np.random.default_rng([_PROMPTS, seed, step])
-    return [_prompt_row(*self._draw(rng, held_out=False)) for _ in range(count)]
+    return [_prompt_row(*_draw(rng, self.level_mix)) for _ in range(count)]
 
   def demonstrations(
     self, seed: int, step: int, think: int, no_think: int
   ) -> tuple[list[HFTRow], list[HFTRow]]:
     """HFT rows of one step: `think` thinking responses and `no_think` direct ones.
 
-    Tag weights make up for the shares of the modes, so that the policy learns `think_prior`.
+    Tag weights make up for how often a mode occurs at a level, so that the policy learns
+    `think_prior` over the levels of `level_mix`.
     """
     rng = np.random.default_rng([_DEMONSTRATIONS, seed, step])
 
-    def draw(mode: int, count: int) -> list[HFTRow]:
+    def draw(mode: int, count: int, mix: tuple[int, ...]) -> list[HFTRow]:
       rows = []
       for _ in range(count):
-        level, chain = self._draw(rng, held_out=False)
+        level, chain = _draw(rng, mix)
         prior = self.think_prior[level - 1]
-        wanted = prior if mode == tags.THINK else 1 - prior
-        weight = wanted * (think + no_think) / count
-        rows.append(HFTRow(question(chain), respond(chain, mode), mode, weight))
+        wanted = _share(self.level_mix, level) * (prior if mode == tags.THINK else 1 - prior)
+        drawn = _share(mix, level) * count / (think + no_think)
+        rows.append(HFTRow(question(chain), respond(chain, mode), mode, wanted / drawn))
       return rows
 
-    return draw(tags.THINK, think), draw(tags.NO_THINK, no_think)
+    return (
+      draw(tags.THINK, think, self.level_mix),
+      draw(tags.NO_THINK, no_think, self.direct_mix),
+    )
 
   def evaluation(self, count: int) -> list[PromptRow]:
     """The same `count` queries for every seed, levels in the shares of `level_mix`, no two alike
@@ -97,10 +104,6 @@ class Arithmetic:
       seen.add(chain)
       rows.append(_prompt_row(level, chain))
     return rows
-
-  def _draw(self, rng: np.random.Generator, *, held_out: bool) -> tuple[int, str]:
-    level = self.level_mix[rng.integers(len(self.level_mix))]
-    return level, _draw_chain(rng, level, held_out=held_out)
 
 
 def question(chain: str) -> str:
@@ -142,6 +145,16 @@ def _level_of(operations: int) -> int:
 def _prompt_row(level: int, chain: str) -> PromptRow:
   answer = str(running_results(chain)[-1])
   return PromptRow(question(chain), answer, level, source="arithmetic")
+
+
+def _share(mix: tuple[int, ...], level: int) -> float:
+  return mix.count(level) / len(mix)
+
+
+def _draw(rng: np.random.Generator, mix: tuple[int, ...]) -> tuple[int, str]:
+  """A level and a chain of it to train on."""
+  level = mix[rng.integers(len(mix))]
+  return level, _draw_chain(rng, level, held_out=False)
 
 
 def _draw_chain(rng: np.random.Generator, level: int, *, held_out: bool) -> str:

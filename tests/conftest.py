@@ -1,0 +1,82 @@
+"""Small policies and rollouts that many tests share."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lhrm_jax import policy
+from lhrm_jax.data import arithmetic
+from lhrm_jax.data.batches import encode_prompts
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.sampling import Prompts, SamplerSpec, sample
+
+PROMPT_TOKENS = 22
+RESPONSE_TOKENS = 9
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+  return arithmetic.Arithmetic().tokenizer()
+
+
+@pytest.fixture(scope="session")
+def config(tokenizer) -> PolicyConfig:
+  """Every switch of the family on; unrolled."""
+  return PolicyConfig(
+    vocab_size=tokenizer.vocab_size,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    qkv_bias=True,
+    qk_norm=True,
+    scan_layers=False,
+    max_positions=64,
+    logprob_chunk=64,
+  )
+
+
+@pytest.fixture(scope="session")
+def params(config) -> policy.Params:
+  return sharpened(policy.init(config, jax.random.key(0)))
+
+
+def sharpened(params: policy.Params) -> policy.Params:
+  """Random parameters with a peaked output, so that a wrong token or position shows."""
+  return {**params, "embedding": 4.0 * params["embedding"]}
+
+
+@pytest.fixture(scope="session")
+def rows():
+  """Six queries whose prompts have different lengths."""
+  task = arithmetic.Arithmetic(level_mix=(1, 2, 3, 4, 5, 6))
+  return task.evaluation(6)
+
+
+@pytest.fixture(scope="session")
+def prompts(tokenizer, rows) -> Prompts:
+  return make_prompts(tokenizer, rows)
+
+
+def make_prompts(tokenizer, rows, width: int = PROMPT_TOKENS, first_id: int = 0) -> Prompts:
+  return Prompts(*map(jnp.asarray, encode_prompts(tokenizer, rows, first_id, width)))
+
+
+@pytest.fixture(scope="session")
+def rollouts(config, params, tokenizer, prompts):
+  """Paired rollouts, `[6, 2, 3, 9]`."""
+  spec = SamplerSpec.of(tokenizer, samples=3, max_tokens=RESPONSE_TOKENS, paired=True)
+  return sample(config, spec, params, prompts, jax.random.key(7))
+
+
+def take(tree, index):
+  """Rows of a pytree by index on the leading axis; scalars stay."""
+  return jax.tree.map(lambda x: x[np.asarray(index)] if jnp.ndim(x) else x, tree)
+
+
+def replace(tree, **fields):
+  return dataclasses.replace(tree, **fields)

@@ -1,0 +1,143 @@
+"""Reward assignment and advantages against numbers worked out by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lhrm_jax.objectives import advantages as registry
+from lhrm_jax.objectives import hgpo
+
+# Scores (think, no_think), norm(r_inter), norm(r_intra) at delta 0.2, population deviation.
+VECTORS = [
+  ([[1, 0], [0, 0]], [[1, 1], [-1, -1]], [[1, -1], [0, 0]]),
+  ([[1, 1], [1, 0]], [[1, 1], [-1, -1]], [[0, 0], [1, -1]]),
+  ([[1, 1], [1, 1]], [[-1, -1], [1, 1]], [[0, 0], [0, 0]]),
+  ([[0.3, 0.9], [0.5, 0.4]], [[-1, -1], [1, 1]], [[-1, 1], [1, -1]]),
+]
+
+
+@pytest.mark.parametrize("scores, inter, intra", VECTORS)
+@pytest.mark.parametrize("jit", [False, True])
+def test_paper_examples(scores, inter, intra, jit):
+  fn = functools.partial(hgpo.advantages, alpha=1.0, delta=0.2)
+  result = (jax.jit(fn) if jit else fn)(jnp.array([scores], jnp.float32))
+  np.testing.assert_allclose(result.body[0], intra, atol=1e-6)
+  np.testing.assert_allclose(result.tag[0], np.add(intra, inter), atol=1e-6)
+
+
+def test_sample_deviation():
+  scores = jnp.array([[[1.0, 0.0], [0.0, 0.0]]])
+  result = hgpo.advantages(scores, alpha=1.0, delta=0.2, ddof=1)
+  np.testing.assert_allclose(result.body[0, 0], [0.7071, -0.7071], atol=1e-4)
+  np.testing.assert_allclose((result.tag - result.body)[0, :, 0], [0.8660, -0.8660], atol=1e-4)
+
+
+def test_alpha_scales_the_tag_only():
+  scores = jnp.array([[[1.0, 0.0], [0.0, 0.0]]])
+  once, thrice = (hgpo.advantages(scores, alpha=a, delta=0.2) for a in (1.0, 3.0))
+  np.testing.assert_allclose(once.body, thrice.body)
+  np.testing.assert_allclose(3 * (once.tag - once.body), thrice.tag - thrice.body, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "think, no_think, delta, think_wins",
+  [
+    (1.0, 1.0, 0.0, False),  # a tie goes to no_think
+    (1.0, 0.8, 0.2, False),  # equal once delta is added
+    (0.8, 0.6, 0.2, False),  # equal but for rounding in float32
+    (1.0, 0.75, 0.2, True),
+    (0.5, 0.75, -0.5, True),  # a negative delta favours thinking
+  ],
+)
+def test_delta_is_added_to_no_think(think, no_think, delta, think_wins):
+  scores = jnp.array([[[think] * 4, [no_think] * 4]])
+  r_inter, _ = hgpo.assign_rewards(scores, delta=delta)
+  np.testing.assert_array_equal(r_inter[0, :, 0], [think_wins, not think_wins])
+
+
+def test_delta_acts_in_steps_of_one_over_g():
+  """With G = 2 and 0/1 scores all delta in (0, 0.5) are one rule."""
+  outcomes = np.array(np.meshgrid(*[[0, 1]] * 4)).T.reshape(-1, 2, 2).astype(np.float32)
+  rules = [np.asarray(hgpo.assign_rewards(outcomes, delta=d)[0]) for d in (0.05, 0.2, 0.45, 0.5)]
+  np.testing.assert_array_equal(rules[0], rules[1])
+  np.testing.assert_array_equal(rules[0], rules[2])
+  assert (rules[0] != rules[3]).any()
+
+
+def test_ties_within_a_mode():
+  scores = jnp.array([[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
+  _, every = hgpo.assign_rewards(scores, delta=0.2)
+  _, first = hgpo.assign_rewards(scores, delta=0.2, tie="first")
+  np.testing.assert_array_equal(every[0], [[1, 1, 0], [1, 1, 1]])
+  np.testing.assert_array_equal(first[0], [[1, 0, 0], [1, 0, 0]])
+
+
+def test_unsolved_queries_can_be_skipped():
+  scores = jnp.array([np.zeros((2, 2)), [[1, 0], [0, 0]]], jnp.float32)
+  literal = hgpo.advantages(scores, alpha=1.0, delta=0.2)
+  skipped = hgpo.advantages(scores, alpha=1.0, delta=0.2, skip_unsolved=True)
+  np.testing.assert_allclose(literal.tag[0], [[-1, -1], [1, 1]])
+  np.testing.assert_allclose(skipped.tag[0], np.zeros((2, 2)))
+  np.testing.assert_allclose(skipped.tag[1], literal.tag[1])
+
+
+def test_intra_scope_all_normalises_over_both_modes():
+  scores = jnp.array([[[1.0, 0.0], [0.0, 0.0]]])  # r_intra = [1, 0, 1, 1]: mean .75, std .433
+  result = hgpo.advantages(scores, alpha=1.0, delta=0.2, intra_scope="all")
+  np.testing.assert_allclose(result.body[0], [[0.5774, -1.7321], [0.5774, 0.5774]], atol=1e-4)
+
+
+def test_rloo_leaves_one_out():
+  scores = jnp.array([[[1.0, 0.0], [0.0, 0.0]]])
+  result = hgpo.advantages(scores, alpha=1.0, delta=0.2, estimator="rloo")
+  # r_inter = [1, 1, 0, 0]: 1 - 1/3 and 0 - 2/3; r_intra within think: 1 - 0 and 0 - 1.
+  np.testing.assert_allclose(result.body[0], [[1, -1], [0, 0]], atol=1e-6)
+  np.testing.assert_allclose(
+    (result.tag - result.body)[0], [[2 / 3, 2 / 3], [-2 / 3, -2 / 3]], atol=1e-6
+  )
+
+
+def test_queries_do_not_see_each_other():
+  scores = jax.random.uniform(jax.random.key(0), (5, 2, 4))
+  together = hgpo.advantages(scores, alpha=1.0, delta=0.2)
+  for i in range(5):
+    alone = hgpo.advantages(scores[i : i + 1], alpha=1.0, delta=0.2)
+    np.testing.assert_allclose(together.tag[i], alone.tag[0], atol=1e-6)
+
+
+def test_equal_scores_give_zero_despite_rounding():
+  """The float32 mean of thirds is not a third; the group must still count as flat."""
+  scores = jnp.full((1, 1, 7), 0.1, jnp.float32)
+  np.testing.assert_array_equal(registry.get("grpo")(scores).tag, 0.0)
+
+
+def test_grpo_by_hand():
+  result = registry.get("grpo")(jnp.array([[[1.0, 0.0, 0.0, 1.0]]]))
+  np.testing.assert_allclose(result.tag[0, 0], [1, -1, -1, 1], atol=1e-6)
+  np.testing.assert_allclose(result.tag, result.body)
+
+
+@pytest.mark.parametrize("scores", [np.zeros((3, 4)), np.zeros((3, 1, 4)), np.zeros((2, 3, 4))])
+def test_unpaired_scores_are_refused(scores):
+  with pytest.raises(ValueError, match="paired scores"):
+    hgpo.assign_rewards(scores, delta=0.2)
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+  with pytest.raises(ValueError, match="did you mean 'hgpo'"):
+    registry.get("hpgo")
+  with pytest.raises(ValueError, match="intra_scope"):
+    hgpo.advantages(np.zeros((1, 2, 2)), alpha=1.0, delta=0.2, intra_scope="group")
+
+
+def test_a_registered_advantage_is_found():
+  @registry.register("twice_grpo")
+  def twice(scores):
+    once = registry.get("grpo")(scores)
+    return hgpo.Advantages(2 * once.tag, 2 * once.body)
+
+  result = registry.get("twice_grpo")(jnp.array([[[1.0, 0.0]]]))
+  np.testing.assert_allclose(result.tag, [[[2.0, -2.0]]])

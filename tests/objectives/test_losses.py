@@ -1,0 +1,162 @@
+"""Losses against hand-worked numbers, and what must never change them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lhrm_jax.objectives import losses
+from lhrm_jax.objectives.masked import SumCount, masked_sum_count
+
+OPTIONS = {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1}
+
+
+def arrays(n=4, t=6, seed=0):
+  keys = jax.random.split(jax.random.key(seed), 4)
+  logprobs, old, ref = (-jax.random.uniform(k, (n, t)) for k in keys[:3])
+  lengths = np.arange(n) % t + 1
+  advantages = losses.token_advantages(*jax.random.normal(keys[3], (2, n)), t)
+  return logprobs, old, ref, advantages, np.arange(t) < lengths[:, None]
+
+
+def test_one_token_by_hand():
+  """rho = 1.5 clipped to 1.2, A = 2: 2.4; k3 at pi_ref/pi = 0.5: 0.5 + log 2 - 1."""
+  new, old, ref = (jnp.log(jnp.array([[p]])) for p in (0.6, 0.4, 0.3))
+  parts = losses.policy_loss(new, old, ref, jnp.array([[2.0]]), jnp.array([[True]]), **OPTIONS)
+  k3 = 0.5 + np.log(2) - 1
+  np.testing.assert_allclose(parts.loss.mean(), -(2.4 - 0.1 * k3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "ratio, advantage, expected", [(1.5, -1, -1.5), (0.5, 1, 0.5), (0.5, -1, -0.8), (1.1, 1, 1.1)]
+)
+def test_clipping_is_pessimistic(ratio, advantage, expected):
+  new, old = jnp.log(jnp.array([[ratio * 0.3]])), jnp.log(jnp.array([[0.3]]))
+  mask = jnp.array([[True]])
+  parts = losses.policy_loss(
+    new, old, new, jnp.array([[float(advantage)]]), mask, clip_low=0.2, clip_high=0.2, beta=0.0
+  )
+  np.testing.assert_allclose(-parts.loss.mean(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "how, expected",
+  [
+    ("sequence_sum", (1 + 1 + 2) / 2),  # over two sequences that have tokens
+    ("token_mean", (1 + 1 + 2) / 3),
+    ("sequence_mean", (1 + 2) / 2),
+    ("constant_length", (1 + 1 + 2) / (2 * 10)),
+  ],
+)
+def test_aggregations_by_hand(how, expected):
+  mask = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
+  zeros = jnp.zeros((3, 3))
+  advantages = -jnp.array([[1.0] * 3, [2.0] * 3, [9.0] * 3])
+  parts = losses.policy_loss(
+    zeros, zeros, zeros, advantages, mask, clip_low=0.2, clip_high=0.2, beta=0.0,
+    aggregation=how, constant_length=10,
+  )  # fmt: skip
+  np.testing.assert_allclose(parts.loss.mean(), expected, rtol=1e-6)
+
+
+def test_tag_weight_acts_on_the_first_token_alone():
+  mask = np.ones((1, 3), bool)
+  zeros = jnp.zeros((1, 3))
+  parts = losses.policy_loss(
+    zeros, zeros, zeros, jnp.array([[-1.0, -1.0, -1.0]]), mask, **OPTIONS, tag_weight=5.0
+  )
+  np.testing.assert_allclose(parts.loss.mean(), 7.0)
+
+
+def test_token_advantages_put_the_tag_first():
+  spread = losses.token_advantages(jnp.array([3.0]), jnp.array([1.0]), 4)
+  np.testing.assert_array_equal(spread, [[3, 1, 1, 1]])
+
+
+def test_discounted_body_by_hand():
+  spread = losses.token_advantages(
+    jnp.array([3.0]), jnp.array([1.0]), 4, gamma=0.5, lengths=jnp.array([3])
+  )
+  # The reward stands at the third token; the tag adds its 2 undiscounted.
+  np.testing.assert_allclose(spread[0, :3], [0.25 + 2, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("how", losses.AGGREGATIONS)
+def test_nothing_behind_the_mask_matters(how):
+  """NaN and infinity in hidden slots change neither the loss nor any gradient."""
+  logprobs, old, ref, advantages, mask = arrays()
+
+  def total(logprobs, old, ref, advantages):
+    parts = losses.policy_loss(
+      logprobs, old, ref, advantages, mask, **OPTIONS, aggregation=how, constant_length=6
+    )
+    return parts.loss.mean() + parts.kl.mean() + parts.ratio.mean()
+
+  clean, clean_grad = jax.value_and_grad(total)(logprobs, old, ref, advantages)
+  for poison in (np.nan, np.inf, -np.inf):
+    planted = [jnp.where(mask, x, poison) for x in (logprobs, old, ref, advantages)]
+    value, grad = jax.value_and_grad(total)(*planted)
+    np.testing.assert_array_equal(value, clean)
+    np.testing.assert_array_equal(grad, clean_grad)
+
+
+@pytest.mark.parametrize("how", losses.AGGREGATIONS)
+def test_padding_changes_nothing(how):
+  plain = arrays()
+  padded = [np.pad(x, ((0, 3), (0, 5)), constant_values=False) for x in plain]
+  results = [
+    losses.policy_loss(*a, **OPTIONS, aggregation=how, constant_length=6).loss.mean()
+    for a in (plain, padded)
+  ]
+  np.testing.assert_allclose(*results, rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", losses.AGGREGATIONS)
+def test_sums_over_micro_batches_equal_the_whole(how):
+  whole = arrays(n=6)
+
+  def loss(parts):
+    return losses.policy_loss(*parts, **OPTIONS, aggregation=how, constant_length=6).loss
+
+  # Uneven cuts: a mean of means would give something else.
+  cut = loss([x[:1] for x in whole]) + loss([x[1:] for x in whole])
+  np.testing.assert_allclose(cut.mean(), loss(whole).mean(), rtol=1e-6)
+
+
+def test_an_all_masked_batch_gives_zero():
+  logprobs, old, ref, advantages, mask = arrays()
+
+  def loss(logprobs):
+    return losses.policy_loss(
+      logprobs, old, ref, advantages, jnp.zeros_like(mask), **OPTIONS
+    ).loss.mean()
+
+  value, grad = jax.value_and_grad(loss)(logprobs)
+  assert value == 0
+  np.testing.assert_array_equal(grad, 0)
+
+
+def test_k3_matches_the_kl_it_estimates():
+  """Averaged over the policy's own distribution, k3 is the KL divergence."""
+  logits, ref_logits = jax.random.normal(jax.random.key(1), (2, 7))
+  logp, ref = jax.nn.log_softmax(logits), jax.nn.log_softmax(ref_logits)
+  expected = jnp.sum(jnp.exp(logp) * losses.k3_divergence(logp, ref))
+  np.testing.assert_allclose(losses.categorical_kl(logits, ref_logits), expected, rtol=1e-5)
+
+
+def test_extreme_log_ratios_stay_finite():
+  parts = losses.policy_loss(
+    jnp.array([[-1e4]]), jnp.array([[0.0]]), jnp.array([[0.0]]), jnp.array([[1.0]]),
+    jnp.array([[True]]), **OPTIONS,
+  )  # fmt: skip
+  assert np.isfinite(parts.loss.mean())
+
+
+def test_sum_count_divides_once():
+  parts = SumCount(jnp.float32(3), jnp.float32(1)) + SumCount(jnp.float32(1), jnp.float32(3))
+  assert parts.mean() == 1.0
+
+
+def test_weights_of_zero_hide_values():
+  result = masked_sum_count(jnp.array([1.0, jnp.nan]), jnp.array([True, True]), jnp.array([2.0, 0]))
+  assert result.mean() == 1.0

@@ -1,0 +1,73 @@
+"""Tags, parsing, and the character tokenizer."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lhrm_jax.text import CharacterTokenizer, load_tokenizer, parse_response, tags
+
+
+@pytest.mark.parametrize(
+  "response, mode, reasoning, answer",
+  [
+    ("<think>3+4=7</think>7", tags.THINK, "3+4=7", "7"),
+    ("<think>a</think>b</think>c", tags.THINK, "a</think>b", "c"),
+    ("<think>never closed", tags.THINK, "never closed", None),
+    ("<think></think>", tags.THINK, "", ""),
+    ("<no_think>7</no_think>", tags.NO_THINK, "", "7"),
+    ("<no_think>7</no_think> and 8", tags.NO_THINK, "", "7"),
+    ("<no_think>7", tags.NO_THINK, "", None),
+    ("<no_think>7</think>", tags.NO_THINK, "", None),
+    ("7", tags.INVALID_MODE, "", None),
+    ("so <think>3</think>7", tags.INVALID_MODE, "", None),
+  ],
+)
+def test_responses_are_taken_apart(response, mode, reasoning, answer):
+  parsed = parse_response(response)
+  assert (parsed.mode, parsed.reasoning, parsed.answer) == (mode, reasoning, answer)
+  assert parsed.closed == (answer is not None)
+
+
+def test_tags_are_single_tokens(tokenizer):
+  ids = tokenizer.encode_response("<think>7</think>7")
+  assert len(ids) == 5 + 0 and ids[-1] == tokenizer.eos_ids[0]
+  assert [tokenizer.tag_ids.mode_of(i) for i in ids] == [0, -1, -1, -1, -1]
+  assert tokenizer.tag_ids.closing[0] == ids[2]
+
+
+def test_a_prompt_cannot_smuggle_a_tag():
+  tokenizer = CharacterTokenizer("<>/_thinko ")
+  ids = tokenizer.encode_prompt("<think>")
+  assert len(ids) == len("<think>")
+  assert not set(ids) & {*tokenizer.tag_ids.opening, *tokenizer.tag_ids.closing}
+
+
+def test_words_are_single_tokens_and_the_longest_wins():
+  tokenizer = CharacterTokenizer("abc", words=("ab", "abc"))
+  assert [len(tokenizer.encode_prompt(t)) for t in ("abc", "ab", "aabc")] == [1, 1, 2]
+
+
+@given(st.text(alphabet="0123456789+*= ", max_size=40))
+def test_text_survives(text):
+  tokenizer = CharacterTokenizer("0123456789+*= ", words=("+1", "=="))
+  assert tokenizer.decode(tokenizer.encode_response(text)) == text
+  assert tokenizer.decode(tokenizer.encode_prompt(text)) == text
+
+
+def test_unknown_characters_are_named(tokenizer):
+  with pytest.raises(ValueError, match=r"\['ö', '€'\]"):
+    tokenizer.encode_prompt("1€ö")
+
+
+def test_double_characters_are_refused():
+  with pytest.raises(ValueError, match="'a'"):
+    CharacterTokenizer("aba")
+
+
+def test_saving_and_loading(tmp_path, tokenizer):
+  tokenizer.save(tmp_path)
+  again = load_tokenizer(tmp_path)
+  text = "Left to right, last digit: what is 3+4?"
+  assert again.encode_prompt(text) == tokenizer.encode_prompt(text)
+  with pytest.raises(FileNotFoundError, match="no tokenizer"):
+    load_tokenizer(tmp_path / "nowhere")

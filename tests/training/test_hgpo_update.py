@@ -1,0 +1,222 @@
+"""The HGPO update: ratios, invariances, and what XLA compiled."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lhrm_jax import parallel
+from lhrm_jax.objectives import hgpo
+from lhrm_jax.training import state as train_state
+from lhrm_jax.training.hgpo import (
+  HGPOBatch,
+  HGPOSpec,
+  hgpo_loss,
+  make_hgpo_step,
+  score_rollouts,
+)
+from lhrm_jax.training.update import accumulate_scan
+from tests.conftest import take
+
+LEARNING_RATE = 1e-2
+
+
+def make_spec(tokenizer, **fields):
+  options = {
+    "clip_low": 0.2, "clip_high": 0.2, "beta": 0.05, "aggregation": "token_mean",
+    "tag_weight": 1.0, "gamma": 1.0, "temperature": 1.0, "micro_batches": 1,
+    "opening": tokenizer.tag_ids.opening, **fields,
+  }  # fmt: skip
+  return HGPOSpec(**options)
+
+
+@pytest.fixture(scope="module")
+def batch(config, params, tokenizer, rollouts):
+  scores = jax.random.uniform(jax.random.key(1), rollouts.lengths.shape)
+  reference = jax.tree.map(lambda x: x * 1.02, params)
+  ref = score_rollouts(config, reference, rollouts, tokenizer.tag_ids.opening, 1.0)
+  return HGPOBatch(rollouts, hgpo.advantages(scores, alpha=1.0, delta=0.2), ref)
+
+
+def loss_and_grad(config, spec, params, batch):
+  def mean(params):
+    return hgpo_loss(config, spec, params, batch)[0].mean()
+
+  return jax.value_and_grad(mean)(params)
+
+
+def assert_trees_close(actual, expected, atol=1e-6):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4), actual, expected
+  )
+
+
+def update(config, tokenizer, params, batch, **fields):
+  schedule = optax.constant_schedule(LEARNING_RATE)
+  optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
+  state = train_state.restart(config, optimizer, parallel.make_mesh(), params)
+  step = make_hgpo_step(config, make_spec(tokenizer, **fields), optimizer, schedule)
+  return step, *step(state, batch)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3, 6])
+@pytest.mark.parametrize("old", ["implicit", "scored"])
+def test_importance_ratio_is_one_on_the_first_update(
+  config, params, tokenizer, batch, micro_batches, old
+):
+  if old == "scored":
+    opening = tokenizer.tag_ids.opening
+    scored = score_rollouts(config, params, batch.rollouts, opening, 1.0)
+    batch = dataclasses.replace(batch, old_logprobs=scored.logprobs)
+  _, _, metrics = update(config, tokenizer, params, batch, micro_batches=micro_batches)
+  assert abs(float(metrics["importance_ratio/mean"]) - 1) < 1e-6
+  assert float(metrics["clip_ratio/low_mean"]) == float(metrics["clip_ratio/high_mean"]) == 0
+
+
+@pytest.mark.parametrize("aggregation", ["sequence_sum", "token_mean", "sequence_mean"])
+def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregation):
+  spec = make_spec(tokenizer, aggregation=aggregation)
+  loss, grad = loss_and_grad(config, spec, params, batch)
+  for pieces in (2, 3, 6):
+    version = jnp.zeros((pieces,), jnp.int32)
+    rollouts = dataclasses.replace(batch.rollouts, policy_version=version)
+    stacked = jax.tree.map(
+      lambda x, v=version, p=pieces: x if x is v else x.reshape(p, -1, *x.shape[1:]),
+      dataclasses.replace(batch, rollouts=rollouts),
+    )
+    total, grads, _ = accumulate_scan(
+      lambda params, b: hgpo_loss(config, spec, params, b), params, stacked
+    )
+    np.testing.assert_allclose(total.mean(), loss, rtol=1e-5)
+    assert_trees_close(jax.tree.map(lambda g, n=total.count: g / n, grads), grad)
+
+
+def test_prompt_order_changes_nothing(config, params, tokenizer, batch):
+  spec = make_spec(tokenizer)
+  loss, grad = loss_and_grad(config, spec, params, batch)
+  again, again_grad = loss_and_grad(config, spec, params, take(batch, [3, 5, 0, 1, 4, 2]))
+  np.testing.assert_allclose(again, loss, rtol=1e-5)
+  assert_trees_close(again_grad, grad)
+
+
+def pad_batch(batch, prompt_by=5, response_by=4, fill=11):
+  def pad(x, by, value):
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, by),), constant_values=value)
+
+  rollouts = batch.rollouts
+  prompts = dataclasses.replace(
+    rollouts.prompts, tokens=pad(rollouts.prompts.tokens, prompt_by, fill)
+  )
+  rollouts = dataclasses.replace(
+    rollouts,
+    prompts=prompts,
+    responses=pad(rollouts.responses, response_by, fill),
+    logprobs=pad(rollouts.logprobs, response_by, jnp.nan),
+  )
+  ref = dataclasses.replace(
+    batch.ref,
+    logprobs=pad(batch.ref.logprobs, response_by, jnp.nan),
+    entropy=pad(batch.ref.entropy, response_by, jnp.nan),
+  )
+  return dataclasses.replace(batch, rollouts=rollouts, ref=ref)
+
+
+@pytest.mark.parametrize("aggregation", ["sequence_sum", "token_mean", "sequence_mean"])
+def test_padding_changes_nothing(config, params, tokenizer, batch, aggregation):
+  """Also when the padding is a real token's id, and NaN stands in the padded log-probabilities."""
+  spec = make_spec(tokenizer, aggregation=aggregation)
+  loss, grad = loss_and_grad(config, spec, params, batch)
+  padded_loss, padded_grad = loss_and_grad(config, spec, params, pad_batch(batch))
+  np.testing.assert_allclose(padded_loss, loss, rtol=1e-5)
+  assert_trees_close(padded_grad, grad)
+
+
+def test_nan_in_masked_slots_changes_nothing(config, params, tokenizer, batch):
+  mask = batch.rollouts.mask
+  planted = dataclasses.replace(
+    batch,
+    rollouts=dataclasses.replace(
+      batch.rollouts, logprobs=jnp.where(mask, batch.rollouts.logprobs, jnp.nan)
+    ),
+    ref=dataclasses.replace(batch.ref, logprobs=jnp.where(mask, batch.ref.logprobs, jnp.nan)),
+  )
+  spec = make_spec(tokenizer)
+  loss, grad = loss_and_grad(config, spec, params, batch)
+  again, again_grad = loss_and_grad(config, spec, params, planted)
+  assert again == loss
+  jax.tree.map(np.testing.assert_array_equal, again_grad, grad)
+
+
+def test_responses_without_tokens_give_zero(config, params, tokenizer, batch):
+  empty = dataclasses.replace(
+    batch,
+    rollouts=dataclasses.replace(batch.rollouts, lengths=jnp.zeros_like(batch.rollouts.lengths)),
+  )
+  loss, grad = loss_and_grad(config, make_spec(tokenizer), params, empty)
+  assert loss == 0
+  assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grad))
+
+
+def test_an_update_raises_what_had_advantage(config, params, tokenizer, batch):
+  """Thinking wins on every query: afterwards the policy thinks more, and only then."""
+  shape = batch.rollouts.lengths.shape
+  for winner in (0, 1):
+    scores = jnp.zeros(shape).at[:, winner].set(1.0)
+    advantages = hgpo.advantages(scores, alpha=1.0, delta=0.2)
+    _, state, before = update(
+      config, tokenizer, params, dataclasses.replace(batch, advantages=advantages)
+    )
+    opening = tokenizer.tag_ids.opening
+    after = score_rollouts(config, state.params, batch.rollouts, opening, 1.0)
+    change = float(jnp.exp(after.mode_logprobs[:, 0]).mean() - before["mode/think_prob"])
+    assert change > 0.01 if winner == 0 else change < -0.01
+
+
+def test_the_reference_pulls_back(config, params, tokenizer, batch):
+  """Without advantages, the KL term alone moves the policy towards the reference."""
+  zero = hgpo.Advantages(*(jnp.zeros(batch.rollouts.lengths.shape),) * 2)
+  quiet = dataclasses.replace(batch, advantages=zero)
+  step, state, first = update(config, tokenizer, params, quiet, beta=1.0)
+  for _ in range(5):
+    state, last = step(state, quiet)
+  assert float(last["kl"]) < 0.5 * float(first["kl"])
+
+
+def test_no_array_of_tokens_times_vocabulary(tokenizer, config, params, batch):
+  """Read off the compiled update: no buffer as large as `[N, T, V]`, and memory that grows with
+  the chunk, not with the vocabulary times all tokens."""
+  vocabulary = 50_021  # a prime: no other product of sizes equals it
+  b, m, g, t = batch.rollouts.responses.shape
+
+  def compiled(chunk):
+    big = dataclasses.replace(config, vocab_size=vocabulary, logprob_chunk=chunk)
+    schedule = optax.constant_schedule(LEARNING_RATE)
+    optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
+    shapes = jax.eval_shape(
+      lambda key: train_state.create(big, optimizer, parallel.make_mesh(), key), jax.random.key(0)
+    )
+    step = make_hgpo_step(big, make_spec(tokenizer), optimizer, schedule)
+    return step.lower(shapes, jax.eval_shape(lambda: batch)).compile()
+
+  rows = b * m * g
+  small, whole = compiled(chunk=rows), compiled(chunk=rows * t)
+  sizes = [
+    np.prod([int(d) for d in dims.split(",")])
+    for dims in re.findall(r"f32\[([\d,]+)\]", small.as_text())
+    if str(vocabulary) in dims.split(",")
+  ]
+  assert max(sizes) < rows * t * vocabulary / 2
+  temp = [c.memory_analysis().temp_size_in_bytes for c in (small, whole)]
+  assert temp[1] - temp[0] > rows * (t - 2) * vocabulary * 4, "the check must see a whole buffer"
+
+
+def test_no_recompilation_after_the_first_step(config, params, tokenizer, batch):
+  step, state, _ = update(config, tokenizer, params, batch)
+  assert step._cache_size() == 1
+  for _ in range(3):
+    state, _ = step(state, batch)
+  assert step._cache_size() == 1
