@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from lhrm_jax.rewards.math import nodes, tokens
+from lhrm_jax.rewards.math import nodes, tokens, vocabulary
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Seq, Sym, Text, Unreadable
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ _CLOSERS = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",)}
 # Letters that stand for functions when an argument in brackets follows.
 _FUNCTION_LETTERS = frozenset("fghFGHPQRSTVWXYE")
 _GREEK_SYMBOL = re.compile(r"\\[a-zA-Z]+")
-_MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"])
 MAX_CELLS = 100
 
 
@@ -114,7 +113,7 @@ def _based(p: Parser, text: str) -> Node:
 def _word(p: Parser) -> Node:
   token = p.next()
   text = token.text
-  if text in tokens.FUNCTIONS:
+  if text in vocabulary.FUNCTIONS:
     return _function(p, text)
   if text.lower() in _CONSTANTS:
     return Sym(_CONSTANTS[text.lower()])
@@ -206,7 +205,7 @@ def _command(p: Parser) -> Node:
     return Op("div" if name == "frac" else "binom", (top, bottom))
   if name == "sqrt":
     return _root(p)
-  if name in tokens.FUNCTIONS:
+  if name in vocabulary.FUNCTIONS:
     return _function(p, name)
   if name in ("pi", "infty"):
     return Sym(_CONSTANTS[name])
@@ -258,6 +257,8 @@ def _function(p: Parser, name: str) -> Node:
   with p.deeper():
     arg = _function_argument(p)
   args = arg.items if isinstance(arg, Seq) else (arg,)
+  if not args:
+    raise Unreadable(f"{name} of nothing")
   if base is not None:
     args = (*args, base)
   inverse = power is not None and power == Op("neg", (Num(Fraction(1)),))
@@ -282,7 +283,7 @@ def _function_argument(p: Parser) -> Node:
 
 
 def _is_function(token: tokens.Token) -> bool:
-  return token.text.lstrip("\\") in tokens.FUNCTIONS
+  return token.text.lstrip("\\") in vocabulary.FUNCTIONS
 
 
 def _big(p: Parser, name: str) -> Node:
@@ -323,7 +324,7 @@ def _environment(p: Parser) -> str:
 
 def _matrix(p: Parser) -> Node:
   name = _environment(p)
-  if name not in _MATRICES:
+  if name not in vocabulary.MATRICES:
     raise Unreadable(f"the environment {name} is outside the grammar")
   if name == "array":
     _environment(p)  # the columns

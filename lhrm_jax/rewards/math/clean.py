@@ -3,6 +3,7 @@
 Everything here is a linear pass over a string that `MAX_CHARS` already bounds.
 """
 
+# ruff: noqa: RUF001 - look-alike characters are what this file is about
 import re
 import unicodedata
 
@@ -22,7 +23,8 @@ _UNICODE = {
   "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "°": r"^\circ ", "º": r"^\circ ",
   "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "θ": r"\theta ", "α": r"\alpha ",
   "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ",
-  "ω": r"\omega ", "σ": r"\sigma ", "ρ": r"\rho ", "τ": r"\tau ", "ε": r"\epsilon ", "Δ": r"\Delta ",
+  "ω": r"\omega ", "σ": r"\sigma ", "ρ": r"\rho ", "τ": r"\tau ", "ε": r"\epsilon ",
+  "Δ": r"\Delta ",
   "ℝ": r"\R ", "∣": "|", "｜": "|", "…": r"\ldots ", "′": "'", "’": "'", "‘": "'", "“": '"',
   "”": '"', "、": ",", "，": ",", "。": ".", "⟨": r"\langle ", "⟩": r"\rangle ",
 }  # fmt: skip
@@ -60,7 +62,7 @@ def normalise_unicode(text: str) -> str:
 
 
 def collapse_braces(text: str) -> str:
-  """Takes out doubled braces, `{{x}}` to `{x}`, in one pass; unbalanced text comes back as it was."""
+  """Takes out doubled braces, `{{x}}` to `{x}`, in one pass; unbalanced text stays as it is."""
   if "{{" not in text:
     return text
   partner: dict[int, int] = {}
@@ -140,7 +142,7 @@ def clean(text: str, *, commas: str = "auto") -> str:
 
 
 def strip_end(text: str) -> str:
-  """Takes off space around `text` and the punctuation that ends its sentence, but not a factorial."""
+  """Takes off space around `text` and the marks that end its sentence, but no factorial."""
   text = text.strip()
   while text and (text[-1] in ".,;:" or (text[-1] == "\\")):
     text = text[:-1].rstrip()
@@ -167,7 +169,7 @@ def squash(text: str) -> str:
   """
   text = normalise_unicode(text[:MAX_RAW_CHARS])
   text = _SIZES.sub("", _WRAPPER.sub("", text.replace(r"\{", "<<").replace(r"\}", ">>")))
-  spaced = text
+  spaced = re.sub(r"[{}$]", " ", text)
   text = _SQUASH.sub("", text).strip(".,;:!")
   # Dots inside abbreviations (p.m.) do not count; decimal points do.
   text = re.sub(r"(?<=[a-zA-Z])\.|\.(?=[a-zA-Z])", "", text)

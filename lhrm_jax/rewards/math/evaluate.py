@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import nodes
+from lhrm_jax.rewards.math import nodes, vocabulary
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Rel, Seq, Sym, TooBig, Unreadable
 
 MAX_BITS = 65_536  # of a numerator or denominator
@@ -275,40 +275,15 @@ class Evaluator:
         raise Undefined("the logarithm of 0")
       base = args[1] if len(args) == 2 else 10 if name == "lg" or self._tens(name) else None
       return mp.log(x) if base is None else mp.log(x) / mp.log(base)
-    if not abs(x) < (MAX_EXPONENT_SIZE if name in _GROWING else MAX_ANGLE):
+    if not abs(x) < (MAX_EXPONENT_SIZE if name in vocabulary.GROWING else MAX_ANGLE):
       raise TooBig(f"{name} of a huge number")
     name = name.replace("arc", "a") if name.startswith("arc") else name
-    if name not in _KNOWN:
+    if name not in vocabulary.ELEMENTARY:
       raise Unreadable(f"the function {name} is not known")
     return getattr(mp, name)(x)
 
   def _tens(self, name: str) -> bool:
     return name == "log" and self.log_base == "10"
-
-
-_GROWING = frozenset(["exp", "sinh", "cosh", "tanh", "coth"])
-_KNOWN = frozenset(
-  [
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "asin",
-    "acos",
-    "atan",
-    "acot",
-    "sinh",
-    "cosh",
-    "tanh",
-    "coth",
-    "asinh",
-    "acosh",
-    "atanh",
-    "exp",
-  ]
-)
 
 
 def uses(node: Node, *names: str) -> bool:
@@ -318,9 +293,8 @@ def uses(node: Node, *names: str) -> bool:
 
 def is_scalar(node: Node) -> bool:
   """Whether `node` is a number or an expression, and no list, set, relation or text."""
-  return not any(
-    isinstance(n, Seq | Rel | nodes.Union | nodes.Matrix | nodes.Text) for n in nodes.walk(node)
-  )
+  others = Seq | Rel | nodes.Union | nodes.Matrix | nodes.Text
+  return not any(isinstance(below, others) for below in nodes.walk(node))
 
 
 def equal(a: Node, b: Node) -> bool | None:
@@ -339,9 +313,8 @@ def equal(a: Node, b: Node) -> bool | None:
 
 def _equal_numbers(a: Node, b: Node, log_base: str) -> bool | None:
   variables = nodes.symbols(a) | nodes.symbols(b)
-  opaque = any(
-    isinstance(n, Op) and n.kind.startswith("call:") for x in (a, b) for n in nodes.walk(x)
-  )
+  both = nodes.walk(Op("add", (a, b)))
+  opaque = any(isinstance(node, Op) and node.kind.startswith("call:") for node in both)
   if not variables and not opaque:
     return agree(a, b, CONSTANT_DIGITS, 0, CONSTANT_CLOSE, log_base, complex_too=True)
   imaginary = uses(a, "i") or uses(b, "i")

@@ -28,6 +28,7 @@ class Found:
 
 _STOP = re.compile(r"<\|[a-z_]{2,20}\|>|</s>")
 _PLEASANTRY = re.compile(r"\bI hope (?:it|this) (?:is correct|helps)[.!]?", re.I)
+_EMPHASIS = re.compile(r"^\*\*(.*)\*\*$", re.S)
 _CALCULATOR = re.compile(r"<<[^<>]{0,200}>>")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=[\dA-Za-z])")
 
@@ -51,7 +52,7 @@ def find(text: str) -> Found | None:
       return Found(marked[-1], "hash")
   text = text[-MAX_STATEMENT:]
   if is_bare(text):
-    return Found(text, "bare")
+    return Found(_EMPHASIS.sub(r"\1", text), "bare")
   return statement(text)
 
 
@@ -84,7 +85,7 @@ def boxes(text: str) -> Found | None:
     if not _joined(text[span[1] : chosen[0][0]]):
       break
     chosen.insert(0, span)
-  inside = [inner.strip() for _, _, inner in chosen]
+  inside = [_EMPHASIS.sub(r"\1", inner.strip()) for _, _, inner in chosen]
   return Found(r" \text{ and } ".join(inside), "box")
 
 

@@ -263,8 +263,20 @@ class Parser:
         while self.peek().kind == "word" and units.is_unit_word(self.peek().text):
           words.append(self.next().text)
         node = _annotated(node, " ".join(words), self)
+      elif token.kind == "word" and self.lone_unit(node):
+        node = _annotated(node, self.next().text, self)
       else:
         return node
+
+  def lone_unit(self, node: Node) -> bool:
+    """Whether one letter apart from the number before it ends the answer: `5 m`, but not `5m`."""
+    token = self.peek()
+    return (
+      isinstance(node, Num)
+      and token.spaced
+      and token.text in ("m", "g", "s", "h", "L")
+      and self.peek(1).kind == "end"
+    )
 
   def starts_atom(self) -> bool:
     """Whether the next token can begin a factor of an implied product."""

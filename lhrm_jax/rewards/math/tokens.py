@@ -8,139 +8,12 @@ import dataclasses
 import re
 
 from lhrm_jax.rewards.math.nodes import TooBig, Unreadable
+from lhrm_jax.rewards.math.vocabulary import COMMANDS, FUNCTIONS, SAME, TEXTS, TRANSPARENT
 
 MAX_TOKENS = 600
 MAX_DIGITS = 400
 
-FUNCTIONS = frozenset(
-  [
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "arcsin",
-    "arccos",
-    "arctan",
-    "arccot",
-    "sinh",
-    "cosh",
-    "tanh",
-    "coth",
-    "asin",
-    "acos",
-    "atan",
-    "log",
-    "ln",
-    "exp",
-    "lg",
-    "sqrt",
-    "abs",
-    "max",
-    "min",
-    "gcd",
-    "lcm",
-  ]
-)
-_GREEK = [
-  "alpha",
-  "beta",
-  "gamma",
-  "delta",
-  "epsilon",
-  "varepsilon",
-  "zeta",
-  "eta",
-  "theta",
-  "vartheta",
-  "iota",
-  "kappa",
-  "lambda",
-  "mu",
-  "nu",
-  "xi",
-  "rho",
-  "sigma",
-  "tau",
-  "upsilon",
-  "phi",
-  "varphi",
-  "chi",
-  "psi",
-  "omega",
-  "Gamma",
-  "Delta",
-  "Theta",
-  "Lambda",
-  "Xi",
-  "Sigma",
-  "Upsilon",
-  "Phi",
-  "Psi",
-  "Omega",
-  "ell",
-  "hbar",
-  "angle",
-  "triangle",
-  "circ",
-  "degree",
-  "prime",
-]
-# Commands that stand for a plainer one.
-_SAME = {
-  "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom",
-  "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">",
-  "cdot": "*", "times": "*", "ast": "*", "div": "/", "lvert": "|", "rvert": "|", "vert": "|",
-  "mid": "|", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": "(",
-  "rangle": ")", "colon": ":", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots",
-  "backslash": "setminus", "smallsetminus": "setminus", "varnothing": "emptyset", "land": "and",
-  "wedge": "and", "lor": "or", "vee": "or", "simeq": "approx", "cong": "approx", "to": "rightarrow",
-  "Rightarrow": "rightarrow", "implies": "rightarrow", "varepsilon": "epsilon", "varphi": "phi",
-  "bigcup": "cup", "bigcap": "cap", "lparen": "(", "rparen": ")", "degree": "circ",
-  "arccsc": "arccsc", "dotsm": "ldots",
-}  # fmt: skip
-COMMANDS = (
-  set(_GREEK) | FUNCTIONS | set(_SAME)
-  | set(
-    ["frac", "binom", "sqrt", "pi", "infty", "le", "ge", "ne", "approx", "equiv", "in", "notin", "cup", "cap", "setminus", "pm", "mp", "ldots", "emptyset", "lfloor", "rfloor", "lceil", "rceil", "overline", "bar", "dot", "begin", "end", "R", "and", "or", "rightarrow", "sum", "prod", "%", "#", "&", "cancel", "underline", "max", "min"]
-  )
-)  # fmt: skip
-_TEXTS = frozenset(
-  [
-    "text",
-    "textbf",
-    "textit",
-    "textrm",
-    "textsf",
-    "texttt",
-    "textnormal",
-    "textup",
-    "mbox",
-    "hbox",
-    "mathrm",
-    "mathbf",
-    "mathit",
-    "mathsf",
-    "operatorname",
-    "boldsymbol",
-    "bm",
-    "mathbb",
-    "mathcal",
-    "vec",
-    "overrightarrow",
-    "hat",
-    "widehat",
-    "tilde",
-    "boxed",
-    "fbox",
-    "mathop",
-    "bold",
-  ]
-)
-_TRANSPARENT = frozenset(
-  ["vec", "overrightarrow", "hat", "widehat", "tilde", "boxed", "fbox", "mathop", "underline"]
-)
+_UNIT_LETTERS = ("m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A", "K")
 _WORD_LIST = re.compile(r"[\s,]*(?:,|and|or|&)[\s,]*", re.I)
 _TOKEN = re.compile(
   r"(?P<space>\s+)"
@@ -182,7 +55,7 @@ def tokenize(text: str) -> list[Token]:
       continue
     if kind == "num" and len(value) > MAX_DIGITS:
       raise TooBig(f"a number of {len(value)} digits, more than {MAX_DIGITS}")
-    if kind == "cmd" and value[1:] in _TEXTS:
+    if kind == "cmd" and value[1:] in TEXTS:
       i = _text_command(text, i, value[1:], tokens, spaced)
     elif kind == "cmd":
       value, i = _known_command(value, text, i)
@@ -214,7 +87,7 @@ def _known_command(value: str, text: str, i: int) -> tuple[str, int]:
 
 
 def _canonical(name: str) -> str:
-  same = _SAME.get(name, name)
+  same = SAME.get(name, name)
   return same if not same.isalpha() else "\\" + same
 
 
@@ -240,11 +113,13 @@ def _text_command(text: str, i: int, name: str, tokens: list[Token], spaced: boo
   elif _WORD_LIST.fullmatch(inner) and bare:
     word = "or" if "or" in bare.lower() else "and" if "and" in bare.lower() else ","
     tokens.append(Token("op" if word == "," else "word", word, True))
+  elif bare in _UNIT_LETTERS and tokens and tokens[-1].kind == "num":
+    tokens.append(Token("text", bare, spaced))
   elif (
-    name in _TRANSPARENT or len(bare) <= 1 or bare in FUNCTIONS or not re.search(r"[a-zA-Z]", bare)
+    name in TRANSPARENT or len(bare) <= 1 or bare in FUNCTIONS or not re.search(r"[a-zA-Z]", bare)
   ):
     inside = tokenize(bare)
-    if name in _TRANSPARENT and len(inside) > 1:
+    if name in TRANSPARENT and len(inside) > 1:
       inside = [Token("op", "{"), *inside, Token("op", "}")]
     tokens.extend(inside)
   elif bare:

@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import clean
+from lhrm_jax.rewards.math import clean, vocabulary
 
 _F = Fraction
 # name: (dimension, size in the dimension's own unit)
@@ -26,100 +26,15 @@ _add("time", s1="s sec second", s60="min minute", s3600="h hr hour", s86400="day
 _add("money", s100="dollar buck usd", s1="cent")
 _add("volume", s1="l liter litre", s1_1000="ml milliliter millilitre")
 _add("angle", s1="degree deg")
-# Words that may stand behind a number and say nothing about its size.
-_COUNTS = frozenset(
-  [
-    "unit",
-    "percent",
-    "percentage",
-    "pct",
-    "point",
-    "piece",
-    "people",
-    "person",
-    "student",
-    "way",
-    "euro",
-    "pound",
-    "yuan",
-    "rupee",
-    "peso",
-    "yen",
-    "month",
-    "year",
-    "apple",
-    "item",
-    "book",
-    "ticket",
-    "mph",
-    "kmh",
-    "joule",
-    "watt",
-    "newton",
-    "volt",
-    "ampere",
-    "ohm",
-    "hertz",
-    "hz",
-    "mol",
-    "square",
-    "sq",
-    "cubic",
-    "cu",
-    "per",
-    "inches",
-    "feet",
-    "gallon",
-    "quart",
-    "pint",
-    "cup",
-    "tablespoon",
-    "teaspoon",
-    "acre",
-    "hectare",
-    "dozen",
-    "time",
-    "chicken",
-    "animal",
-    "card",
-    "coin",
-    "ball",
-    "block",
-    "page",
-    "mark",
-    "step",
-    "side",
-    "edge",
-    "face",
-    "vertex",
-    "vertices",
-    "digit",
-    "number",
-    "solution",
-    "word",
-    "child",
-    "children",
-    "men",
-    "women",
-    "man",
-    "woman",
-    "boy",
-    "girl",
-    "player",
-    "game",
-    "minute",
-    "page",
-  ]
-)
 _POWER = re.compile(r"\^?\{?([23])\}?$")
 
 
 def _singular(word: str) -> str:
-  if word in _TABLE or word in _COUNTS:
+  if word in _TABLE or word in vocabulary.COUNTS:
     return word
   for ending, replacement in (("ies", "y"), ("es", ""), ("s", "")):
     stem = word.removesuffix(ending) + replacement
-    if word.endswith(ending) and (stem in _TABLE or stem in _COUNTS):
+    if word.endswith(ending) and (stem in _TABLE or stem in vocabulary.COUNTS):
       return stem
   return {"feet": "foot", "inches": "inch"}.get(word, word)
 
@@ -127,7 +42,7 @@ def _singular(word: str) -> str:
 def is_unit_word(word: str) -> bool:
   """Whether a bare word of two letters or more behind a number is a unit and not a product."""
   word = _singular(word.lower())
-  return len(word) > 1 and (word in _TABLE or word in _COUNTS)
+  return len(word) > 1 and (word in _TABLE or word in vocabulary.COUNTS)
 
 
 def measure(unit: str) -> tuple[str, Fraction] | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 from lhrm_jax.rewards.math import choice, clean, compare, evaluate, extract, parse
-from lhrm_jax.rewards.math.nodes import Node, TooBig, Unreadable
+from lhrm_jax.rewards.math.nodes import Node, Num, TooBig, Unreadable
 from lhrm_jax.text import responses, tags
 
 
@@ -126,12 +127,9 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
   if isinstance(wanted, str):
     return None, f"the gold could not be read: {wanted}"
   if isinstance(given, str):
-    special = _special_decimal(wanted[0], answer)
-    if special is not None:
-      return special, "the same decimal" if special else "another decimal"
     return None, f"the answer could not be read: {given}"
   verdict, reason = False, "another value"
-  for ours, theirs in _pairs(wanted, given):
+  for ours, theirs in itertools.product(wanted, given):
     try:
       outcome = compare.same(ours, theirs)
     except (TooBig, Unreadable, evaluate.Undefined, evaluate.NotExact) as error:
@@ -140,18 +138,11 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
       return True, "the same value"
     if outcome is None:
       verdict = None
-  if _special_decimal(wanted[0], answer):
+  if _comma_decimal(wanted[0], answer):
     return True, "the same decimal"
   if verdict is None and reason == "another value":
     reason = "no test point decides"
   return verdict, reason
-
-
-def _pairs(wanted: tuple[Node, ...], given: tuple[Node, ...]):
-  """The readings to compare: as numbers with separators first, then as lists."""
-  yield wanted[0], given[0]
-  if len(wanted) > 1 or len(given) > 1:
-    yield wanted[-1], given[-1]
 
 
 def _same_text(gold: str, answer: str) -> bool:
@@ -159,24 +150,19 @@ def _same_text(gold: str, answer: str) -> bool:
   return bool(ours) and ours == clean.squash(answer)
 
 
-def _special_decimal(gold: Node, answer: str) -> bool | None:
-  """Decimals that are no expression: `1.5e-3`, and `0,5` where the gold is a plain decimal."""
+def _comma_decimal(gold: Node, answer: str) -> bool | None:
+  """`0,5` for a gold that is a plain decimal; `None` where the answer is not written so."""
   text = clean.strip_end(answer.strip().strip("$").strip())
-  try:
-    value = evaluate.exact(gold)
-  except (ValueError, TooBig):
+  if not isinstance(gold, Num) or gold.value.denominator == 1 or not _COMMA_DECIMAL.fullmatch(text):
     return None
-  if _SCIENTIFIC.fullmatch(text):
-    return Fraction(text) == value
-  if value.denominator != 1 and _COMMA_DECIMAL.fullmatch(text):
-    return Fraction(text.replace(",", ".")) == value
-  return None
+  return Fraction(text.replace(",", ".")) == gold.value
 
 
 @functools.lru_cache(maxsize=4096)
 def _read(text: str) -> tuple[Node, ...] | str:
-  """The readings of an answer, or why it has none."""
-  nodes = []
+  """The readings of an answer, or why it has none: `1,234` may be a list, `2e-3` a decimal."""
+  plain = clean.strip_end(text.strip().strip("$").strip())
+  nodes: list[Node] = [Num(Fraction(plain))] if _SCIENTIFIC.fullmatch(plain) else []
   for commas in ("auto", "list"):
     try:
       node = parse.parse(clean.clean(text, commas=commas))
