@@ -1,9 +1,10 @@
 """Verdicts from worker processes, each under a hard time limit.
 
-A verdict that takes too long costs its worker: the process is killed and replaced, the verdict is
-undecided, and no other verdict notices. Workers are fresh interpreters started with `subprocess`, so
-nothing is forked after JAX has started its threads, the user's `__main__` is not imported again, and
-the pool works from any thread, from asyncio and in each process of a multi-host run.
+A verdict that takes too long costs its worker: the process is killed and replaced, the verdict
+is undecided, and no other verdict notices. Workers are fresh interpreters started by
+`subprocess`, so nothing is forked after JAX has started its threads, the user's `__main__` is not
+imported again, and the pool works from any thread, from asyncio and in each process of a multi-host
+run.
 """
 
 from __future__ import annotations

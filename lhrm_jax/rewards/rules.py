@@ -93,7 +93,7 @@ def _last_number(text: str) -> Fraction | None:
 
 @register("multiple_choice")
 def multiple_choice(prompt: str, response: str, answer: str) -> float:
-  """1.0 where the response picks the letter of the gold (`B`, `(B)` or `(B) its text`), and no other.
+  """1.0 where the response picks the letter of the gold (`B`, `(B)`, `(B) text`) and no other.
 
   Raises:
     ValueError: the gold names no letter from A to J.

@@ -129,7 +129,7 @@ _EXACT: dict[str, Callable[..., Fraction]] = {
   "floor": lambda a: Fraction(math.floor(a)), "ceil": lambda a: Fraction(math.ceil(a)),
   "pct": lambda a: a / 100, "root": _root, "ratio": _ratio, "base": lambda value, *_: value,
   "binom": lambda n, k: Fraction(math.comb(_whole(n, MAX_FACTORIAL), _whole(k, MAX_FACTORIAL))),
-  "fn:abs": abs, "fn:max": max, "fn:min": min,
+  "fn:abs": abs, "fn:max": lambda *a: max(a), "fn:min": lambda *a: min(a),
   "fn:gcd": lambda *a: Fraction(math.gcd(*[_whole(x, 10**300) for x in a])),
   "fn:lcm": lambda *a: Fraction(math.lcm(*[_whole(x, 10**300) for x in a[:8]])),
 }  # fmt: skip
