@@ -4,17 +4,7 @@ Importing this package registers the built-in rewards and loads nothing heavy; t
 verifier comes with the first call that needs it.
 """
 
-from lhrm_jax.rewards import code, rules, shaping
+from lhrm_jax.rewards import rules, shaping
 from lhrm_jax.rewards.registry import Composed, RewardFn, compose, get, names, register
 
-__all__ = [
-  "Composed",
-  "RewardFn",
-  "code",
-  "compose",
-  "get",
-  "names",
-  "register",
-  "rules",
-  "shaping",
-]
+__all__ = ["Composed", "RewardFn", "compose", "get", "names", "register", "rules", "shaping"]

@@ -22,7 +22,6 @@ import secrets
 from collections.abc import Sequence
 
 from lhrm_jax.rewards import remote_values, sandbox
-from lhrm_jax.rewards.registry import register
 from lhrm_jax.text.responses import parse_response
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.S | re.M)
@@ -30,15 +29,13 @@ _HARNESS = pathlib.Path(__file__).with_name("code_harness.py")
 MAX_PROGRAM = 200_000
 
 
-@register("code")
-def code(prompt: str, response: str, answer: str) -> float:
+def score(response: str, answer: str) -> float:
   """1.0 where the last code block of the answer part passes every test of `answer`, else 0.0.
 
   Raises:
     ValueError: `answer` is not in one of the three forms.
     sandbox.SandboxUnavailable: this platform cannot isolate the program; nothing was run.
   """
-  del prompt
   tests = json.loads(answer)
   part = parse_response(response).answer
   program = None if part is None else last_block(part)
@@ -55,7 +52,7 @@ _PYTHON = ("", "python", "py", "python3")
 
 
 def passes(program: str, tests: dict, limits: sandbox.Limits | None = None) -> bool:
-  """Whether `program` passes all of `tests` (the forms above); see `code` for what it raises."""
+  """Whether `program` passes all of `tests` (the forms above); see `score` for what it raises."""
   if not isinstance(tests, dict) or len({"asserts", "calls", "io"} & set(tests)) != 1:
     raise ValueError("code tests are a JSON object with one of 'asserts', 'calls' and 'io'")
   if len(program) > MAX_PROGRAM:

@@ -91,6 +91,20 @@ def _last_number(text: str) -> Fraction | None:
     return None
 
 
+@register("code")
+def code(prompt: str, response: str, answer: str) -> float:
+  """1.0 where the last code block of the answer part passes the tests in `answer`, else 0.0.
+
+  Raises:
+    ValueError: `answer` is not in one of the forms `rewards.code` lists.
+    sandbox.SandboxUnavailable: this platform cannot isolate the program; nothing was run.
+  """
+  del prompt
+  from lhrm_jax.rewards import code as tests
+
+  return tests.score(response, answer)
+
+
 @register("multiple_choice")
 def multiple_choice(prompt: str, response: str, answer: str) -> float:
   """1.0 where the response picks the letter of the gold (`B`, `(B)`, `(B) text`) and no other.
