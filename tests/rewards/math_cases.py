@@ -1,4 +1,5 @@
 """A table of answers that are and are not equal, by what they are about."""
+# ruff: noqa: E501, RUF001 - one case is one entry, and look-alike characters are among the cases
 
 # (gold, answer): the same value.
 EQUAL = {
@@ -109,3 +110,8 @@ DIFFERENT = {
   "functions": [(r"\sin x", r"\cos x"), (r"\log_2 8", "2"), (r"\ln 2", r"\log_2 3"), (r"60^\circ", "61")],
   "text": [("Evelyn", "Briana"), ("yes", "no"), ("d", r"\text{E}"), ("B", "C")],
 }  # fmt: skip
+DIFFERENT["large"] = [
+  (r"10^{200}\sqrt{2}", r"10^{200}\sqrt{2}+1"), (r"10^{40}x", r"10^{40}x+1"),
+  (r"e^{200}", r"e^{200}+1"), (r"10^{30}", r"10^{30}+1"),
+]  # fmt: skip
+EQUAL["large"] = [(r"e^{200}", r"e^{100} \cdot e^{100}"), (r"10^{40}x", r"10^{20}x \cdot 10^{20}")]

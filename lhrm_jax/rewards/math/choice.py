@@ -2,6 +2,8 @@
 
 import re
 
+from lhrm_jax.rewards.math import clean
+
 _GOLD = re.compile(
   r"^\W*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])(?:[.):]|(?=\W*$)))\s*(.*)$",
   re.S,
@@ -26,7 +28,7 @@ def letter_of(gold: str) -> tuple[str, str] | None:
 
 def picked(text: str) -> str | None:
   """The letter a short answer, such as the content of a box, is; `None` if none or several."""
-  plain = re.sub(r"\\(?:text\w*|math\w+|mbox)\s*|[{}$]|\\[()\[\]]", " ", text[:300]).strip()
+  plain = re.sub(r"[{}$*]|\\[()\[\]]", " ", clean.unwrap(text[:300])).strip()
   head = re.match(r"^\(?\s*([A-J])\s*(?:\)|[.:]|$)\s*(.*)$", plain, re.S)
   if head is None:
     return None

@@ -162,13 +162,18 @@ _WRAPPER = re.compile(
 _SQUASH = re.compile(r"[\s{}$~]+|\\[,;:!() \[\]]")
 
 
+def unwrap(text: str) -> str:
+  """`text` without the commands that only set its size, font and spacing."""
+  return _SPACES.sub(" ", _LAYOUT.sub(" ", _SIZES.sub("", _WRAPPER.sub("", text))))
+
+
 def squash(text: str) -> str:
   """A form for comparing answers as text: wrappers, spaces, braces and end marks taken out.
 
   A word is compared without regard to case; a single letter keeps its case, because x is not X.
   """
   text = normalise_unicode(text[:MAX_RAW_CHARS])
-  text = _SIZES.sub("", _WRAPPER.sub("", text.replace(r"\{", "<<").replace(r"\}", ">>")))
+  text = unwrap(text.replace(r"\{", "<<").replace(r"\}", ">>"))
   spaced = re.sub(r"[{}$]", " ", text)
   text = _SQUASH.sub("", text).strip(".,;:!")
   # Dots inside abbreviations (p.m.) do not count; decimal points do.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 
 from lhrm_jax.rewards.math import nodes, vocabulary
@@ -23,6 +23,7 @@ MAX_EXPONENT_SIZE = 1_000_000  # of the logarithm of a number
 MAX_ANGLE = 10**12
 DIGITS, CLOSE = 60, 35
 CONSTANT_DIGITS, CONSTANT_CLOSE = 180, 150
+MAX_EXTRA_DIGITS = 600
 
 
 class NotExact(ValueError):
@@ -335,35 +336,29 @@ def agree(
   a: Node, b: Node, digits: int, point: int, close: int, log_base: str, *, complex_too: bool
 ) -> bool | None:
   """Whether `a` and `b` agree at one point; `None` where one of them has no (real) value there."""
-  evaluate = Evaluator(digits, point, log_base)
-  try:
-    x, y = evaluate(a), evaluate(b)
-  except Undefined:
-    return None
-  mp = evaluate.mp
-  if mp.isnan(x) or mp.isnan(y):
-    return None
-  if mp.isinf(x) or mp.isinf(y):
-    return bool(x == y)
+  for _ in range(2):
+    evaluate = Evaluator(digits, point, log_base)
+    mp = evaluate.mp
+    try:
+      x, y = evaluate(a), evaluate(b)
+    except Undefined:
+      return None
+    if mp.isnan(x) or mp.isnan(y):
+      return None
+    if mp.isinf(x) or mp.isinf(y):
+      return bool(x == y)
+    size = max(abs(x), abs(y))
+    if size < 10**10:
+      break
+    # Large values get digits for their whole part too, so that n and n + 1 differ at any size.
+    extra = 60 * math.ceil(float(mp.log10(size)) / 60)
+    if extra > MAX_EXTRA_DIGITS:
+      return None
+    digits += extra
   tiny = mp.mpf(10) ** -close
   for value in (x, y):
     if not complex_too and abs(mp.im(value)) > tiny * max(1, abs(value)):
       return None
   # What is left of terms that cancel is noise in the last digits, whatever the values' size.
-  noise = mp.mpf(10) ** (10 - digits)
-  return bool(abs(x - y) <= max(tiny * max(abs(x), abs(y)), noise))
-
-
-def ordered(values: Sequence[Node]) -> list[Node]:
-  """Real constants in ascending order.
-
-  Raises:
-    Undefined: one of them is not a real constant.
-  """
-  evaluate = Evaluator(DIGITS, 0)
-  keyed = []
-  for value in values:
-    if nodes.symbols(value):
-      raise Undefined("a variable has no place on the line")
-    keyed.append((evaluate._real(evaluate(value)), value))
-  return [value for _, value in sorted(keyed, key=lambda pair: pair[0])]
+  noise = mp.mpf(10) ** -(close + 15)
+  return bool(abs(x - y) <= max(tiny * min(size, 1), noise))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from lhrm_jax.rewards.math import clean
+from lhrm_jax.rewards.math import clean, units
 
 # Only the end of a long response is searched, so that the time a search takes is bounded.
 MAX_TAIL = 60_000
@@ -122,11 +122,17 @@ _MATH = re.compile(
 )
 _PROSE = re.compile(
   r"\\(?:text\w*|mbox|mathrm|operatorname|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+"
-  r"|\b(?:and|or|sqrt|pi|sin|cos|tan|log|ln|exp|percent|pct|percentage|units?|inf|infinity)\b"
+  r"|(?<=[\d)])(?:and|or)(?=[^a-z])|\b(?:and|or|sqrt|pi|sin|cos|tan|log|ln|exp|percent|pct|percentage|units?|inf|infinity)\b"
 )
 # Letters of a script no mathematics is written in.
 _FOREIGN = re.compile(r"[\u00c0-\u024f\u0400-\u1fff\u3000-\ud7ff]")
 _LETTERS = re.compile(r"[^\W\d_]{3,}")
+
+
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_SMALL_WORDS = frozenset(
+  ["is", "it", "so", "of", "to", "we", "he", "in", "at", "be", "by", "on", "no"]
+)
 
 
 def is_bare(text: str) -> bool:
@@ -139,8 +145,10 @@ def is_bare(text: str) -> bool:
     _FOREIGN.search(text) and re.search(r"\d", text)
   ):
     return False
-  without = _PROSE.sub(" ", text)
-  return len(_LETTERS.findall(without)) <= (1 if not _MATH.search(text) else 0)
+  words = [word for word in _WORD.findall(_PROSE.sub(" ", text)) if not units.is_unit_word(word)]
+  if re.search(r"\d", text) or _MATH.search(text):
+    return not any(len(word) > 2 or word.lower() in _SMALL_WORDS for word in words)
+  return len(text.split()) <= 3
 
 
 # Statements.

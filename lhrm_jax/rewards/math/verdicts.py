@@ -66,7 +66,10 @@ def answer_part(response: str) -> tuple[str | None, str]:
     return parsed.answer, "the response never closes its mode"
   # Without an opening tag: a reasoning model whose template opens the tag closes it only.
   _, closed, tail = text.rpartition(tags.CLOSING_TAGS[tags.THINK])
-  return (tail if closed else text), ""
+  part = tail if closed else text
+  if any(tag in part for tag in tags.OPENING_TAGS):
+    return None, "the response opens a mode inside its text and does not close it"
+  return part, ""
 
 
 def _judge(golds: list[str], answer: str) -> Verdict:
