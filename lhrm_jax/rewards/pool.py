@@ -65,17 +65,17 @@ class VerifierPool:
     self._jobs: queue.Queue = queue.Queue()
     self._closed = False
     self._lock = threading.Lock()
-    started = [_Worker(self._command) for _ in range(workers)]  # all at once, then wait for each
+    self.workers = [_Worker(self._command) for _ in range(workers)]  # all start at the same time
     try:
-      for worker in started:
+      for worker in self.workers:
         worker.wait_ready()
     except Exception:
-      for worker in started:
+      for worker in self.workers:
         worker.kill()
       raise
     self._threads = [
-      threading.Thread(target=self._serve, args=(worker,), daemon=True, name=f"verifier-{i}")
-      for i, worker in enumerate(started)
+      threading.Thread(target=self._serve, args=(i,), daemon=True, name=f"verifier-{i}")
+      for i in range(workers)
     ]
     for thread in self._threads:
       thread.start()
@@ -142,8 +142,9 @@ class VerifierPool:
   def __exit__(self, *_) -> None:
     self.close()
 
-  def _serve(self, worker: _Worker) -> None:
+  def _serve(self, slot: int) -> None:
     """One thread feeds one worker, and replaces it when it hangs or dies."""
+    worker = self.workers[slot]
     try:
       while (job := self._jobs.get()) is not None:
         batch, i, gold, response = job
@@ -154,7 +155,7 @@ class VerifierPool:
             self.replaced += 1
         batch.put(i, verdict)
         if not alive and not self._closed:
-          worker = self._replacement()
+          worker = self.workers[slot] = self._replacement()
     finally:
       worker.kill()
 

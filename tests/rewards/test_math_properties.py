@@ -1,4 +1,5 @@
 """Properties the verifier keeps for every answer, not only for those we thought of."""
+# ruff: noqa: E501 - tables of notation
 
 import random
 import resource

@@ -1,4 +1,5 @@
 """The verifier: what counts as the answer of a response, and when two answers are equal."""
+# ruff: noqa: E501 - tables of answers
 
 import pathlib
 import subprocess

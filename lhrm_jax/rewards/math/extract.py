@@ -35,6 +35,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=[\dA-Za-z])")
 
 def find(text: str) -> Found | None:
   """The answer `text` commits to, or `None`."""
+  text = text.replace("\0", " ")  # the mark of a formula below
   text = _STOP.split(text[-MAX_TAIL:] if len(text) > MAX_TAIL else text, maxsplit=1)[0]
   text = _PLEASANTRY.sub("", _CALCULATOR.sub("", text)).strip()
   if not text:
