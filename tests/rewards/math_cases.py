@@ -115,3 +115,19 @@ DIFFERENT["large"] = [
   (r"e^{200}", r"e^{200}+1"), (r"10^{30}", r"10^{30}+1"),
 ]  # fmt: skip
 EQUAL["large"] = [(r"e^{200}", r"e^{100} \cdot e^{100}"), (r"10^{40}x", r"10^{20}x \cdot 10^{20}")]
+EQUAL["spot checks"] = [
+  ("(x,y)=(1,2)", "y=2,x=1"), ("x=1,y=2", "y=2,x=1"), (r"\frac{a}{b}", "ab^{-1}"), ("x y^2", "xy^2"),
+  ("7", r"7,7"), ("7", "[7]"), ("7", r"x\approx 7"), ("3.5", r"\frac{7}{2}=3.5"), ("0.12", r"12\%"),
+  ("17", r"\text{17 apples}"), ("17", r"\mathrm{Area} = 17"), ("17", r"17\ \mathrm{cm}"),
+  (r"x^2+y^2=4", "y^2 = 4 - x^2"), (r"\pi", "3.14159265358979"), (r"\ln|x|+C", r"\ln|x|+C"),
+  (r"\mathbb{Z}", r"\mathbb{Z}"), (r"3\text{ hours}", r"180\text{ minutes}"), ("4e3", "4000"),
+  (r"8\pi", r"8 \pi \text{ units}^2"), (r"-1 \pm i", "-1+i,-1-i"), (r"x \equiv 2 \pmod 5", r"x\equiv2\pmod{5}"),
+  (r"\begin{pmatrix} 1 \\ 4 \end{pmatrix}", r"\begin{pmatrix} 1 \\[2pt] 4 \end{pmatrix}"),
+]  # fmt: skip
+DIFFERENT["spot checks"] = [
+  ("7", "6=7"), ("7", "7=8"), ("7", "x=6, y=7"), ("7", "7; 8"), ("7", r"7\\8"), ("7", r"\text{7 or 8}"),
+  ("7", "7 (8)"), ("12", "1,2"), ("1,2", "12"), ("x=7", "y=7"), ("-5", "|-5|"), ("A", r"\textbf{(B)}\ 5"),
+  (r"3\frac{1}{2}", r"\frac{3}{2}"), (r"\infty", r"-\infty"), ("2:3", "3:2"), ("3i", "3"), ("101_2", "101_3"),
+  (r"\sqrt{2}", "1.41421356"), ("0", r"\emptyset"), ("(3,-3)", r"\pm3"), ("[1,2]", "1,2"), (r"\mathbb{Z}", r"\mathbb{Q}"),
+  ("xy^2", "(xy)^2"), ("5", r"\text{5 or 6}"),
+]  # fmt: skip

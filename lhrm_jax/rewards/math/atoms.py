@@ -122,11 +122,11 @@ def _word(p: Parser) -> Node:
   if len(text) > 1:
     if len(text) > 40:
       raise Unreadable("a word this long is no product")
-    # A run of letters is a product; what follows (subscript, bracket) belongs to the last one.
+    # A run of letters is a product, of which this factor is the first letter: in `xy^2` the power
+    # belongs to the last.
     p.at -= 1
-    p.items[p.at] = tokens.Token("word", text[-1])
-    last = _word(p)
-    return Op("mul", (*(Sym(letter) for letter in text[:-1]), last))
+    p.items[p.at] = tokens.Token("word", text[1:])
+    return Sym(text[0])
   return _named(p, text)
 
 

@@ -27,6 +27,10 @@ def _same(gold: Node, answer: Node) -> bool | None:
   if intervals.is_set(gold) or intervals.is_set(answer):
     return _same_sets(gold, answer)
   gold, answer = _single(gold), _single(answer)
+  if _is_list_of_equations(answer):
+    gold = equations.as_record(gold)
+  if _is_list_of_equations(gold):
+    answer = equations.as_record(answer)
   if isinstance(gold, Rel) or isinstance(answer, Rel):
     return _same_relations(gold, answer)
   if isinstance(gold, Matrix) or isinstance(answer, Matrix):
@@ -97,6 +101,10 @@ def _single(node: Node) -> Node:
   return node
 
 
+def _is_list_of_equations(node: Node) -> bool:
+  return isinstance(node, Seq) and all(isinstance(item, Rel) for item in node.items)
+
+
 def _same_sequences(gold: Node, answer: Node) -> bool | None:
   free = (",", "{}")
   if not isinstance(answer, Seq):
@@ -117,10 +125,10 @@ def _same_sequences(gold: Node, answer: Node) -> bool | None:
     return _in_order(ours, theirs) if in_order else _as_sets(ours, theirs)
   if "{}" in (gold.brackets, answer.brackets):
     return False
-  if len(gold.items) == 2 and gold.brackets != answer.brackets and "," not in (
-    gold.brackets, answer.brackets,
-  ):  # fmt: skip
-    return False  # (0, 1) is not [0, 1]
+  # (0, 1) is not [0, 1], and a bare 0, 1 can only be the first.
+  readings = {b if b != "," else "()" for b in (gold.brackets, answer.brackets)}
+  if len(gold.items) == 2 and len(readings) > 1:
+    return False
   return _in_order(
     [_unnamed(item) for item in gold.items], [_unnamed(item) for item in answer.items]
   )

@@ -22,6 +22,17 @@ def name(rel: Rel) -> Node | None:
   return next((arg for arg in rel.args[:-1] if is_name(arg)), None)
 
 
+def as_record(node: Node) -> Node:
+  """`(x, y) = (1, 2)` as `x = 1, y = 2`; any other node as it is."""
+  if not isinstance(node, Rel) or node.ops != ("=",):
+    return node
+  left, right = node.args
+  if not (isinstance(left, Seq) and isinstance(right, Seq) and len(left.items) == len(right.items)):
+    return node
+  pairs = zip(left.items, right.items, strict=True)
+  return Seq(",", tuple(Rel(("=",), pair) for pair in pairs))
+
+
 def is_name(node: Node) -> bool:
   if isinstance(node, Sym | Text):
     return True
@@ -42,8 +53,10 @@ def stated_value(rel: Rel) -> Node | None:
     return rel.args[0]  # 3 = x
   if name(rel) is not None:
     return given
-  constant = all(evaluate.is_scalar(arg) and not nodes.symbols(arg) for arg in rel.args)
-  return given if constant else None
+  if not all(evaluate.is_scalar(arg) and not nodes.symbols(arg) for arg in rel.args):
+    return None
+  # `2 + 2 = 4` states 4; `6 = 7` states nothing.
+  return given if evaluate.equal(rel.args[0], given) else None
 
 
 def renamed(left: Node, right: Node, body: Node) -> Node | None:

@@ -78,7 +78,7 @@ def _expand_signs(node: Node) -> Node:
       several = evaluate.uses(item, "pm", "mp") and isinstance(new, Seq)
       items.extend(new.items if several else (new,))
     return Seq(node.brackets, tuple(items))
-  return Seq(",", (_signed(node, True), _signed(node, False)))
+  return Seq("{}", (_signed(node, True), _signed(node, False)))
 
 
 def _signed(node: Node, plus: bool) -> Node:

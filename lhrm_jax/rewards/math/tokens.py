@@ -13,6 +13,7 @@ from lhrm_jax.rewards.math.vocabulary import COMMANDS, FUNCTIONS, SAME, TEXTS, T
 MAX_TOKENS = 600
 MAX_DIGITS = 400
 
+_COUNTED = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([a-zA-Z][a-zA-Z ]*)")
 _UNIT_LETTERS = ("m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A", "K")
 _WORD_LIST = re.compile(r"[\s,]*(?:,|and|or|&)[\s,]*", re.I)
 _TOKEN = re.compile(
@@ -113,6 +114,8 @@ def _text_command(text: str, i: int, name: str, tokens: list[Token], spaced: boo
   elif _WORD_LIST.fullmatch(inner) and bare:
     word = "or" if "or" in bare.lower() else "and" if "and" in bare.lower() else ","
     tokens.append(Token("op" if word == "," else "word", word, True))
+  elif counted := _COUNTED.fullmatch(bare):  # \text{17 apples}
+    tokens.extend([*tokenize(counted[1]), Token("text", counted[2], True)])
   elif bare in _UNIT_LETTERS and tokens and tokens[-1].kind == "num":
     tokens.append(Token("text", bare, spaced))
   elif (
