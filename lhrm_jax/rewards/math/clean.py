@@ -131,11 +131,11 @@ def clean(text: str, *, commas: str = "auto") -> str:
   text = _OPEN_FENCE.sub(" ", text)
   text = _FENCES.sub("", text)
   text = _LAYOUT.sub(" ", text)
+  text = _SPACES.sub(" ", text)
   if commas == "auto":
     text = _COMMA_THOUSANDS.sub(
       lambda m: _NOT_DIGIT.sub("", m[0]) if _outside_brackets(text, m.start()) else m[0], text
     )
-  text = _SPACES.sub(" ", text.replace(r"\quad", r" \quad ").replace(r"\qquad", " "))
   if r"\begin" not in text:
     text = _SPACED_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
   return strip_end(text)

@@ -275,7 +275,7 @@ class Parser:
       isinstance(node, Num)
       and token.spaced
       and token.text in ("m", "g", "s", "h", "L")
-      and self.peek(1).kind == "end"
+      and (self.peek(1).kind == "end" or self.peek(1).text == "}")
     )
 
   def starts_atom(self) -> bool:
