@@ -103,7 +103,7 @@ def evaluate(
   nonce = secrets.token_hex(16)
   job = {"nonce": nonce, "program": program, "setup": setup, "expressions": list(expressions)}
   result = sandbox.run(
-    [sandbox.interpreter(), "-I", "-S", "-B", "/work/harness.py"],
+    [sandbox.interpreter(), "-I", "-S", "-B", "/box/harness.py"],
     stdin=json.dumps(job).encode(),
     files={"harness.py": _HARNESS.read_text(encoding="utf-8")},
     limits=limits,
@@ -123,7 +123,7 @@ def evaluate(
 def _passes_io(program: str, cases: Sequence[dict], limits: sandbox.Limits | None) -> bool:
   for case in cases:
     result = sandbox.run(
-      [sandbox.interpreter(), "-I", "-S", "-B", "/work/program.py"],
+      [sandbox.interpreter(), "-I", "-S", "-B", "/box/program.py"],
       stdin=str(case["input"]).encode(),
       files={"program.py": program},
       limits=limits,

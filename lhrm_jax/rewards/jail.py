@@ -27,7 +27,7 @@ RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 409
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 DEVICES = ("null", "zero", "random", "urandom")
-WORK = "/work"
+WORK = "/box"
 POLL_S = 0.01
 # A user id no account has; one for each run, because the limit on processes counts by user.
 FIRST_UID = 2_000_000_000

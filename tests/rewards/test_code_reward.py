@@ -71,7 +71,7 @@ class TestPrograms:
   @pytest.mark.parametrize(
     "program",
     ["print(2)", "print(int(input()) + 1); raise SystemExit(1)", "", "print('2\\n6')",
-     "print(open('/work/expected').read())"],
+     "print(open('/box/expected').read())"],
   )  # fmt: skip
   def test_output_must_be_right_for_every_input(self, program):
     assert not code.passes(program, IO, LIMITS)

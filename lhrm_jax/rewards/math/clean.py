@@ -103,7 +103,7 @@ _NOT_DIGIT = re.compile(r"\D")
 _DELIMITERS = re.compile(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]|(?<!\\)\$")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2,}|[{}()$%])")
 _CURRENCY = re.compile(r"\\\$|[€£¥₹₽￥]")
-_SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:q?quad|thinspace|enspace|space)(?![a-zA-Z])|[~\s]+")
+_SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\q?quad|\\(?:thinspace|enspace|space)(?![a-zA-Z])|[~\s]+")
 
 
 def clean(text: str, *, commas: str = "auto") -> str:
