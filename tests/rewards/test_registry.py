@@ -112,7 +112,7 @@ def test_importing_the_package_is_light_and_exact_match_is_fast():
   )
   runs = [
     float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-    for _ in range(3)
+    for _ in range(5)
   ]
   assert min(runs) < 0.05
   exact = rewards.get("exact_match")
