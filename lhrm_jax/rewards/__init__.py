@@ -1,1 +1,10 @@
-from lhrm_jax.rewards.registry import get
+"""Scorers: what a response is worth.
+
+Importing this package registers the built-in rewards and loads nothing heavy; the mathematics
+verifier comes with the first call that needs it.
+"""
+
+from lhrm_jax.rewards import rules, shaping
+from lhrm_jax.rewards.registry import Composed, RewardFn, compose, get, names, register
+
+__all__ = ["Composed", "RewardFn", "compose", "get", "names", "register", "rules", "shaping"]

@@ -1,0 +1,347 @@
+"""The innermost level of the grammar: numbers, names, brackets, functions and matrices."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from lhrm_jax.rewards.math import nodes, tokens, vocabulary
+from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Seq, Sym, Text, Unreadable
+
+if TYPE_CHECKING:
+  from lhrm_jax.rewards.math.parse import Parser
+
+_CONSTANTS = {"pi": "pi", "infty": "oo", "inf": "oo", "infinity": "oo", "oo": "oo"}
+# Commands that never begin a factor.
+NO_ATOM = frozenset(
+  [r"\%", r"\pm", r"\mp", r"\cup", r"\cap", r"\setminus", r"\}", r"\rfloor", r"\rceil", r"\end",
+   r"\&", "\\\\", r"\circ", r"\prime", r"\and", r"\or", r"\#", r"\|"]
+)  # fmt: skip
+_CLOSERS = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",)}
+# Letters that stand for functions when an argument in brackets follows.
+_FUNCTION_LETTERS = frozenset("fghFGHPQRSTVWXYE")
+_GREEK_SYMBOL = re.compile(r"\\[a-zA-Z]+")
+MAX_CELLS = 100
+
+
+def atom(p: Parser) -> Node:
+  """Reads one factor without its exponent."""
+  token = p.peek()
+  if token.kind == "num":
+    return _number(p)
+  if token.kind == "text":
+    p.next()
+    return Text(token.text)
+  if token.kind == "word":
+    return _word(p)
+  if token.text in _CLOSERS:
+    return _bracketed(p)
+  if token.text == "{":
+    return p.braced()
+  if token.text == "|":
+    return _absolute(p)
+  if token.kind == "cmd":
+    return _command(p)
+  raise Unreadable(f"nothing in the grammar begins with {token.text or 'the end'!r}")
+
+
+def argument(p: Parser) -> Node:
+  """Reads one argument of a TeX command: a group, or a single symbol (`\\frac13`)."""
+  if p.peek().text == "{":
+    return p.braced()
+  token = p.peek()
+  if token.kind == "num" and len(token.text) > 1:
+    p.items[p.at] = tokens.Token("num", token.text[1:])
+    return Num(Fraction(token.text[0]))
+  if token.kind == "word" and len(token.text) > 1:
+    p.items[p.at] = tokens.Token("word", token.text[1:])
+    return Sym(token.text[0])
+  with p.deeper():
+    return atom(p)
+
+
+def primed(node: Node) -> Node:
+  if isinstance(node, Sym):
+    return Sym(node.name + "'")
+  raise Unreadable("a prime stands on a name only")
+
+
+def _number(p: Parser) -> Node:
+  text = p.next().text
+  whole, dot, decimals = text.partition(".")
+  # 0.1\overline{6} and 0.\overline{3}; the tokenizer leaves the dot of the second alone.
+  if p.peek().text in (r"\overline", r"\bar", r"\dot") and dot:
+    return _repeating(p, whole, decimals)
+  if p.peek().text == "_":
+    return _based(p, text)
+  digits = len((whole + decimals).lstrip("0")) if dot else 0
+  return Num(Fraction(text), digits)
+
+
+def _repeating(p: Parser, whole: str, decimals: str) -> Node:
+  p.next()
+  block = _digits_argument(p)
+  shift = 10 ** len(decimals)
+  start = Fraction(int((whole + decimals) or "0"), shift)
+  return Num(start + Fraction(int(block), shift * (10 ** len(block) - 1)))
+
+
+def _digits_argument(p: Parser) -> str:
+  braced = p.take("{")
+  token = p.next()
+  if token.kind != "num" or not token.text.isdigit():
+    raise Unreadable("only digits repeat")
+  if braced:
+    p.expect("}")
+  return token.text
+
+
+def _based(p: Parser, text: str) -> Node:
+  """`204_5`: an integer written in another base."""
+  p.expect("_")
+  base = int(_digits_argument(p)[:3])
+  if not 2 <= base <= 36:
+    raise Unreadable(f"{base} is no base of a number")
+  try:
+    value = int(text, base)
+  except ValueError:
+    raise Unreadable(f"{text} is no number in base {base}") from None
+  return Op("base", (Num(Fraction(value)), Num(Fraction(base))))
+
+
+def _word(p: Parser) -> Node:
+  token = p.next()
+  text = token.text
+  if text in vocabulary.FUNCTIONS:
+    return _function(p, text)
+  if text.lower() in _CONSTANTS:
+    return Sym(_CONSTANTS[text.lower()])
+  if text == "x" and p.peek().kind == "num" and not p.peek().spaced:
+    return Sym("x_" + p.next().text)
+  if len(text) > 1:
+    if len(text) > 40:
+      raise Unreadable("a word this long is no product")
+    # A run of letters is a product, of which this factor is the first letter: in `xy^2` the power
+    # belongs to the last.
+    p.at -= 1
+    p.items[p.at] = tokens.Token("word", text[1:])
+    return Sym(text[0])
+  return _named(p, text)
+
+
+def _named(p: Parser, name: str) -> Node:
+  """A symbol with its subscript, or a function letter with its argument."""
+  if p.peek().text == "_":
+    p.next()
+    name, node = _subscripted(p, name)
+    if node is not None:
+      return node
+  if p.peek().text == "(" and (name[0] in _FUNCTION_LETTERS or _lone_argument(p)):
+    inside = _bracketed(p)
+    args = inside.items if isinstance(inside, Seq) else (inside,)
+    return Op("call:" + name, args)
+  return Sym(name)
+
+
+def _lone_argument(p: Parser) -> bool:
+  """Whether what follows is one letter in brackets and nothing more, as in `p(x)`."""
+  return p.peek(1).kind == "word" and len(p.peek(1).text) == 1 and p.peek(2).text == ")"
+
+
+def _subscripted(p: Parser, name: str) -> tuple[str, Node | None]:
+  if p.peek().text != "{":
+    token = p.next()
+    if token.kind not in ("num", "word", "cmd", "text"):
+      raise Unreadable(f"{token.text!r} is no subscript")
+    return f"{name}_{token.text}", None
+  inner, i = [], 1
+  while p.peek(i).text != "}" or p.peek(i).kind == "text":
+    if p.peek(i).kind == "end":
+      raise Unreadable("a subscript is not closed")
+    inner.append(p.peek(i))
+    i += 1
+  if all(t.kind in ("num", "word", "text") or t.text in (",", "'") for t in inner):
+    p.at += i + 1
+    return name + "_" + "".join(t.text for t in inner), None
+  return name, Op("call:" + name + "_", (p.braced(),))
+
+
+def _bracketed(p: Parser) -> Node:
+  opening = p.next().text
+  if opening == r"\{" and p.take(r"\}"):
+    return Seq("{}", ())
+  with p.deeper():
+    bars, p.bars = p.bars, 0
+    inside = p.answer()
+    p.bars = bars
+  closing = p.expect(*_CLOSERS[opening]).text
+  if opening == r"\{":
+    items = inside.items if isinstance(inside, Seq) and inside.brackets == "," else (inside,)
+    return Seq("{}", items)
+  if isinstance(inside, Seq) and inside.brackets == ",":
+    return Seq(opening + closing, inside.items)
+  if isinstance(inside, nodes.Rel):
+    return inside
+  if opening + closing in ("()", "[]"):
+    return inside  # grouping only
+  raise Unreadable(f"{opening} {closing} around a single value")
+
+
+def _absolute(p: Parser) -> Node:
+  p.expect("|")
+  p.bars += 1
+  with p.deeper():
+    inside = p.sum()
+  p.bars -= 1
+  p.expect("|")
+  return Op("abs", (inside,))
+
+
+def _command(p: Parser) -> Node:
+  name = p.next().text[1:]
+  if name in ("frac", "binom"):
+    top, bottom = argument(p), argument(p)
+    return Op("div" if name == "frac" else "binom", (top, bottom))
+  if name == "sqrt":
+    return _root(p)
+  if name in vocabulary.FUNCTIONS:
+    return _function(p, name)
+  if name in ("pi", "infty"):
+    return Sym(_CONSTANTS[name])
+  if name in ("lfloor", "lceil"):
+    with p.deeper():
+      inside = p.sum()
+    p.expect(r"\rfloor", r"\rceil")
+    return Op("floor" if name == "lfloor" else "ceil", (inside,))
+  if name == "begin":
+    return _matrix(p)
+  if name == "emptyset":
+    return Seq("{}", ())
+  if name.startswith("R") and len(name) <= 2:
+    if name == "R":
+      return Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
+    return Sym("set_" + name[1:])
+  if name in ("overline", "bar", "cancel"):
+    return argument(p)
+  if name in ("angle", "triangle"):
+    return argument(p)
+  if name in ("sum", "prod"):
+    return _big(p, name)
+  if name.isalpha():
+    return _named(p, "\\" + name)
+  raise Unreadable(f"nothing in the grammar begins with \\{name}")
+
+
+def _root(p: Parser) -> Node:
+  degree: Node = Num(Fraction(2))
+  if p.take("["):
+    with p.deeper():
+      degree = p.sum()
+    p.expect("]")
+  if p.peek().kind == "num":  # \sqrt12 is meant as \sqrt{12}
+    return Op("root", (Num(Fraction(p.next().text)), degree))
+  return Op("root", (argument(p), degree))
+
+
+def _function(p: Parser, name: str) -> Node:
+  r"""A named function: `\sin x`, `\sin^2(x)`, `\log_2 8`, `sqrt(2)`, `max(a, b)`."""
+  if name == "sqrt":
+    return _root(p)
+  base = power = None
+  for _ in range(2):
+    if p.take("_"):
+      base = argument(p)
+    elif p.take("^"):
+      power = p.exponent()
+  with p.deeper():
+    arg = _function_argument(p)
+  args = arg.items if isinstance(arg, Seq) else (arg,)
+  if not args:
+    raise Unreadable(f"{name} of nothing")
+  if base is not None:
+    args = (*args, base)
+  inverse = power is not None and power == Op("neg", (Num(Fraction(1)),))
+  node = Op(f"fn:{'arc' + name if inverse else name}", args)
+  return node if power is None or inverse else Op("pow", (node, power))
+
+
+def _function_argument(p: Parser) -> Node:
+  """What a function applies to: brackets, or the factors up to the next sign or function."""
+  if p.peek().text in ("(", "[", "{"):
+    inside = atom(p)
+    if p.peek().text != "^":
+      return inside
+    p.next()
+    return Op("pow", (inside, p.exponent()))
+  negative = p.take("-")
+  factors = [p.power()]
+  while p.starts_atom() and not _is_function(p.peek()) and p.peek().text not in ("(", "["):
+    factors.append(p.power())
+  node = factors[0] if len(factors) == 1 else Op("mul", tuple(factors))
+  return Op("neg", (node,)) if negative else node
+
+
+def _is_function(token: tokens.Token) -> bool:
+  return token.text.lstrip("\\") in vocabulary.FUNCTIONS
+
+
+def _big(p: Parser, name: str) -> Node:
+  r"""`\sum_{k=0}^{n} body`: kept as an unevaluated function of its bounds and its body."""
+  low = high = Num(Fraction(0))
+  for _ in range(2):
+    if p.take("_"):
+      low = argument(p)
+    elif p.take("^"):
+      high = p.exponent()
+  bound = None
+  if isinstance(low, nodes.Rel) and isinstance(low.args[0], Sym):
+    bound, low = low.args[0].name, low.args[-1]
+  with p.deeper():
+    body = p.factors()
+  if bound is not None:
+    body = rename(body, bound, "bound")
+  return Op(f"call:{name}", (low, high, body))
+
+
+def rename(node: Node, old: str, new: str) -> Node:
+  """`node` with the symbol `old` called `new`."""
+  if isinstance(node, Sym):
+    return Sym(new) if node.name == old else node
+  return nodes.rebuild(node, tuple(rename(child, old, new) for child in nodes.children(node)))
+
+
+def _environment(p: Parser) -> str:
+  p.expect("{")
+  name = ""
+  while p.peek().text != "}":
+    if p.peek().kind == "end":
+      raise Unreadable("an environment has no name")
+    name += p.next().text
+  p.expect("}")
+  return name
+
+
+def _matrix(p: Parser) -> Node:
+  name = _environment(p)
+  if name not in vocabulary.MATRICES:
+    raise Unreadable(f"the environment {name} is outside the grammar")
+  if name == "array":
+    _environment(p)  # the columns
+  rows, row = [], []
+  while True:
+    with p.deeper():
+      row.append(p.item())
+    if p.take("&"):
+      continue
+    rows.append(tuple(row))
+    row = []
+    while p.take("\\\\"):
+      pass
+    if p.take(r"\end"):
+      break
+    if sum(len(r) for r in rows) > MAX_CELLS:
+      raise nodes.TooBig(f"a matrix of more than {MAX_CELLS} cells")
+  if _environment(p) != name or len({len(r) for r in rows}) != 1:
+    raise Unreadable("a matrix with rows of different length")
+  return Matrix(tuple(rows))

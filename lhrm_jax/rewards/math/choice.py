@@ -1,0 +1,48 @@
+"""Multiple choice: which letter a gold asks for and which one a response picks."""
+
+import re
+
+from lhrm_jax.rewards.math import clean
+
+_GOLD = re.compile(
+  r"^\W*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])(?:[.):]|(?=\W*$)))\s*(.*)$",
+  re.S,
+)
+_LETTER = re.compile(r"(?<![A-Za-z'\\])\(?([A-J])\)?(?![A-Za-z'])")
+_PICK = re.compile(
+  r"(?:answer(?:\s+\w+){0,3}?\s*(?:is|:)|r\u00e9ponse\s+est|option|choice|choose|it'?s|it is|pick"
+  r"|\u7b54\u6848\u662f)[\s*:]*(?:for sure |definitely |clearly |option |choice )*"
+  r"[\s*:$\\({]*(?:(?:text|textbf|mathrm|mathbf|boxed)\{)*\(?([A-J])\)?(?![A-Za-z'])"
+)
+_HEAD = re.compile(r"^\W*([A-J])(?:[.):\u3002\uff1a]|\s*$)")
+
+
+def letter_of(gold: str) -> tuple[str, str] | None:
+  """The letter a gold asks for and the option's own text, or `None` if it is no choice."""
+  match = _GOLD.match(gold.strip())
+  if match is None:
+    return None
+  rest = match[3].strip(" }$.)")
+  return (match[1] or match[2], rest)
+
+
+def picked(text: str) -> str | None:
+  """The letter a short answer, such as the content of a box, is; `None` if none or several."""
+  plain = re.sub(r"[{}$*]|\\[()\[\]]", " ", clean.unwrap(text[:300])).strip()
+  head = re.match(r"^\(?\s*([A-J])\s*(?:\)|[.:]|$)\s*(.*)$", plain, re.S)
+  if head is None:
+    return None
+  others = set(_LETTER.findall(head[2])) - {head[1]}
+  return None if others - {"A"} or re.search(r"\b(?:or|and)\b|,\s*\(?[A-J]\b", head[2]) else head[1]
+
+
+def stated(text: str) -> str | None:
+  """The letter the end of a longer text commits to."""
+  text = text[-1500:]
+  picks = _PICK.findall(text)
+  if picks:
+    last = list(_PICK.finditer(text))[-1]
+    rest = text[last.end() : last.end() + 20]
+    return None if re.match(r"\s*(?:or|and|/|,)\s*\(?[A-J]\b", rest) else picks[-1]
+  head = _HEAD.match(text)
+  return head[1] if head else None

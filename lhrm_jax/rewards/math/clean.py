@@ -1,0 +1,183 @@
+"""Takes LaTeX noise and Unicode variants out of an answer, before anything is parsed.
+
+Everything here is a linear pass over a string that `MAX_CHARS` already bounds.
+"""
+
+# ruff: noqa: RUF001 - look-alike characters are what this file is about
+import re
+import unicodedata
+
+from lhrm_jax.rewards.math.nodes import TooBig
+
+# An answer longer than this is no answer. Redundant braces are taken out before the second cap.
+MAX_RAW_CHARS = 20_000
+MAX_CHARS = 1_500
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
+_UNICODE = {
+  "−": "-", "–": "-", "—": "-", "﹣": "-", "‐": "-", "‑": "-", "×": r"\times ", "✕": r"\times ",
+  "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "÷": r"\div ", "∕": "/", "⁄": "/",
+  "√": r"\sqrt ", "∛": r"\sqrt[3] ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ",
+  "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ",
+  "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "°": r"^\circ ", "º": r"^\circ ",
+  "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "θ": r"\theta ", "α": r"\alpha ",
+  "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ",
+  "ω": r"\omega ", "σ": r"\sigma ", "ρ": r"\rho ", "τ": r"\tau ", "ε": r"\epsilon ",
+  "Δ": r"\Delta ",
+  "ℝ": r"\R ", "∣": "|", "｜": "|", "…": r"\ldots ", "′": "'", "’": "'", "‘": "'", "“": '"',
+  "”": '"', "、": ",", "，": ",", "。": ".", "⟨": r"\langle ", "⟩": r"\rangle ",
+}  # fmt: skip
+_UNICODE_RE = re.compile("[" + "".join(_UNICODE) + "]")
+_SUPERSCRIPT_RE = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SUBSCRIPT_RE = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋]+")
+
+
+def normalise_unicode(text: str) -> str:
+  """Rewrites digits, minus signs, fractions and operators of Unicode as ASCII and LaTeX."""
+  if text.isascii():
+    return text
+  text = _SUPERSCRIPT_RE.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
+  text = _SUBSCRIPT_RE.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
+  text = _UNICODE_RE.sub(lambda m: _UNICODE[m[0]], text)
+  out = []
+  for char in text:
+    if char.isascii():
+      out.append(char)
+      continue
+    digit = unicodedata.digit(char, None)
+    if digit is not None:
+      out.append(str(digit))
+      continue
+    plain = unicodedata.normalize("NFKC", char)
+    if "⁄" in plain:  # a vulgar fraction: 1/2
+      top, _, bottom = plain.partition("⁄")
+      out.append(rf"\frac{{{top}}}{{{bottom}}}")
+    elif unicodedata.category(char) in ("Zs", "Cf"):
+      out.append(" " if unicodedata.category(char) == "Zs" else "")
+    else:
+      out.append(plain)
+  # NFKC may itself bring out a character of the table (a full-width minus, say).
+  return _UNICODE_RE.sub(lambda m: _UNICODE[m[0]], "".join(out))
+
+
+def collapse_braces(text: str) -> str:
+  """Takes out doubled braces, `{{x}}` to `{x}`, in one pass; unbalanced text stays as it is."""
+  if "{{" not in text:
+    return text
+  partner: dict[int, int] = {}
+  stack = []
+  for i, char in enumerate(text):
+    if char == "{" and not _escaped(text, i):
+      stack.append(i)
+    elif char == "}" and not _escaped(text, i):
+      if not stack:
+        return text
+      partner[stack.pop()] = i
+  if stack:
+    return text
+  drop = set()
+  for i, j in partner.items():
+    if partner.get(i + 1) == j - 1:
+      drop.update((i + 1, j - 1))
+  return "".join(char for i, char in enumerate(text) if i not in drop)
+
+
+def _escaped(text: str, i: int) -> bool:
+  return i > 0 and text[i - 1] == "\\"
+
+
+_ROW_GAP = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm)\s*\]")
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?(?=\s*)")
+_FENCES = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])")
+_OPEN_FENCE = re.compile(r"\\(?:left|right)\s*\.")
+_LAYOUT = re.compile(
+  r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|nonumber|hfill|hline"
+  r"|phantom\{[^{}]*\}|hspace\*?\{[^{}]*\}|vspace\*?\{[^{}]*\})(?![a-zA-Z])"
+)
+# Thousands written with a separator that can be nothing else: `{,}`, `,\!`, `\,`.
+_TEX_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,?\s*\\[!,;:]|,\s*\\ )\s*\d{3})+(?!\d)")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,/}])\d{1,3}(?:[ ~]\d{3})+(?![\d/])")
+_COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_NOT_DIGIT = re.compile(r"\D")
+_DELIMITERS = re.compile(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]|(?<!\\)\$")
+_DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2,}|[{}()$%])")
+_CURRENCY = re.compile(r"\\\$|[€£¥₹₽￥]")
+_SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\q?quad|\\(?:thinspace|enspace|space)(?![a-zA-Z])|[~\s]+")
+
+
+def clean(text: str, *, commas: str = "auto") -> str:
+  """Returns `text` with noise removed, ready for the tokenizer.
+
+  Args:
+    text: an answer, with or without mathematics delimiters.
+    commas: how `1,234` outside brackets is read: `"auto"` as one number, `"list"` as two.
+
+  Raises:
+    TooBig: the text is longer than an answer may be.
+  """
+  if len(text) > MAX_RAW_CHARS:
+    raise TooBig(f"the answer has {len(text)} characters, more than {MAX_RAW_CHARS}")
+  text = normalise_unicode(text)
+  if r"\\begin" in text or r"\begin" not in text:
+    text = _DOUBLED.sub(lambda _: "\\", text)  # text that was escaped twice
+  text = collapse_braces(text)
+  if len(text) > MAX_CHARS:
+    raise TooBig(f"the answer has {len(text)} characters, more than {MAX_CHARS}")
+  text = _ROW_GAP.sub(r"\\\\ ", text)
+  text = _CURRENCY.sub(" ", text)
+  text = _DELIMITERS.sub(" ", text)
+  text = _TEX_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
+  text = _OPEN_FENCE.sub(" ", text)
+  text = _FENCES.sub("", text)
+  text = _LAYOUT.sub(" ", text)
+  text = _SPACES.sub(" ", text)
+  if commas == "auto":
+    text = _COMMA_THOUSANDS.sub(
+      lambda m: _NOT_DIGIT.sub("", m[0]) if _outside_brackets(text, m.start()) else m[0], text
+    )
+  if r"\begin" not in text:
+    text = _SPACED_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
+  return strip_end(text)
+
+
+def strip_end(text: str) -> str:
+  """Takes off space around `text` and the marks that end its sentence, but no factorial."""
+  text = text.strip()
+  while text and (text[-1] in ".,;:" or (text[-1] == "\\")):
+    text = text[:-1].rstrip()
+  return text
+
+
+def _outside_brackets(text: str, end: int) -> bool:
+  head = text[:end]
+  opened = head.count("(") + head.count("[") + head.count(r"\{")
+  return opened <= head.count(")") + head.count("]") + head.count(r"\}")
+
+
+_WRAPPER = re.compile(
+  r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname"
+  r"|boldsymbol|bm|bf|rm|it)\*?(?![a-zA-Z])"
+)
+_SQUASH = re.compile(r"[\s{}$~]+|\\[,;:!() \[\]]")
+
+
+def unwrap(text: str) -> str:
+  """`text` without the commands that only set its size, font and spacing."""
+  return _SPACES.sub(" ", _LAYOUT.sub(" ", _SIZES.sub("", _WRAPPER.sub("", text))))
+
+
+def squash(text: str) -> str:
+  """A form for comparing answers as text: wrappers, spaces, braces and end marks taken out.
+
+  A word is compared without regard to case; a single letter keeps its case, because x is not X.
+  """
+  text = normalise_unicode(text[:MAX_RAW_CHARS])
+  text = unwrap(text.replace(r"\{", "<<").replace(r"\}", ">>"))
+  spaced = re.sub(r"[{}$]", " ", text)
+  text = _SQUASH.sub("", text).strip(".,;:!")
+  # Dots inside abbreviations (p.m.) do not count; decimal points do.
+  text = re.sub(r"(?<=[a-zA-Z])\.|\.(?=[a-zA-Z])", "", text)
+  if re.fullmatch(r"[\s\w.,:;!?'\"()-]*", spaced) and re.search(r"[a-zA-Z]{3}|[ap]\.?m\b", spaced):
+    text = text.casefold()
+  return text

@@ -1,0 +1,120 @@
+"""What relations say: the value an equation states, and when two relations are one."""
+
+from __future__ import annotations
+
+from lhrm_jax.rewards.math import atoms, evaluate, nodes
+from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
+from lhrm_jax.rewards.math.threeway import all_true
+
+
+def is_equation(rel: Rel) -> bool:
+  return all(op in ("=", "~", "==") for op in rel.ops)
+
+
+def value(rel: Rel) -> Node:
+  """The last side of a chain of equalities; an approximation counts only where nothing is exact."""
+  cut = rel.ops.index("~") if "~" in rel.ops else len(rel.args) - 1
+  return rel.args[-1] if cut == 0 and is_name(rel.args[0]) else rel.args[cut]
+
+
+def name(rel: Rel) -> Node | None:
+  """The side of an equation that only names what the equation gives, if there is one."""
+  return next((arg for arg in rel.args[:-1] if is_name(arg)), None)
+
+
+def as_record(node: Node) -> Node:
+  """`(x, y) = (1, 2)` as `x = 1, y = 2`; any other node as it is."""
+  if not isinstance(node, Rel) or node.ops != ("=",):
+    return node
+  left, right = node.args
+  if not (isinstance(left, Seq) and isinstance(right, Seq) and len(left.items) == len(right.items)):
+    return node
+  pairs = zip(left.items, right.items, strict=True)
+  return Seq(",", tuple(Rel(("=",), pair) for pair in pairs))
+
+
+def is_name(node: Node) -> bool:
+  if isinstance(node, Sym | Text):
+    return True
+  if isinstance(node, Seq):
+    return all(map(is_name, node.items))
+  if isinstance(node, Op):
+    if node.kind.startswith("call:"):
+      return True
+    if node.kind in ("abs", "mul", "div", "ratio") or node.kind.startswith("fn:"):
+      return all(map(is_name, node.args))
+  return False
+
+
+def stated_value(rel: Rel) -> Node | None:
+  """What `x = 3` or `2 + 2 = 4` states; `None` for an equation that states a relation."""
+  given = value(rel)
+  if is_name(given) and len(rel.args) == 2 and not nodes.symbols(rel.args[0]):
+    return rel.args[0]  # 3 = x
+  if name(rel) is not None:
+    return given
+  if not all(evaluate.is_scalar(arg) and not nodes.symbols(arg) for arg in rel.args):
+    return None
+  # `2 + 2 = 4` states 4; `6 = 7` states nothing.
+  return given if evaluate.equal(rel.args[0], given) else None
+
+
+def renamed(left: Node, right: Node, body: Node) -> Node | None:
+  """`body` with the variable of `f(x)` renamed to that of `f(n)`; `None` if the names differ."""
+  if not (isinstance(left, Op) and isinstance(right, Op) and left.kind == right.kind):
+    return None
+  if not left.kind.startswith("call:") or len(left.args) != len(right.args):
+    return None
+  for new, old in zip(left.args, right.args, strict=True):
+    if not (isinstance(new, Sym) and isinstance(old, Sym)):
+      return None
+    body = atoms.rename(body, old.name, new.name)
+  return body
+
+
+def difference(rel: Rel) -> Node:
+  return Op("add", (rel.args[0], Op("neg", (rel.args[-1],))))
+
+
+def proportional(a: Node, b: Node, *, positive: bool = False) -> bool | None:
+  """Whether `a = c b` for a constant `c` other than 0, so that both vanish together."""
+  if not (evaluate.is_scalar(a) and evaluate.is_scalar(b)) or nodes.symbols(a) != nodes.symbols(b):
+    return False
+  ratios = []
+  for point in range(4):
+    evaluator = evaluate.Evaluator(evaluate.DIGITS, point)
+    try:
+      x, y = evaluator(a), evaluator(b)
+    except evaluate.Undefined:
+      continue
+    if x == 0 or y == 0 or not evaluator.mp.isfinite(x) or not evaluator.mp.isfinite(y):
+      return None
+    ratios.append(x / y)
+  if len(ratios) < 2:
+    return None
+  tiny = evaluator.mp.mpf(10) ** -evaluate.CLOSE
+  if positive and not (evaluator.mp.im(ratios[0]) == 0 and evaluator.mp.re(ratios[0]) > 0):
+    return False
+  return all(abs(r - ratios[0]) <= tiny * abs(ratios[0]) for r in ratios[1:])
+
+
+def same_chains(gold: Rel, answer: Rel) -> bool | None:
+  """Inequalities that no interval describes, such as `f(2) < f(1)` or `x + y > 3`."""
+
+  def links(rel: Rel) -> list[tuple[str, Node]]:
+    out = []
+    for op, left, right in zip(rel.ops, rel.args, rel.args[1:], strict=False):
+      if op[0] == ">":
+        op, left, right = op.replace(">", "<"), right, left
+      out.append((op, Op("add", (left, Op("neg", (right,))))))
+    return out
+
+  ours, theirs = links(gold), links(answer)
+  if len(ours) != len(theirs):
+    return False
+  if gold.ops[0][0] != answer.ops[0][0]:
+    theirs.reverse()
+  return all_true(
+    op == other and proportional(a, b, positive=op[0] == "<")
+    for (op, a), (other, b) in zip(ours, theirs, strict=True)
+  )

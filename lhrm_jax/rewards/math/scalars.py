@@ -1,0 +1,142 @@
+"""Equality of single values: numbers and expressions, with units, percent, degrees and bases."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from lhrm_jax.rewards.math import clean, evaluate, nodes, units
+from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Text
+from lhrm_jax.rewards.math.threeway import all_true, any_true
+
+# A decimal this long was cut off, not chosen: it stands for what rounds to it.
+ROUNDED_DIGITS = 10
+_HUNDREDTH = Num(Fraction(1, 100))
+
+
+def same_scalars(gold: Node, answer: Node) -> bool | None:
+  gold, unit = _measured(gold)
+  answer, other = _measured(answer)
+  if isinstance(gold, Text) or isinstance(answer, Text):
+    return (
+      isinstance(gold, Text)
+      and isinstance(answer, Text)
+      and clean.squash(gold.text) == clean.squash(answer.text)
+    )
+  if not evaluate.is_scalar(gold) or not evaluate.is_scalar(answer):
+    return False
+  if unit and other:
+    if unit[0] != other[0]:
+      return False
+    if unit[1] != other[1]:
+      gold, answer = (
+        Op("mul", (node, Num(size))) for node, (_, size) in ((gold, unit), (answer, other))
+      )
+  return any_true(_same_numbers(g, a) for g, a in _readings(gold, answer))
+
+
+def _measured(node: Node) -> tuple[Node, tuple[str, Fraction] | None]:
+  """The bare value, and the known unit behind it if there is one."""
+  sign = isinstance(node, Op) and node.kind == "neg"
+  inner = node.args[0] if sign else node
+  if not isinstance(inner, Quantity):
+    return node, None
+  return (Op("neg", (inner.value,)) if sign else inner.value), units.measure(inner.unit)
+
+
+def _readings(gold: Node, answer: Node):
+  """The pairs to compare, by the conventions for percent and degrees.
+
+  A percent sign on both sides is left out of both; on one side only, the other may be the number
+  before the sign or its hundredth. Degrees are the number before the sign, or its radians.
+  """
+  percents = [_percent(gold), _percent(answer)]
+  if all(p is not None for p in percents):
+    yield tuple(percents)
+    return
+  for bare, other, swap in ((percents[0], answer, False), (percents[1], gold, True)):
+    if bare is not None:
+      for value in (bare, Op("mul", (bare, _HUNDREDTH))):
+        yield (other, value) if swap else (value, other)
+      return
+  yield gold, answer
+  if evaluate.uses(gold, "deg") != evaluate.uses(answer, "deg"):
+    yield _bare_degrees(gold), _bare_degrees(answer)
+
+
+def _percent(node: Node) -> Node | None:
+  if isinstance(node, Op) and node.kind == "pct":
+    return node.args[0]
+  if isinstance(node, Op) and node.kind == "neg":
+    inner = _percent(node.args[0])
+    return None if inner is None else Op("neg", (inner,))
+  return None
+
+
+def _bare_degrees(node: Node) -> Node:
+  if isinstance(node, Op) and node.kind == "deg":
+    return node.args[0]
+  if isinstance(node, Op) and node.kind.startswith("fn:"):
+    return node
+  return nodes.rebuild(node, tuple(_bare_degrees(child) for child in nodes.children(node)))
+
+
+def _same_numbers(gold: Node, answer: Node) -> bool | None:
+  if any(isinstance(n, Op) and n.kind == "ratio" and len(n.args) > 2 for n in (gold, answer)):
+    return _same_ratios(gold, answer)
+  based = gold.kind == "base" if isinstance(gold, Op) else False
+  if based and not (isinstance(answer, Op) and answer.kind == "base"):
+    # The base of the gold may be left out, but its value in base ten is another answer.
+    return isinstance(answer, Num) and _digits_of(gold) == str(answer.value)
+  if based and gold.args[1] != answer.args[1]:
+    return False
+  verdict = evaluate.equal(gold, answer)
+  if verdict is False and (_rounds(gold, answer) or _rounds(answer, gold)):
+    return True
+  return verdict
+
+
+def _digits_of(node: Op) -> str:
+  """The digits a number was written with in its base."""
+  value, base, out = int(node.args[0].value), int(node.args[1].value), ""
+  while value:
+    value, digit = divmod(value, base)
+    out = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + out
+  return out or "0"
+
+
+def _same_ratios(gold: Node, answer: Node) -> bool | None:
+  """`1:2:3` is `2:4:6`."""
+  if not all(isinstance(n, Op) and n.kind == "ratio" for n in (gold, answer)):
+    return False
+  if len(gold.args) != len(answer.args):
+    return False
+  pairs = zip(gold.args[1:], answer.args[1:], strict=True)
+  first = gold.args[0], answer.args[0]
+  return all_true(
+    evaluate.equal(Op("mul", (a, first[1])), Op("mul", (b, first[0]))) for a, b in pairs
+  )
+
+
+def _rounds(decimal: Node, other: Node) -> bool:
+  """Whether `decimal`, written with many digits, is `other` cut off or rounded at its last one."""
+  sign = 1
+  if isinstance(decimal, Op) and decimal.kind == "neg":
+    decimal, sign = decimal.args[0], -1
+  plain = other.args[0] if isinstance(other, Op) and other.kind == "neg" else other
+  if not isinstance(decimal, Num) or decimal.digits < ROUNDED_DIGITS or isinstance(plain, Num):
+    return False
+  if nodes.symbols(other):
+    return False
+  text_places = 0
+  value = decimal.value
+  while value.denominator != 1 and text_places < 400:
+    value, text_places = value * 10, text_places + 1
+  step = Fraction(1, 10**text_places)
+  try:
+    evaluator = evaluate.Evaluator(evaluate.DIGITS, 0)
+    number = evaluator(other)
+    mp = evaluator.mp
+    target = mp.mpf(sign * decimal.value.numerator) / decimal.value.denominator
+    return bool(abs(number - target) < mp.mpf(step.numerator) / step.denominator)
+  except evaluate.Undefined:
+    return False

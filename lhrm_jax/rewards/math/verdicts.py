@@ -1,0 +1,180 @@
+"""`verify`: is the answer of a response right?"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from lhrm_jax.rewards.math import choice, clean, compare, evaluate, extract, parse
+from lhrm_jax.rewards.math.nodes import Node, Num, TooBig, Unreadable
+from lhrm_jax.text import responses, tags
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What a response was worth.
+
+  Attributes:
+    correct: True or False; `None` where it could not be decided, which is scored 0 and counted
+      apart.
+    extracted: the answer the response commits to, shortened for a log; `None` if there is none.
+    reason: one line that says why.
+  """
+
+  correct: bool | None
+  extracted: str | None
+  reason: str
+
+  @property
+  def score(self) -> float:
+    return 1.0 if self.correct else 0.0
+
+
+def verify(gold: str | Sequence[str], response: str) -> Verdict:
+  """Judges the answer part of `response` against `gold`, by value and not by text.
+
+  The answer part is what follows the last `</think>` in think mode and what stands inside the tags
+  in no-think mode; a response that opens a mode and does not close it is wrong. Text that opens no
+  mode is judged as a whole, so that plain completions can be scored too. Never raises and always
+  ends: see `docs/rewards.md` for what counts as equal.
+
+  Args:
+    gold: the accepted answer, or a list of accepted answers, each in LaTeX or plain notation.
+    response: the whole text of a response, opening tag included.
+  """
+  try:
+    golds = [gold] if isinstance(gold, str) else list(gold)
+    answer, problem = answer_part(str(response))
+    if answer is None:
+      return Verdict(False, None, problem)
+    return _judge([str(g) for g in golds], answer)
+  except RecursionError:
+    return Verdict(None, None, "the answer is nested too deeply")
+  except Exception as error:  # the last belt: a reward must not stop a run
+    return Verdict(None, None, f"the verifier failed: {type(error).__name__}: {error}"[:300])
+
+
+def answer_part(response: str) -> tuple[str | None, str]:
+  """The part of `response` that is judged, or `None` and why there is none."""
+  text = response.lstrip()
+  if text.startswith(tags.OPENING_TAGS):
+    parsed = responses.parse_response(text)
+    return parsed.answer, "the response never closes its mode"
+  # Without an opening tag: a reasoning model whose template opens the tag closes it only.
+  _, closed, tail = text.rpartition(tags.CLOSING_TAGS[tags.THINK])
+  part = tail if closed else text
+  if any(tag in part for tag in tags.OPENING_TAGS):
+    return None, "the response opens a mode inside its text and does not close it"
+  return part, ""
+
+
+def _judge(golds: list[str], answer: str) -> Verdict:
+  found = extract.find(answer)
+  letters = [choice.letter_of(extract.gold_text(gold)) for gold in golds]
+  if any(letters):
+    verdict = _judge_choice([pair for pair in letters if pair], answer, found)
+    if verdict is not None:
+      return verdict
+  if found is None:
+    return Verdict(None, None, "no final answer was found")
+  shown = extract.tidy(found.text)
+  if found.how == "unclosed":
+    return Verdict(False, None, "the last box is never closed")
+  if not found.text.strip(" $.\\~"):
+    return Verdict(False, None, "the answer is empty")
+  reasons = []
+  for gold in golds:
+    correct, reason = matches(extract.gold_text(gold), found.text)
+    if correct:
+      return Verdict(True, shown, reason)
+    reasons.append((correct, reason))
+  undecided = [reason for correct, reason in reasons if correct is None]
+  if undecided:
+    return Verdict(None, shown, undecided[0])
+  return Verdict(False, shown, reasons[0][1] if reasons else "there is no gold answer")
+
+
+def _judge_choice(letters, answer: str, found: extract.Found | None) -> Verdict | None:
+  """A verdict on a multiple-choice gold; `None` leaves it to the comparison of values."""
+  final = found is not None and found.how in ("box", "tag", "hash", "bare")
+  pick = choice.picked(found.text) if final else None
+  pick = pick or (None if final else choice.stated(answer))
+  if pick is None:
+    return None
+  right = any(pick == letter for letter, _ in letters)
+  return Verdict(right, pick, f"picked {pick}, the gold is {letters[0][0]}")
+
+
+_INTEGER = re.compile(r"\s*\$?\s*([-+]?\d{1,300})\s*\$?\.?\s*")
+_SCIENTIFIC = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30})?[eE][-+]?\d{1,3}")
+_COMMA_DECIMAL = re.compile(r"[-+]?(?:\d+,\d{1,2}|0,\d+|\d+,\d{4,})")
+
+
+def matches(gold: str, answer: str) -> tuple[bool | None, str]:
+  """Compares two answers without anything around them; returns the verdict and a reason."""
+  ours, theirs = _INTEGER.fullmatch(gold), _INTEGER.fullmatch(answer)
+  if ours and theirs:  # by far the most answers, in a microsecond
+    right = int(ours[1]) == int(theirs[1])
+    return right, "the same integer" if right else "another integer"
+  if len(answer) > clean.MAX_RAW_CHARS:
+    return None, f"the answer has more than {clean.MAX_RAW_CHARS} characters"
+  same_text = _same_text(gold, answer)
+  if same_text:
+    return True, "the same text"
+  wanted = _read(gold)
+  given = _read(answer)
+  if isinstance(wanted, str):
+    return None, f"the gold could not be read: {wanted}"
+  if isinstance(given, str):
+    return None, f"the answer could not be read: {given}"
+  verdict, reason = False, "another value"
+  for ours, theirs in itertools.product(wanted, given):
+    try:
+      outcome = compare.same(ours, theirs)
+    except (TooBig, Unreadable, evaluate.Undefined, evaluate.NotExact) as error:
+      outcome, reason = None, f"the answer could not be evaluated: {error}"
+    if outcome:
+      return True, "the same value"
+    if outcome is None:
+      verdict = None
+  if _comma_decimal(wanted[0], answer):
+    return True, "the same decimal"
+  if verdict is None and reason == "another value":
+    reason = "no test point decides"
+  return verdict, reason
+
+
+def _same_text(gold: str, answer: str) -> bool:
+  ours = clean.squash(gold)
+  return bool(ours) and ours == clean.squash(answer)
+
+
+def _comma_decimal(gold: Node, answer: str) -> bool | None:
+  """`0,5` for a gold that is a plain decimal; `None` where the answer is not written so."""
+  text = clean.strip_end(answer.strip().strip("$").strip())
+  if not isinstance(gold, Num) or gold.value.denominator == 1 or not _COMMA_DECIMAL.fullmatch(text):
+    return None
+  return Fraction(text.replace(",", ".")) == gold.value
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(text: str) -> tuple[Node, ...] | str:
+  """The readings of an answer, or why it has none: `1,234` may be a list, `2e-3` a decimal."""
+  plain = clean.strip_end(text.strip().strip("$").strip())
+  nodes: list[Node] = [Num(Fraction(plain))] if _SCIENTIFIC.fullmatch(plain) else []
+  for commas in ("auto", "list"):
+    try:
+      node = parse.parse(clean.clean(text, commas=commas))
+    except (Unreadable, TooBig, ValueError) as error:
+      if not nodes:
+        return str(error)
+      break
+    if node not in nodes:
+      nodes.append(node)
+    if "," not in text:
+      break
+  return tuple(nodes)

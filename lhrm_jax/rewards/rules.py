@@ -1,0 +1,129 @@
+"""The rewards built in: rules that compare the answer part of a response with the gold.
+
+All give 1.0 or 0.0, and 0.0 to a response that opens no mode or does not close it, however right
+its text may be. `rewards.math.verify` is the same judge without that rule, for plain completions.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from lhrm_jax.rewards.registry import register
+from lhrm_jax.text.responses import parse_response
+
+_BOX = "\\boxed{"
+
+
+def last_box(text: str) -> str | None:
+  """The content of the last `\\boxed{}`; `None` where there is none or it is not closed."""
+  start = text.rfind(_BOX)
+  if start < 0:
+    return None
+  depth = 1
+  for i in range(start + len(_BOX), len(text)):
+    depth += {"{": 1, "}": -1}.get(text[i], 0)
+    if depth == 0:
+      return text[start + len(_BOX) : i]
+  return None
+
+
+@register("exact_match")
+def exact_match(prompt: str, response: str, answer: str) -> float:
+  """1.0 where the answer part, or what its last box holds, is the gold's text."""
+  del prompt
+  part = parse_response(response).answer
+  if part is None:
+    return 0.0
+  if _BOX in part:
+    part = last_box(part)
+    if part is None:
+      return 0.0
+  return float(part.strip() == answer.strip())
+
+
+@register("math")
+def math(prompt: str, response: str, answer: str) -> float:
+  """1.0 where the response commits to an answer equal in value to the gold (`math.verify`).
+
+  An undecided verdict scores 0.0; a run that wants to count those uses `VerifierPool`.
+  """
+  del prompt
+  if parse_response(response).answer is None:
+    return 0.0
+  from lhrm_jax.rewards.math import verify  # not needed by runs that only use the other rewards
+
+  return verify(answer, response).score
+
+
+_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}|\s*/\s*\d+)?")
+
+
+@register("numeric")
+def numeric(prompt: str, response: str, answer: str) -> float:
+  """1.0 where the last number of the answer part equals the gold to a relative 1e-6.
+
+  For tasks whose gold is one number and whose answer part is short. It takes the last number where
+  there are several, so a response cannot win by listing some.
+
+  Raises:
+    ValueError: the gold is no number.
+  """
+  del prompt
+  gold = _last_number(answer)
+  if gold is None:
+    raise ValueError(f"reward 'numeric' needs a number as answer, got {answer[:80]!r}")
+  part = parse_response(response).answer
+  if part is None:
+    return 0.0
+  given = _last_number(last_box(part) or "" if _BOX in part else part)
+  return float(given is not None and abs(given - gold) <= abs(gold) / 10**6)
+
+
+def _last_number(text: str) -> Fraction | None:
+  found = _NUMBER.findall(text[-2000:].replace("\u2212", "-"))
+  if not found:
+    return None
+  text = found[-1].replace(",", "").replace(" ", "")
+  try:
+    return Fraction(text) if len(text) <= 400 else None
+  except (ValueError, ZeroDivisionError):
+    return None
+
+
+@register("code")
+def code(prompt: str, response: str, answer: str) -> float:
+  """1.0 where the last code block of the answer part passes the tests in `answer`, else 0.0.
+
+  Raises:
+    ValueError: `answer` is not in one of the forms `rewards.code` lists.
+    sandbox.SandboxUnavailable: this platform cannot isolate the program; nothing was run.
+  """
+  del prompt
+  from lhrm_jax.rewards import code as tests
+
+  return tests.score(response, answer)
+
+
+@register("multiple_choice")
+def multiple_choice(prompt: str, response: str, answer: str) -> float:
+  """1.0 where the response picks the letter of the gold (`B`, `(B)`, `(B) text`) and no other.
+
+  Raises:
+    ValueError: the gold names no letter from A to J.
+  """
+  del prompt
+  from lhrm_jax.rewards.math import choice, extract
+
+  gold = choice.letter_of(answer)
+  if gold is None:
+    raise ValueError(f"reward 'multiple_choice' needs a letter as answer, got {answer[:80]!r}")
+  part = parse_response(response).answer
+  if part is None:
+    return 0.0
+  found = extract.find(part)
+  if found is not None and found.how == "unclosed":
+    return 0.0
+  final = found is not None and found.how in ("box", "tag", "hash", "bare")
+  picked = choice.picked(found.text) if final else choice.stated(part)
+  return float(picked == gold[0])

@@ -1,0 +1,44 @@
+"""Terms for the form of a response. No config turns them on, and both are known to collapse modes.
+
+A length penalty pays for leaving out the reasoning whether or not it was needed, so think mode dies
+out; a format bonus pays the same for a wrong answer as for a right one, and is learnt first. HGPO
+needs neither: a response without its closing tag scores 0 under every rule of `rules.py`, and
+short right answers win through `delta`. They are here so that the collapse can be shown.
+"""
+
+from __future__ import annotations
+
+from lhrm_jax.rewards.registry import RewardFn, register
+from lhrm_jax.text.responses import parse_response
+
+
+@register("format")
+def format_term(prompt: str, response: str, answer: str) -> float:
+  """1.0 for a response that opens a mode and closes it, else 0.0. Known to collapse modes."""
+  del prompt, answer
+  return float(parse_response(response).closed)
+
+
+@register("length")
+def length_term(prompt: str, response: str, answer: str) -> float:
+  """Minus the characters of the response, in thousands. Known to collapse modes."""
+  del prompt, answer
+  return -len(response) / 1000.0
+
+
+def with_format(reward: RewardFn, bonus: float = 0.0) -> RewardFn:
+  """`reward` plus `bonus` where the format is kept. Off at 0; known to collapse modes."""
+
+  def wrapped(prompt: str, response: str, answer: str) -> float:
+    return reward(prompt, response, answer) + bonus * format_term(prompt, response, answer)
+
+  return wrapped
+
+
+def with_length(reward: RewardFn, per_thousand: float = 0.0) -> RewardFn:
+  """`reward` less `per_thousand` for each 1,000 characters. Off at 0; known to collapse modes."""
+
+  def wrapped(prompt: str, response: str, answer: str) -> float:
+    return reward(prompt, response, answer) + per_thousand * length_term(prompt, response, answer)
+
+  return wrapped

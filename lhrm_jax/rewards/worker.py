@@ -1,0 +1,65 @@
+"""A worker process of `pool.VerifierPool`: reads golds and responses, answers with verdicts.
+
+Started as `python -m lhrm_jax.rewards.worker MEMORY_MIB`. It imports the verifier only, neither JAX
+nor the user's program, and ends when its standard input closes, which happens when its parent ends
+in whatever way.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+
+from lhrm_jax.rewards import wire
+
+
+def main() -> None:
+  memory_mib = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+  _limit(memory_mib)
+  _end_with_parent()
+  # The pipe to the parent is the only output: a stray print must not corrupt it.
+  out = os.fdopen(os.dup(1), "wb")
+  os.dup2(2, 1)
+  inbox = sys.stdin.buffer
+
+  from lhrm_jax.rewards.math import verify
+
+  verify(r"\sqrt{2}", r"\boxed{2^{1/2}}")  # pays for mpmath's import before the first deadline
+  wire.send(out, {"ready": os.getpid()})
+  while True:
+    try:
+      job = wire.receive(inbox)
+    except EOFError:
+      return
+    verdict = verify(job["gold"], job["response"])
+    reply = {"correct": verdict.correct, "extracted": verdict.extracted, "reason": verdict.reason}
+    with contextlib.suppress(BrokenPipeError):
+      wire.send(out, reply)
+
+
+def _limit(memory_mib: int) -> None:
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+  with contextlib.suppress(ImportError, ValueError, OSError):
+    import resource
+
+    if memory_mib:
+      resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with_parent() -> None:
+  """Ends this process when its parent has, should a verdict keep it from seeing its input close."""
+  parent = os.getppid()
+
+  def watch() -> None:
+    while os.getppid() == parent:
+      time.sleep(1.0)
+    os._exit(0)
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+  main()

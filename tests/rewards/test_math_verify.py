@@ -1,0 +1,198 @@
+"""The verifier: what counts as the answer of a response, and when two answers are equal."""
+# ruff: noqa: E501 - tables of answers
+
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+from math_cases import DIFFERENT, EQUAL
+
+from lhrm_jax.rewards.math import Verdict, verify
+
+
+def rows(table):
+  return [
+    pytest.param(g, a, id=f"{kind}-{i}") for kind, v in table.items() for i, (g, a) in enumerate(v)
+  ]
+
+
+def boxed(answer: str) -> str:
+  return rf"<think>some thought</think>Therefore $\boxed{{{answer}}}$."
+
+
+# Kinds in which the gold may say more than the answer has to.
+_ONE_WAY = ("bases", "choice")
+
+
+class TestEquality:
+  @pytest.mark.parametrize(("gold", "answer"), rows(EQUAL))
+  def test_same_value_is_right(self, gold, answer):
+    assert verify(gold, boxed(answer)).correct is True
+
+  @pytest.mark.parametrize(
+    ("gold", "answer"), rows({k: v for k, v in EQUAL.items() if k not in _ONE_WAY})
+  )
+  def test_equality_is_symmetric(self, gold, answer):
+    if (gold, answer) in [("1, 2", r"\{1, 2, 2\}"), ("12", "**12**")]:
+      pytest.skip("a repeat in the gold counts; emphasis is the response's, not the gold's")
+    assert verify(answer, boxed(gold)).correct is True
+
+  @pytest.mark.parametrize(("gold", "answer"), rows(DIFFERENT))
+  def test_other_value_is_never_right(self, gold, answer):
+    assert not verify(gold, boxed(answer)).correct
+
+  def test_any_accepted_answer_will_do(self):
+    assert verify(["12", r"\frac{1}{3}"], boxed("1/3")).correct is True
+    assert verify(["12", "13"], boxed("14")).correct is False
+    assert verify([], boxed("14")).correct is False
+
+  def test_long_decimals_match_what_they_were_cut_from(self):
+    assert verify("4.123105625617661", boxed(r"\sqrt{17}")).correct is True
+    assert verify(r"\frac{1}{12}", boxed("0.0833333333333333")).correct is True
+    assert verify(r"\frac{1}{3}", boxed("0.333")).correct is False
+    assert verify("4.123105625617661", boxed("4.123105625617662")).correct is False
+
+  def test_log_means_one_thing_on_both_sides(self):
+    assert verify("2", boxed(r"\log 100")).correct is True
+    assert verify(r"\ln 2", boxed(r"\log 2")).correct is True
+    assert verify(r"\log_{10} 2", boxed(r"\ln 2")).correct is False
+
+  def test_a_gold_may_be_a_worked_solution(self):
+    assert verify(r"We add and get $1+1=\boxed{2}$, as wanted.", boxed("2")).correct is True
+    assert verify("She has 16 - 3 = 13 eggs.\n#### 13", boxed("13")).correct is True
+
+
+class TestAnswerPart:
+  def test_think_mode_is_judged_after_the_last_closing_tag(self):
+    assert verify("7", r"<think>\boxed{8}</think>\boxed{7}").correct is True
+    assert verify("7", r"<think>\boxed{7}</think>\boxed{8}").correct is False
+    assert verify("7", r"<think>a</think>\boxed{7}</think>\boxed{8}").correct is False
+
+  def test_the_right_answer_in_the_reasoning_alone_is_not_right(self):
+    assert not verify("7", r"<think>It is \boxed{7}.</think>").correct
+
+  def test_no_think_mode_is_judged_inside_the_tags(self):
+    assert verify("7", r"<no_think>\boxed{7}</no_think>").correct is True
+    assert not verify("7", r"<no_think>\boxed{8}</no_think>\boxed{7}").correct
+
+  @pytest.mark.parametrize(
+    "response",
+    [
+      r"<think>\boxed{7}",
+      r"<no_think>\boxed{7}",
+      r"a <think>\boxed{7}",
+      r"<think>x</no_think>\boxed{7}",
+    ],
+  )
+  def test_an_unclosed_response_is_wrong(self, response):
+    assert verify("7", response).correct is False
+
+  def test_text_without_tags_is_judged_as_a_whole(self):
+    assert verify("7", r"So it is \boxed{7}.").correct is True
+    assert verify("7", r"thought </think> \boxed{7}").correct is True
+
+
+class TestExtraction:
+  def test_the_last_box_counts(self):
+    assert verify("7", r"First \boxed{6}. No, it is \boxed{7}.").correct is True
+    assert verify("6", r"First \boxed{6}. No, it is \boxed{7}.").correct is False
+
+  def test_boxes_that_stand_together_are_one_answer(self):
+    assert verify("1,2", r"\boxed{1} and \boxed{2}").correct is True
+    assert verify("1,2", r"$\boxed{1}$, $\boxed{2}$").correct is True
+    assert verify("2", r"\boxed{1} and \boxed{2}").correct is False
+    assert (
+      verify("1,2", r"\boxed{1} which we now use to find, after long work, \boxed{2}").correct
+      is False
+    )
+
+  def test_a_box_that_is_empty_or_open_is_wrong(self):
+    assert verify("7", r"\boxed{}").correct is False
+    assert verify("7", r"it is 7, \boxed{7").correct is False
+
+  @pytest.mark.parametrize(
+    "text",
+    ["The answer is 42", "The answer is $42$.", "Final answer: 42", "**Answer:** 42", "#### 42",
+     "<answer>42</answer>", "42", "$42$", r"\(42\)", "Therefore, x = 42.", "So the result is 42 apples."],
+  )  # fmt: skip
+  def test_plain_final_statements(self, text):
+    assert verify("42", text).correct is True
+
+  @pytest.mark.parametrize(
+    "text",
+    ["", "I do not know.", "It is one of 41, 42 or 43.", "She has 41 cows and 42 hens.", "?!"],
+  )
+  def test_without_a_final_answer_nothing_is_decided(self, text):
+    assert verify("42", text).correct is None
+
+  def test_money_is_not_mistaken_for_formulas(self):
+    text = "She pays $5 and gets $7 back.\nTherefore she has $12."
+    assert verify("12", text).correct is True
+
+  def test_the_verdict_shows_what_was_judged(self):
+    verdict = verify("7", r"\boxed{x = 8}")
+    assert verdict == Verdict(False, "x = 8", verdict.reason)
+    assert verdict.reason and verdict.score == 0.0
+
+
+class TestHostileText:
+  @pytest.mark.parametrize(
+    "answer",
+    [
+      "__import__('os').system('touch pwned')",
+      r"\pi if __import__('os').system('touch pwned') else 1",
+      "[c for c in ().__class__.__base__.__subclasses__()]",
+      "(lambda: open('pwned','w'))()",
+      r"\input{/etc/passwd}", r"\write18{touch pwned}",
+    ],
+  )  # fmt: skip
+  def test_nothing_of_a_response_is_run(self, answer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not verify("1", boxed(answer)).correct
+    assert not list(tmp_path.iterdir())
+
+  def test_the_verifier_holds_no_evaluator(self):
+    import lhrm_jax.rewards.math as package
+
+    for path in pathlib.Path(package.__file__).parent.glob("*.py"):
+      text = path.read_text(encoding="utf-8")
+      for word in ("eval(", "exec(", "sympify", "parse_expr", "compile(", "__import__"):
+        assert word not in text.replace("re.compile(", ""), f"{path.name} uses {word}"
+
+  @pytest.mark.parametrize(
+    "answer",
+    [
+      "9^{9^{9^{9}}}", "10^{1000000000}", "100000000!", r"\binom{10^9}{10^8}", "2^{2^{2^{2^{2^2}}}}",
+      "e^{e^{e^{e^{e^e}}}}", r"\sin(10^{10^{10}})", "1" * 5000, "(" * 900 + "1" + ")" * 900,
+      "{" * 700 + "1" + "}" * 700, "-" * 1400 + "1", r"\sqrt{" * 200 + "2" + "}" * 200,
+      r"\frac1{" * 150 + "2" + "}" * 150, "1," * 700, "x" * 1400, "|" * 900, "^" * 900, "_{" * 500,
+      "3000!" + "*3000!" * 60, r"\exp" * 300, "x^{" * 200, r"\begin{pmatrix}" * 60,
+      "((((((10!)!)!)!)!)!)", r"\sum_{k=1}^{10^{9}} k", r"10^{-10^{10}}", r"(10^{9})^{10^{9}}",
+      r"1\frac{" * 150, "x!" * 300, r"\vec{" * 240 + "x", "0." + "1" * 399 + "^{9}" * 90,
+    ],
+  )  # fmt: skip
+  def test_no_answer_hangs(self, answer):
+    for gold in ("1", "x", r"\sqrt{2}", "(1,2)"):
+      start = time.perf_counter()
+      assert not verify(gold, rf"\boxed{{{answer}}}").correct or answer[0] in "{-"
+      assert time.perf_counter() - start < 2.0
+
+  @pytest.mark.parametrize("piece", [r"\[", r"\(", "$", "$$", "####", "<answer>", r"\boxed{", "The answer is ",
+                                     "{", "option ", "1,", " ", "\n", "<<", "<think>", "**"])  # fmt: skip
+  def test_long_repetitions_are_read_in_bounded_time(self, piece):
+    start = time.perf_counter()
+    verify("1", piece * (200_000 // len(piece)))
+    verify("B", piece * (200_000 // len(piece)))
+    assert time.perf_counter() - start < 3.0
+
+  def test_deep_redundant_braces_are_still_an_answer(self):
+    assert verify("1", r"\boxed{" + "{" * 4000 + "1" + "}" * 4000 + "}").correct is True
+
+  def test_reading_answers_does_not_import_a_computer_algebra_system(self):
+    code = (
+      "import sys; from lhrm_jax.rewards.math import verify; verify('1/2', r'\\boxed{0.5}');"
+      "assert not {'sympy', 'mpmath', 'jax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
