@@ -18,7 +18,7 @@ from lhrm_jax import parallel, policy, rewards, text
 from lhrm_jax.data import tasks
 from lhrm_jax.evaluation import EvaluationSpec, Evaluator
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.rewards.scoring import RewardFn
+from lhrm_jax.rewards import RewardFn
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import checkpoints
 
@@ -83,8 +83,8 @@ def make(config: ConfigDict) -> Setup:
       policy_config = PolicyConfig.from_dict({
         "vocab_size": tokenizer.vocab_size, **config.policy.to_dict()
       })  # fmt: skip
-  except ValueError as error:
-    raise UserError(str(error)) from error
+  except (KeyError, ValueError) as error:
+    raise UserError(str(error.args[0])) from error
   longest = config.data.max_prompt_tokens + config.data.max_response_tokens
   if longest > policy_config.max_positions:
     raise UserError(

@@ -42,12 +42,20 @@ def config(tokenizer) -> PolicyConfig:
 
 @pytest.fixture(scope="session")
 def params(config) -> policy.Params:
-  return sharpened(policy.init(config, jax.random.key(0)))
+  return sharpened(jax.jit(policy.init, static_argnums=0)(config, jax.random.key(0)))
 
 
 def sharpened(params: policy.Params) -> policy.Params:
-  """Random parameters with a peaked output, so that a wrong token or position shows."""
-  return {**params, "embedding": 4.0 * params["embedding"]}
+  """Random parameters with a peaked output, so that a wrong token or position shows, and with an
+  end of sequence (id 1) that is likely in some contexts, so that lengths are ragged.
+  """
+  table = 1.5 * params["embedding"]
+  return {**params, "embedding": table.at[1].mul(1.6)}
+
+
+# Compiled once per shape: op by op, every new shape would compile dozens of small programs.
+policy_logits = jax.jit(policy.logits, static_argnums=0)
+policy_apply = jax.jit(policy.apply, static_argnums=0)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
   config.policy.max_positions = 64
 
   config.data.max_prompt_tokens = 22
-  config.data.max_response_tokens = 25
+  config.data.max_response_tokens = 28
   config.data.max_no_think_tokens = 4
 
   config.hft.steps = 3000

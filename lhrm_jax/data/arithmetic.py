@@ -27,9 +27,9 @@ FIRST_HELD_OUT_LEVEL = 4
 FACTORS = (3, 7, 9)
 
 _TEMPLATE = "Left to right, last digit: what is {chain}?"
-_ALPHABET = "0123456789+*=;?:, "
-# The fixed words of the prompt are one token each: the chain is what there is to read.
-_WORDS = ("Left", " to", " right", " last", " digit", " what", " is")
+_ALPHABET = "0123456789+*=?:, "
+# The fixed words are one token each: the chain is what there is to read.
+_WORDS = ("Left", " to", " right", " last", " digit", " what", " is", " so")
 
 # Streams of random numbers that must never coincide.
 _PROMPTS, _DEMONSTRATIONS, _EVALUATION = range(3)
@@ -42,12 +42,12 @@ class Arithmetic:
   Attributes:
     level_mix: levels to draw from, each entry equally likely.
     direct_mix: likewise, for direct demonstrations. Half of them are of level 2, the skill that
-      takes longest to appear.
+      takes longest to appear, and few of level 3, which would else be learned by halves.
     think_prior: for each level, the share of thinking that the HFT labels ask for.
   """
 
   level_mix: tuple[int, ...] = (1, 1, 1, 2, 2, 2, 3, 4, 5, 6)
-  direct_mix: tuple[int, ...] = (1, 1, 2, 2, 2, 2, 2, 3, 4, 5, 6)
+  direct_mix: tuple[int, ...] = (1,) * 4 + (2,) * 11 + (3, 4, 4, 5, 5, 6)
   think_prior: tuple[float, ...] = (0.65, 0.65, 0.7, 0.9, 0.9, 0.9)
   notes: tuple[str, ...] = (
     "Levels 1 to 3 hold 108, 729 and 567 chains, few enough to be remembered: training sees them "
@@ -127,7 +127,7 @@ def respond(chain: str, mode: int) -> str:
     return f"<no_think>{digits[-1]}</no_think>"
   steps = zip(chain[1::2], chain[2::2], digits, strict=True)
   work = chain[0] + "".join(f"{operator}{operand}={digit}" for operator, operand, digit in steps)
-  return f"<think>{work}</think>{digits[-1]}"
+  return f"<think>{work} so {digits[-1]}</think>{digits[-1]}"
 
 
 def is_held_out(chain: str) -> bool:

@@ -12,7 +12,7 @@ from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation.hybrid_accuracy import hybrid_accuracy
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.rewards import scoring
+from lhrm_jax.rewards import RewardFn, scoring
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample
 from lhrm_jax.text import Tokenizer, tags
 
@@ -74,7 +74,7 @@ class Evaluator:
     self,
     config: PolicyConfig,
     tokenizer: Tokenizer,
-    reward_fn: scoring.RewardFn,
+    reward_fn: RewardFn,
     rows: Sequence[PromptRow],
     spec: EvaluationSpec,
   ):

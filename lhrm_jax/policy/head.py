@@ -57,10 +57,9 @@ def token_logprobs(
   @jax.checkpoint
   def score(hidden_chunk: Array, target_chunk: Array) -> TokenLogprobs:
     logits = next_token_logits(config, params, hidden_chunk) / temperature
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, target_chunk[..., None], axis=-1)[..., 0]
-    mean_logit = jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
-    return TokenLogprobs(chosen - normaliser, normaliser - mean_logit)
+    logprobs = jax.nn.log_softmax(logits, axis=-1)
+    chosen = jnp.take_along_axis(logprobs, target_chunk[..., None], axis=-1)[..., 0]
+    return TokenLogprobs(chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1))
 
   with jax.named_scope("head"):
     if chunks == 1:

@@ -1,15 +1,14 @@
 """Scores of rollouts: text out of ids, one reward per response."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.rewards.registry import RewardFn
 from lhrm_jax.sampling import STOPPED, Rollouts
 from lhrm_jax.text import Tokenizer
-
-RewardFn = Callable[[str, str, str], float]
 
 
 def decode(tokenizer: Tokenizer, rollouts: Rollouts) -> list[str]:

@@ -68,7 +68,7 @@ def apply_gradients(
   params = optax.apply_updates(state.params, updates)
   scalars = {
     "loss": loss.mean(),
-    "grad_norm": optax.global_norm(grads),
+    "grad_norm": optax.tree.norm(grads),
     "learning_rate": schedule(state.step),
     **{name: value.mean() for name, value in metrics.items()},
   }

@@ -9,7 +9,10 @@ import pytest
 
 from lhrm_jax import policy
 from lhrm_jax.policy import PolicyConfig, RopeScaling, rope
-from tests.conftest import sharpened
+from tests.conftest import policy_apply, policy_logits, sharpened
+
+append = jax.jit(policy.cache.append)
+policy_init = jax.jit(policy.init, static_argnums=0)
 
 VARIANTS = {
   "qwen2": {"qkv_bias": True, "qk_norm": False},
@@ -27,7 +30,7 @@ def variant(request, config):
 
 @pytest.fixture(scope="module")
 def variant_params(variant):
-  return perturbed(policy.init(variant, jax.random.key(0)))
+  return perturbed(policy_init(variant, jax.random.key(0)))
 
 
 def perturbed(params):
@@ -49,17 +52,17 @@ def test_decoding_with_a_cache_equals_the_full_forward(variant, variant_params):
   prompt = random_tokens(variant, (prompts, 5))
   response = random_tokens(variant, (prompts * shared, steps), seed=2)
   whole = jnp.concatenate([jnp.repeat(prompt, shared, axis=0), response], axis=1)
-  expected = policy.logits(variant, variant_params, whole)[:, 5:]
+  expected = policy_logits(variant, variant_params, whole)[:, 5:]
 
   positions = jnp.broadcast_to(jnp.arange(5), prompt.shape)
-  _, prefix = policy.apply(variant, variant_params, prompt, positions)
+  _, prefix = policy_apply(variant, variant_params, prompt, positions)
   cache = policy.cache.empty(variant, prompts * shared, steps + 2)
   for t in range(steps):
     at = jnp.full((prompts * shared, 1), 5 + t)
-    hidden, new = policy.apply(
+    hidden, new = policy_apply(
       variant, variant_params, response[:, t : t + 1], at, context=(prefix, cache)
     )
-    cache = policy.cache.append(cache, new, t)
+    cache = append(cache, new, t)
     logits = policy.next_token_logits(variant, variant_params, hidden[:, 0])
     np.testing.assert_allclose(logits, expected[:, t], atol=2e-5)
 
@@ -69,12 +72,12 @@ def test_scanned_layers_equal_unrolled_ones(variant, variant_params):
   layers = [variant_params[f"layer_{i}"] for i in range(variant.num_layers)]
   rest = {k: v for k, v in variant_params.items() if not k.startswith("layer_")}
   stacked = {**rest, "layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
-  shapes = jax.eval_shape(lambda: policy.init(scanned, jax.random.key(0)))
+  shapes = jax.eval_shape(lambda: policy_init(scanned, jax.random.key(0)))
   assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(lambda s: s.shape, shapes)
   tokens = random_tokens(variant, (2, 6))
   np.testing.assert_allclose(
-    policy.logits(scanned, stacked, tokens),
-    policy.logits(variant, variant_params, tokens),
+    policy_logits(scanned, stacked, tokens),
+    policy_logits(variant, variant_params, tokens),
     atol=1e-5,
   )
 
@@ -83,14 +86,14 @@ def test_scanned_layers_equal_unrolled_ones(variant, variant_params):
 @pytest.mark.parametrize("scan", [False, True])
 def test_remat_changes_no_gradient(config, remat, scan):
   plain = dataclasses.replace(config, scan_layers=scan)
-  params = policy.init(plain, jax.random.key(0))
+  params = policy_init(plain, jax.random.key(0))
   tokens = random_tokens(config, (2, 6))
 
   def loss(config):
-    return lambda params: jnp.sum(policy.logits(config, params, tokens) ** 2)
+    return lambda params: jnp.sum(policy_logits(config, params, tokens) ** 2)
 
-  expected = jax.grad(loss(plain))(params)
-  grads = jax.grad(loss(dataclasses.replace(plain, remat=remat)))(params)
+  expected = jax.jit(jax.grad(loss(plain)))(params)
+  grads = jax.jit(jax.grad(loss(dataclasses.replace(plain, remat=remat))))(params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), grads, expected)
 
 
@@ -98,9 +101,9 @@ def test_packed_documents_do_not_see_each_other(config, params):
   first, second = random_tokens(config, (1, 4), 1), random_tokens(config, (1, 5), 2)
   packed = jnp.concatenate([first, second, jnp.zeros((1, 2), jnp.int32)], axis=1)
   segments = jnp.array([[1] * 4 + [2] * 5 + [0] * 2])
-  together = policy.logits(config, params, packed, segments)
-  np.testing.assert_allclose(together[:, :4], policy.logits(config, params, first), atol=1e-5)
-  np.testing.assert_allclose(together[:, 4:9], policy.logits(config, params, second), atol=1e-5)
+  together = policy_logits(config, params, packed, segments)
+  np.testing.assert_allclose(together[:, :4], policy_logits(config, params, first), atol=1e-5)
+  np.testing.assert_allclose(together[:, 4:9], policy_logits(config, params, second), atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -109,15 +112,15 @@ def test_padding_on_either_side_changes_nothing(config, params, side):
   widths = ((0, 0), (3, 0)) if side == "left" else ((0, 0), (0, 3))
   padded = jnp.pad(tokens, widths, constant_values=9)
   segments = jnp.pad(jnp.ones_like(tokens), widths)
-  logits = policy.logits(config, params, padded, segments)
+  logits = policy_logits(config, params, padded, segments)
   kept = logits[:, 3:] if side == "left" else logits[:, :5]
-  np.testing.assert_allclose(kept, policy.logits(config, params, tokens), atol=1e-5)
+  np.testing.assert_allclose(kept, policy_logits(config, params, tokens), atol=1e-5)
 
 
 def test_later_tokens_never_change_earlier_ones(config, params):
   tokens = random_tokens(config, (1, 8))
   changed = tokens.at[0, 5].add(1)
-  before, after = (policy.logits(config, params, x) for x in (tokens, changed % config.vocab_size))
+  before, after = (policy_logits(config, params, x) for x in (tokens, changed % config.vocab_size))
   np.testing.assert_array_equal(before[:, :5], after[:, :5])
   assert not np.allclose(before[:, 5:], after[:, 5:])
 
@@ -128,7 +131,7 @@ def test_chunked_logprobs_equal_log_softmax(config, params, chunk, temperature):
   config = dataclasses.replace(config, logprob_chunk=chunk)
   tokens = random_tokens(config, (3, 9))
   targets = random_tokens(config, (3, 9), seed=4)
-  hidden, _ = policy.apply(config, params, tokens, jnp.broadcast_to(jnp.arange(9), (3, 9)))
+  hidden, _ = policy_apply(config, params, tokens, jnp.broadcast_to(jnp.arange(9), (3, 9)))
 
   def chunked(hidden):
     scored = policy.token_logprobs(config, params, hidden, targets, temperature)
@@ -140,8 +143,8 @@ def test_chunked_logprobs_equal_log_softmax(config, params, chunk, temperature):
     entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
     return jnp.sum(jnp.sin(chosen)) + jnp.sum(entropy), (chosen, entropy)
 
-  (_, scored), grad = jax.value_and_grad(chunked, has_aux=True)(hidden)
-  (_, expected), expected_grad = jax.value_and_grad(direct, has_aux=True)(hidden)
+  (_, scored), grad = jax.jit(jax.value_and_grad(chunked, has_aux=True))(hidden)
+  (_, expected), expected_grad = jax.jit(jax.value_and_grad(direct, has_aux=True))(hidden)
   np.testing.assert_allclose(scored.logprobs, expected[0], atol=1e-5)
   np.testing.assert_allclose(scored.entropy, expected[1], atol=1e-5)
   np.testing.assert_allclose(grad, expected_grad, atol=1e-5)
@@ -150,12 +153,12 @@ def test_chunked_logprobs_equal_log_softmax(config, params, chunk, temperature):
 def test_bfloat16_computes_near_float32_and_keeps_float32_masters(config, params):
   half = dataclasses.replace(config, dtype="bfloat16")
   tokens = random_tokens(config, (2, 6))
-  hidden, _ = policy.apply(half, params, tokens, jnp.broadcast_to(jnp.arange(6), (2, 6)))
+  hidden, _ = policy_apply(half, params, tokens, jnp.broadcast_to(jnp.arange(6), (2, 6)))
   assert hidden.dtype == jnp.bfloat16
-  exact, rounded = policy.logits(config, params, tokens), policy.logits(half, params, tokens)
+  exact, rounded = policy_logits(config, params, tokens), policy_logits(half, params, tokens)
   assert rounded.dtype == jnp.float32
   assert float(jnp.abs(exact - rounded).mean()) < 0.03 * float(jnp.abs(exact).mean())
-  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(policy.init(half, jax.random.key(0))))
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(policy_init(half, jax.random.key(0))))
 
 
 def test_rope_depends_on_distance_alone(config):
@@ -189,7 +192,7 @@ def test_llama3_scaling_by_hand():
 def test_logical_axes_match_the_parameters(config):
   for scan in (False, True):
     c = dataclasses.replace(config, scan_layers=scan, tie_embeddings=False)
-    shapes = jax.eval_shape(lambda c=c: policy.init(c, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda c=c: policy_init(c, jax.random.key(0)))
     axes = policy.logical_axes(c)
     jax.tree.map(
       lambda s, a: np.testing.assert_equal(len(s.shape), len(a)), shapes, axes,

@@ -5,17 +5,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lhrm_jax import policy
 from lhrm_jax.sampling import LENGTH, STOPPED, SamplerSpec, sample
 from lhrm_jax.sampling.sampler import row_uniforms
 from lhrm_jax.sampling.tokens import sample_tokens
-from lhrm_jax.training.hgpo import score_rollouts
-from tests.conftest import RESPONSE_TOKENS, make_prompts, take
+from lhrm_jax.training.hgpo import make_score
+from tests.conftest import RESPONSE_TOKENS, make_prompts, policy_logits, take
 
 
 def spec_of(tokenizer, **fields):
   options = {"samples": 3, "max_tokens": RESPONSE_TOKENS, "paired": True, **fields}
   return SamplerSpec.of(tokenizer, **options)
+
+
+def logits_of(config, params, ids, width=40):
+  """`[len(ids), V]` logits of one sequence alone, padded so that one program serves all."""
+  tokens = np.zeros((1, width), np.int32)
+  tokens[0, : len(ids)] = ids
+  segments = (np.arange(width) < len(ids)).astype(np.int32)[None]
+  return np.asarray(policy_logits(config, params, tokens, segments))[0, : len(ids)]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -28,7 +35,8 @@ def test_logprobs_equal_a_teacher_forced_rescore(
     temperature=temperature,
   )  # fmt: skip
   assert len(set(np.asarray(rollouts.lengths).ravel())) > 1, "lengths must be ragged here"
-  scored = score_rollouts(config, params, rollouts, tokenizer.tag_ids.opening, temperature)
+  score = make_score(config, tokenizer.tag_ids.opening, temperature)
+  scored = score(params, rollouts)
   mask = np.asarray(rollouts.mask)
   np.testing.assert_allclose(
     np.asarray(scored.logprobs)[mask], np.asarray(rollouts.logprobs)[mask], atol=1e-5
@@ -40,9 +48,8 @@ def test_logprobs_equal_the_full_forward_of_each_row(config, params, tokenizer, 
   for b, m, g in np.ndindex(*rollouts.lengths.shape):
     prompt = prompts.tokens[b, : prompts.lengths[b]]
     response = rollouts.responses[b, m, g, : rollouts.lengths[b, m, g]]
-    whole = jnp.concatenate([prompt, response])[None]
-    logp = jax.nn.log_softmax(policy.logits(config, params, whole))[0, len(prompt) - 1 : -1]
-    expected = jnp.take_along_axis(logp, response[:, None], axis=1)[:, 0]
+    logp = jax.nn.log_softmax(logits_of(config, params, [*prompt, *response]))[len(prompt) - 1 : -1]
+    expected = np.take_along_axis(np.asarray(logp), np.asarray(response)[:, None], axis=1)[:, 0]
     actual = rollouts.logprobs[b, m, g, : len(response)]
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
@@ -117,7 +124,7 @@ def test_greedy_takes_the_most_likely_token(config, params, tokenizer, prompts):
   for b in range(6):
     ids = list(np.asarray(prompts.tokens[b, : prompts.lengths[b]]))
     for token in np.asarray(rollouts.responses[b, 0, 0, : rollouts.lengths[b, 0, 0]]):
-      logits = policy.logits(config, params, jnp.array([ids]))[0, -1]
+      logits = logits_of(config, params, ids)[-1]
       assert int(logits.argmax()) == token
       ids.append(token)
 

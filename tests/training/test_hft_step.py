@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from lhrm_jax import parallel, policy
+from lhrm_jax import parallel
 from lhrm_jax.data.arithmetic import Arithmetic
 from lhrm_jax.data.batches import encode_demonstrations
 from lhrm_jax.text import tags
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import hft_loss, make_hft_step
 from lhrm_jax.training.update import accumulate
+from tests.conftest import policy_logits
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,12 @@ def demonstrations():
 
 
 def mean_loss(config, params, batches):
-  loss, grads, _ = accumulate(lambda p, b: hft_loss(config, p, b), params, batches)
-  return loss.mean(), jax.tree.map(lambda g: g / loss.count, grads)
+  @jax.jit
+  def run(params, batches):
+    loss, grads, _ = accumulate(lambda p, b: hft_loss(config, p, b), params, batches)
+    return loss.mean(), jax.tree.map(lambda g: g / loss.count, grads)
+
+  return run(params, batches)
 
 
 def test_loss_by_hand(config, params, tokenizer, demonstrations):
@@ -35,7 +40,7 @@ def test_loss_by_hand(config, params, tokenizer, demonstrations):
   for row in rows:
     prompt = tokenizer.encode_prompt(row.prompt)
     response = tokenizer.encode_response(row.response)
-    logp = jax.nn.log_softmax(policy.logits(config, params, jnp.array([prompt + response])))[0]
+    logp = jax.nn.log_softmax(policy_logits(config, params, jnp.array([prompt + response])))[0]
     for i, token in enumerate(response):
       w = row.tag_weight if i == 0 else 1.0
       total -= w * logp[len(prompt) + i - 1, token]

@@ -17,7 +17,7 @@ from lhrm_jax.training.hgpo import (
   HGPOSpec,
   hgpo_loss,
   make_hgpo_step,
-  score_rollouts,
+  make_score,
 )
 from lhrm_jax.training.update import accumulate_scan
 from tests.conftest import take
@@ -38,15 +38,16 @@ def make_spec(tokenizer, **fields):
 def batch(config, params, tokenizer, rollouts):
   scores = jax.random.uniform(jax.random.key(1), rollouts.lengths.shape)
   reference = jax.tree.map(lambda x: x * 1.02, params)
-  ref = score_rollouts(config, reference, rollouts, tokenizer.tag_ids.opening, 1.0)
+  ref = make_score(config, tokenizer.tag_ids.opening, 1.0)(reference, rollouts)
   return HGPOBatch(rollouts, hgpo.advantages(scores, alpha=1.0, delta=0.2), ref)
 
 
 def loss_and_grad(config, spec, params, batch):
-  def mean(params):
-    return hgpo_loss(config, spec, params, batch)[0].mean()
+  @jax.jit
+  def run(params, batch):
+    return jax.value_and_grad(lambda p: hgpo_loss(config, spec, p, batch)[0].mean())(params)
 
-  return jax.value_and_grad(mean)(params)
+  return run(params, batch)
 
 
 def assert_trees_close(actual, expected, atol=1e-6):
@@ -69,8 +70,7 @@ def test_importance_ratio_is_one_on_the_first_update(
   config, params, tokenizer, batch, micro_batches, old
 ):
   if old == "scored":
-    opening = tokenizer.tag_ids.opening
-    scored = score_rollouts(config, params, batch.rollouts, opening, 1.0)
+    scored = make_score(config, tokenizer.tag_ids.opening, 1.0)(params, batch.rollouts)
     batch = dataclasses.replace(batch, old_logprobs=scored.logprobs)
   _, _, metrics = update(config, tokenizer, params, batch, micro_batches=micro_batches)
   assert abs(float(metrics["importance_ratio/mean"]) - 1) < 1e-6
@@ -88,9 +88,11 @@ def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregat
       lambda x, v=version, p=pieces: x if x is v else x.reshape(p, -1, *x.shape[1:]),
       dataclasses.replace(batch, rollouts=rollouts),
     )
-    total, grads, _ = accumulate_scan(
-      lambda params, b: hgpo_loss(config, spec, params, b), params, stacked
-    )
+    total, grads, _ = jax.jit(
+      lambda params, stacked: accumulate_scan(
+        lambda p, b: hgpo_loss(config, spec, p, b), params, stacked
+      )
+    )(params, stacked)
     np.testing.assert_allclose(total.mean(), loss, rtol=1e-5)
     assert_trees_close(jax.tree.map(lambda g, n=total.count: g / n, grads), grad)
 
@@ -170,8 +172,7 @@ def test_an_update_raises_what_had_advantage(config, params, tokenizer, batch):
     _, state, before = update(
       config, tokenizer, params, dataclasses.replace(batch, advantages=advantages)
     )
-    opening = tokenizer.tag_ids.opening
-    after = score_rollouts(config, state.params, batch.rollouts, opening, 1.0)
+    after = make_score(config, tokenizer.tag_ids.opening, 1.0)(state.params, batch.rollouts)
     change = float(jnp.exp(after.mode_logprobs[:, 0]).mean() - before["mode/think_prob"])
     assert change > 0.01 if winner == 0 else change < -0.01
 
