@@ -41,7 +41,7 @@ def train(
     state = train_state.create(run.policy_config, optimizer, run.mesh, key)
   else:
     state = train_state.restart(run.policy_config, optimizer, run.mesh, run.params)
-  update = make_hft_step(run.policy_config, optimizer, schedule)
+  update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh)
   checkpoints = Checkpoints(
     workdir / "checkpoints" / setup.HFT,
     every=run.config.checkpoint.every, keep=run.config.checkpoint.keep,

@@ -56,7 +56,7 @@ def train(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
   )
   state = train_state.restart(run.policy_config, optimizer, run.mesh, params)
-  update = make_hgpo_step(run.policy_config, hgpo_spec(run), optimizer, schedule)
+  update = make_hgpo_step(run.policy_config, hgpo_spec(run), optimizer, schedule, run.mesh)
   score_policy = make_score(run.policy_config, opening, c.temperature)
   checkpoints = Checkpoints(
     workdir / "checkpoints" / setup.HGPO,

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from lhrm_jax import policy
 from lhrm_jax.data.batches import TokenBatch
@@ -13,7 +13,7 @@ from lhrm_jax.objectives import losses
 from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.training.state import TrainState
-from lhrm_jax.training.update import accumulate, apply_gradients
+from lhrm_jax.training.update import accumulate, apply_gradients, jit_step
 
 HFTStep = Callable[[TrainState, Sequence[TokenBatch]], tuple[TrainState, dict[str, Array]]]
 
@@ -30,7 +30,10 @@ def hft_loss(
 
 
 def make_hft_step(
-  config: PolicyConfig, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+  config: PolicyConfig,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  mesh: Mesh,
 ) -> HFTStep:
   """Builds the jitted step: one update over micro-batches, whose shapes may differ.
 
@@ -45,4 +48,4 @@ def make_hft_step(
     loss, grads, metrics = accumulate(loss_fn, state.params, micro_batches)
     return apply_gradients(optimizer, schedule, state, loss, grads, metrics)
 
-  return jax.jit(step, donate_argnums=0)
+  return jit_step(step, config, optimizer, mesh)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from lhrm_jax import policy
 from lhrm_jax.objectives import losses
@@ -20,7 +21,7 @@ from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling.rollouts import Rollouts
 from lhrm_jax.sampling.sampler import prefill
 from lhrm_jax.training.state import TrainState
-from lhrm_jax.training.update import accumulate_scan, apply_gradients
+from lhrm_jax.training.update import accumulate_scan, apply_gradients, jit_step
 
 
 @jax.tree_util.register_dataclass
@@ -158,6 +159,7 @@ def make_hgpo_step(
   spec: HGPOSpec,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
+  mesh: Mesh,
 ) -> Callable[[TrainState, HGPOBatch], tuple[TrainState, dict[str, Array]]]:
   """Builds the jitted update; the state is donated.
 
@@ -179,4 +181,4 @@ def make_hgpo_step(
     loss, grads, metrics = accumulate_scan(loss_fn, state.params, stacked)
     return apply_gradients(optimizer, schedule, state, loss, grads, metrics)
 
-  return jax.jit(step, donate_argnums=0)
+  return jit_step(step, config, optimizer, mesh)

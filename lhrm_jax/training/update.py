@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.objectives.masked import SumCount
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.training import state as train_state
 from lhrm_jax.training.state import TrainState
 
 Metrics = dict[str, SumCount]
@@ -73,3 +76,18 @@ def apply_gradients(
     **{name: value.mean() for name, value in metrics.items()},
   }
   return TrainState(state.step + 1, params, opt_state), scalars
+
+
+def jit_step(
+  step: Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]],
+  config: PolicyConfig,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+  """Compiles `step(state, batch) -> (state, metrics)`; the state is donated.
+
+  The new state is laid out as the old one: left to XLA, it could come back otherwise, and the next
+  step would be compiled again.
+  """
+  shardings = (train_state.shardings(config, optimizer, mesh), parallel.replicated(mesh))
+  return jax.jit(step, donate_argnums=0, out_shardings=shardings)

@@ -5,16 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lhrm_jax.sampling import LENGTH, STOPPED, SamplerSpec, sample
+from lhrm_jax.sampling import LENGTH, STOPPED, sample
 from lhrm_jax.sampling.sampler import row_uniforms
 from lhrm_jax.sampling.tokens import sample_tokens
 from lhrm_jax.training.hgpo import make_score
-from tests.conftest import RESPONSE_TOKENS, make_prompts, policy_logits, take
-
-
-def spec_of(tokenizer, **fields):
-  options = {"samples": 3, "max_tokens": RESPONSE_TOKENS, "paired": True, **fields}
-  return SamplerSpec.of(tokenizer, **options)
+from tests.conftest import (
+  EOS_IDS,
+  RESPONSE_TOKENS,
+  make_prompts,
+  make_spec,
+  policy_logits,
+  take,
+)
 
 
 def logits_of(config, params, ids, width=40):
@@ -31,7 +33,7 @@ def test_logprobs_equal_a_teacher_forced_rescore(
   config, params, tokenizer, prompts, temperature, paired
 ):
   rollouts = sample(
-    config, spec_of(tokenizer, paired=paired), params, prompts, jax.random.key(3),
+    config, make_spec(tokenizer, paired=paired), params, prompts, jax.random.key(3),
     temperature=temperature,
   )  # fmt: skip
   assert len(set(np.asarray(rollouts.lengths).ravel())) > 1, "lengths must be ragged here"
@@ -58,7 +60,7 @@ def test_exactly_g_responses_of_each_mode_whatever_the_policy(config, params, to
   """Even a policy that would never think."""
   think, _ = tokenizer.tag_ids.opening
   stubborn = {**params, "embedding": params["embedding"].at[think].mul(-50.0)}
-  rollouts = sample(config, spec_of(tokenizer), stubborn, prompts, jax.random.key(0))
+  rollouts = sample(config, make_spec(tokenizer), stubborn, prompts, jax.random.key(0))
   first = np.asarray(rollouts.responses[..., 0])
   np.testing.assert_array_equal(first[:, 0], tokenizer.tag_ids.opening[0])
   np.testing.assert_array_equal(first[:, 1], tokenizer.tag_ids.opening[1])
@@ -68,20 +70,20 @@ def test_exactly_g_responses_of_each_mode_whatever_the_policy(config, params, to
 def test_a_row_does_not_depend_on_its_batch(config, params, tokenizer, prompts, rollouts):
   """Order, neighbours and padding of the batch change no token."""
   order = [4, 2, 0]
-  shuffled = sample(config, spec_of(tokenizer), params, take(prompts, order), jax.random.key(7))
+  shuffled = sample(config, make_spec(tokenizer), params, take(prompts, order), jax.random.key(7))
   np.testing.assert_array_equal(shuffled.responses, take(rollouts, order).responses)
   np.testing.assert_allclose(shuffled.logprobs, take(rollouts, order).logprobs, atol=1e-5)
 
 
 def test_a_wider_prompt_array_changes_nothing(config, params, tokenizer, rows, rollouts):
   wide = make_prompts(tokenizer, rows, width=30)
-  again = sample(config, spec_of(tokenizer), params, wide, jax.random.key(7))
+  again = sample(config, make_spec(tokenizer), params, wide, jax.random.key(7))
   np.testing.assert_array_equal(again.responses, rollouts.responses)
 
 
 def test_a_longer_limit_continues_the_same_responses(config, params, tokenizer, prompts, rollouts):
   longer = sample(
-    config, spec_of(tokenizer, max_tokens=RESPONSE_TOKENS + 6), params, prompts, jax.random.key(7)
+    config, make_spec(tokenizer, max_tokens=RESPONSE_TOKENS + 6), params, prompts, jax.random.key(7)
   )
   t = RESPONSE_TOKENS
   mask = np.asarray(rollouts.mask)
@@ -92,12 +94,12 @@ def test_a_longer_limit_continues_the_same_responses(config, params, tokenizer, 
 
 
 def test_more_samples_keep_the_first_ones(config, params, tokenizer, prompts, rollouts):
-  more = sample(config, spec_of(tokenizer, samples=5), params, prompts, jax.random.key(7))
+  more = sample(config, make_spec(tokenizer, samples=5), params, prompts, jax.random.key(7))
   np.testing.assert_array_equal(more.responses[:, :, :3], rollouts.responses)
 
 
 def test_rows_differ_by_prompt_mode_sample_and_step(tokenizer, prompts):
-  spec = spec_of(tokenizer)
+  spec = make_spec(tokenizer)
   draws = np.concatenate([row_uniforms(spec, prompts.ids, jax.random.key(k)) for k in (0, 1)], 1)
   assert len(np.unique(draws[0])) == draws.shape[1]
 
@@ -106,7 +108,7 @@ def test_lengths_end_and_padding_agree(tokenizer, rollouts):
   responses, lengths = np.asarray(rollouts.responses), np.asarray(rollouts.lengths)
   for index in np.ndindex(*lengths.shape):
     row, n = responses[index], lengths[index]
-    ends = np.isin(row[:n], tokenizer.eos_ids)
+    ends = np.isin(row[:n], EOS_IDS)
     if rollouts.finish_reason[index] == STOPPED:
       assert ends[-1] and not ends[:-1].any()
     else:
@@ -118,7 +120,7 @@ def test_lengths_end_and_padding_agree(tokenizer, rollouts):
 
 def test_greedy_takes_the_most_likely_token(config, params, tokenizer, prompts):
   rollouts = sample(
-    config, spec_of(tokenizer, samples=1, paired=False), params, prompts, jax.random.key(0),
+    config, make_spec(tokenizer, samples=1, paired=False), params, prompts, jax.random.key(0),
     temperature=0.0,
   )  # fmt: skip
   for b in range(6):
@@ -131,7 +133,7 @@ def test_greedy_takes_the_most_likely_token(config, params, tokenizer, prompts):
 
 def test_options_are_traced(config, params, tokenizer, prompts):
   """Changing temperature, top-p or top-k compiles nothing."""
-  spec = spec_of(tokenizer, samples=2)
+  spec = make_spec(tokenizer, samples=2)
   sample(config, spec, params, prompts, jax.random.key(0), temperature=1.0, top_p=1.0, top_k=0)
   before = sample._cache_size()
   for t, p, k in ((0.6, 0.95, 0), (1.3, 0.5, 7), (0.0, 1.0, 1)):

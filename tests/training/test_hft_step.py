@@ -54,7 +54,7 @@ def test_batching_changes_nothing(config, params, tokenizer, demonstrations):
   think, no_think = demonstrations
   cuts = [
     [encode_demonstrations(tokenizer, [*think, *no_think], 50)],
-    [encode_demonstrations(tokenizer, think, 47), encode_demonstrations(tokenizer, no_think, 26)],
+    [encode_demonstrations(tokenizer, think, 50), encode_demonstrations(tokenizer, no_think, 26)],
     [encode_demonstrations(tokenizer, [row], 60) for row in (*no_think, *think)],
   ]
   (loss, grads), *others = [mean_loss(config, params, cut) for cut in cuts]
@@ -97,10 +97,10 @@ def test_steps_learn_and_compile_once(config, tokenizer):
   schedule = optax.constant_schedule(1e-2)
   optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
   state = train_state.create(config, optimizer, parallel.make_mesh(), jax.random.key(0))
-  step = make_hft_step(config, optimizer, schedule)
+  step = make_hft_step(config, optimizer, schedule, parallel.make_mesh())
   think, no_think = Arithmetic().demonstrations(0, 0, 8, 8)
   batches = (
-    encode_demonstrations(tokenizer, think, 47), encode_demonstrations(tokenizer, no_think, 26),
+    encode_demonstrations(tokenizer, think, 50), encode_demonstrations(tokenizer, no_think, 26),
   )  # fmt: skip
   losses = []
   for _ in range(30):
