@@ -13,7 +13,8 @@ def main(_) -> None:
   run = setup.make(_CONFIG.value)
   workdir = setup.prepare_workdir(_WORKDIR.value or f"{run.config.init_from}/evaluation", run)
   with reporting.Reporting(run, workdir, stages=()) as report:
-    report.evaluate(setup.HGPO, run.params)
+    stage = setup.find_stage(run.config.init_from)[1].name
+    report.evaluate(stage if stage in setup.STAGES else setup.HGPO, run.params)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import setup
 from lhrm_jax import policy
-from lhrm_jax.evaluation import Replies
+from lhrm_jax.evaluation import Replies, figures
 from lhrm_jax.evaluation.report import write_report
 from lhrm_jax.sampling import prefill
 from lhrm_jax.text import tags
@@ -75,8 +75,11 @@ class Reporting:
       summary = self.evaluator.evaluate(params)
       self._samples = sample_replies(self._run, self.evaluator, params)
     self._stages[stage] = summary
+    step = setup.STAGES.index(stage)
+    picture = figures.to_pixels(figures.accuracy_against_tokens(self._stages))
+    self.writer.figure("report/accuracy_against_tokens", picture, step)
     hacc = {f"hacc/{name}": x for name, x in summary["hacc"].items() if name != "interval"}
-    self.writer.scalars("evaluation", list(setup.STAGES).index(stage), hacc)
+    self.writer.scalars("evaluation", step, hacc)
     return summary
 
   def _print_table(self) -> None:

@@ -1,5 +1,6 @@
 """From a config to the objects an experiment works with, and the run folder's fixed files."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -17,6 +18,7 @@ from experiments.command_line import UserError
 from lhrm_jax import parallel, policy, rewards, text
 from lhrm_jax.data import tasks
 from lhrm_jax.evaluation import EvaluationSpec, Evaluator
+from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.text import Tokenizer
@@ -71,6 +73,7 @@ def make(config: ConfigDict) -> Setup:
   Raises:
     UserError: the config asks for something that cannot be; says what.
   """
+  check(config)
   use_compilation_cache(config.compilation_cache)
   try:
     mesh = parallel.make_mesh(**config.mesh)
@@ -92,6 +95,44 @@ def make(config: ConfigDict) -> Setup:
       f"max_positions={policy_config.max_positions}: lower the limits or use a longer policy."
     )
   return Setup(config, mesh, policy_config, tokenizer, task, reward_fn, params)
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses values that would fail only later, inside a compiled step.
+
+  Raises:
+    UserError: names the key, the value and what would do.
+  """
+  c = config.hgpo
+  choices = {
+    "pairing": ("paired", "free"),
+    "aggregation": losses.AGGREGATIONS,
+    "tie": hgpo.TIES,
+    "intra_scope": hgpo.INTRA_SCOPES,
+    "estimator": hgpo.ESTIMATORS,
+  }
+  for key, allowed in choices.items():
+    if c[key] not in allowed:
+      raise UserError(f"hgpo.{key}={c[key]!r} is none of {', '.join(allowed)}.")
+  try:
+    advantages.get(c.advantage)
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  if c.advantage == "hgpo" and c.pairing != "paired":
+    raise UserError(
+      "hgpo.advantage='hgpo' compares the modes of paired rollouts; with hgpo.pairing='free' "
+      "choose another, such as 'grpo'."
+    )
+  for key in ("prompts_per_step", "samples_per_mode", "micro_batches", "updates_per_rollout"):
+    if c[key] < 1:
+      raise UserError(f"hgpo.{key}={c[key]} must be at least 1.")
+  if c.prompts_per_step % c.micro_batches:
+    raise UserError(
+      f"hgpo.micro_batches={c.micro_batches} does not divide "
+      f"hgpo.prompts_per_step={c.prompts_per_step}: micro-batches are equal parts of a step."
+    )
+  if c.temperature <= 0:
+    raise UserError(f"hgpo.temperature={c.temperature}: rollouts must be sampled, so above 0.")
 
 
 def use_compilation_cache(folder: str) -> None:
@@ -135,19 +176,28 @@ def load_policy(init_from: str, mesh: Mesh) -> tuple[PolicyConfig, Tokenizer, po
   Raises:
     UserError: there is no such run or checkpoint.
   """
+  run, stage = find_stage(init_from)
+  fields = json.loads((run / "policy" / "config.json").read_text(encoding="utf-8"))
+  config, tokenizer = PolicyConfig.from_dict(fields), text.load_tokenizer(run / "policy")
+  return config, tokenizer, checkpoints.restore_params(stage, config, mesh)
+
+
+def find_stage(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
+  """The run folder and the folder of checkpoints that `init_from` names.
+
+  Raises:
+    UserError: there is no such run, or it holds no checkpoint.
+  """
   path = pathlib.Path(init_from)
   run = next((p for p in (path, *path.parents) if (p / "policy" / "config.json").is_file()), None)
   if run is None:
     raise UserError(f"init_from={init_from!r} is no run folder: no policy/config.json in it.")
   stages = [path] if path != run else [run / "checkpoints" / stage for stage in (HGPO, HFT)]
-  fields = json.loads((run / "policy" / "config.json").read_text(encoding="utf-8"))
-  config, tokenizer = PolicyConfig.from_dict(fields), text.load_tokenizer(run / "policy")
   for stage in stages:
-    try:
-      return config, tokenizer, checkpoints.restore_params(stage, config, mesh)
-    except FileNotFoundError:
-      continue
-  raise UserError(f"init_from={init_from!r} holds no checkpoint yet.")
+    with contextlib.suppress(FileNotFoundError):
+      checkpoints.newest(stage)
+      return run, stage
+  raise UserError(f"init_from={init_from!r} holds no checkpoint.")
 
 
 def versions() -> dict[str, str]:

@@ -29,6 +29,21 @@ class SumCount:
     return jnp.where(empty, 0.0, self.total / jnp.where(empty, 1.0, self.count))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Maximum:
+  """A largest value, at least 0; adding two keeps the larger. The companion of `SumCount`."""
+
+  value: Array
+
+  def __add__(self, other: "Maximum") -> "Maximum":
+    return Maximum(jnp.maximum(self.value, other.value))
+
+  def mean(self) -> Array:
+    """The value: what a metric of this kind reports."""
+    return self.value
+
+
 def masked(x: Array, mask: Array) -> Array:
   """`x` where `mask` holds, 0 elsewhere; gradients and values of the rest never pass."""
   return jnp.where(mask, x, jnp.zeros_like(x))

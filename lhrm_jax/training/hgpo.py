@@ -16,12 +16,12 @@ from jax.sharding import Mesh
 from lhrm_jax import policy
 from lhrm_jax.objectives import losses
 from lhrm_jax.objectives.hgpo import Advantages
-from lhrm_jax.objectives.masked import SumCount, masked_sum_count
+from lhrm_jax.objectives.masked import Maximum, SumCount, masked, masked_sum_count
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling.rollouts import Rollouts
 from lhrm_jax.sampling.sampler import prefill
 from lhrm_jax.training.state import TrainState
-from lhrm_jax.training.update import accumulate_scan, apply_gradients, jit_step
+from lhrm_jax.training.update import Metrics, accumulate_scan, apply_gradients, jit_step
 
 
 @jax.tree_util.register_dataclass
@@ -116,7 +116,7 @@ def make_score(
 
 def hgpo_loss(
   config: PolicyConfig, spec: HGPOSpec, params: policy.Params, batch: HGPOBatch
-) -> tuple[SumCount, dict[str, SumCount]]:
+) -> tuple[SumCount, Metrics]:
   """The negated objective over one micro-batch, and its metrics under TRL's names."""
   rollouts = batch.rollouts
   b, m, g, t = rollouts.responses.shape
@@ -151,6 +151,7 @@ def hgpo_loss(
     "clip_ratio/high_mean": parts.high_clip,
     "importance_ratio/mean": parts.ratio,
     "sampling/sampling_logp_difference/mean": masked_sum_count(mismatch, mask),
+    "sampling/sampling_logp_difference/max": Maximum(jnp.max(masked(mismatch, mask))),
   }
 
 

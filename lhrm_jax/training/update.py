@@ -10,12 +10,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.objectives.masked import SumCount
+from lhrm_jax.objectives.masked import Maximum, SumCount
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.state import TrainState
 
-Metrics = dict[str, SumCount]
+Metrics = dict[str, SumCount | Maximum]
 LossFn = Callable[[policy.Params, Any], tuple[SumCount, Metrics]]
 
 
@@ -39,7 +39,7 @@ def accumulate(
   total = None
   for batch in batches:
     part = gradients(loss_fn, params, batch)
-    total = part if total is None else jax.tree.map(jnp.add, total, part)
+    total = part if total is None else _add(total, part)
   return total
 
 
@@ -52,9 +52,19 @@ def accumulate_scan(
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
   def add(total, batch):
-    return jax.tree.map(jnp.add, total, gradients(loss_fn, params, batch)), None
+    return _add(total, gradients(loss_fn, params, batch)), None
 
   return jax.lax.scan(add, zeros, batches)[0]
+
+
+def _add(a, b):
+  """Sums two results of `gradients`; each metric knows how it adds."""
+  (loss, grads, metrics), (more_loss, more_grads, more_metrics) = a, b
+  return (
+    loss + more_loss,
+    jax.tree.map(jnp.add, grads, more_grads),
+    {name: value + more_metrics[name] for name, value in metrics.items()},
+  )
 
 
 def apply_gradients(

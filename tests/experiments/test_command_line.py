@@ -1,0 +1,51 @@
+"""What a user sees who mistypes: one line that says what, where, and the nearest right thing."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = "experiments/configs/arithmetic.py"
+
+
+def run(module, *arguments):
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{module}", *arguments],
+    cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    timeout=120, check=False,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--config", CONFIG, "--config.hgpo.detla=0.4"], 'Did you mean "delta"'),
+    (["--config", CONFIG, "--config.hpgo.delta=0.4"], 'Did you mean "hgpo"'),
+    (["--config", "experiments/configs/arithmetics.py"], "Did you mean experiments/configs/arith"),
+    (["--config", CONFIG, "--config.hgpo.steps=many"], "hgpo.steps"),
+    (["--config", CONFIG, "--config.task=aritmetic"], "did you mean 'arithmetic'"),
+    (["--config", CONFIG, "--config.reward=exactmatch"], "did you mean 'exact_match'"),
+    (["--config", CONFIG, "--config.mesh.data=64"], "mesh: data=64"),
+    (["--config", CONFIG, "--config.init_from=/nowhere"], "is no run folder"),
+    (["--config", CONFIG, "--config.data.max_prompt_tokens=60"], "max_positions=64"),
+    (["--config", CONFIG, "--config.hgpo.advantage=hpgo"], "did you mean 'hgpo'"),
+    (["--config", CONFIG, "--config.hgpo.micro_batches=5"], "hgpo.micro_batches=5"),
+    (["--config", CONFIG, "--config.hgpo.pairing=pairs"], "hgpo.pairing='pairs'"),
+  ],
+)
+def test_mistakes_are_explained(tmp_path, arguments, message):
+  result = run("hgpo", *arguments, "--workdir", str(tmp_path / "run"))
+  assert result.returncode != 0
+  assert message in result.stderr
+  assert "Traceback" not in result.stderr
+  assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("module", ["hft", "hgpo", "evaluate", "sample"])
+def test_help_explains(module):
+  result = run(module, "--help")
+  assert "python -m experiments." in result.stdout
+  assert "--config" in result.stdout
