@@ -63,7 +63,7 @@ def accuracy_against_tokens(stages: Mapping[str, Summary]) -> Figure:
 def hybrid_accuracy_bars(stages: Mapping[str, Summary]) -> Figure:
   """Hybrid Accuracy of each stage beside its controls, with bootstrap intervals."""
   controls = ("score", "random", "always_think", "always_no_think")
-  names = ("the policy", "random, same rate", "always think", "never think")
+  names = ("the policy", "random,\nsame rate", "always\nthink", "never\nthink")
   figure, axes = _axes(6.4, 3.8)
   width = 0.8 / max(len(stages), 1)
   for i, (stage, summary) in enumerate(stages.items()):

@@ -77,7 +77,7 @@ def as_markdown(
   for b, row in enumerate(rows[:prompts]):
     cells = []
     for m in range(modes):
-      mark = "✅" if scores[b, m, 0] > 0.5 else "❌"
+      mark = "**✓**" if scores[b, m, 0] > 0.5 else "**✗**"
       text = html.escape(texts[(b * modes + m) * samples]).replace("|", "&#124;")
       cells.append(f"{mark} {text.replace(chr(10), '<br>')}")
     prompt = html.escape(row.prompt).replace("|", "&#124;").replace("\n", "<br>")
