@@ -1,6 +1,7 @@
 """Builds our parameters from a checkpoint, one tensor at a time, straight into their shardings."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -165,13 +166,8 @@ def _stack(
   sharding: Sharding,
 ) -> Array:
   """A parameter of shape `[L, ...]` whose layers come from `read(0), ..., read(L - 1)`."""
-  filled = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
-  # Donating the buffer lets XLA write the layer in place.
-  write = jax.jit(
-    lambda buffer, layer, index: jax.lax.dynamic_update_index_in_dim(buffer, layer, index, 0),
-    donate_argnums=0,
-    out_shardings=sharding,
-  )
+  empty, write = _stack_programs(shape, dtype, sharding)
+  filled = empty()
   one_layer = sharding
   if isinstance(sharding, NamedSharding):
     one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
@@ -179,3 +175,15 @@ def _stack(
     filled = write(filled, _put(read(index), one_layer), index)
     filled.block_until_ready()  # else the host would run ahead, every layer it read still in memory
   return filled
+
+
+@functools.lru_cache(maxsize=64)  # a second model of the same sizes compiles nothing
+def _stack_programs(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding):
+  """Makes an empty stack, and one with a layer written in place (the argument is donated)."""
+  empty = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+  write = jax.jit(
+    lambda stack, layer, index: jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0),
+    donate_argnums=0,
+    out_shardings=sharding,
+  )
+  return empty, write

@@ -1,8 +1,12 @@
 """Hugging Face folders in and out, against golden files that transformers computed."""
 
+import functools
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +20,11 @@ from lhrm_jax.policy import huggingface, layout, pretrained
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 FOLDERS = sorted(path.parent.name for path in GOLDEN.glob("*/logits.npz"))
 STORED_ROWS, COLUMN_STEP = 300, 10  # as in tests/golden/make.py
+
+
+@functools.cache
+def load(name: str, scan_layers: bool = True):
+  return policy.load_pretrained(GOLDEN / name, settings={"scan_layers": scan_layers})
 
 
 def copy_of(name: str, to: pathlib.Path) -> pathlib.Path:
@@ -38,14 +47,18 @@ def test_golden_folders_cover_every_family():
   assert types == set(huggingface.FAMILIES)
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
-@pytest.mark.parametrize("name", FOLDERS)
+# Unrolled layers take the same path but for the stacking, so a family each way is enough.
+LAYOUTS = [(name, True) for name in FOLDERS] + [("qwen2_untied", False), ("llama_scaled", False)]
+
+
+@pytest.mark.parametrize(("name", "scan_layers"), LAYOUTS)
 def test_logits_equal_transformers_on_ragged_batches_padded_on_either_side(name, scan_layers):
-  config, params, _ = policy.load_pretrained(GOLDEN / name, settings={"scan_layers": scan_layers})
+  config, params, _ = load(name, scan_layers)
+  compute = jax.jit(policy.logits, static_argnums=0)
   golden = np.load(GOLDEN / name / "logits.npz")
   for side in ("right", "left"):
     mask = golden[f"{side}_mask"]
-    logits = policy.logits(config, params, golden[f"{side}_tokens"], mask)
+    logits = compute(config, params, golden[f"{side}_tokens"], mask)
     ours = np.asarray(logits)[..., :STORED_ROWS:COLUMN_STEP] * mask[..., None]
     np.testing.assert_allclose(ours, golden[f"{side}_logits"], atol=1e-4, rtol=0)
 
@@ -53,7 +66,7 @@ def test_logits_equal_transformers_on_ragged_batches_padded_on_either_side(name,
 @pytest.mark.parametrize("name", ["qwen3_sharded", "qwen2_tied"])
 def test_tree_is_that_of_init_in_both_layouts(name):
   for scan_layers in (True, False):
-    config, params, _ = policy.load_pretrained(GOLDEN / name, settings={"scan_layers": scan_layers})
+    config, params, _ = load(name, scan_layers)
     fresh = jax.eval_shape(lambda config=config: policy.init(config, jax.random.key(0)))
     loaded = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     assert loaded == fresh
@@ -66,7 +79,7 @@ def test_bfloat16_parameters_compute_in_bfloat16():
 
 
 def test_missing_tags_become_tokens_that_start_as_the_mean_row():
-  config, params, tokenizer = policy.load_pretrained(GOLDEN / "llama_scaled")
+  config, params, tokenizer = load("llama_scaled")
   assert tokenizer.new_tag_ids == (300, 301, 302, 303)
   for table in (params["embedding"], params["head"]):
     mean = np.asarray(table[:STORED_ROWS]).mean(axis=0)
@@ -75,10 +88,11 @@ def test_missing_tags_become_tokens_that_start_as_the_mean_row():
 
 
 def test_rows_that_round_the_table_up_are_never_sampled_and_take_no_probability():
-  config, params, _ = policy.load_pretrained(GOLDEN / "qwen2_tied")
+  config, params, _ = load("qwen2_tied")
   # Rows so large that they would win, were they tokens.
-  params["embedding"] = params["embedding"].at[config.logit_vocab_size :].set(100.0)
-  hidden, _ = policy.apply(config, params, jnp.ones((1, 4), int), jnp.arange(4)[None])
+  table = params["embedding"].at[config.logit_vocab_size :].set(100.0)
+  params = {**params, "embedding": table}
+  hidden = jax.random.normal(jax.random.key(0), (1, 4, config.hidden_size))
   probs = jax.nn.softmax(policy.next_token_logits(config, params, hidden))
   assert probs[..., config.logit_vocab_size :].max() == 0
   scores = policy.token_logprobs(config, params, hidden, jnp.ones((1, 4), int), temperature=0.1)
@@ -91,28 +105,40 @@ def test_rows_that_round_the_table_up_are_never_sampled_and_take_no_probability(
   np.testing.assert_allclose(scores.entropy, exact.entropy, atol=1e-5)
 
 
-def test_parameters_land_in_the_given_shardings():
-  mesh = jax.make_mesh((1, 1), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+SHARDED_LOAD = """
+import jax, numpy as np, sys
+from jax.sharding import NamedSharding, PartitionSpec
+from lhrm_jax import policy
 
-  def shardings(config):
-    def shard(axes):
-      names = [{"mlp": "tensor", "embed": "fsdp"}.get(axis) for axis in axes]
-      return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*names))
+mesh = jax.make_mesh((2, 4), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+rules = {"mlp": "tensor", "embed": "fsdp", "heads": "tensor", "vocab": "tensor"}
 
-    return jax.tree.map(shard, policy.logical_axes(config), is_leaf=lambda x: isinstance(x, tuple))
+def shardings(config):
+  def shard(axes):
+    return NamedSharding(mesh, PartitionSpec(*[rules.get(axis) for axis in axes]))
+  return jax.tree.map(shard, policy.logical_axes(config), is_leaf=lambda x: isinstance(x, tuple))
 
-  _, params, _ = policy.load_pretrained(GOLDEN / "qwen3_sharded", shardings=shardings)
-  _, plain, _ = policy.load_pretrained(GOLDEN / "qwen3_sharded")
-  kernel = params["layers"]["mlp"]["up"]["kernel"]
-  assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
-  jax.tree.map(np.testing.assert_array_equal, params, plain)
+config, params, _ = policy.load_pretrained(sys.argv[1], shardings=shardings)
+_, plain, _ = policy.load_pretrained(sys.argv[1])
+jax.tree.map(lambda x, s: None if x.sharding == s else sys.exit(f"{x.sharding} {s}"),
+             params, shardings(config))
+jax.tree.map(np.testing.assert_array_equal, params, plain)
+kernel = params["layers"]["mlp"]["up"]["kernel"]
+assert kernel.addressable_shards[0].data.size == kernel.size // 8
+"""
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
-@pytest.mark.parametrize("name", FOLDERS)
+def test_parameters_land_in_the_given_shardings_on_eight_devices():
+  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+  run = [sys.executable, "-c", SHARDED_LOAD, str(GOLDEN / "qwen3_sharded")]
+  done = subprocess.run(run, env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("name", "scan_layers"), LAYOUTS)
 def test_export_and_import_give_equal_tensors_and_an_equal_config(name, scan_layers, tmp_path):
   settings = {"scan_layers": scan_layers}
-  config, params, tokenizer = policy.load_pretrained(GOLDEN / name, settings=settings)
+  config, params, tokenizer = load(name, scan_layers)
   policy.export_pretrained(
     tmp_path / "out", config, params, tokenizer, "# card", dtype="float32", shard_bytes=20_000
   )
@@ -126,13 +152,13 @@ def test_export_and_import_give_equal_tensors_and_an_equal_config(name, scan_lay
 
 
 def test_export_leaves_out_the_rows_of_no_token(tmp_path):
-  policy.export_pretrained(tmp_path / "out", *policy.load_pretrained(GOLDEN / "mistral"), "")
+  policy.export_pretrained(tmp_path / "out", *load("mistral"), "")
   assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 304
   assert load_file(tmp_path / "out" / "model.safetensors")[layout.EMBEDDING].shape == (304, 16)
 
 
 def test_export_refuses_to_mix_two_models_in_one_folder(tmp_path):
-  loaded = policy.load_pretrained(GOLDEN / "qwen2_tied")
+  loaded = load("qwen2_tied")
   policy.export_pretrained(tmp_path / "out", *loaded, "")
   with pytest.raises(FileExistsError, match="holds weights already"):
     policy.export_pretrained(tmp_path / "out", *loaded, "")
