@@ -29,7 +29,8 @@ def prompt_row(fields: Fields) -> PromptRow:
     level = int(level)
   except (TypeError, ValueError):
     raise BadRow(f"level={level!r} is no number") from None
-  return PromptRow(_text(fields, "prompt"), str(answer), level, str(fields.get("source") or ""))
+  source = str(fields.get("source") or "")
+  return PromptRow(text_field(fields, "prompt"), str(answer), level, source)
 
 
 def hft_row(fields: Fields) -> HFTRow:
@@ -44,12 +45,13 @@ def hft_row(fields: Fields) -> HFTRow:
   if fields.get("messages") is not None:
     earlier, prompt, response = _conversation(fields["messages"])
   else:
-    earlier, prompt, response = (), _text(fields, "prompt"), _text(fields, "response")
+    earlier, prompt, response = (), text_field(fields, "prompt"), text_field(fields, "response")
   mode, response = _tagged(response.strip(), fields.get("mode"))
   return HFTRow(prompt, response, mode, earlier=earlier)
 
 
-def _text(fields: Fields, key: str) -> str:
+def text_field(fields: Fields, key: str) -> str:
+  """The text in column `key`; missing, empty and other than text are bad."""
   value = fields.get(key)
   if value is None:
     raise BadRow(f"no {key!r}; the row has {', '.join(sorted(fields)) or 'no fields'}")

@@ -50,8 +50,8 @@ def export_pretrained(
     raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
   if not isinstance(tokenizer, text.PretrainedTokenizer):
     raise ValueError(
-      f"{type(tokenizer).__name__} is no tokenizer that transformers could load: only policies that "
-      "started from a pretrained model can be exported."
+      f"{type(tokenizer).__name__} is no tokenizer that transformers could load: only policies "
+      "that started from a pretrained model can be exported."
     )
   fields = huggingface.config_to_json(config)
   folder = pathlib.Path(folder)

@@ -142,8 +142,8 @@ class GGUFFile:
     plain = rope.frequencies(dataclasses.replace(self.config, rope_scaling=RopeScaling()))
     if not np.allclose(plain / factors, rope.frequencies(self.config), rtol=1e-3):
       raise ValueError(
-        f"{self.where}: {_ROPE_FACTORS} holds no scaling of Llama 3's kind. Load the model from its "
-        "safetensors folder instead, whose config.json says which it is."
+        f"{self.where}: {_ROPE_FACTORS} holds no scaling of Llama 3's kind. Load the model from "
+        "its safetensors folder instead, whose config.json says which it is."
       )
 
 

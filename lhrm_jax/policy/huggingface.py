@@ -135,8 +135,9 @@ def config_to_json(config: PolicyConfig) -> dict[str, Any]:
       "second. Such a policy can't be exported."
     )
   family = "qwen2" if config.qkv_bias else "qwen3" if config.qk_norm else "llama"
+  architecture = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}[family]
   fields = {
-    "architectures": [{"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}[family] + "ForCausalLM"],
+    "architectures": [f"{architecture}ForCausalLM"],
     "model_type": family,
     "vocab_size": config.logit_vocab_size or config.vocab_size,
     "hidden_size": config.hidden_size,

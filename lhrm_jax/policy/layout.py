@@ -63,21 +63,20 @@ def outer_weights(config: PolicyConfig) -> tuple[Weight, ...]:
 def layer_weights(config: PolicyConfig) -> tuple[Weight, ...]:
   """The tensors of one decoder block."""
   c = config
-  d, f, w = c.hidden_size, c.intermediate_size, c.head_dim
-  heads = {"q": c.num_heads, "k": c.num_kv_heads, "v": c.num_kv_heads}
+  d, f, h, w = c.hidden_size, c.intermediate_size, c.num_heads, c.head_dim
   weights = [
     _weight("input_layernorm.weight", "attention_norm/scale", (d,)),
     _weight("post_attention_layernorm.weight", "mlp_norm/scale", (d,)),
-    _weight("self_attn.o_proj.weight", "attention/o/kernel", (d, c.num_heads, w), (1, 2, 0), lead=1),
+    _weight("self_attn.o_proj.weight", "attention/o/kernel", (d, h, w), (1, 2, 0), lead=1),
     _weight("mlp.gate_proj.weight", "mlp/gate/kernel", (f, d), (1, 0)),
     _weight("mlp.up_proj.weight", "mlp/up/kernel", (f, d), (1, 0)),
     _weight("mlp.down_proj.weight", "mlp/down/kernel", (d, f), (1, 0)),
   ]
-  for x, h in heads.items():
+  for x, n in {"q": h, "k": c.num_kv_heads, "v": c.num_kv_heads}.items():
     name, path = f"self_attn.{x}_proj", f"attention/{x}"
-    weights.append(_weight(f"{name}.weight", f"{path}/kernel", (h, w, d), (2, 0, 1), lead=2))
+    weights.append(_weight(f"{name}.weight", f"{path}/kernel", (n, w, d), (2, 0, 1), lead=2))
     if c.qkv_bias:
-      weights.append(_weight(f"{name}.bias", f"{path}/bias", (h, w), lead=2))
+      weights.append(_weight(f"{name}.bias", f"{path}/bias", (n, w), lead=2))
   if c.qk_norm:
     for x in "qk":
       weights.append(_weight(f"self_attn.{x}_norm.weight", f"attention/{x}_norm/scale", (w,)))

@@ -1,4 +1,4 @@
-"""Loads a pretrained model: a Hugging Face folder or hub id, a GGUF file, or an installed package."""
+"""Loads a pretrained model: a Hugging Face folder or hub id, a GGUF file, or a package's."""
 
 import dataclasses
 import importlib.util
@@ -133,11 +133,9 @@ def _from_hub(name: str, revision: str | None) -> pathlib.Path:
   from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
   try:
-    return pathlib.Path(
-      snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES))
-    )
+    return pathlib.Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
   except (HfHubHTTPError, LocalEntryNotFoundError) as error:
     raise FileNotFoundError(
-      f"{name} is no local folder, is not in the hub's cache, and could not be downloaded: {error}. "
-      "Check the name, log in if the model is gated, or download it once where there is a network."
+      f"{name} is no local folder, is not in the hub's cache, and could not be downloaded "
+      f"({error}). Check the name, log in if it is gated, or fetch it once with a network."
     ) from error

@@ -11,7 +11,11 @@ _LLAMA3_WORDS = (
   r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
-_WORD_PATTERNS = {"llama-bpe": _LLAMA3_WORDS, "qwen2": _QWEN2_WORDS, "deepseek-r1-qwen": _QWEN2_WORDS}
+_WORD_PATTERNS = {
+  "llama-bpe": _LLAMA3_WORDS,
+  "qwen2": _QWEN2_WORDS,
+  "deepseek-r1-qwen": _QWEN2_WORDS,
+}
 _SPLITS_DIGITS = ("smollm",)
 _GPT2 = ("gpt-2",)
 # Which bring a text into Unicode's composed form first.

@@ -76,9 +76,7 @@ class PretrainedTokenizer:
     """The token that the template ends an assistant's turn with, then the model's own."""
     found = []
     turn = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": _BREAK}]
-    text = chat.render(
-      self.chat_template, turn, self._special_tokens, add_generation_prompt=False
-    )
+    text = chat.render(self.chat_template, turn, self._special_tokens, add_generation_prompt=False)
     end = self._control_pattern.search(text.rpartition(_BREAK)[2])
     if end:
       found.append(self._control[end[0]])

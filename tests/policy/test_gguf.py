@@ -50,7 +50,7 @@ def permute(weight: np.ndarray, heads: int) -> np.ndarray:
   return out
 
 
-def write_gguf(path, config, params, arch: str, type_name: str = "F32", pre: str = "qwen2", **extra):
+def write_gguf(path, config, params, arch: str, type_name="F32", pre="qwen2", **extra):
   """A GGUF file of `params` (scanned layout), as llama.cpp's converter would write it."""
   writer = gguf.GGUFWriter(path, arch)
   writer.add_context_length(config.max_positions)
@@ -245,13 +245,13 @@ def test_another_architecture_another_type_and_another_tokenizer_are_named(tmp_p
   config = tiny()
   params = random_params(config)
   write_gguf(tmp_path / "arch.gguf", config, params, "gemma3")
-  with pytest.raises(ValueError, match="general.architecture='gemma3'"):
+  with pytest.raises(ValueError, match=r"general\.architecture='gemma3'"):
     policy.load_pretrained(tmp_path / "arch.gguf")
   write_gguf(tmp_path / "type.gguf", config, params, "llama", "Q5_0")
   with pytest.raises(ValueError, match=r"has type Q5_0"):
     policy.load_pretrained(tmp_path / "type.gguf")
   write_gguf(tmp_path / "pre.gguf", config, params, "llama", pre="mystery")
-  with pytest.raises(ValueError, match="tokenizer.ggml.pre='mystery'"):
+  with pytest.raises(ValueError, match=r"tokenizer\.ggml\.pre='mystery'"):
     policy.load_pretrained(tmp_path / "pre.gguf")
 
 

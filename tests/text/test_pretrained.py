@@ -1,4 +1,4 @@
-"""Tokenizers of pretrained models: ids as the `tokenizers` file gives them, tags as single tokens."""
+"""Tokenizers of pretrained models: ids as their file gives them, tags as single tokens."""
 
 import json
 import pathlib
@@ -18,7 +18,8 @@ CHATML = (
   "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 PIECES = (
-  "Hello", " world", "  two  spaces", "\n", "\n\n", "\t", "naïve café", "e\u0301", "日本語", "한국어",
+  "Hello", " world", "  two  spaces", "\n", "\n\n", "\t", "naïve café", "e\u0301", "日本語",
+  "한국어",
   "مرحبا", "😀👩‍👩‍👧", "\u200b", "٣٤", "²", "1234567", "3.14", "-7", "def f(x):\n    return x**2\n",
   "for (int i=0;i<n;++i) {", "\\frac{a}{b}", "$\\boxed{42}$", "\\begin{align}x&=1\\\\\\end{align}",
   "don't", "I'LL", "<b>", "a<b>c", "http://x.y/z?q=1", "snake_case", "CamelCase", "…", "“quotes”",
@@ -42,7 +43,8 @@ def qwen_like(tmp_path_factory) -> pathlib.Path:
   byte_level = pre.ByteLevel(add_prefix_space=False, use_regex=False)
   tokenizer.pre_tokenizer = pre.Sequence([split, byte_level])
   tokenizer.decoder = decoders.ByteLevel()
-  trainer = BpeTrainer(vocab_size=600, initial_alphabet=pre.ByteLevel.alphabet(), show_progress=False)
+  alphabet = pre.ByteLevel.alphabet()
+  trainer = BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
   tokenizer.train_from_iterator(varied_strings(300), trainer)
   tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
   tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in ("<think>", "</think>")])
