@@ -75,6 +75,9 @@ def export_pretrained(
     return weight.to_stored(_to_host(leaf).astype(jnp.dtype(dtype)))
 
   huggingface.write_weights(folder, stored, read, shard_bytes)
+  # The safetensors library makes files that only their owner may read; a server is another user.
+  for path in folder.glob("*.safetensors"):
+    path.chmod((folder / "config.json").stat().st_mode)
 
 
 def _leaf(

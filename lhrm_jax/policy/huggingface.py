@@ -185,19 +185,26 @@ class SafetensorsFolder:
     from safetensors import safe_open
 
     self.where = str(folder)
-    self._files = {}  # tensor name -> its open file
+    self._files: dict[str, pathlib.Path] = {}
+    self._shapes: dict[str, tuple[int, ...]] = {}
     for path in _weight_files(folder):
-      file = safe_open(path, framework="numpy")
-      self._files |= dict.fromkeys(file.keys(), file)
+      with safe_open(path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118 (no dict)
+          self._files[name] = path
+          self._shapes[name] = tuple(file.get_slice(name).get_shape())
 
   def names(self) -> frozenset[str]:
     return frozenset(self._files)
 
   def shape(self, name: str) -> tuple[int, ...]:
-    return tuple(self._files[name].get_slice(name).get_shape())
+    return self._shapes[name]
 
   def read(self, name: str) -> np.ndarray:
-    return self._files[name].get_tensor(name)
+    from safetensors import safe_open
+
+    # Opened anew for each tensor: pages of a file that stays mapped would pile up in memory.
+    with safe_open(self._files[name], framework="numpy") as file:
+      return file.get_tensor(name)
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
