@@ -197,13 +197,10 @@ def _parser_and_plain(tokenizer: Any) -> tuple[Any, Any]:
   """
   from tokenizers import AddedToken, Tokenizer
 
-  fields = json.loads(tokenizer.to_str())
-  for token in fields["added_tokens"]:
-    if token["content"] in tags.TAGS:
-      token["special"] = False
-  parser = Tokenizer.from_str(json.dumps(fields))
+  parser = Tokenizer.from_str(tokenizer.to_str())
   parser.no_truncation()
   parser.no_padding()
+  # Adding a token that exists changes nothing but its being special.
   parser.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in tags.TAGS])
   plain = Tokenizer.from_str(parser.to_str())
   plain.add_special_tokens([AddedToken(tag, normalized=False) for tag in tags.TAGS])

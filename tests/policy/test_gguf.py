@@ -5,6 +5,8 @@ import importlib.util
 import json
 import pathlib
 import struct
+import subprocess
+import sys
 
 import gguf
 import jax
@@ -286,6 +288,9 @@ def test_smollm2_prompts_and_first_answer_equal_transformers():
   for row in golden:
     assert tokenizer.encode_prompt(row["prompt"]) == row["prompt_ids"]
     assert tokenizer.decode(row["ids"]) == row["text"]
+  # The golden prompts hold no number of several digits: transformers doesn't cut those as the
+  # model's own tokenizer does, one token for each digit.
+  assert len(tokenizer.encode_prompt("2025")) == len(tokenizer.encode_prompt("7")) + 3
   eos = tokenizer.eos_ids[0]
   assert greedy(config, params, [golden[0]["prompt_ids"]], 8, eos) == [golden[0]["ids"]]
 
@@ -299,3 +304,35 @@ def test_smollm2_greedy_text_equals_transformers_over_twenty_prompts():
   assert len(golden) == 20
   for row, ids in zip(golden, ours, strict=True):
     assert tokenizer.decode(ids) == row["text"], row["prompt"]
+
+
+PEAK_MEMORY = """
+import sys
+import jax
+import jax.numpy as jnp
+import safetensors.numpy, tokenizers, transformers.utils.chat_template_utils
+from lhrm_jax import policy
+
+def peak():
+  lines = open("/proc/self/status").read().splitlines()
+  return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+(jnp.zeros(3) + 1).block_until_ready()
+before = peak()
+_, params, _ = policy.load_pretrained(sys.argv[1])
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+print(peak() - before, size)
+"""
+
+
+@pytest.mark.slow
+@needs_smollm2
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_loading_never_holds_a_second_copy_of_the_model(tmp_path):
+  policy.export_pretrained(tmp_path / "out", *policy.load_pretrained(SMOLLM2), "", dtype="float32")
+  run = [sys.executable, "-c", PEAK_MEMORY, str(tmp_path / "out")]
+  done = subprocess.run(run, capture_output=True, text=True, check=True)
+  growth, size = map(int, done.stdout.split())
+  assert size > 500 * 2**20
+  # The parameters, one tensor (the embedding table) and the tokenizer.
+  assert growth < 1.3 * size

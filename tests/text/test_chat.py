@@ -19,7 +19,7 @@ SWITCHES = PLAIN.replace(
   "{% endif %}",
 )
 ALL = {"plain": PLAIN, "opens": OPENS, "switches": SWITCHES, "chatml": chat.CHATML_TEMPLATE,
-       "words": chat.PLAIN_TEMPLATE, "newline at the end": PLAIN + "\n"}  # fmt: skip
+       "words": chat.PLAIN_TEMPLATE, "newline at the end": PLAIN + "{{ '' }}\n"}  # fmt: skip
 
 
 def rendered(template, messages=USER, generate=True, **variables) -> str:
