@@ -9,7 +9,7 @@ class PromptRow:
 
   Attributes:
     prompt: what the user asks.
-    answer: the right answer, as the reward function wants it.
+    answer: the right answer, as the reward function wants it; empty where a reward model scores.
     level: difficulty, for reports; 0 where unknown.
     source: where the row comes from, for reports.
   """
@@ -30,9 +30,12 @@ class HFTRow:
     mode: `tags.THINK` or `tags.NO_THINK`.
     tag_weight: weight of the opening tag in the loss. Shares of modes in a batch are chosen for
       speed of learning; this weight sets the prior over modes that the policy learns.
+    earlier: (role, content) of the messages before the prompt, e.g. a system message. Only chat
+      tokenizers take any.
   """
 
   prompt: str
   response: str
   mode: int
   tag_weight: float = 1.0
+  earlier: tuple[tuple[str, str], ...] = ()

@@ -15,8 +15,10 @@ from jax import Array
 from lhrm_jax.policy import cache
 from lhrm_jax.policy.cache import KVCache
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
+from lhrm_jax.policy.export import export_pretrained
 from lhrm_jax.policy.head import TokenLogprobs, next_token_logits, token_logprobs
 from lhrm_jax.policy.model import Decoder
+from lhrm_jax.policy.pretrained import load_pretrained
 
 Params = dict[str, Any]
 
@@ -29,7 +31,9 @@ __all__ = [
   "apply",
   "cache",
   "count_params",
+  "export_pretrained",
   "init",
+  "load_pretrained",
   "logical_axes",
   "logits",
   "next_token_logits",

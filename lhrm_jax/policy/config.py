@@ -42,6 +42,8 @@ class PolicyConfig:
     num_heads: query heads `H`.
     num_kv_heads: key and value heads `K`; divides `num_heads`.
     head_dim: width of one head `D`; 0 takes `hidden_size // num_heads`.
+    logit_vocab_size: rows of the table that stand for tokens; 0 means all. Rows beyond them only
+      round the table up to a size that shards: they are never sampled and take no probability.
     max_positions: longest sequence, in tokens.
     rope_theta: base of the rotary frequencies.
     rope_scaling: see `RopeScaling`.
@@ -65,6 +67,7 @@ class PolicyConfig:
   num_heads: int
   num_kv_heads: int
   head_dim: int = 0
+  logit_vocab_size: int = 0
   max_positions: int = 4096
   rope_theta: float = 10_000.0
   rope_scaling: RopeScaling = RopeScaling()
@@ -80,6 +83,11 @@ class PolicyConfig:
   def __post_init__(self):
     if not self.head_dim:
       object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
+    if self.logit_vocab_size > self.vocab_size:
+      raise ValueError(
+        f"policy.logit_vocab_size={self.logit_vocab_size} is above vocab_size={self.vocab_size}: "
+        "a token without a row in the embedding table can't be predicted."
+      )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"policy.num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}: "

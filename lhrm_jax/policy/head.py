@@ -8,6 +8,8 @@ from jax import Array
 
 from lhrm_jax.policy.config import PolicyConfig
 
+_NO_TOKEN = -1e30  # finite: zero probability times it is zero in the entropy, where -inf gives NaN
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +26,17 @@ class TokenLogprobs:
 
 
 def next_token_logits(config: PolicyConfig, params, hidden: Array) -> Array:
-  """Logits `[..., V]` in float32 of the token that follows each `hidden [..., d]`."""
+  """Logits `[..., V]` in float32 of the token that follows each `hidden [..., d]`.
+
+  Rows beyond `config.logit_vocab_size` stand for no token: their logit is -1e30.
+  """
   table = params["embedding" if config.tie_embeddings else "head"]
-  return jnp.einsum(
+  logits = jnp.einsum(
     "...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32
   )
+  if not config.logit_vocab_size:
+    return logits
+  return jnp.where(jnp.arange(config.vocab_size) < config.logit_vocab_size, logits, _NO_TOKEN)
 
 
 def token_logprobs(

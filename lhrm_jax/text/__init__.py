@@ -2,16 +2,19 @@
 
 import pathlib
 
-from lhrm_jax.text import tags
+from lhrm_jax.text import chat, gguf_tokenizer, tags
 from lhrm_jax.text.characters import CharacterTokenizer
+from lhrm_jax.text.pretrained import PretrainedTokenizer
 from lhrm_jax.text.responses import ParsedResponse, parse_response
 from lhrm_jax.text.tokenizer import TagIds, Tokenizer
 
 __all__ = [
   "CharacterTokenizer",
   "ParsedResponse",
+  "PretrainedTokenizer",
   "TagIds",
   "Tokenizer",
+  "chat",
   "load_tokenizer",
   "parse_response",
   "tags",
@@ -19,12 +22,24 @@ __all__ = [
 
 
 def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
-  """Loads the tokenizer that `Tokenizer.save` wrote into `folder`.
+  """Loads the tokenizer that `Tokenizer.save` wrote into `folder`, or a pretrained model's.
+
+  Args:
+    folder: one that `Tokenizer.save` wrote, a Hugging Face model folder, or a GGUF file.
 
   Raises:
-    FileNotFoundError: the folder holds none.
+    FileNotFoundError: it holds none.
   """
   folder = pathlib.Path(folder)
+  if folder.suffix == ".gguf" and folder.is_file():
+    from gguf import GGUFReader
+
+    return gguf_tokenizer.from_reader(GGUFReader(folder))
   if CharacterTokenizer.saved_in(folder):
     return CharacterTokenizer.load(folder)
-  raise FileNotFoundError(f"{folder} holds no tokenizer: expected characters.json in it.")
+  if PretrainedTokenizer.saved_in(folder):
+    return PretrainedTokenizer.load(folder)
+  raise FileNotFoundError(
+    f"{folder} holds no tokenizer: expected characters.json or tokenizer.json in it. A model that "
+    "has only a SentencePiece file must be saved once with transformers' fast tokenizer."
+  )

@@ -1,0 +1,163 @@
+"""Well-known data sets by name: where they are on the hub, and how their columns become our rows.
+
+`load_known("gsm8k")` gives queries, `load_known("openr1_math")` demonstrations. A copy on disk in
+the same format is read by passing its path.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+from lhrm_jax.data import rows, sources
+from lhrm_jax.data.rows import BadRow, Fields
+from lhrm_jax.data.schema import HFTRow, PromptRow
+from lhrm_jax.data.sources import Loaded, Source
+
+# What the paper appends to a mathematical question (https://arxiv.org/abs/2505.14631).
+MATH_SUFFIX = "Let's think step by step and output the final answer within \\boxed{}."
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+  """A data set: where its rows are, and the function that reads one."""
+
+  source: Source
+  to_row: Callable[[Fields], PromptRow | HFTRow | None]
+
+
+def math_prompt(question: str) -> str:
+  """A question with the request for a boxed answer."""
+  return f"{question.strip()}\n{MATH_SUFFIX}"
+
+
+def boxed(solution: str) -> str:
+  """What stands in the last `\\boxed{...}` of a solution, braces balanced.
+
+  Raises:
+    BadRow: there is none, or it never closes.
+  """
+  start = max(solution.rfind("\\boxed{"), solution.rfind("\\fbox{"))
+  if start < 0:
+    short = re.search(r"\\boxed\s+([^\s$]+)", solution)  # a few solutions box one bare word
+    if short:
+      return short[1]
+    raise BadRow("the solution boxes no answer")
+  begin = solution.index("{", start) + 1
+  depth = 1
+  for end in range(begin, len(solution)):
+    depth += {"{": 1, "}": -1}.get(solution[end], 0)
+    if depth == 0:
+      return solution[begin:end]
+  raise BadRow("the \\boxed{ of the solution never closes")
+
+
+def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> PromptRow:
+  """A mathematical query whose question stands in the column `prompt`."""
+  if answer in (None, ""):
+    raise BadRow(f"no answer; the row has {', '.join(sorted(fields))}")
+  asked = math_prompt(rows.text_field(fields, prompt))
+  return rows.prompt_row(
+    {"prompt": asked, "answer": _whole(answer), "level": level, "source": source}
+  )
+
+
+def _whole(answer) -> str:
+  """Answers that a table turned into floats, such as 27.0, as the whole numbers they were."""
+  text = str(answer).strip()
+  return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
+
+
+def _gsm8k(fields: Fields) -> PromptRow:
+  _, mark, answer = str(fields.get("answer", "")).rpartition("####")
+  if not mark:
+    raise BadRow("the answer holds no '####'")
+  return _question(fields, "question", answer.strip().replace(",", ""), source="gsm8k")
+
+
+def _math(fields: Fields) -> PromptRow:
+  level = re.search(r"\d", str(fields.get("level", "")))  # "Level 5", 5, or "Level ?"
+  answer = fields.get("answer") or boxed(str(fields.get("solution", "")))
+  return _question(fields, "problem", answer, int(level[0]) if level else 0, source="math")
+
+
+def _deepscaler(fields: Fields) -> PromptRow:
+  return _question(fields, "problem", fields.get("answer"), source="deepscaler")
+
+
+def _aime(fields: Fields) -> PromptRow:
+  question = "problem" if "problem" in fields else "Question"
+  answer = fields.get("answer", fields.get("Answer"))
+  return _question(fields, question, answer, source="aime")
+
+
+def _amc(fields: Fields) -> PromptRow:
+  question = "question" if "question" in fields else "problem"
+  return _question(fields, question, fields.get("answer"), source="amc")
+
+
+def _openr1_math(fields: Fields) -> HFTRow | None:
+  """The first complete generation that was verified; `None` where the row has none."""
+  generations = fields.get("generations")
+  if generations is None:
+    raise BadRow(f"no 'generations'; the row has {', '.join(sorted(fields))}")
+  count = len(generations)
+  verified = fields.get("correctness_math_verify") or [True] * count
+  complete = fields.get("is_reasoning_complete") or [True] * count
+  for text, right, whole in zip(generations, verified, complete, strict=True):
+    if right and whole:
+      prompt = math_prompt(rows.text_field(fields, "problem"))
+      return rows.hft_row({"prompt": prompt, "response": text, "mode": "think"})
+  return None
+
+
+def _tulu3_preferences(fields: Fields) -> PromptRow:
+  """The query of a preference pair; a reward model scores what is answered to it."""
+  prompt = fields.get("prompt")
+  if not prompt:
+    chosen = fields.get("chosen") or [{}]
+    prompt = chosen[0].get("content") if chosen[0].get("role") == "user" else None
+  return rows.prompt_row({"prompt": prompt, "answer": "", "source": "tulu3"})
+
+
+KNOWN: dict[str, Known] = {
+  "gsm8k": Known(Source("hf:openai/gsm8k", subset="main"), _gsm8k),
+  "gsm8k_test": Known(Source("hf:openai/gsm8k", "test", subset="main"), _gsm8k),
+  "math": Known(Source("hf:DigitalLearningGmbH/MATH-lighteval"), _math),
+  "math500": Known(Source("hf:HuggingFaceH4/MATH-500", "test"), _math),
+  "deepscaler": Known(Source("hf:agentica-org/DeepScaleR-Preview-Dataset"), _deepscaler),
+  "openr1_math": Known(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math),
+  "tulu3_preferences": Known(
+    Source("hf:allenai/llama-3.1-tulu-3-8b-preference-mixture"), _tulu3_preferences
+  ),
+  "aime24": Known(Source("hf:HuggingFaceH4/aime_2024"), _aime),
+  "aime_1983_2024": Known(Source("hf:di-zhang-fdu/AIME_1983_2024"), _aime),
+  "amc23": Known(Source("hf:math-ai/amc23", "test"), _amc),
+}
+
+
+def load_known(
+  name: str, *, path: str = "", split: str = "", on_bad_row: str = "raise", streaming: bool = False
+) -> Loaded:
+  """Loads a data set of `KNOWN`.
+
+  Args:
+    name: its key.
+    path: read from here instead of the hub: a file, or what else `Source.path` may be.
+    split: instead of the usual one.
+    on_bad_row: "raise" or "skip".
+    streaming: read while it downloads.
+
+  Raises:
+    KeyError: no data set of that name; those there are are listed.
+  """
+  if name not in KNOWN:
+    raise KeyError(f"no data set named {name!r}; known: {', '.join(sorted(KNOWN))}.")
+  known = KNOWN[name]
+  source = dataclasses.replace(
+    known.source,
+    path=path or known.source.path,
+    split=split or known.source.split,
+    subset="" if path else known.source.subset,
+    streaming=streaming,
+  )
+  return sources.load(source, known.to_row, on_bad_row)

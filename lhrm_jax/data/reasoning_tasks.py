@@ -1,0 +1,126 @@
+"""The task of a small pretrained policy: reasoning problems in families and levels.
+
+Families and levels are those of `reasoning_families`. Thinking has a price everywhere, and a value
+that grows with the level: a small model can say the sum of two digits at once, but not that of six
+numbers. In `tripling` the prompt is as long for the easiest problem as for the hardest, so that its
+length can't decide the mode.
+"""
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from lhrm_jax.data.reasoning_families import FAMILIES, Problem
+from lhrm_jax.data.schema import HFTRow, PromptRow
+from lhrm_jax.text import Tokenizer, tags
+
+# Streams of random numbers that must never coincide.
+_PROMPTS, _DEMONSTRATIONS, _EVALUATION = range(3)
+_INDICES = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasoningTasks:
+  """The mixture as a source of rows; every row is a function of (seed, step).
+
+  Attributes:
+    families: drawn from with equal shares; an entry may stand several times.
+    levels: of each family, with equal shares.
+    notes: what a reader of the report must know.
+  """
+
+  families: tuple[str, ...] = tuple(FAMILIES)
+  levels: tuple[int, ...] = (1, 2, 3, 4)
+  notes: tuple[str, ...] = (
+    "Problems come from reasoning-gym's generators; prompts, worked solutions and exact answers "
+    "are this project's own. A tenth of all problems, chosen by a checksum of the prompt, is kept "
+    "for evaluation and never trained on.",
+  )
+
+  def __post_init__(self):
+    unknown = sorted(set(self.families) - set(FAMILIES))
+    if unknown:
+      raise ValueError(f"Unknown families {unknown}; known: {', '.join(sorted(FAMILIES))}.")
+
+  def tokenizer(self) -> Tokenizer:
+    """Raises ValueError: these problems are for a policy that can already read."""
+    raise ValueError(
+      "The reasoning tasks need a pretrained policy: set init_from to a model folder, a hub id, a "
+      "GGUF file or package:NAME."
+    )
+
+  def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
+    """Training queries of one step."""
+    rng = np.random.default_rng([_PROMPTS, seed, step])
+    return [_prompt_row(*self._draw(rng, held_out=False)) for _ in range(count)]
+
+  def demonstrations(
+    self, seed: int, step: int, think: int, no_think: int
+  ) -> tuple[list[HFTRow], list[HFTRow]]:
+    """HFT rows of one step: `think` with the work, `no_think` with the answer alone.
+
+    Tag weights make both modes count the same, whatever their numbers: the policy learns to choose
+    either with probability 0.5, on every family and level.
+    """
+    rng = np.random.default_rng([_DEMONSTRATIONS, seed, step])
+    batches = []
+    for mode, count in ((tags.THINK, think), (tags.NO_THINK, no_think)):
+      weight = (think + no_think) / (2 * count) if count else 1.0
+      drawn = [self._draw(rng, held_out=False)[2] for _ in range(count)]
+      batches.append([HFTRow(p.prompt, respond(p, mode), mode, weight) for p in drawn])
+    return batches[0], batches[1]
+
+  def evaluation(self, count: int) -> list[PromptRow]:
+    """The same `count` held-out queries for every seed, no two alike, families and levels in turn.
+
+    Raises:
+      ValueError: a family and level has too few held-out problems.
+    """
+    rng = np.random.default_rng([_EVALUATION])
+    cells = [
+      (name, level)
+      for level in self.levels
+      for name in self.families
+      if level <= len(FAMILIES[name].levels)
+    ]
+    rows: list[PromptRow] = []
+    seen: set[str] = set()
+    for i in range(count):
+      name, level = cells[i % len(cells)]
+      for _ in range(10_000):
+        problem = FAMILIES[name].problem(level, int(rng.integers(_INDICES)))
+        if is_held_out(problem.prompt) and problem.prompt not in seen:
+          break
+      else:
+        raise ValueError(
+          f"{name}, level {level}, has too few problems for evaluation.prompts={count}: lower it."
+        )
+      seen.add(problem.prompt)
+      rows.append(_prompt_row(name, level, problem))
+    return rows
+
+  def _draw(self, rng: np.random.Generator, *, held_out: bool) -> tuple[str, int, Problem]:
+    while True:
+      name = self.families[rng.integers(len(self.families))]
+      levels = [level for level in self.levels if level <= len(FAMILIES[name].levels)]
+      level = levels[rng.integers(len(levels))]
+      problem = FAMILIES[name].problem(level, int(rng.integers(_INDICES)))
+      if is_held_out(problem.prompt) == held_out:
+        return name, level, problem
+
+
+def respond(problem: Problem, mode: int) -> str:
+  """The model response: the work and the answer, or the answer alone."""
+  if mode == tags.NO_THINK:
+    return f"<no_think>{problem.answer}</no_think>"
+  return f"<think>{problem.work}</think>{problem.answer}"
+
+
+def is_held_out(prompt: str) -> bool:
+  """Whether a problem is kept for evaluation: a tenth, by checksum."""
+  return zlib.crc32(prompt.encode()) % 10 == 0
+
+
+def _prompt_row(name: str, level: int, problem: Problem) -> PromptRow:
+  return PromptRow(problem.prompt, problem.answer, level, source=name)

@@ -1,0 +1,101 @@
+"""Writes a policy as a folder that transformers and vLLM load as it is."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lhrm_jax import text
+from lhrm_jax.policy import huggingface, layout
+from lhrm_jax.policy.config import DTYPES, PolicyConfig
+
+SHARD_BYTES = 4 * 2**30
+
+
+def export_pretrained(
+  folder: pathlib.Path | str,
+  config: PolicyConfig,
+  params: dict[str, Any],
+  tokenizer: text.PretrainedTokenizer,
+  card: str,
+  *,
+  dtype: str = "bfloat16",
+  shard_bytes: int = SHARD_BYTES,
+) -> None:
+  """Writes safetensors, `config.json`, the tokenizer with its tags, and a model card.
+
+  The chat template is the model's own, extended by the choice of mode: `enable_thinking=True` opens
+  `<think>`, `False` opens `<no_think>`, and without it the model chooses. Rows of the tables that
+  stand for no token are left out.
+
+  Args:
+    folder: created; must hold no weights yet.
+    config: the policy's.
+    params: the policy's, in any sharding. In a run of several processes all of them must call.
+    tokenizer: the policy's.
+    card: text of `README.md`.
+    dtype: of the written weights.
+    shard_bytes: weights are split into files of about this size, and no more of them is copied to
+      the host at one time.
+
+  Raises:
+    FileExistsError: the folder holds weights already.
+    ValueError: no Hugging Face family computes what `config` does.
+  """
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
+  if not isinstance(tokenizer, text.PretrainedTokenizer):
+    raise ValueError(
+      f"{type(tokenizer).__name__} is no tokenizer that transformers could load: only policies "
+      "that started from a pretrained model can be exported."
+    )
+  fields = huggingface.config_to_json(config)
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  if next(folder.glob("*.safetensors"), None):
+    raise FileExistsError(f"{folder} holds weights already: name an empty folder.")
+
+  fields["dtype"] = fields["torch_dtype"] = dtype
+  fields |= {"eos_token_id": list(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
+  (folder / "config.json").write_text(json.dumps(fields, indent=2), encoding="utf-8")
+  tokenizer.with_template(text.chat.hybrid_template(tokenizer.chat_template)).save(folder)
+  (folder / "README.md").write_text(card, encoding="utf-8")
+
+  tokens = config.logit_vocab_size or config.vocab_size
+  stored = dataclasses.replace(config, vocab_size=tokens, logit_vocab_size=0)
+
+  def read(weight: layout.Weight, index: int | None) -> np.ndarray:
+    leaf = _leaf(config, params, weight, index)
+    if weight.name in (layout.EMBEDDING, layout.HEAD):
+      leaf = leaf[:tokens]
+    return weight.to_stored(_to_host(leaf).astype(jnp.dtype(dtype)))
+
+  huggingface.write_weights(folder, stored, read, shard_bytes)
+  # The safetensors library makes files that only their owner may read; a server is another user.
+  for path in folder.glob("*.safetensors"):
+    path.chmod((folder / "config.json").stat().st_mode)
+
+
+def _leaf(
+  config: PolicyConfig, params: dict[str, Any], weight: layout.Weight, index: int | None
+) -> jax.Array:
+  """One layer's parameter, from either layout, or one outside the layers."""
+  path = weight.path
+  if index is not None:
+    path = ("layers" if config.scan_layers else f"layer_{index}", *path)
+  node: Any = params
+  for key in path:
+    node = node[key]
+  return node[index] if index is not None and config.scan_layers else node
+
+
+def _to_host(leaf: jax.Array) -> np.ndarray:
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+  return np.asarray(leaf)

@@ -1,0 +1,189 @@
+"""Builds our parameters from a checkpoint, one tensor at a time, straight into their shardings."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from lhrm_jax.policy import layout
+from lhrm_jax.policy.config import PolicyConfig
+
+
+class Checkpoint(Protocol):
+  """Named tensors in Hugging Face's names and layout, wherever they come from.
+
+  Attributes:
+    where: for messages.
+  """
+
+  where: str
+
+  def names(self) -> frozenset[str]:
+    """Of every tensor in the checkpoint."""
+    ...
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Without reading the tensor."""
+    ...
+
+  def read(self, name: str) -> np.ndarray:
+    """One tensor, in any floating dtype; nothing keeps it afterwards."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRows:
+  """How an embedding table, or a head, grows beyond its checkpoint.
+
+  Attributes:
+    trained: rows whose mean the new tokens start from.
+    new_ids: tokens whose row is that mean, within the checkpoint's table or beyond it.
+    total: rows of the grown table; those of no token are zero.
+  """
+
+  trained: int
+  new_ids: tuple[int, ...]
+  total: int
+
+  def grow(self, table: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The grown `[total, d]` of a stored `[rows, d]`."""
+    if self.total == len(table) and not self.new_ids:
+      return table
+    grown = np.zeros((self.total, table.shape[1]), dtype)
+    grown[: len(table)] = table
+    if self.new_ids:
+      grown[list(self.new_ids)] = table[: self.trained].mean(axis=0, dtype=np.float32)
+    return grown
+
+
+def check_tensors(config: PolicyConfig, checkpoint: Checkpoint) -> None:
+  """Compares a checkpoint's names and shapes with what `config` asks for.
+
+  Raises:
+    ValueError: a tensor is missing, is one too many, or has another shape; all are named.
+  """
+  expected = dict(layout.stored_shapes(config))
+  found = {name for name in checkpoint.names() if not _is_derived(name, config)}
+  problems = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - found)]
+  problems += [f"unexpected {name}" for name in sorted(found - expected.keys())]
+  for name in sorted(found & expected.keys()):
+    shape = checkpoint.shape(name)
+    if shape != expected[name]:
+      problems.append(f"{name} is {shape}, expected {expected[name]}")
+  if problems:
+    shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
+    raise ValueError(
+      f"{checkpoint.where} doesn't hold the tensors its config asks for: " + "; ".join(shown) + "."
+    )
+
+
+def _is_derived(name: str, config: PolicyConfig) -> bool:
+  """Tensors that older writers stored although the config already says them."""
+  tied_head = config.tie_embeddings and name == layout.HEAD
+  return tied_head or name.endswith("rotary_emb.inv_freq")
+
+
+def build_params(
+  config: PolicyConfig,
+  checkpoint: Checkpoint,
+  rows: TableRows,
+  dtype: str,
+  shardings: Any | None = None,
+) -> dict[str, Any]:
+  """Reads every tensor of `checkpoint` into a tree like `policy.init`'s.
+
+  The host holds the result's own shards and, one at a time, one tensor: a stacked parameter is
+  allocated on its devices and filled in place, layer by layer.
+
+  Args:
+    config: with the grown `vocab_size`; `scan_layers` decides the layout.
+    checkpoint: as `check_tensors` accepts it.
+    rows: how the tables grow.
+    dtype: of the parameters.
+    shardings: a tree like the parameters with a `Sharding` at each leaf; `None` puts everything on
+      the first device.
+
+  Returns:
+    Nested dict of arrays.
+  """
+  dtype = jnp.dtype(dtype)
+  params: dict[str, Any] = {}
+
+  def sharding_of(path: tuple[str, ...]) -> Sharding:
+    if shardings is None:
+      return SingleDeviceSharding(jax.devices()[0])
+    node = shardings
+    for key in path:
+      node = node[key]
+    return node
+
+  for weight in layout.outer_weights(config):
+    stored = checkpoint.read(weight.name)
+    if weight.name in (layout.EMBEDDING, layout.HEAD):
+      stored = rows.grow(stored, dtype)
+    value = np.asarray(weight.from_stored(stored), dtype)
+    _insert(params, weight.path, _put(value, sharding_of(weight.path)))
+  for weight in layout.layer_weights(config):
+
+    def read(index: int, weight: layout.Weight = weight) -> np.ndarray:
+      stored = checkpoint.read(layout.layer_name(index, weight.name))
+      return np.asarray(weight.from_stored(stored), dtype)
+
+    if config.scan_layers:
+      path = ("layers", *weight.path)
+      shape = (config.num_layers, *weight.shape)
+      _insert(params, path, _stack(read, shape, dtype, sharding_of(path)))
+    else:
+      for index in range(config.num_layers):
+        path = (f"layer_{index}", *weight.path)
+        _insert(params, path, _put(read(index), sharding_of(path)))
+  return params
+
+
+def _insert(tree: dict[str, Any], path: tuple[str, ...], leaf: Array) -> None:
+  for key in path[:-1]:
+    tree = tree.setdefault(key, {})
+  tree[path[-1]] = leaf
+
+
+def _put(value: np.ndarray, sharding: Sharding) -> Array:
+  """`value` on the devices of `sharding`, each of which gets its own part only."""
+  # Contiguous, because JAX would otherwise copy a transposed view once more for every shard.
+  value = np.ascontiguousarray(value)
+  return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _stack(
+  read: Callable[[int], np.ndarray],
+  shape: tuple[int, ...],
+  dtype: np.dtype,
+  sharding: Sharding,
+) -> Array:
+  """A parameter of shape `[L, ...]` whose layers come from `read(0), ..., read(L - 1)`."""
+  empty, write = _stack_programs(shape, dtype, sharding)
+  filled = empty()
+  one_layer = sharding
+  if isinstance(sharding, NamedSharding):
+    one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+  for index in range(shape[0]):
+    filled = write(filled, _put(read(index), one_layer), index)
+    filled.block_until_ready()  # else the host would run ahead, every layer it read still in memory
+  return filled
+
+
+@functools.lru_cache(maxsize=64)  # a second model of the same sizes compiles nothing
+def _stack_programs(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding):
+  """Makes an empty stack, and one with a layer written in place (the argument is donated)."""
+  empty = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+  write = jax.jit(
+    lambda stack, layer, index: jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0),
+    donate_argnums=0,
+    out_shardings=sharding,
+  )
+  return empty, write

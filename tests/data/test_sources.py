@@ -1,0 +1,240 @@
+"""Rows from files and libraries of data sets: the same rows from each, and bad ones named."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lhrm_jax.data import known, rows, sources
+from lhrm_jax.data.schema import HFTRow, PromptRow
+from lhrm_jax.data.sources import Source
+from lhrm_jax.text import tags
+
+FIELDS = [{"q": "1+1? é", "a": "2", "difficulty": 1}, {"q": "2*3?", "a": "6", "difficulty": 4}]
+COLUMNS = {"prompt": "q", "answer": "a", "level": "difficulty"}
+ROWS = [PromptRow("1+1? é", "2", 1, "toy"), PromptRow("2*3?", "6", 4, "toy")]
+
+
+def toy(path, **changes) -> Source:
+  return Source(str(path), columns=COLUMNS, constants={"source": "toy"}, **changes)
+
+
+def write_jsonl(path, fields):
+  path.write_text("".join(json.dumps(row) + "\n" for row in fields), encoding="utf-8")
+  return path
+
+
+def write_parquet(path, fields):
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  pq.write_table(pa.Table.from_pylist(fields), path)
+  return path
+
+
+def test_jsonl_and_parquet_give_the_same_rows(tmp_path):
+  for path in (
+    write_jsonl(tmp_path / "toy.jsonl", FIELDS),
+    write_parquet(tmp_path / "toy.parquet", FIELDS),
+  ):
+    assert sources.load(toy(path), rows.prompt_row).rows == ROWS
+
+
+def test_datasets_reads_a_folder_of_files_whole_and_streaming(tmp_path):
+  pytest.importorskip("datasets")
+  (tmp_path / "data").mkdir()
+  write_jsonl(tmp_path / "data" / "train.jsonl", FIELDS)
+  for streaming in (False, True):
+    source = toy(f"hf:{tmp_path / 'data'}", streaming=streaming)
+    assert sources.load(source, rows.prompt_row).rows == ROWS
+  sliced = toy(f"hf:{tmp_path / 'data'}", split="train[1:]")
+  assert sources.load(sliced, rows.prompt_row).rows == ROWS[1:]
+
+
+def test_datasets_reads_what_save_to_disk_wrote(tmp_path):
+  datasets = pytest.importorskip("datasets")
+  datasets.Dataset.from_list(FIELDS).save_to_disk(tmp_path / "one")
+  datasets.DatasetDict({"test": datasets.Dataset.from_list(FIELDS)}).save_to_disk(tmp_path / "two")
+  assert sources.load(toy(f"hf:{tmp_path / 'one'}"), rows.prompt_row).rows == ROWS
+  assert sources.load(toy(f"hf:{tmp_path / 'two'}", split="test"), rows.prompt_row).rows == ROWS
+
+
+TFDS = """
+import sys
+import numpy as np
+import tensorflow_datasets as tfds
+from lhrm_jax.data import rows, sources
+
+fields = {"q": tfds.features.Text(), "a": tfds.features.Text(), "difficulty": np.int64}
+
+class Toy(tfds.core.GeneratorBasedBuilder):
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(fields))
+
+  def _split_generators(self, dl_manager):
+    return {"train": self._generate_examples()}
+
+  def _generate_examples(self):
+    yield 0, {"q": "1+1? é", "a": "2", "difficulty": 1}
+    yield 1, {"q": "2*3?", "a": "6", "difficulty": 4}
+
+builder = Toy(data_dir=sys.argv[1], file_format="array_record")
+builder.download_and_prepare()
+columns = {"prompt": "q", "answer": "a", "level": "difficulty"}
+for path in (f"tfds:{builder.data_dir}", "tfds:toy"):
+  source = sources.Source(path, columns=columns)
+  if path == "tfds:toy":
+    tfds.builder = lambda name: builder
+  loaded = sources.load(source, rows.prompt_row).rows
+  assert sorted((r.prompt, r.answer, r.level) for r in loaded) == [
+    ("1+1? é", "2", 1), ("2*3?", "6", 4)], loaded
+assert "tensorflow" not in sys.modules
+"""
+
+
+def test_tensorflow_datasets_reads_a_builder_without_tensorflow(tmp_path):
+  pytest.importorskip("tensorflow_datasets")
+  run = [sys.executable, "-c", TFDS, str(tmp_path)]
+  done = subprocess.run(run, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+
+def test_a_bad_line_is_an_error_with_file_and_line(tmp_path):
+  path = write_jsonl(tmp_path / "toy.jsonl", [FIELDS[0], {"q": "no answer"}])
+  with pytest.raises(ValueError, match=r"toy\.jsonl:2: no column 'a' \(for 'answer'\); it has q"):
+    sources.load(toy(path), rows.prompt_row)
+  path.write_text('{"q": "1", "a": "1", "difficulty": 1}\n\n{"q": \n')
+  with pytest.raises(ValueError, match=r"toy\.jsonl:3: is no JSON"):
+    sources.load(toy(path), rows.prompt_row)
+
+
+def test_skipped_rows_are_counted_by_reason_with_the_places_of_the_first(tmp_path):
+  bad = [{"q": "", "a": "1", "difficulty": 1}] * 2 + [{"q": "x", "a": None, "difficulty": 1}]
+  path = write_parquet(tmp_path / "toy.parquet", [*FIELDS, *bad])
+  loaded = sources.load(toy(path), rows.prompt_row, on_bad_row="skip")
+  assert loaded.rows == ROWS
+  assert loaded.skipped == 3 and loaded.bad["'prompt' is empty"] == 2
+  assert loaded.examples[0] == f"{path}: row 2: 'prompt' is empty"
+
+
+def test_a_source_without_one_good_row_is_an_error_even_under_skip(tmp_path):
+  path = write_jsonl(tmp_path / "toy.jsonl", [{"question": "x"}])
+  with pytest.raises(ValueError, match=r"gave no rows: all 1 are bad.*no column 'q'"):
+    sources.load(toy(path), rows.prompt_row, on_bad_row="skip")
+
+
+def test_unknown_kinds_of_source_and_missing_files_say_so(tmp_path):
+  with pytest.raises(ValueError, match=r"no \.jsonl or \.parquet file"):
+    sources.load(toy("rows.csv"), rows.prompt_row)
+  with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist"):
+    sources.load(toy(tmp_path / "none.jsonl"), rows.prompt_row)
+  with pytest.raises(ValueError, match="on_bad_row='ignore'"):
+    sources.load(toy(tmp_path / "none.jsonl"), rows.prompt_row, on_bad_row="ignore")
+
+
+THOUGHT = "<think>2 and 2</think>4"
+
+
+@pytest.mark.parametrize(
+  ("fields", "expected"),
+  [
+    ({"prompt": "q", "response": THOUGHT}, HFTRow("q", THOUGHT, tags.THINK)),
+    ({"prompt": "q", "response": THOUGHT, "mode": "think"}, HFTRow("q", THOUGHT, tags.THINK)),
+    (
+      {"prompt": "q", "response": " 4 ", "mode": "no_think"},
+      HFTRow("q", "<no_think>4</no_think>", tags.NO_THINK),
+    ),
+    (
+      {
+        "messages": [
+          {"role": "system", "content": "Be brief."},
+          {"role": "user", "content": "q"},
+          {"role": "assistant", "content": "<no_think>4</no_think>"},
+        ]
+      },
+      HFTRow("q", "<no_think>4</no_think>", tags.NO_THINK, earlier=(("system", "Be brief."),)),
+    ),
+  ],
+)
+def test_demonstrations(fields, expected):
+  assert rows.hft_row(fields) == expected
+
+
+@pytest.mark.parametrize(
+  ("fields", "reason"),
+  [
+    ({"response": "x"}, "no 'prompt'"),
+    ({"prompt": 3, "response": "x"}, "'prompt' is int, not text"),
+    ({"prompt": "q", "response": "4"}, "opens with no tag and the row has no 'mode'"),
+    ({"prompt": "q", "response": "4", "mode": "think"}, "opens with no tag"),
+    ({"prompt": "q", "response": THOUGHT, "mode": "no_think"}, "but the response opens <think>"),
+    ({"prompt": "q", "response": "<think>hm"}, "lacks </think>"),
+    ({"prompt": "q", "response": "<think>a</think>the tag <think>"}, "further tags inside"),
+    ({"prompt": "q", "response": "x", "mode": "maybe"}, "mode='maybe' is none of"),
+    ({"messages": [{"role": "user", "content": "q"}]}, "must end with user, assistant"),
+    ({"messages": "q"}, "no list of {role, content}"),
+  ],
+)
+def test_bad_demonstrations_say_why(fields, reason):
+  with pytest.raises(rows.BadRow, match=reason):
+    rows.hft_row(fields)
+
+
+S = known.MATH_SUFFIX
+# One row of each data set as it is on the hub.
+KNOWN_FIELDS = {
+  "gsm8k": {"question": "Tom has 3.", "answer": "He has 3*400=<<3*400=1200>>1200.\n#### 1,200"},
+  "gsm8k_test": {"question": "Tom has 3.", "answer": "#### -5"},
+  "math": {"problem": "P", "level": "Level 5", "type": "Algebra",
+           "solution": "so $\\boxed{1}$, no: $\\boxed{\\frac{1}{\\sqrt{2}}}$."},
+  "math500": {"problem": "P", "solution": "s", "answer": "\\pi", "subject": "x", "level": 2},
+  "deepscaler": {"problem": "P", "answer": "7", "solution": "s"},
+  "aime24": {"id": 1, "problem": "P", "solution": "s", "answer": "073", "year": "2024"},
+  "aime_1983_2024": {"ID": "1983-1", "Year": 1983, "Question": "P", "Answer": "60", "Part": None},
+  "amc23": {"id": 0, "question": "P", "answer": "27.0", "url": "u"},
+  "tulu3_preferences": {"id": "x", "source": "s", "prompt": "Hi", "chosen": [], "rejected": []},
+  "openr1_math": {"problem": "P", "answer": "1", "generations": ["<think>a", "<think>b</think>c"],
+                  "correctness_math_verify": [True, True], "is_reasoning_complete": [False, True]},
+}  # fmt: skip
+KNOWN_ROWS = {
+  "gsm8k": PromptRow(f"Tom has 3.\n{S}", "1200", source="gsm8k"),
+  "gsm8k_test": PromptRow(f"Tom has 3.\n{S}", "-5", source="gsm8k"),
+  "math": PromptRow(f"P\n{S}", "\\frac{1}{\\sqrt{2}}", 5, "math"),
+  "math500": PromptRow(f"P\n{S}", "\\pi", 2, "math"),
+  "deepscaler": PromptRow(f"P\n{S}", "7", source="deepscaler"),
+  "aime24": PromptRow(f"P\n{S}", "073", source="aime"),
+  "aime_1983_2024": PromptRow(f"P\n{S}", "60", source="aime"),
+  "amc23": PromptRow(f"P\n{S}", "27", source="amc"),
+  "tulu3_preferences": PromptRow("Hi", "", source="tulu3"),
+  "openr1_math": HFTRow(f"P\n{S}", "<think>b</think>c", tags.THINK),
+}
+
+
+@pytest.mark.parametrize("name", sorted(known.KNOWN))
+def test_known_data_sets_are_read_in_their_own_format(name, tmp_path):
+  path = write_jsonl(tmp_path / "copy.jsonl", [KNOWN_FIELDS[name]])
+  assert known.load_known(name, path=str(path)).rows == [KNOWN_ROWS[name]]
+  write_jsonl(path, [KNOWN_FIELDS[name], {"something": "else"}])
+  loaded = known.load_known(name, path=str(path), on_bad_row="skip")
+  assert (len(loaded.rows), loaded.skipped) == (1, 1)
+
+
+def test_a_row_of_openr1_without_a_verified_generation_is_left_out_without_complaint(tmp_path):
+  fields = {**KNOWN_FIELDS["openr1_math"], "correctness_math_verify": [True, False]}
+  path = write_jsonl(tmp_path / "copy.jsonl", [fields, KNOWN_FIELDS["openr1_math"]])
+  loaded = known.load_known("openr1_math", path=str(path))
+  assert (len(loaded.rows), loaded.skipped) == (1, 0)
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+  with pytest.raises(KeyError, match=r"no data set named 'gsm9k'; known: .*gsm8k"):
+    known.load_known("gsm9k")
+
+
+@pytest.mark.parametrize("solution", ["no box", "\\boxed{1", ""])
+def test_solutions_without_a_whole_box_are_bad(solution):
+  with pytest.raises(rows.BadRow):
+    known.boxed(solution)
