@@ -13,8 +13,10 @@ def main(_) -> None:
   run = setup.make(_CONFIG.value)
   workdir = setup.prepare_workdir(_WORKDIR.value or f"{run.config.init_from}/evaluation", run)
   with reporting.Reporting(run, workdir, stages=()) as report:
-    stage = setup.find_stage(run.config.init_from)[1].name
-    report.evaluate(stage if stage in setup.STAGES else setup.HGPO, run.params)
+    stage = setup.HFT  # what a pretrained model stands for here: nothing of HGPO in it
+    if setup.run_folder(run.config.init_from):
+      stage = setup.find_stage(run.config.init_from)[1].name
+    report.evaluate(stage, run.params)
 
 
 if __name__ == "__main__":

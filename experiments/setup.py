@@ -25,6 +25,7 @@ from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import checkpoints
 
 STAGES = HFT, HGPO = ("hft", "hgpo")
+_NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -80,7 +81,7 @@ def make(config: ConfigDict) -> Setup:
     task = tasks.get(config.task)
     reward_fn = rewards.get(config.reward)
     if config.init_from:
-      policy_config, tokenizer, params = load_policy(config.init_from, mesh)
+      policy_config, tokenizer, params = load_policy(config.init_from, mesh, config.policy)
     else:
       tokenizer, params = task.tokenizer(), None
       policy_config = PolicyConfig.from_dict({
@@ -166,20 +167,49 @@ def prepare_workdir(workdir: str, setup: Setup) -> pathlib.Path:
   return folder
 
 
-def load_policy(init_from: str, mesh: Mesh) -> tuple[PolicyConfig, Tokenizer, policy.Params]:
-  """Loads a run's policy: its newest HGPO checkpoint, or HFT's where it has no other.
+def load_policy(
+  init_from: str, mesh: Mesh, numerics: Mapping[str, Any] | None = None
+) -> tuple[PolicyConfig, Tokenizer, policy.Params]:
+  """Loads a run's policy, or a pretrained model.
 
   Args:
-    init_from: a run folder, or one stage's folder of checkpoints in it.
+    init_from: a run folder (its newest HGPO checkpoint, or HFT's where it has no other), one
+      stage's folder of checkpoints in it, or what `policy.load_pretrained` takes: a model's folder,
+      a hub id, a GGUF file, `package:NAME`.
     mesh: where the parameters will lie.
+    numerics: of a pretrained model, which decides its sizes itself: `dtype`, `scan_layers`, `remat`
+      and `logprob_chunk` are taken from here.
 
   Raises:
-    UserError: there is no such run or checkpoint.
+    UserError: there is no such run, checkpoint or model.
   """
+  if run_folder(init_from) is None:
+    return _load_pretrained(init_from, mesh, numerics or {})
   run, stage = find_stage(init_from)
   fields = json.loads((run / "policy" / "config.json").read_text(encoding="utf-8"))
   config, tokenizer = PolicyConfig.from_dict(fields), text.load_tokenizer(run / "policy")
   return config, tokenizer, checkpoints.restore_params(stage, config, mesh)
+
+
+def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
+  try:
+    config, params, tokenizer = policy.load_pretrained(
+      init_from,
+      shardings=lambda config: parallel.param_shardings(mesh, policy.logical_axes(config)),
+      settings={name: numerics[name] for name in _NUMERICS if name in numerics},
+    )
+    return config, tokenizer, params
+  except (FileNotFoundError, ImportError, ValueError) as error:
+    raise UserError(
+      f"init_from={init_from!r} is no run folder (no policy/config.json in it), and no model that "
+      f"can be loaded: {error}"
+    ) from error
+
+
+def run_folder(init_from: str) -> pathlib.Path | None:
+  """The run folder that a path lies in, if any."""
+  path = pathlib.Path(init_from)
+  return next((p for p in (path, *path.parents) if (p / "policy" / "config.json").is_file()), None)
 
 
 def find_stage(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -189,7 +219,7 @@ def find_stage(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
     UserError: there is no such run, or it holds no checkpoint.
   """
   path = pathlib.Path(init_from)
-  run = next((p for p in (path, *path.parents) if (p / "policy" / "config.json").is_file()), None)
+  run = run_folder(init_from)
   if run is None:
     raise UserError(f"init_from={init_from!r} is no run folder: no policy/config.json in it.")
   stages = [path] if path != run else [run / "checkpoints" / stage for stage in (HGPO, HFT)]

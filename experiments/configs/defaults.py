@@ -11,7 +11,8 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.task = "arithmetic"  # lhrm_jax.data.tasks
   config.reward = "exact_match"  # lhrm_jax.rewards
-  # A run to start from: its folder, or a folder of checkpoints in it. Skips the cold start.
+  # What to start from; HGPO then skips the cold start. A run (its folder, or one of checkpoints in
+  # it), a model's folder, a hub id, a GGUF file, or package:NAME.
   config.init_from = ""
   # Where compiled programs are kept between runs; "" keeps none.
   config.compilation_cache = "~/.cache/lhrm_jax/xla"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lhrm_jax.data.arithmetic import Arithmetic
+from lhrm_jax.data.reasoning_tasks import ReasoningTasks
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.text import Tokenizer
 
@@ -38,7 +39,10 @@ class Task(Protocol):
     ...
 
 
-_REGISTRY: dict[str, Callable[[], Task]] = {"arithmetic": Arithmetic}
+_REGISTRY: dict[str, Callable[[], Task]] = {
+  "arithmetic": Arithmetic,
+  "reasoning": ReasoningTasks,
+}
 
 
 def register(name: str, make: Callable[[], Task]) -> None:

@@ -14,7 +14,8 @@ class MetricWriter:
   """One writer per run; stages prefix their scalars, e.g. `hgpo/reward`.
 
   `metrics.jsonl` holds one object per call of `scalars`: stage, step and the values by name.
-  Non-finite values are written as strings, since JSON has no name for them.
+  Non-finite values are written there as strings, since JSON has no name for them, and
+  left out of the events.
   """
 
   def __init__(self, workdir: pathlib.Path):
@@ -27,7 +28,8 @@ class MetricWriter:
     for name, value in values.items():
       value = float(value)
       row[name] = value if math.isfinite(value) else str(value)
-      self._events.add_scalar(f"{stage}/{name}", value, step)
+      if math.isfinite(value):
+        self._events.add_scalar(f"{stage}/{name}", value, step)
     self._lines.write(json.dumps(row) + "\n")
     self._lines.flush()
 

@@ -1,0 +1,10 @@
+"""What `python -m experiments.export` writes."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  config.init_from = ""
+  config.dtype = "bfloat16"
+  return config
