@@ -8,8 +8,9 @@ registered in one line and named in the config:
 def short_proof(prompt, response, answer): ...
 ```
 
-A reward that is faster on many responses at once also has `score_batch(prompts, responses, answers)`,
-which gives a list; one that runs on the accelerators has `on_device = True` (see `scoring.Scorer`).
+A reward that is faster on many responses at once also has a method `score_batch(prompts, responses,
+answers)`, which gives a list; one that runs on the accelerators has `on_device = True` (see
+`scoring.Scorer`).
 """
 
 from __future__ import annotations

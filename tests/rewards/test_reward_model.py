@@ -107,7 +107,8 @@ def test_eight_devices_score_like_one(mesh):
   code = (
     "import json, jax\nfrom tests.rewards.test_reward_model import make_model\n"
     "assert jax.device_count() == 8\n"
-    f"for family in ('llama', 'qwen2'):\n  model, rows, _ = make_model(family, batch_size=8, **{mesh})\n"
+    "for family in ('llama', 'qwen2'):\n"
+    f"  model, rows, _ = make_model(family, batch_size=8, **{mesh})\n"
     "  print(json.dumps(model.logits(rows).tolist()))"
   )
   flags = "--xla_force_host_platform_device_count=8"
