@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lhrm_jax.rewards import RewardError
+
 CONFIG = "config"
 
 
@@ -27,7 +29,10 @@ def define_workdir(*, required: bool = True) -> flags.FlagHolder:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Parses the command line and runs `main`; a `UserError` ends with its message and status 2."""
+  """Parses the command line and runs `main`.
+
+  A `UserError`, or a reward that fails, ends the run with its message and status 2.
+  """
   logging.set_verbosity(logging.WARNING)
   app.run(lambda argv: _reporting(main, argv), flags_parser=_parse)
 
@@ -39,7 +44,7 @@ class UserError(Exception):
 def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
   try:
     main(argv)
-  except UserError as error:
+  except (UserError, RewardError) as error:
     _fail(str(error))
 
 

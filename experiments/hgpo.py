@@ -22,7 +22,7 @@ from lhrm_jax.evaluation import Evaluator, figures
 from lhrm_jax.objectives import advantages as advantage_registry
 from lhrm_jax.objectives import hgpo as hgpo_maths
 from lhrm_jax.rewards import scoring
-from lhrm_jax.sampling import Prompts, SamplerSpec, sample
+from lhrm_jax.sampling import Prompts, SamplerSpec, concatenate, sample
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.checkpoints import Checkpoints
 from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, make_hgpo_step, make_score
@@ -65,7 +65,7 @@ def train(
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
-  reward_fn = run.reward_fn
+  make_scorer = functools.partial(scoring.Scorer, run.reward_fn, workers=c.reward_workers)
   advantage_fn = make_advantage_fn(run)
 
   # ---- Instruments
@@ -83,7 +83,7 @@ def train(
     writer.figure("think_rate_by_level", picture, step)
     shown["think rate"] = metrics["mode/think_rate"]
 
-  with ProgressBar("HGPO", c.steps) as bar:
+  with make_scorer() as scorer, ProgressBar("HGPO", c.steps) as bar:
     if c.eval_every and c.steps:
       watch(0)
     for step in range(c.steps):
@@ -95,16 +95,24 @@ def train(
         *encode_prompts(tokenizer, rows, first_id, run.config.data.max_prompt_tokens)
       )
 
-      # ---- Rollouts
-      with clock.time("rollout"):
-        key = jax.random.fold_in(stream_key, step)
-        rollouts = rollout_fn(state.params, prompts, key, policy_version=step)
-        on_host = jax.device_get(rollouts)
+      # ---- Rollouts; a chunk is scored while the next one is sampled
+      key = jax.random.fold_in(stream_key, step)
+      parts, texts, pending = [], [], []
+      for chunk in prompts.split(c.sampling_chunks):
+        with clock.time("rollout"):
+          parts.append(rollout_fn(state.params, chunk, key, policy_version=step))
+          part = jax.device_get(parts[-1])
+          texts += (part_texts := scoring.decode(tokenizer, part))
+        with clock.time("reward"):
+          first = len(pending) * len(chunk.ids)
+          pending.append(scorer.start(rows[first : first + len(chunk.ids)], part, part_texts))
+      rollouts = concatenate(parts)
+      on_host = jax.device_get(rollouts)
 
       # ---- Scores
       with clock.time("reward"):
-        texts = scoring.decode(tokenizer, on_host)
-        scores = scoring.score(reward_fn, rows, on_host, texts)
+        scored = scorer.wait(pending)
+        scores = scored.scores
 
       # ---- Advantages
       advantages, rewards = advantage_fn(jnp.asarray(scores))
@@ -127,6 +135,7 @@ def train(
       with clock.time("log"):
         r_inter = rewards[0] if rewards else None
         metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids)
+        metrics |= scored.metrics()
         write_rollouts(
           workdir / "rollouts" / "train.jsonl", done, rows, on_host, texts, scores, rewards,
           jax.device_get(advantages), tokenizer.tag_ids,
@@ -141,6 +150,7 @@ def train(
       writer.scalars(setup.HGPO, done, {
         **metrics,
         **{f"time/{name}": value for name, value in clock.take().items()},
+        "time/reward_total": scorer.take_seconds(),
         "perf/tokens_per_second": tokens / seconds,
         "perf/mfu": flops / seconds / peak,
         "perf/compiles": compiles.count,

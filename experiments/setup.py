@@ -80,6 +80,8 @@ def make(config: ConfigDict) -> Setup:
     mesh = parallel.make_mesh(**config.mesh)
     task = tasks.get(config.task)
     reward_fn = rewards.get(config.reward)
+    if config.reward_weights:
+      reward_fn = rewards.compose(config.reward_weights.to_dict())
     if config.init_from:
       policy_config, tokenizer, params = load_policy(config.init_from, mesh, config.policy)
     else:
@@ -94,6 +96,12 @@ def make(config: ConfigDict) -> Setup:
     raise UserError(
       f"data.max_prompt_tokens + data.max_response_tokens = {longest}, more than the policy's "
       f"max_positions={policy_config.max_positions}: lower the limits or use a longer policy."
+    )
+  prompts, chunks = config.hgpo.prompts_per_step, config.hgpo.sampling_chunks
+  if chunks < 1 or prompts % chunks:
+    raise UserError(
+      f"hgpo.prompts_per_step={prompts} does not divide into hgpo.sampling_chunks={chunks} equal "
+      "chunks: choose a divisor of the prompts."
     )
   return Setup(config, mesh, policy_config, tokenizer, task, reward_fn, params)
 

@@ -11,6 +11,8 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.task = "arithmetic"  # lhrm_jax.data.tasks
   config.reward = "exact_match"  # lhrm_jax.rewards
+  # A weighted sum of rewards in place of config.reward: ConfigDict({"math": 1.0, "mine": 0.2}).
+  config.reward_weights = ConfigDict()
   # What to start from; HGPO then skips the cold start. A run (its folder, or one of checkpoints in
   # it), a model's folder, a hub id, a GGUF file, or package:NAME.
   config.init_from = ""
@@ -64,6 +66,9 @@ def get_config() -> ConfigDict:
   config.hgpo = ConfigDict()
   config.hgpo.steps = 100
   config.hgpo.prompts_per_step = 256
+  # A step's prompts are sampled in this many chunks; each is scored while the next is sampled.
+  config.hgpo.sampling_chunks = 1
+  config.hgpo.reward_workers = 2  # processes that judge reward = "math"
   config.hgpo.samples_per_mode = 2
   config.hgpo.pairing = "paired"  # or "free": the policy chooses, 2 * samples_per_mode responses
   config.hgpo.temperature = 1.0

@@ -5,6 +5,30 @@ verifier comes with the first call that needs it.
 """
 
 from lhrm_jax.rewards import rules, shaping
-from lhrm_jax.rewards.registry import Composed, RewardFn, compose, get, names, register
+from lhrm_jax.rewards.registry import (
+  ByQuery,
+  Composed,
+  RewardError,
+  RewardFn,
+  by_query,
+  compose,
+  get,
+  name_of,
+  names,
+  register,
+)
 
-__all__ = ["Composed", "RewardFn", "compose", "get", "names", "register", "rules", "shaping"]
+__all__ = [
+  "ByQuery",
+  "Composed",
+  "RewardError",
+  "RewardFn",
+  "by_query",
+  "compose",
+  "get",
+  "name_of",
+  "names",
+  "register",
+  "rules",
+  "shaping",
+]

@@ -7,6 +7,10 @@ registered in one line and named in the config:
 @rewards.register("short_proof")
 def short_proof(prompt, response, answer): ...
 ```
+
+A reward that is faster on many responses at once also has a method `score_batch(prompts, responses,
+answers)`, which gives a list; one that runs on the accelerators has `on_device = True` (see
+`scoring.Scorer`).
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ from collections.abc import Callable, Mapping
 RewardFn = Callable[[str, str, str], float]
 
 _REWARDS: dict[str, RewardFn] = {}
+
+
+class RewardError(Exception):
+  """A reward failed; the message names it, the response it failed on, and where."""
 
 
 def register(name: str, fn: RewardFn | None = None, *, replace: bool = False):
@@ -50,6 +58,45 @@ def get(name: str) -> RewardFn:
 def names() -> list[str]:
   """The registered names, sorted."""
   return sorted(_REWARDS)
+
+
+def name_of(fn: RewardFn) -> str:
+  """The name `fn` is registered by, else its own."""
+  registered = next((name for name, reward in _REWARDS.items() if reward is fn), None)
+  return registered or getattr(fn, "__name__", type(fn).__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByQuery:
+  """One scorer per query; made by `by_query`."""
+
+  definite: RewardFn
+  open_ended: RewardFn
+
+  def __call__(self, prompt: str, response: str, answer: str) -> float:
+    chosen = self.definite if has_answer(answer) else self.open_ended
+    return chosen(prompt, response, answer)
+
+
+def by_query(definite: RewardFn | str, open_ended: RewardFn | str) -> ByQuery:
+  """A rule for queries with a definite answer, e.g. a reward model for those without.
+
+  The query's own `answer` decides, so all responses to a query are compared on one scale.
+
+  Args:
+    definite: scores queries whose answer is not blank; a reward or a registered name.
+    open_ended: scores the others.
+
+  Raises:
+    KeyError: a name that is not registered.
+  """
+  rewards = (get(fn) if isinstance(fn, str) else fn for fn in (definite, open_ended))
+  return ByQuery(*rewards)
+
+
+def has_answer(answer: str) -> bool:
+  """Whether a row has a definite answer."""
+  return bool(answer.strip())
 
 
 @dataclasses.dataclass(frozen=True)

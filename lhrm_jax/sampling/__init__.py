@@ -1,6 +1,13 @@
 """Paired rollouts from a policy."""
 
-from lhrm_jax.sampling.rollouts import FINISH_REASONS, LENGTH, STOPPED, Prompts, Rollouts
+from lhrm_jax.sampling.rollouts import (
+  FINISH_REASONS,
+  LENGTH,
+  STOPPED,
+  Prompts,
+  Rollouts,
+  concatenate,
+)
 from lhrm_jax.sampling.sampler import SamplerSpec, prefill, sample
 
 __all__ = [
@@ -10,6 +17,7 @@ __all__ = [
   "Prompts",
   "Rollouts",
   "SamplerSpec",
+  "concatenate",
   "prefill",
   "sample",
 ]

@@ -1,9 +1,11 @@
 """What sampling hands to scoring and training: one pytree of arrays."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 # Values of `Rollouts.finish_reason`.
@@ -27,6 +29,21 @@ class Prompts:
   tokens: Array
   lengths: Array
   ids: Array
+
+  def split(self, chunks: int) -> "list[Prompts]":
+    """`chunks` batches of equal size, in order.
+
+    Raises:
+      ValueError: they do not divide the batch.
+    """
+    b = self.tokens.shape[0]
+    if chunks < 1 or b % chunks:
+      raise ValueError(f"{b} prompts do not divide into {chunks} equal chunks.")
+    size = b // chunks
+    return [
+      Prompts(*(x[at : at + size] for x in (self.tokens, self.lengths, self.ids)))
+      for at in range(0, b, size)
+    ]
 
 
 @jax.tree_util.register_dataclass
@@ -60,3 +77,20 @@ class Rollouts:
   def mask(self) -> Array:
     """`[B, M, G, T]` bool: tokens that belong to a response, from lengths alone."""
     return jnp.arange(self.responses.shape[-1]) < self.lengths[..., None]
+
+
+def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
+  """Rollouts of several chunks of prompts, by one policy, as one batch in the order given.
+
+  Chunking changes nothing in them: a row's random key belongs to its prompt.
+  """
+  if len(parts) == 1:
+    return parts[0]
+
+  def join(*leaves: Array) -> Array:
+    if np.ndim(leaves[0]) == 0:  # the policy's version
+      return leaves[0]
+    on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+    return (np if on_host else jnp).concatenate(leaves)
+
+  return jax.tree.map(join, *parts)

@@ -1,0 +1,87 @@
+"""A thread that works while its caller goes on, and a clock of work under way."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+
+class Worker:
+  """Runs jobs one after another in a daemon thread.
+
+  A `ThreadPoolExecutor` would keep the interpreter from ending until its last job has; a reward
+  that hangs must not outlive the run.
+  """
+
+  def __init__(self, name: str):
+    self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+    self._closed = False
+    threading.Thread(target=self._serve, daemon=True, name=name).start()
+
+  def submit(self, job: Callable[[], object]) -> Future:
+    """A future of `job()`."""
+    if self._closed:
+      raise RuntimeError("the worker is closed; score inside the scorer's `with` block")
+    future: Future = Future()
+    self._jobs.put((future, job))
+    return future
+
+  def close(self) -> None:
+    """Starts no further job and does not wait for the one that runs; futures left are cancelled."""
+    self._closed = True
+    self._jobs.put(None)
+
+  def _serve(self) -> None:
+    while (item := self._jobs.get()) is not None:
+      future, job = item
+      if self._closed:
+        future.cancel()
+      if not future.set_running_or_notify_cancel():
+        continue
+      try:
+        future.set_result(job())
+      except BaseException as error:  # a thread that ended would leave its caller waiting
+        future.set_exception(error)
+
+
+class BusyClock:
+  """Adds up the seconds during which at least one piece of work was under way."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._under_way = 0
+    self._since = self._seconds = 0.0
+
+  @contextlib.contextmanager
+  def busy(self) -> Iterator[None]:
+    """Counts the block."""
+    self._change(+1)
+    try:
+      yield
+    finally:
+      self._change(-1)
+
+  def follow(self, future: Future) -> None:
+    """Counts until `future` is done."""
+    self._change(+1)
+    future.add_done_callback(lambda _: self._change(-1))
+
+  def take(self) -> float:
+    """Seconds since the last call."""
+    with self._lock:
+      self._settle()
+      seconds, self._seconds = self._seconds, 0.0
+    return seconds
+
+  def _change(self, by: int) -> None:
+    with self._lock:
+      self._settle()
+      self._under_way += by
+
+  def _settle(self) -> None:
+    now = time.perf_counter()
+    if self._under_way:
+      self._seconds += now - self._since
+    self._since = now

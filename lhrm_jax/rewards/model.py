@@ -1,0 +1,173 @@
+"""A reward model: a linear head on the policy's decoder, for queries without a definite answer."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from lhrm_jax import parallel, policy
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.text.responses import parse_response
+
+HEAD_TENSOR = "score.weight"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def reward_scores(
+  config: PolicyConfig, params: policy.Params, head: Array, tokens: Array, lengths: Array
+) -> Array:
+  """Scores whole sequences, as a `*ForSequenceClassification` model with one label does.
+
+  Args:
+    config: static; `tie_embeddings` where `params` hold no language head.
+    params: the decoder's.
+    head: `[d]`, applied in float32 to the last token's hidden state.
+    tokens: `[N, T]` int32, padded on the right.
+    lengths: `[N]` int32, at least 1. What stands beyond them is never looked at.
+
+  Returns:
+    `[N]` float32, unbounded.
+  """
+  n, t = tokens.shape
+  positions = jnp.broadcast_to(jnp.arange(t, dtype=jnp.int32), (n, t))
+  segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
+  hidden, _ = policy.apply(config, params, tokens, positions, segment_ids)  # [N, T, d]
+  last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+  return jnp.einsum("nd,d->n", last.astype(jnp.float32), head.astype(jnp.float32))
+
+
+class RewardModel:
+  """A reward function that asks a reward model, many responses at a time.
+
+  Only the answer part is shown to the model, so that both modes are judged on what the user reads.
+  The score is the sigmoid of the model's logit: between 0 and 1 like a rule's, and above the 0 of a
+  response that was never closed. (A raw logit is often negative; not finishing would then pay.)
+
+  Args:
+    config: of the model's decoder.
+    params: of the decoder, as `policy.init` lays them out. A language head is dropped.
+    head: `[d]` or `[1, d]`, the classification head.
+    encode: `encode(prompt, answer) -> ids` by the reward model's own tokenizer and template.
+    mesh: parameters are split over it as the policy's are, batches over `data` and `fsdp`.
+    batch_size: sequences at a time; a short last batch is filled up.
+    max_tokens: every batch is this wide, so that one program serves all.
+
+  Raises:
+    ValueError: the head does not fit the decoder, or the sizes do not fit the mesh or the model.
+  """
+
+  on_device = True
+
+  def __init__(
+    self,
+    config: PolicyConfig,
+    params: policy.Params,
+    head: Array | np.ndarray,
+    encode: Callable[[str, str], Sequence[int]],
+    *,
+    mesh: Mesh,
+    batch_size: int = 32,
+    max_tokens: int = 2048,
+  ):
+    head = np.asarray(head, np.float32)
+    if head.shape not in ((config.hidden_size,), (1, config.hidden_size)):
+      raise ValueError(
+        f"the head is {head.shape}, but a reward model of hidden size {config.hidden_size} has one "
+        f"label: ({config.hidden_size},) or (1, {config.hidden_size})."
+      )
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % shards:
+      raise ValueError(
+        f"batch_size={batch_size} does not divide over the {shards} shards of a batch "
+        "(mesh data * fsdp); choose a multiple."
+      )
+    if max_tokens > config.max_positions:
+      raise ValueError(
+        f"max_tokens={max_tokens} is more than the reward model's {config.max_positions} positions."
+      )
+    self.config = PolicyConfig.from_dict({**config.to_dict(), "tie_embeddings": True})
+    self.batch_size, self.max_tokens = batch_size, max_tokens
+    self._encode = encode
+    shardings = parallel.param_shardings(mesh, policy.logical_axes(self.config))
+    decoder = {name: leaf for name, leaf in params.items() if name != "head"}
+    self._params = jax.device_put(decoder, shardings)
+    self._head = jax.device_put(head.reshape(-1), parallel.replicated(mesh))
+    self._batch_sharding = parallel.batch_sharding(mesh)
+
+  def logits(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    """The model's own scores `[N]` float32 of token sequences of any number and length.
+
+    Raises:
+      ValueError: a sequence is empty or longer than `max_tokens`. Nothing is cut off in silence.
+    """
+    for ids in sequences:
+      if not 1 <= len(ids) <= self.max_tokens:
+        raise ValueError(
+          f"a sequence has {len(ids)} tokens; the reward model takes 1 to "
+          f"max_tokens={self.max_tokens}. Raise max_tokens or shorten prompts and responses."
+        )
+    scores = []
+    for start in range(0, len(sequences), self.batch_size):
+      batch = sequences[start : start + self.batch_size]
+      tokens = np.zeros((self.batch_size, self.max_tokens), np.int32)
+      lengths = np.ones(self.batch_size, np.int32)  # rows that fill up are one token long
+      for i, ids in enumerate(batch):
+        tokens[i, : len(ids)], lengths[i] = ids, len(ids)
+      tokens, lengths = jax.device_put((tokens, lengths), self._batch_sharding)
+      found = reward_scores(self.config, self._params, self._head, tokens, lengths)
+      scores.append(jax.device_get(found)[: len(batch)])
+    return np.concatenate(scores) if scores else np.zeros(0, np.float32)
+
+  def score_batch(
+    self, prompts: Sequence[str], responses: Sequence[str], answers: Sequence[str]
+  ) -> list[float]:
+    """A score in (0, 1) for each response, 0.0 for those without their closing tag."""
+    del answers
+    parts = [parse_response(response).answer for response in responses]
+    closed = [i for i, part in enumerate(parts) if part is not None]
+    logits = self.logits([self._encode(prompts[i], parts[i]) for i in closed])
+    scores = [0.0] * len(parts)
+    for i, logit in zip(closed, logits, strict=True):
+      scores[i] = float(0.5 * (1.0 + np.tanh(0.5 * logit)))  # a sigmoid that cannot overflow
+    return scores
+
+  def __call__(self, prompt: str, response: str, answer: str) -> float:
+    return self.score_batch([prompt], [response], [answer])[0]
+
+
+def load_head(folder: pathlib.Path | str) -> np.ndarray:
+  """The classification head `[d]` float32 of a Hugging Face folder; the decoder's loader skips it.
+
+  Raises:
+    FileNotFoundError: the folder has no safetensors file, or one that its index names is missing.
+    ImportError: safetensors is not installed.
+    ValueError: there is no such tensor, or it has several labels.
+  """
+  try:
+    from safetensors import safe_open
+  except ImportError as error:
+    raise ImportError(f"reading {folder} needs safetensors: pip install safetensors") from error
+  folder = pathlib.Path(folder)
+  path, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+  if index.is_file():
+    files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    if HEAD_TENSOR not in files:
+      raise ValueError(f"{index} lists no {HEAD_TENSOR}: this is no reward model.")
+    path = folder / files[HEAD_TENSOR]
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} is missing; weights are read from safetensors files only.")
+  with safe_open(path, framework="numpy") as file:
+    if HEAD_TENSOR not in file.keys():  # noqa: SIM118 (no dict)
+      raise ValueError(f"{path} holds no {HEAD_TENSOR}: this is no reward model.")
+    head = np.asarray(file.get_tensor(HEAD_TENSOR), np.float32)
+  if head.ndim != 2 or head.shape[0] != 1:
+    raise ValueError(
+      f"{path}: {HEAD_TENSOR} is {head.shape}; a reward model has one label, (1, d)."
+    )
+  return head[0]

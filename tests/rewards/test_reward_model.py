@@ -1,0 +1,180 @@
+"""The reward model against transformers' logits, over a mesh, and as a reward function."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from lhrm_jax import parallel, rewards
+from lhrm_jax.policy import PolicyConfig, RopeScaling
+from lhrm_jax.rewards import model as reward_model
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "reward_models.npz"
+SIZES = {
+  "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_layers": 2, "num_heads": 4,
+  "num_kv_heads": 2, "max_positions": 64,
+}  # fmt: skip
+CONFIGS = {
+  "llama": PolicyConfig(
+    **SIZES, rms_norm_eps=1e-5, tie_embeddings=False,
+    rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 16), scan_layers=False,
+  ),
+  "qwen2": PolicyConfig(**SIZES, rms_norm_eps=1e-6, qkv_bias=True, tie_embeddings=False),
+}  # fmt: skip
+# Where a tensor of a layer goes, and the axes it unfolds into; None transposes `[out, in]`.
+HEADS = {"q": (4, 4), "k": (2, 4), "v": (2, 4)}
+
+
+def golden(family):
+  """Config, parameters in our layout, head, tokens, lengths and transformers' logits."""
+  config, stored = CONFIGS[family], np.load(GOLDEN)
+  of = lambda name: stored[f"{family}/{name}"]  # noqa: E731
+  layers = []
+  for i in range(config.num_layers):
+    at = f"model.layers.{i}"
+    attention = {}
+    for x, (heads, width) in HEADS.items():
+      kernel = of(f"{at}.self_attn.{x}_proj.weight").reshape(heads, width, -1).transpose(2, 0, 1)
+      attention[x] = {"kernel": kernel}
+      if config.qkv_bias:
+        attention[x]["bias"] = of(f"{at}.self_attn.{x}_proj.bias").reshape(heads, width)
+    out = of(f"{at}.self_attn.o_proj.weight").T.reshape(4, 4, -1)
+    layers.append({
+      "attention": {**attention, "o": {"kernel": out}},
+      "mlp": {x: {"kernel": of(f"{at}.mlp.{x}_proj.weight").T} for x in ("gate", "up", "down")},
+      "attention_norm": {"scale": of(f"{at}.input_layernorm.weight")},
+      "mlp_norm": {"scale": of(f"{at}.post_attention_layernorm.weight")},
+    })  # fmt: skip
+  params = {
+    "embedding": of("model.embed_tokens.weight"),
+    "head": of("model.embed_tokens.weight"),  # a language head is dropped
+    "final_norm": {"scale": of("model.norm.weight")},
+  }
+  if config.scan_layers:
+    params["layers"] = jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
+  else:
+    params |= {f"layer_{i}": layer for i, layer in enumerate(layers)}
+  sequences = [
+    row[:length].tolist() for row, length in zip(stored["tokens"], stored["lengths"], strict=True)
+  ]
+  return config, params, of("score.weight"), sequences, of("logits")
+
+
+def make_model(family, *, encode=None, max_tokens=30, batch_size=4, **mesh):
+  config, params, head, sequences, logits = golden(family)
+  scorer = reward_model.RewardModel(
+    config, params, head, encode or (lambda prompt, answer: [1]), mesh=parallel.make_mesh(**mesh),
+    batch_size=batch_size, max_tokens=max_tokens,
+  )  # fmt: skip
+  return scorer, sequences, logits
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_scores_equal_transformers_logits(family):
+  """Ragged rows, wider padding than transformers saw, and a last batch that is filled up."""
+  scorer, sequences, logits = make_model(family)
+  np.testing.assert_allclose(scorer.logits(sequences), logits, atol=1e-4)
+  np.testing.assert_allclose(scorer.logits(sequences[3:]), logits[3:], atol=1e-4)
+  assert scorer.logits([]).shape == (0,)
+
+
+def test_what_stands_in_the_padding_changes_nothing():
+  config, params, head, _, logits = golden("qwen2")
+  stored = np.load(GOLDEN)
+  tokens, lengths = stored["tokens"].copy(), stored["lengths"]
+  tokens[np.arange(tokens.shape[1]) >= lengths[:, None]] = 17
+  config = PolicyConfig.from_dict({**config.to_dict(), "tie_embeddings": True})
+  params.pop("head")
+  found = reward_model.reward_scores(config, params, head[0], tokens, lengths)
+  np.testing.assert_allclose(found, logits, atol=1e-4)
+
+
+def test_one_program_serves_batches_of_every_size():
+  scorer, sequences, _ = make_model("llama", max_tokens=26)
+  before = reward_model.reward_scores._cache_size()
+  for count in (1, 4, 5):
+    scorer.logits(sequences[:count])
+  assert reward_model.reward_scores._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_eight_devices_score_like_one(mesh):
+  code = (
+    "import json, jax\nfrom tests.rewards.test_reward_model import make_model\n"
+    "assert jax.device_count() == 8\n"
+    "for family in ('llama', 'qwen2'):\n"
+    f"  model, rows, _ = make_model(family, batch_size=8, **{mesh})\n"
+    "  print(json.dumps(model.logits(rows).tolist()))"
+  )
+  flags = "--xla_force_host_platform_device_count=8"
+  run = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+    env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    cwd=pathlib.Path(__file__).parents[2],
+  )  # fmt: skip
+  assert run.returncode == 0, run.stderr[-2000:]
+  for family, line in zip(CONFIGS, run.stdout.splitlines()[-2:], strict=True):
+    np.testing.assert_allclose(json.loads(line), golden(family)[-1], atol=1e-4)
+
+
+def test_only_the_answer_part_is_judged_and_an_open_response_scores_0():
+  seen = []
+
+  def encode(prompt, answer):
+    seen.append((prompt, answer))
+    return [1 + ord(c) % 60 for c in answer]
+
+  scorer, _, _ = make_model("qwen2", encode=encode)
+  responses = ["<think>long</think>abc", "<no_think>abc</no_think>", "<think>abc", "abc"]
+  scores = scorer.score_batch(["q"] * 4, responses, [""] * 4)
+  assert seen == [("q", "abc"), ("q", "abc")]
+  assert scores[0] == scores[1] and 0 < scores[0] < 1
+  assert scores[2:] == [0.0, 0.0]
+  assert scorer("q", responses[0], "") == scores[0]
+
+
+def test_one_scorer_per_query():
+  scorer, _, _ = make_model("llama", encode=lambda prompt, answer: [5, 6, 7])
+  reward = rewards.by_query("exact_match", scorer)
+  response = "<think>a</think>7"
+  assert reward("", response, "7") == 1.0
+  assert reward("", response, "8") == 0.0
+  assert reward("", response, " ") == scorer("", response, "")
+  with pytest.raises(KeyError, match="no reward named"):
+    rewards.by_query("exact_mach", scorer)
+
+
+def test_what_does_not_fit_is_refused():
+  config, params, head, sequences, _ = golden("llama")
+  mesh = parallel.make_mesh()
+  make = lambda head=head, **options: reward_model.RewardModel(  # noqa: E731
+    config, params, head, lambda *_: [1], mesh=mesh, **{"max_tokens": 20, **options}
+  )
+  with pytest.raises(ValueError, match="one label"):
+    make(np.zeros((2, 16)))
+  with pytest.raises(ValueError, match="64 positions"):
+    make(max_tokens=65)
+  with pytest.raises(ValueError, match="24 tokens"):
+    make().logits(sequences)
+
+
+def test_the_head_is_read_from_a_folder(tmp_path):
+  numpy = pytest.importorskip("safetensors.numpy")
+  head = golden("llama")[2]
+  with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
+    reward_model.load_head(tmp_path)
+  numpy.save_file({"score.weight": head}, tmp_path / "model.safetensors")
+  np.testing.assert_array_equal(reward_model.load_head(tmp_path), head[0])
+  (tmp_path / "model.safetensors").rename(tmp_path / "part-2.safetensors")
+  index = {"weight_map": {"score.weight": "part-2.safetensors"}}
+  (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+  np.testing.assert_array_equal(reward_model.load_head(tmp_path), head[0])
+  index = {"weight_map": {"lm_head.weight": "part-2.safetensors"}}
+  (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+  with pytest.raises(ValueError, match="no reward model"):
+    reward_model.load_head(tmp_path)

@@ -1,0 +1,178 @@
+"""Scoring as futures: the same scores, hidden behind sampling, and clear when a reward fails."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import setup
+from experiments.command_line import UserError
+from experiments.configs import defaults
+from lhrm_jax import rewards
+from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.rewards import RewardError, scoring
+from lhrm_jax.sampling import LENGTH, STOPPED, Prompts, Rollouts, concatenate, sample
+from tests.conftest import make_spec
+
+TEXTS = ("<think>a</think>7", "<think>a</think>8", "<no_think>7</no_think>", "<no_think>7")
+
+
+def stub(rows, finish=STOPPED):
+  """Rollouts of `rows` in which only lengths and finish reasons mean anything, and their texts."""
+  shape = (len(rows), 2, 2)
+  rollouts = Rollouts(
+    prompts=None, responses=np.zeros((*shape, 1), np.int32), lengths=np.ones(shape, np.int32),
+    logprobs=None, finish_reason=np.full(shape, finish), policy_version=np.int32(0),
+  )  # fmt: skip
+  return rows, rollouts, list(TEXTS) * len(rows)
+
+
+def rows_with(*answers):
+  return [PromptRow(f"prompt {i}", answer) for i, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize("chunks", [2, 3])
+def test_chunks_change_neither_rollouts_nor_scores(
+  config, params, tokenizer, rows, prompts, rollouts, chunks
+):
+  reward = rewards.compose(
+    {"exact_match": 1.0, "chars": 0.1}, chars=lambda p, r, a: float(len(r + p))
+  )
+
+  def closed_texts(part):  # a random policy closes no response
+    return [text + "</think></no_think>" for text in scoring.decode(tokenizer, part)]
+
+  whole = jax.device_get(rollouts)
+  expected = scoring.score(reward, rows, whole, closed_texts(whole))
+  assert len(np.unique(expected)) > 1
+  parts, futures = [], []
+  with scoring.Scorer(reward) as scorer:
+    for chunk in prompts.split(chunks):
+      parts.append(sample(config, make_spec(tokenizer), params, chunk, jax.random.key(7)))
+      part, size = jax.device_get(parts[-1]), 6 // chunks
+      of_chunk = rows[len(futures) * size :][:size]
+      futures.append(scorer.start(of_chunk, part, closed_texts(part)))
+    scored = scorer.wait(futures)
+  joined = concatenate(parts)
+  for name in ("responses", "lengths", "finish_reason"):
+    np.testing.assert_array_equal(getattr(joined, name), getattr(rollouts, name))
+  np.testing.assert_array_equal(joined.prompts.ids, prompts.ids)
+  np.testing.assert_array_equal(scored.scores, expected)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_math_goes_through_the_pool_and_counts_the_undecided(chunks):
+  rows = rows_with("7", "8", "7", "9")
+  unsure = "<think>a</think>Some say 7 and others think that it should be 8."
+  with scoring.Scorer(rewards.get("math"), workers=1) as scorer:
+    size = 4 // chunks
+    futures = []
+    for at in range(0, 4, size):
+      of_chunk, rollouts, texts = stub(rows[at : at + size])
+      texts = [unsure if text == TEXTS[1] else text for text in texts]
+      futures.append(scorer.start(of_chunk, rollouts, texts))
+    scored = scorer.wait(futures)
+  np.testing.assert_array_equal(scored.scores[0].ravel(), [1, 0, 1, 0])
+  np.testing.assert_array_equal(scored.scores[1].ravel(), [0, 0, 0, 0])
+  metrics = scored.metrics()
+  assert metrics["reward/undecided"] == 4
+  assert metrics["rewards/math/mean"] == scored.scores.mean()
+
+
+def test_a_slow_reward_is_hidden_behind_sampling():
+  def slow(prompt, response, answer):
+    time.sleep(0.1)
+    return 1.0
+
+  waited = 0.0
+  with scoring.Scorer(slow) as scorer:
+    futures = []
+    for _ in range(2):
+      time.sleep(0.5)  # the next chunk's sampling
+      start = time.perf_counter()
+      futures.append(scorer.start(*stub(rows_with("7"))))  # three of four texts are closed
+      waited += time.perf_counter() - start
+    time.sleep(0.2)
+    start = time.perf_counter()
+    scorer.wait(futures)
+    waited += time.perf_counter() - start
+    total = scorer.take_seconds()
+    assert scorer.take_seconds() == 0.0
+  assert total >= 0.6
+  assert waited <= total - 0.4
+
+
+def test_open_and_cut_off_responses_score_0_whatever_the_reward():
+  one = lambda prompt, response, answer: 1.0  # noqa: E731
+  assert scoring.score(one, *stub(rows_with("7"))).ravel().tolist() == [1, 1, 1, 0]
+  assert not scoring.score(one, *stub(rows_with("7"), finish=LENGTH)).any()
+
+
+def test_components_are_logged_and_each_query_has_one_scorer():
+  calls = []
+
+  class Model:
+    on_device = True
+
+    def score_batch(self, prompts, responses, answers):
+      calls.append(list(prompts))
+      return [0.25] * len(responses)
+
+  reward = rewards.compose(
+    {"judge": 1.0, "format": 0.5}, judge=rewards.by_query("exact_match", Model())
+  )
+  with scoring.Scorer(reward) as scorer:
+    scored = scorer.wait([scorer.start(*stub(rows_with("7", "")))])
+  assert scored.scores[0].ravel().tolist() == [1.5, 0.5, 1.5, 0]
+  assert scored.scores[1].ravel().tolist() == [0.75, 0.75, 0.75, 0]
+  assert calls == [["prompt 1"] * 3]
+  assert scored.metrics() == {
+    "rewards/exact_match/mean": 0.5, "rewards/Model/mean": 0.1875, "rewards/format/mean": 0.75
+  }  # fmt: skip
+
+
+def failing(prompt, response, answer):
+  if "8" in response:
+    raise KeyError("no such thing")
+  return 1.0
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize(
+  ("reward", "message"),
+  [
+    (
+      failing,
+      r"'failing' raised KeyError: 'no such thing' \(.*\) on .*<think>a</think>8.*prompt 0",
+    ),
+    (lambda p, r, a: float("nan"), "gave nan for the response .*<think>a</think>7"),
+    (lambda p, r, a: exit(3), "raised SystemExit"),
+  ],
+)
+def test_a_reward_that_fails_ends_with_its_name_and_the_response(reward, message, background):
+  with scoring.Scorer(reward, background=background) as scorer:
+    future = scorer.start(*stub(rows_with("7")))
+    with pytest.raises(RewardError, match=message):
+      future.result(timeout=10)
+    with pytest.raises(RewardError, match=message):
+      scorer.wait([future])
+
+
+def test_closing_leaves_a_reward_that_hangs_behind():
+  with scoring.Scorer(lambda p, r, a: time.sleep(60)) as scorer:
+    scorer.start(*stub(rows_with("7")))
+    start = time.perf_counter()
+  assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("chunks", [0, 3])
+def test_prompts_that_do_not_divide_into_chunks_are_refused(chunks):
+  config = defaults.get_config()
+  config.compilation_cache = ""
+  config.policy.max_positions = 2048
+  config.hgpo.prompts_per_step, config.hgpo.sampling_chunks = 32, chunks
+  with pytest.raises(UserError, match=r"prompts_per_step=32 .*sampling_chunks"):
+    setup.make(config)
+  with pytest.raises(ValueError, match="do not divide"):
+    Prompts(np.zeros((32, 3)), np.ones(32), np.arange(32)).split(chunks)
