@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(PY) -m experiments.hgpo --config experiments/configs/arithmetic.py --workdir $(WORKDIR)
 
 test: $(STAMP)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m slow

@@ -8,6 +8,8 @@ With --config.init_from=RUN the cold start is skipped; --config.hgpo.steps=0 end
 import functools
 import pathlib
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +20,18 @@ from experiments import command_line, hft, reporting, setup
 from experiments.progress import ProgressBar
 from lhrm_jax import policy
 from lhrm_jax.data.batches import encode_prompts
+from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation import Evaluator, figures
 from lhrm_jax.objectives import advantages as advantage_registry
 from lhrm_jax.objectives import hgpo as hgpo_maths
 from lhrm_jax.rewards import scoring
-from lhrm_jax.sampling import Prompts, SamplerSpec, concatenate, sample
+from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, concatenate, sample
+from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.checkpoints import Checkpoints
 from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, make_hgpo_step, make_score
 from lhrm_jax.training.metric_writer import MetricWriter
-from lhrm_jax.training.performance import (
-  CompileCounter,
-  Stopwatch,
-  measured_peak_flops,
-  model_flops,
-)
+from lhrm_jax.training.performance import Instruments, Stopwatch
 from lhrm_jax.training.rollout_log import as_markdown, write_rollouts
 from lhrm_jax.training.rollout_metrics import rollout_metrics
 
@@ -69,8 +68,8 @@ def train(
   advantage_fn = make_advantage_fn(run)
 
   # ---- Instruments
-  clock, compiles = Stopwatch(), CompileCounter()
-  size, peak = policy.count_params(params), measured_peak_flops(run.policy_config.dtype)
+  instruments = Instruments(policy.count_params(params), run.policy_config.dtype)
+  clock = instruments.clock
   history: list[dict] = []
   shown: dict[str, float] = {}
   stream_key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
@@ -95,21 +94,21 @@ def train(
         *encode_prompts(tokenizer, rows, first_id, run.config.data.max_prompt_tokens)
       )
 
-      # ---- Rollouts; a chunk is scored while the next one is sampled
+      # ---- Rollouts, their scores under way
       key = jax.random.fold_in(stream_key, step)
-      parts, texts, pending = [], [], []
-      for chunk in prompts.split(c.sampling_chunks):
-        with clock.time("rollout"):
-          parts.append(rollout_fn(state.params, chunk, key, policy_version=step))
-          part = jax.device_get(parts[-1])
-          texts += (part_texts := scoring.decode(tokenizer, part))
-        with clock.time("reward"):
-          first = len(pending) * len(chunk.ids)
-          pending.append(scorer.start(rows[first : first + len(chunk.ids)], part, part_texts))
-      rollouts = concatenate(parts)
+      sample_chunk = functools.partial(rollout_fn, state.params, key=key, policy_version=step)
+      rollouts, texts, pending = sample_and_score(
+        sample_chunk, scorer, tokenizer, rows, prompts.split(c.sampling_chunks), clock
+      )
       on_host = jax.device_get(rollouts)
 
-      # ---- Scores
+      # ---- Scores; the reference's log-probabilities hide the scoring of the last chunk
+      with clock.time("logprob"):
+        ref = score_policy(params, rollouts)
+        old = None
+        if c.updates_per_rollout > 1:
+          old = score_policy(state.params, rollouts).logprobs
+        jax.block_until_ready(ref)
       with clock.time("reward"):
         scored = scorer.wait(pending)
         scores = scored.scores
@@ -118,12 +117,6 @@ def train(
       advantages, rewards = advantage_fn(jnp.asarray(scores))
 
       # ---- Update
-      with clock.time("logprob"):
-        ref = score_policy(params, rollouts)
-        old = None
-        if c.updates_per_rollout > 1:
-          old = score_policy(state.params, rollouts).logprobs
-        jax.block_until_ready(ref)
       with clock.time("update"):
         batch = HGPOBatch(rollouts, advantages, ref, old)
         for _ in range(c.updates_per_rollout):
@@ -144,23 +137,42 @@ def train(
           writer.text("rollouts", as_markdown(rows, texts, scores), done)
       with clock.time("checkpoint"):
         checkpoints.save(state, done, last=done == c.steps)
-      seconds = time.perf_counter() - began
-      tokens = int(on_host.lengths.sum())
-      flops = model_flops(size, tokens, tokens * c.updates_per_rollout)
-      writer.scalars(setup.HGPO, done, {
-        **metrics,
-        **{f"time/{name}": value for name, value in clock.take().items()},
-        "time/reward_total": scorer.take_seconds(),
-        "perf/tokens_per_second": tokens / seconds,
-        "perf/mfu": flops / seconds / peak,
-        "perf/compiles": compiles.count,
-      })  # fmt: skip
+      metrics |= instruments.take(on_host, c.updates_per_rollout, time.perf_counter() - began)
+      metrics["time/reward_total"] = scorer.take_seconds()
+      writer.scalars(setup.HGPO, done, metrics)
       shown |= {"loss": metrics["loss"], "reward": metrics["reward"]}
       if c.eval_every and (done % c.eval_every == 0 or done == c.steps):
         watch(done)
       bar.update(done, shown)
   checkpoints.close()
   return state.params
+
+
+def sample_and_score(
+  sample_chunk: Callable[[Prompts], Rollouts],
+  scorer: scoring.Scorer,
+  tokenizer: Tokenizer,
+  rows: Sequence[PromptRow],
+  chunks: Sequence[Prompts],
+  clock: Stopwatch,
+) -> tuple[Rollouts, list[str], list[Future[scoring.Scored]]]:
+  """Samples chunk after chunk; each is scored while the next one is sampled.
+
+  Returns:
+    All rollouts, their texts, and the futures of their scores, chunk by chunk.
+  """
+  parts, texts, pending = [], [], []
+  for chunk in chunks:
+    with clock.time("rollout"):
+      parts.append(sample_chunk(chunk))
+      on_host = jax.device_get(parts[-1])
+      part_texts = scoring.decode(tokenizer, on_host)
+    with clock.time("reward"):
+      first = len(pending) * len(chunk.ids)
+      of_chunk = rows[first : first + len(chunk.ids)]
+      pending.append(scorer.start(of_chunk, on_host, part_texts))
+    texts += part_texts
+  return concatenate(parts), texts, pending
 
 
 def hgpo_spec(run: setup.Setup) -> HGPOSpec:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from lhrm_jax.sampling import Rollouts
+
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -66,3 +68,39 @@ def measured_peak_flops(dtype: str, size: int = 1024) -> float:
 def model_flops(params: int, forward_tokens: int, trained_tokens: int) -> float:
   """FLOPs of the model's own arithmetic: 2 per parameter and token forward, 6 with the backward."""
   return 2.0 * params * forward_tokens + 6.0 * params * trained_tokens
+
+
+class Instruments:
+  """What an HGPO step cost.
+
+  Attributes:
+    clock: seconds by part of the step.
+    compiles: programs compiled since the start.
+  """
+
+  def __init__(self, params: int, dtype: str):
+    """Args:
+    params: parameters of the policy.
+    dtype: it computes in; the ceiling of MFU is a matrix product in it, measured here.
+    """
+    self._params, self._peak = params, measured_peak_flops(dtype)
+    self.clock, self.compiles = Stopwatch(), CompileCounter()
+
+  def take(self, rollouts: Rollouts, updates: int, seconds: float) -> dict[str, float]:
+    """Metrics of one step.
+
+    Args:
+      rollouts: of the step, on the host. Each prompt counts once, as it is computed.
+      updates: made from them.
+      seconds: the step took.
+    """
+    responses = int(rollouts.lengths.sum())
+    tokens = responses + int(rollouts.prompts.lengths.sum())
+    # Forward in sampling and for the reference; forward and backward in every update.
+    flops = model_flops(self._params, 2 * tokens, updates * tokens)
+    return {
+      **{f"time/{name}": value for name, value in self.clock.take().items()},
+      "perf/tokens_per_second": responses / seconds,
+      "perf/mfu": flops / seconds / self._peak,
+      "perf/compiles": self.compiles.count,
+    }
