@@ -1,5 +1,6 @@
 """A reward model: a linear head on the policy's decoder, for queries without a definite answer."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.policy import PolicyConfig, huggingface, loading
 from lhrm_jax.text.responses import parse_response
 
 HEAD_TENSOR = "score.weight"
@@ -139,6 +140,58 @@ class RewardModel:
 
   def __call__(self, prompt: str, response: str, answer: str) -> float:
     return self.score_batch([prompt], [response], [answer])[0]
+
+
+class _WithoutHeads:
+  """A checkpoint less its classification head: the tensors of the decoder alone."""
+
+  def __init__(self, checkpoint: loading.Checkpoint):
+    self.where, self.shape, self.read = checkpoint.where, checkpoint.shape, checkpoint.read
+    self._names = checkpoint.names() - {HEAD_TENSOR}
+
+  def names(self) -> frozenset[str]:
+    return self._names
+
+
+def load_reward_model(
+  folder: pathlib.Path | str,
+  encode: Callable[[str, str], Sequence[int]],
+  *,
+  mesh: Mesh,
+  dtype: str = "float32",
+  batch_size: int = 32,
+  max_tokens: int = 2048,
+) -> RewardModel:
+  """Loads a `*ForSequenceClassification` folder with one label, e.g. Llama-3.1-Tulu-3-8B-RM.
+
+  Args:
+    folder: with `config.json` and safetensors files; tensors go straight to their shards.
+    encode: see `RewardModel`.
+    mesh: see `RewardModel`.
+    dtype: of the parameters and the computation.
+    batch_size: see `RewardModel`.
+    max_tokens: see `RewardModel`.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: the architecture is not implemented, or a tensor is missing, unexpected or of
+      another shape; it is named.
+  """
+  folder = pathlib.Path(folder)
+  head = load_head(folder)
+  path = folder / "config.json"
+  fields = json.loads(path.read_text(encoding="utf-8"))
+  # Such a model has no language head, whatever its config says of one.
+  fields |= {"architectures": [], "tie_word_embeddings": True}
+  config = dataclasses.replace(huggingface.config_from_json(fields, str(path)), dtype=dtype)
+  checkpoint = _WithoutHeads(huggingface.SafetensorsFolder(folder))
+  loading.check_tensors(config, checkpoint)
+  rows = loading.TableRows(config.vocab_size, (), config.vocab_size)
+  shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
+  params = loading.build_params(config, checkpoint, rows, dtype, shardings)
+  return RewardModel(
+    config, params, head, encode, mesh=mesh, batch_size=batch_size, max_tokens=max_tokens
+  )
 
 
 def load_head(folder: pathlib.Path | str) -> np.ndarray:

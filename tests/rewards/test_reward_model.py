@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lhrm_jax import parallel, rewards
-from lhrm_jax.policy import PolicyConfig, RopeScaling
+from lhrm_jax.policy import PolicyConfig, RopeScaling, huggingface
 from lhrm_jax.rewards import model as reward_model
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "reward_models.npz"
@@ -178,3 +178,32 @@ def test_the_head_is_read_from_a_folder(tmp_path):
   (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
   with pytest.raises(ValueError, match="no reward model"):
     reward_model.load_head(tmp_path)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_whole_model_is_loaded_from_its_folder(tmp_path, family):
+  numpy = pytest.importorskip("safetensors.numpy")
+  config, _, _, sequences, logits = golden(family)
+  stored = np.load(GOLDEN)
+  tensors = {
+    name.removeprefix(f"{family}/"): np.ascontiguousarray(stored[name])
+    for name in stored.files
+    if name.startswith(f"{family}/") and name != f"{family}/logits"
+  }
+  fields = huggingface.config_to_json(config)
+  fields["architectures"] = [
+    fields["architectures"][0].replace("CausalLM", "SequenceClassification")
+  ]
+  (tmp_path / "config.json").write_text(json.dumps(fields))
+  numpy.save_file(tensors, tmp_path / "model.safetensors")
+  model = reward_model.load_reward_model(
+    tmp_path, lambda prompt, answer: [1], mesh=parallel.make_mesh(), batch_size=4, max_tokens=30
+  )
+  np.testing.assert_allclose(model.logits(sequences), logits, atol=1e-4)
+
+  del tensors["model.norm.weight"]
+  numpy.save_file(tensors, tmp_path / "model.safetensors")
+  with pytest.raises(ValueError, match=r"missing model\.norm\.weight"):
+    reward_model.load_reward_model(
+      tmp_path, lambda prompt, answer: [1], mesh=parallel.make_mesh(), max_tokens=30
+    )
