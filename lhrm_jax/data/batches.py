@@ -79,7 +79,8 @@ def encode_demonstrations(tokenizer: Tokenizer, rows: Sequence[HFTRow], length: 
     if len(ids) > length + 1:
       raise ValueError(
         f"A demonstration has {len(ids)} tokens, more than the {length + 1} that fit: "
-        f"{row.prompt[:60]!r}. Raise hft.max_tokens or leave the row out."
+        f"{row.prompt[:60]!r}. Raise data.max_response_tokens (data.max_no_think_tokens for direct "
+        "responses) or leave the row out."
       )
     inputs = len(ids) - 1
     tokens[i, :inputs], targets[i, :inputs] = ids[:-1], ids[1:]

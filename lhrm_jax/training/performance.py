@@ -39,13 +39,11 @@ class CompileCounter:
 
   def __init__(self):
     self.count = 0
-    self.seconds = 0.0
     jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-  def _on_event(self, event: str, duration: float, **_) -> None:
+  def _on_event(self, event: str, _seconds: float, **_) -> None:
     if event == _COMPILE_EVENT:
       self.count += 1
-      self.seconds += duration
 
 
 def measured_peak_flops(dtype: str, size: int = 1024) -> float:
