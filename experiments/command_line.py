@@ -9,6 +9,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lhrm_jax.rewards import RewardError
+from lhrm_jax.training import preemption
+from lhrm_jax.training.checkpoints import CheckpointError
+from lhrm_jax.training.gates import GateError
+from lhrm_jax.training.nonfinite import NonFiniteError
 
 CONFIG = "config"
 
@@ -31,7 +35,8 @@ def define_workdir(*, required: bool = True) -> flags.FlagHolder:
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Parses the command line and runs `main`.
 
-  A `UserError`, or a reward that fails, ends the run with its message and status 2.
+  What a user can mend ends the run with a message and status 2; a run that was asked to end and can
+  go on has status `preemption.EXIT_STATUS`.
   """
   logging.set_verbosity(logging.WARNING)
   app.run(lambda argv: _reporting(main, argv), flags_parser=_parse)
@@ -44,7 +49,10 @@ class UserError(Exception):
 def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
   try:
     main(argv)
-  except (UserError, RewardError) as error:
+  except preemption.Preempted as ended:
+    print(f"ended as asked: {ended}; the same command goes on.", file=sys.stderr, flush=True)
+    sys.exit(preemption.EXIT_STATUS)
+  except (UserError, RewardError, CheckpointError, GateError, NonFiniteError) as error:
     _fail(str(error))
 
 

@@ -4,19 +4,27 @@
       --config.init_from=runs/arithmetic --workdir runs/evaluation
 """
 
+import time
+
 from experiments import command_line, reporting, setup
+from experiments.run_folder import RunFolder
+from lhrm_jax.training.preemption import Preemption
 
 
 def main(_) -> None:
-  if not _CONFIG.value.init_from:
+  c = _CONFIG.value
+  if not c.init_from:
     raise command_line.UserError("Name the run to evaluate: --config.init_from=RUN.")
-  run = setup.make(_CONFIG.value)
-  workdir = setup.prepare_workdir(_WORKDIR.value or f"{run.config.init_from}/evaluation", run)
-  with reporting.Reporting(run, workdir, stages=()) as report:
-    stage = setup.HFT  # what a pretrained model stands for here: nothing of HGPO in it
-    if setup.run_folder(run.config.init_from):
-      stage = setup.find_stage(run.config.init_from)[1].name
-    report.evaluate(stage, run.params)
+  workdir = _WORKDIR.value or f"{c.init_from}/evaluation-of-{time.strftime('%Y%m%d-%H%M%S')}"
+  with Preemption() as preemption, RunFolder(workdir, c, stages=()) as folder:
+    run = setup.make(c)
+    folder.describe(run)
+    with reporting.Reporting(run, folder, preemption, stages=()) as report:
+      stage, step = setup.HFT, 0  # what a pretrained model stands for: nothing of HGPO in it
+      if setup.run_folder(c.init_from):
+        checkpoint = setup.find_checkpoint(c.init_from)[1]
+        stage, step = checkpoint.parent.name, int(checkpoint.name)
+      report.evaluate(stage, step, run.params)
 
 
 if __name__ == "__main__":

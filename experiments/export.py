@@ -23,7 +23,7 @@ def main(_) -> None:
     raise command_line.UserError(
       "Name a run and a folder: python -m experiments.export --config.init_from=RUN --out DIR"
     )
-  run, _ = setup.find_stage(c.init_from)
+  run, _ = setup.find_checkpoint(c.init_from)
   config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
   try:
     policy.export_pretrained(_OUT.value, config, params, tokenizer, card(run), dtype=c.dtype)

@@ -3,30 +3,31 @@
 python -m experiments.hft --config experiments/configs/arithmetic.py --workdir runs/hft
 """
 
-import pathlib
-
 import jax
 import numpy as np
 import optax
 
 from experiments import command_line, reporting, setup
 from experiments.progress import ProgressBar
+from experiments.run_folder import RunFolder
+from experiments.stage import Stage
 from lhrm_jax import policy
 from lhrm_jax.data.batches import encode_demonstrations
 from lhrm_jax.evaluation import Evaluator
 from lhrm_jax.text import tags
 from lhrm_jax.training import state as train_state
-from lhrm_jax.training.checkpoints import Checkpoints
 from lhrm_jax.training.hft import make_hft_step
 from lhrm_jax.training.metric_writer import MetricWriter
+from lhrm_jax.training.preemption import Preemption
+from lhrm_jax.training.state import TrainState
 
 _LOG_EVERY = 10
 
 
 def train(
-  run: setup.Setup, workdir: pathlib.Path, writer: MetricWriter, evaluator: Evaluator
-) -> policy.Params:
-  """Runs Hybrid Fine-Tuning and returns the policy's parameters."""
+  run: setup.Setup, stage: Stage, writer: MetricWriter, evaluator: Evaluator
+) -> tuple[int, policy.Params]:
+  """Runs Hybrid Fine-Tuning, or what is left of it; returns its last step and parameters."""
   c = run.config.hft
 
   # ---- Policy and optimiser
@@ -36,40 +37,43 @@ def train(
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
   )
-  if run.params is None:
-    key = jax.random.key(run.config.seed)
-    state = train_state.create(run.policy_config, optimizer, run.mesh, key)
-  else:
-    state = train_state.restart(run.policy_config, optimizer, run.mesh, run.params)
+  state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
   update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh)
-  checkpoints = Checkpoints(
-    workdir / "checkpoints" / setup.HFT,
-    every=run.config.checkpoint.every, keep=run.config.checkpoint.keep,
-  )  # fmt: skip
 
   # ---- Loop
   print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
   with ProgressBar("HFT", c.steps) as bar:
     shown: dict[str, float] = {}
-    for step in range(c.steps):
-      state, metrics = update(state, demonstration_batches(run, step))
-      done = step + 1
+    done = stage.start
+    batches = demonstration_batches(run, done)
+    while done < c.steps and not stage.finished:
+      used, (state, metrics) = batches, update(state, batches)
+      done += 1
+      batches = demonstration_batches(run, done)  # while the devices work
+      stage.guard.check(done, metrics, state.params, used)
       if done % _LOG_EVERY == 0 or done == c.steps:
         scalars = {name: float(value) for name, value in metrics.items()}
         writer.scalars(setup.HFT, done, scalars)
         shown["loss"] = scalars["loss"]
+      finished, accuracy = done == c.steps, {}
       if done % c.until.check_every == 0:
         accuracy = forced_accuracy(evaluator, state.params, c.until.no_think_levels)
-        writer.scalars(setup.HFT, done, {f"eval/{k}": v for k, v in accuracy.items()})
         shown |= accuracy
-        bar.update(done, shown)
-        if reached(accuracy, c.until):
-          break
+        accuracy = {f"eval/{mode}": value for mode, value in accuracy.items()}
+        writer.scalars(setup.HFT, done, accuracy)
+        finished = finished or reached(accuracy, c.until)
       bar.update(done, shown)
-      checkpoints.save(state, done)
-  checkpoints.save(state, int(state.step), last=True)
-  checkpoints.close()
-  return state.params
+      stage.end_step(state, done, finished=finished, metrics=accuracy)
+  stage.wait()
+  return done, state.params
+
+
+def fresh_state(run: setup.Setup, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first step: random parameters, or those of `init_from`."""
+  if run.params is None:
+    key = jax.random.key(run.config.seed)
+    return train_state.create(run.policy_config, optimizer, run.mesh, key)
+  return train_state.restart(run.policy_config, optimizer, run.mesh, run.params)
 
 
 def demonstration_batches(run: setup.Setup, step: int):
@@ -101,15 +105,22 @@ def reached(accuracy: dict, until) -> bool:
   """Whether both accuracies that end the cold start were asked for and are reached."""
   if not (until.think or until.no_think):
     return False
-  return accuracy["think"] >= until.think and accuracy["no_think"] >= until.no_think
+  think, no_think = accuracy["eval/think"], accuracy["eval/no_think"]
+  return think >= until.think and no_think >= until.no_think
 
 
 def main(_) -> None:
-  run = setup.make(_CONFIG.value)
-  workdir = setup.prepare_workdir(_WORKDIR.value, run)
-  with reporting.Reporting(run, workdir, stages=(setup.HFT,)) as report:
-    params = train(run, workdir, report.writer, report.evaluator)
-    report.evaluate(setup.HFT, params)
+  with (
+    Preemption() as preemption,
+    RunFolder(_WORKDIR.value, _CONFIG.value, stages=(setup.HFT,)) as folder,
+  ):
+    run = setup.make(_CONFIG.value, folder.policy if folder.newest else None)
+    folder.describe(run)
+    with reporting.Reporting(run, folder, preemption, stages=(setup.HFT,)) as report:
+      stage = Stage(setup.HFT, run, folder, report.writer, preemption)
+      step, params = train(run, stage, report.writer, report.evaluator)
+      report.took(setup.HFT, stage.seconds())
+      report.evaluate(setup.HFT, step, params)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import optax
 
 from experiments import command_line, hft, reporting, setup
 from experiments.progress import ProgressBar
+from experiments.run_folder import RunFolder
+from experiments.stage import Stage
 from lhrm_jax import policy
 from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.data.schema import PromptRow
@@ -27,11 +29,14 @@ from lhrm_jax.objectives import hgpo as hgpo_maths
 from lhrm_jax.rewards import scoring
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, concatenate, sample
 from lhrm_jax.text import Tokenizer
+from lhrm_jax.training import checkpoints
 from lhrm_jax.training import state as train_state
-from lhrm_jax.training.checkpoints import Checkpoints
+from lhrm_jax.training.gates import Gates
+from lhrm_jax.training.gates import standard as standard_gates
 from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, make_hgpo_step, make_score
-from lhrm_jax.training.metric_writer import MetricWriter
+from lhrm_jax.training.metric_writer import MetricWriter, read_metrics
 from lhrm_jax.training.performance import Instruments, Stopwatch
+from lhrm_jax.training.preemption import Preemption
 from lhrm_jax.training.rollout_log import as_markdown, write_rollouts
 from lhrm_jax.training.rollout_metrics import rollout_metrics
 
@@ -40,12 +45,13 @@ _SHOW_ROLLOUTS_EVERY = 10
 
 def train(
   run: setup.Setup,
-  params: policy.Params,
+  stage: Stage,
+  reference: policy.Params,
   workdir: pathlib.Path,
   writer: MetricWriter,
   evaluator: Evaluator,
-) -> policy.Params:
-  """Runs HGPO from `params`, which stay the reference, and returns the improved ones."""
+) -> tuple[int, policy.Params]:
+  """Runs HGPO from `reference`, or what is left of it; returns its last step and parameters."""
   c, tokenizer = run.config.hgpo, run.tokenizer
   opening = tokenizer.tag_ids.opening
 
@@ -54,13 +60,12 @@ def train(
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
   )
-  state = train_state.restart(run.policy_config, optimizer, run.mesh, params)
+  state = stage.begin(
+    optimizer, lambda: train_state.restart(run.policy_config, optimizer, run.mesh, reference)
+  )
+  stage.save_start(state)
   update = make_hgpo_step(run.policy_config, hgpo_spec(run), optimizer, schedule, run.mesh)
   score_policy = make_score(run.policy_config, opening, c.temperature)
-  checkpoints = Checkpoints(
-    workdir / "checkpoints" / setup.HGPO,
-    every=run.config.checkpoint.every, keep=run.config.checkpoint.keep,
-  )  # fmt: skip
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
@@ -68,24 +73,30 @@ def train(
   advantage_fn = make_advantage_fn(run)
 
   # ---- Instruments
-  instruments = Instruments(policy.count_params(params), run.policy_config.dtype)
+  instruments = Instruments(policy.count_params(reference), run.policy_config.dtype)
   clock = instruments.clock
-  history: list[dict] = []
+  logged = read_metrics(workdir, setup.HGPO)
+  history = [row for row in logged if "mode/think_rate" in row]
+  bounds = run.config.gates.to_dict()
+  stop = bounds.pop("stop")
+  gates = Gates(standard_gates(**bounds), stop=stop)
+  gates.replay(logged)
   shown: dict[str, float] = {}
   stream_key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
 
-  def watch(step: int) -> None:
+  def watch(step: int) -> dict[str, float]:
     metrics = free_metrics(evaluator, state.params)
     history.append({"step": step, **metrics})
     writer.scalars(setup.HGPO, step, metrics)
     picture = figures.to_pixels(figures.think_rate_over_time(history))
     writer.figure("think_rate_by_level", picture, step)
     shown["think rate"] = metrics["mode/think_rate"]
+    return metrics
 
   with make_scorer() as scorer, ProgressBar("HGPO", c.steps) as bar:
-    if c.eval_every and c.steps:
+    if c.eval_every and not history:
       watch(0)
-    for step in range(c.steps):
+    for step in range(stage.start, c.steps):
       began = time.perf_counter()
       # ---- Prompts -> tokens
       rows = run.task.prompts(run.config.seed, step, c.prompts_per_step)
@@ -104,7 +115,7 @@ def train(
 
       # ---- Scores; the reference's log-probabilities hide the scoring of the last chunk
       with clock.time("logprob"):
-        ref = score_policy(params, rollouts)
+        ref = score_policy(reference, rollouts)
         old = None
         if c.updates_per_rollout > 1:
           old = score_policy(state.params, rollouts).logprobs
@@ -122,6 +133,7 @@ def train(
         for _ in range(c.updates_per_rollout):
           state, metrics = update(state, batch)
         metrics = {name: float(value) for name, value in metrics.items()}
+      stage.guard.check(step + 1, metrics, state.params, batch)
 
       # ---- Metrics, rollouts, checkpoint
       done = step + 1
@@ -135,17 +147,20 @@ def train(
         )  # fmt: skip
         if step % _SHOW_ROLLOUTS_EVERY == 0:
           writer.text("rollouts", as_markdown(rows, texts, scores), done)
-      with clock.time("checkpoint"):
-        checkpoints.save(state, done, last=done == c.steps)
+      metrics |= gates.check(done, metrics)
       metrics |= instruments.take(on_host, c.updates_per_rollout, time.perf_counter() - began)
       metrics["time/reward_total"] = scorer.take_seconds()
       writer.scalars(setup.HGPO, done, metrics)
       shown |= {"loss": metrics["loss"], "reward": metrics["reward"]}
+      evaluated = {}
       if c.eval_every and (done % c.eval_every == 0 or done == c.steps):
-        watch(done)
+        evaluated = watch(done)
       bar.update(done, shown)
-  checkpoints.close()
-  return state.params
+      # Last, when all of the step is in the logs; its time is in the next step's metrics.
+      with clock.time("checkpoint"):
+        stage.end_step(state, done, finished=done == c.steps, metrics=evaluated)
+  stage.wait()
+  return max(stage.start, c.steps), state.params
 
 
 def sample_and_score(
@@ -202,9 +217,17 @@ def make_rollout_fn(run: setup.Setup):
 
 
 def make_advantage_fn(run: setup.Setup):
-  """`scores [B, M, G]` to `Advantages`, and to (`r_inter`, `r_intra`) where the method has them."""
+  """`scores [B, M, G]` to `Advantages`, and to (`r_inter`, `r_intra`) where the method has them.
+
+  A score that is not finite spoils its advantages, so that the update is skipped: means and
+  comparisons of modes could hide it.
+  """
   c = run.config.hgpo
-  fn = advantage_registry.get(c.advantage)
+  named = advantage_registry.get(c.advantage)
+
+  def fn(scores, **options):
+    return jax.tree.map(lambda a: a + 0.0 * scores, named(scores, **options))
+
   if c.advantage != "hgpo":
     return lambda scores: (fn(scores), None)
   reward_options = {"delta": c.delta, "tie": c.tie, "skip_unsolved": c.skip_unsolved}
@@ -235,19 +258,40 @@ def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float
   return metrics
 
 
+def cold_start(
+  run: setup.Setup, folder: RunFolder, report: reporting.Reporting, preemption: Preemption
+) -> tuple[int, policy.Params]:
+  """The policy that HGPO starts from and is held against, and the step it was made at."""
+  if saved := folder.saved[setup.HGPO]:
+    start = saved.path.with_name("0")  # what HGPO started from, wherever that came from
+    params = checkpoints.restore_params(start, run.policy_config, run.mesh)
+    before = folder.saved[setup.HFT]
+    if before:
+      report.took(setup.HFT, before.record["seconds"])
+    return before.step if before else 0, params
+  if run.params is not None:
+    return 0, run.params
+  stage = Stage(setup.HFT, run, folder, report.writer, preemption)
+  reached = hft.train(run, stage, report.writer, report.evaluator)
+  report.took(setup.HFT, stage.seconds())
+  return reached
+
+
 def main(_) -> None:
-  run = setup.make(_CONFIG.value)
-  workdir = setup.prepare_workdir(_WORKDIR.value, run)
-  with reporting.Reporting(run, workdir, stages=setup.STAGES) as report:
-    params = run.params
-    if params is None:
-      with report.timed(setup.HFT):
-        params = hft.train(run, workdir, report.writer, report.evaluator)
-    report.evaluate(setup.HFT, params)
-    if run.config.hgpo.steps:
-      with report.timed(setup.HGPO):
-        params = train(run, params, workdir, report.writer, report.evaluator)
-      report.evaluate(setup.HGPO, params)
+  with (
+    Preemption() as preemption,
+    RunFolder(_WORKDIR.value, _CONFIG.value, stages=setup.STAGES) as folder,
+  ):
+    run = setup.make(_CONFIG.value, folder.policy if folder.newest else None)
+    folder.describe(run)
+    with reporting.Reporting(run, folder, preemption, stages=setup.STAGES) as report:
+      step, params = cold_start(run, folder, report, preemption)
+      report.evaluate(setup.HFT, step, params)
+      if run.config.hgpo.steps:
+        stage = Stage(setup.HGPO, run, folder, report.writer, preemption)
+        step, params = train(run, stage, params, folder.path, report.writer, report.evaluator)
+        report.took(setup.HGPO, stage.seconds())
+        report.evaluate(setup.HGPO, step, params)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,26 @@
 """What surrounds training in every job: metric files, evaluations, the report at the end."""
 
-import contextlib
 import json
-import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments import setup
+from experiments.run_folder import RunFolder
 from lhrm_jax import policy
 from lhrm_jax.evaluation import Replies, figures
-from lhrm_jax.evaluation.report import write_report
+from lhrm_jax.evaluation.report import finite, write_report
 from lhrm_jax.sampling import prefill
 from lhrm_jax.text import tags
 from lhrm_jax.training.metric_writer import MetricWriter, read_metrics
+from lhrm_jax.training.preemption import Preemption
 
 _SAMPLES_PER_LEVEL = 3
+# Parts of the config that decide an evaluation, beside the policy's stage and step.
+_DECIDING = ("evaluation", "data", "task", "reward", "reward_weights")
 
 
 class Reporting:
@@ -29,13 +31,16 @@ class Reporting:
     evaluator: on the task's held-out prompts.
   """
 
-  def __init__(self, run: setup.Setup, workdir: pathlib.Path, stages: Sequence[str]):
-    self._run, self._workdir, self._metric_stages = run, workdir, stages
+  def __init__(
+    self, run: setup.Setup, folder: RunFolder, preemption: Preemption, stages: Sequence[str]
+  ):
+    self._run, self._workdir, self._metric_stages = run, folder.path, stages
+    self._preemption = preemption
     self._stages: dict[str, Any] = {}
     self._seconds: dict[str, float] = {}
     self._started = time.perf_counter()
     self._samples: list[dict[str, Any]] = []
-    self.writer = MetricWriter(workdir)
+    self.writer = MetricWriter(self._workdir)
     self.evaluator = run.evaluator()
 
   def __enter__(self) -> "Reporting":
@@ -44,9 +49,10 @@ class Reporting:
 
   def __exit__(self, error_type, *_) -> None:
     self.writer.close()
-    self._seconds["total"] = time.perf_counter() - self._started
-    if not self._stages:
+    if not self._stages or error_type is not None:
       return
+    this_process = time.perf_counter() - self._started
+    self._seconds["total"] = max(this_process, sum(self._seconds.values()))
     summary = {
       "stages": self._stages,
       "seconds": self._seconds,
@@ -60,27 +66,45 @@ class Reporting:
     self._print_table()
     print(f"Report:      {page}", flush=True)
 
-  @contextlib.contextmanager
-  def timed(self, part: str) -> Iterator[None]:
-    """Adds the block's wall seconds to the report."""
-    start = time.perf_counter()
-    try:
-      yield
-    finally:
-      self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
+  def took(self, part: str, seconds: float) -> None:
+    """Puts a part's wall seconds into the report."""
+    self._seconds[part] = self._seconds.get(part, 0.0) + seconds
 
-  def evaluate(self, stage: str, params: policy.Params) -> dict[str, Any]:
-    """Evaluates a stage's policy for the report, and keeps a few replies to show."""
-    with self.timed("evaluation"):
-      summary = self.evaluator.evaluate(params)
-      self._samples = sample_replies(self._run, self.evaluator, params)
-    self._stages[stage] = summary
+  def evaluate(self, stage: str, step: int, params: policy.Params) -> dict[str, Any]:
+    """Evaluates a stage's policy for the report, and keeps a few replies to show.
+
+    What a run that goes on evaluated before is taken from `evaluation/STAGE.json`.
+
+    Args:
+      stage: that trained the policy.
+      step: of it.
+      params: the policy's.
+    """
+    path = self._workdir / "evaluation" / f"{stage}.json"
+    config = setup.plain(self._run.config)
+    key = {"step": step, **{name: config[name] for name in _DECIDING}}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if found.get("key") != key:
+      began = time.perf_counter()
+      with self._preemption.interruptible():
+        summary = self.evaluator.evaluate(params)
+        samples = sample_replies(self._run, self.evaluator, params)
+      seconds = time.perf_counter() - began
+      found = {"key": key, "summary": summary, "samples": samples, "seconds": seconds}
+      setup.write_json(path, finite(found))
+    self.took("evaluation", found["seconds"])
+    self._stages[stage], self._samples = found["summary"], found["samples"]
+    self._log(stage, found["summary"])
+    return found["summary"]
+
+  def _log(self, stage: str, summary: dict[str, Any]) -> None:
     step = setup.STAGES.index(stage)
+    if any(row["step"] == step for row in read_metrics(self._workdir, "evaluation")):
+      return  # by the process before, and the checkpoint it left knows
     picture = figures.to_pixels(figures.accuracy_against_tokens(self._stages))
     self.writer.figure("report/accuracy_against_tokens", picture, step)
     hacc = {f"hacc/{name}": x for name, x in summary["hacc"].items() if name != "interval"}
     self.writer.scalars("evaluation", step, hacc)
-    return summary
 
   def _print_table(self) -> None:
     print(f"\n{'':22}{'accuracy':>10}{'tokens':>9}{'think rate':>12}{'HAcc':>8}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -68,8 +69,13 @@ class Setup:
     return Evaluator(self.policy_config, self.tokenizer, self.reward_fn, rows, spec)
 
 
-def make(config: ConfigDict) -> Setup:
+def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   """Builds everything a config names.
+
+  Args:
+    config: locked.
+    saved_policy: the `policy/` folder of a run that goes on: policy config and tokenizer are taken
+      from there, and `init_from` is not loaded again.
 
   Raises:
     UserError: the config asks for something that cannot be; says what.
@@ -82,7 +88,9 @@ def make(config: ConfigDict) -> Setup:
     reward_fn = rewards.get(config.reward)
     if config.reward_weights:
       reward_fn = rewards.compose(config.reward_weights.to_dict())
-    if config.init_from:
+    if saved_policy is not None:
+      policy_config, tokenizer, params = *_saved_policy(saved_policy), None
+    elif config.init_from:
       policy_config, tokenizer, params = load_policy(config.init_from, mesh, config.policy)
     else:
       tokenizer, params = task.tokenizer(), None
@@ -151,30 +159,6 @@ def use_compilation_cache(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-def prepare_workdir(workdir: str, setup: Setup) -> pathlib.Path:
-  """Creates the run folder with the resolved config, versions, policy config and tokenizer.
-
-  Raises:
-    UserError: the folder holds another run, or cannot be written.
-  """
-  folder = pathlib.Path(workdir)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "config.json").exists():
-      raise UserError(
-        f"--workdir={workdir} already holds a run. Choose another folder, or remove this one."
-      )
-    (folder / "policy").mkdir(exist_ok=True)
-    (folder / "rollouts").mkdir(exist_ok=True)
-    _write_json(folder / "policy" / "config.json", setup.policy_config.to_dict())
-    setup.tokenizer.save(folder / "policy")
-    _write_json(folder / "versions.json", versions())
-    _write_json(folder / "config.json", plain(setup.config))
-  except OSError as error:
-    raise UserError(f"--workdir={workdir} cannot be written: {error}.") from error
-  return folder
-
-
 def load_policy(
   init_from: str, mesh: Mesh, numerics: Mapping[str, Any] | None = None
 ) -> tuple[PolicyConfig, Tokenizer, policy.Params]:
@@ -182,8 +166,8 @@ def load_policy(
 
   Args:
     init_from: a run folder (its newest HGPO checkpoint, or HFT's where it has no other), one
-      stage's folder of checkpoints in it, or what `policy.load_pretrained` takes: a model's folder,
-      a hub id, a GGUF file, `package:NAME`.
+      stage's folder of checkpoints in it (its newest), one checkpoint, or what
+      `policy.load_pretrained` takes: a model's folder, a hub id, a GGUF file, `package:NAME`.
     mesh: where the parameters will lie.
     numerics: of a pretrained model, which decides its sizes itself: `dtype`, `scan_layers`, `remat`
       and `logprob_chunk` are taken from here.
@@ -193,10 +177,14 @@ def load_policy(
   """
   if run_folder(init_from) is None:
     return _load_pretrained(init_from, mesh, numerics or {})
-  run, stage = find_stage(init_from)
-  fields = json.loads((run / "policy" / "config.json").read_text(encoding="utf-8"))
-  config, tokenizer = PolicyConfig.from_dict(fields), text.load_tokenizer(run / "policy")
-  return config, tokenizer, checkpoints.restore_params(stage, config, mesh)
+  run, checkpoint = find_checkpoint(init_from)
+  config, tokenizer = _saved_policy(run / "policy")
+  return config, tokenizer, checkpoints.restore_params(checkpoint, config, mesh)
+
+
+def _saved_policy(folder: pathlib.Path) -> tuple[PolicyConfig, Tokenizer]:
+  fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+  return PolicyConfig.from_dict(fields), text.load_tokenizer(folder)
 
 
 def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
@@ -220,24 +208,28 @@ def run_folder(init_from: str) -> pathlib.Path | None:
   return next((p for p in (path, *path.parents) if (p / "policy" / "config.json").is_file()), None)
 
 
-def find_stage(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
-  """The run folder and the folder of checkpoints that `init_from` names.
+def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
+  """The run folder and the checkpoint that `init_from` names.
 
   Raises:
-    UserError: there is no such run, or it holds no checkpoint.
+    UserError: there is no such run, or it holds no whole checkpoint.
   """
   path = pathlib.Path(init_from)
   run = run_folder(init_from)
   if run is None:
     raise UserError(f"init_from={init_from!r} is no run folder: no policy/config.json in it.")
+  if path.name.isdigit() and path.parent.parent == run / "checkpoints":
+    if problem := checkpoints.damage(path):
+      raise UserError(f"init_from={init_from!r} is damaged: {problem}.")
+    return run, path
   stages = [path] if path != run else [run / "checkpoints" / stage for stage in (HGPO, HFT)]
   for stage in stages:
     with contextlib.suppress(FileNotFoundError):
-      checkpoints.newest(stage)
-      return run, stage
-  raise UserError(f"init_from={init_from!r} holds no checkpoint.")
+      return run, checkpoints.newest(stage)
+  raise UserError(f"init_from={init_from!r} holds no whole checkpoint.")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
   """Versions of what decides a result, the device, and the commit where there is one."""
   found = {"python": platform.python_version()}
@@ -255,5 +247,8 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(config.to_json())
 
 
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes `value`, whole or not at all."""
+  unfinished = path.with_name(f"{path.name}.tmp")
+  unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+  unfinished.rename(path)

@@ -104,7 +104,23 @@ def get_config() -> ConfigDict:
   config.evaluation.hacc_temperature = 0.6
   config.evaluation.margin = 0.0
 
+  # Saves run beside the training; a run goes on from its newest whole checkpoint.
   config.checkpoint = ConfigDict()
-  config.checkpoint.every = 100
+  config.checkpoint.every = 50
   config.checkpoint.keep = 2
+  config.checkpoint.best = ""  # a metric of the evaluations in training: its best is kept too
+  # Keys that may differ from those the run in --workdir was started with: "hgpo.steps,hgpo.beta".
+  config.allow_config_change = ""
+
+  # Thresholds on training metrics; 0 is none. Crossing one warns, or ends the run with `stop`.
+  config.gates = ConfigDict()
+  config.gates.max_logp_difference = 0.0  # mean |sampler's - trainer's log-probability|, nats
+  config.gates.max_clip_ratio = 0.0  # share of tokens clipped at one bound
+  config.gates.max_kl = 0.0  # nats per token from the reference
+  config.gates.pinned_steps = 50  # in a row with a mean p(think) under 1 % or over 99 %
+  config.gates.stop = False
+
+  config.numerics = ConfigDict()
+  config.numerics.max_skipped_in_a_row = 10  # updates that are not finite, before the run ends
+  config.numerics.max_dumps = 3  # of such updates; each is as large as the policy
   return config

@@ -1,6 +1,5 @@
 """Asks one reward about many responses, and says clearly what failed."""
 
-import math
 import traceback
 from collections.abc import Sequence
 
@@ -23,8 +22,10 @@ def judge(
     responses: whole texts, tags included.
     answers: one for each response.
 
+  A score that is not finite is passed on: training skips and dumps the update it would spoil.
+
   Raises:
-    RewardError: the reward raised, or gave something else than a finite number for each response.
+    RewardError: the reward raised, or gave something else than a number for each response.
   """
   if not responses:
     return []
@@ -45,12 +46,6 @@ def judge(
       except (Exception, SystemExit) as error:
         about = f"the response {_short(response)} to {_short(prompt)}, answer {_short(answer)}"
         raise _raised(name, about, error) from error
-  for score, prompt, response in zip(scores, prompts, responses, strict=True):
-    if not math.isfinite(score):
-      raise RewardError(
-        f"reward {name!r} gave {score} for the response {_short(response)} to {_short(prompt)}: a "
-        "score is a finite number."
-      )
   return scores
 
 

@@ -14,7 +14,14 @@ from lhrm_jax.rewards import rules
 from lhrm_jax.rewards.background import BusyClock, Worker
 from lhrm_jax.rewards.judging import judge
 from lhrm_jax.rewards.pool import VerifierPool
-from lhrm_jax.rewards.registry import ByQuery, Composed, RewardFn, has_answer, name_of
+from lhrm_jax.rewards.registry import (
+  ByQuery,
+  Composed,
+  RewardError,
+  RewardFn,
+  has_answer,
+  name_of,
+)
 from lhrm_jax.sampling import STOPPED, Rollouts
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.text.responses import parse_response
@@ -61,9 +68,19 @@ def score(
   """Scores every response by its query's answer, here and now: `[B, M, G]` float32.
 
   See `Scorer.start` for the arguments, and for what scores 0 whatever it says.
+
+  Raises:
+    RewardError: the reward failed, or gave a score that is not finite.
   """
   with Scorer(reward_fn, background=False) as scorer:
-    return scorer.wait([scorer.start(rows, rollouts, texts)]).scores
+    scores = scorer.wait([scorer.start(rows, rollouts, texts)]).scores
+  if not np.isfinite(scores).all():
+    at = int(np.flatnonzero(~np.isfinite(scores))[0])
+    raise RewardError(
+      f"the reward gave {scores.flat[at]} for the response {texts[at][:200]!r}: a score is a "
+      "finite number."
+    )
+  return scores
 
 
 @dataclasses.dataclass(frozen=True)

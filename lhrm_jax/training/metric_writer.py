@@ -3,11 +3,16 @@
 import json
 import math
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+
+_FLUSH_SECONDS = 5.0
 
 
 class MetricWriter:
@@ -19,7 +24,11 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: pathlib.Path):
-    self._events = SummaryWriter(str(workdir / "tensorboard"), flush_secs=5)
+    (workdir / "tensorboard").mkdir(exist_ok=True)
+    # Not SummaryWriter: it hands events to a thread through a queue that `flush` does not wait for,
+    # and a checkpoint must know how long this file is (see log_files).
+    self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+    self._flushed = time.monotonic()
     self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
 
   def scalars(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
@@ -29,27 +38,39 @@ class MetricWriter:
       value = float(value)
       row[name] = value if math.isfinite(value) else str(value)
       if math.isfinite(value):
-        self._events.add_scalar(f"{stage}/{name}", value, step)
+        self._event(summary.scalar(f"{stage}/{name}", value), step)
     self._lines.write(json.dumps(row) + "\n")
     self._lines.flush()
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self.flush()
 
   def text(self, tag: str, markdown: str, step: int) -> None:
     """Writes a text in Markdown."""
-    self._events.add_text(tag, markdown, step)
+    self._event(summary.text(tag, markdown), step)
 
   def figure(self, tag: str, pixels: np.ndarray, step: int) -> None:
     """Writes a picture, `[height, width, 3]` uint8."""
-    self._events.add_image(tag, pixels, step, dataformats="HWC")
+    self._event(summary.image(tag, pixels, dataformats="HWC"), step)
+
+  def flush(self) -> None:
+    """Hands everything written so far to the operating system."""
+    self._lines.flush()
+    self._events.flush()
+    self._flushed = time.monotonic()
 
   def close(self) -> None:
     self._events.close()
     self._lines.close()
 
+  def _event(self, values: Any, step: int) -> None:
+    self._events.write_event(Event(summary=values, step=step, wall_time=time.time()))
+
 
 def read_metrics(workdir: pathlib.Path, stage: str) -> list[dict[str, Any]]:
   """The rows of one stage in `metrics.jsonl`, in order; a half-written last line is left out."""
   rows = []
-  for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+  path = workdir / "metrics.jsonl"
+  for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
     try:
       row = json.loads(line)
     except json.JSONDecodeError:

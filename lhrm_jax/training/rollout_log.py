@@ -52,16 +52,21 @@ def write_rollouts(
       "text": texts[flat],
       "token_ids": ids,
       "finish_reason": FINISH_REASONS[rollouts.finish_reason[b, m, g]],
-      "score": float(scores[b, m, g]),
-      "advantage_tag": float(advantages.tag[b, m, g]),
-      "advantage_body": float(advantages.body[b, m, g]),
+      "score": _number(scores[b, m, g]),
+      "advantage_tag": _number(advantages.tag[b, m, g]),
+      "advantage_body": _number(advantages.body[b, m, g]),
       "policy_version": int(rollouts.policy_version),
     }
     if rewards is not None:
-      line["r_inter"], line["r_intra"] = (float(r[b, m, g]) for r in rewards)
+      line["r_inter"], line["r_intra"] = (_number(r[b, m, g]) for r in rewards)
     lines.append(json.dumps(line, ensure_ascii=False))
   with path.open("a", encoding="utf-8") as file:
     file.write("\n".join(lines) + "\n")
+
+
+def _number(x: np.ndarray) -> float | str:
+  """JSON has no name for what is not finite."""
+  return float(x) if np.isfinite(x) else str(x)
 
 
 def as_markdown(

@@ -19,14 +19,18 @@ class TrainState:
   """Everything an update changes.
 
   Attributes:
-    step: int32 scalar, updates made.
+    step: int32 scalar, updates made or skipped.
     params: float32 master parameters.
     opt_state: Optax's.
+    skipped: int32 scalar, updates left out because loss or gradient was not finite.
+    skipped_in_a_row: int32 scalar, of those, how many since the last that was made.
   """
 
   step: Array
   params: policy.Params
   opt_state: Any
+  skipped: Array
+  skipped_in_a_row: Array
 
 
 def make_optimizer(
@@ -63,7 +67,7 @@ def restart(
 
 def from_params(params: policy.Params, optimizer: optax.GradientTransformation) -> TrainState:
   """A state at step 0; traceable."""
-  return TrainState(jnp.int32(0), params, optimizer.init(params))
+  return TrainState(jnp.int32(0), params, optimizer.init(params), jnp.int32(0), jnp.int32(0))
 
 
 def shardings(
@@ -80,7 +84,8 @@ def shardings(
     by_param,
     transform_non_params=lambda _: parallel.replicated(mesh),
   )
-  return TrainState(parallel.replicated(mesh), by_param, opt_state)
+  scalar = parallel.replicated(mesh)
+  return TrainState(scalar, by_param, opt_state, scalar, scalar)
 
 
 def _sharded(build, config, optimizer, mesh):

@@ -75,17 +75,37 @@ def apply_gradients(
   grads: policy.Params,
   metrics: Metrics,
 ) -> tuple[TrainState, dict[str, Array]]:
-  """Divides sums by counts, updates the state, and finishes the metrics as scalars."""
+  """Divides sums by counts, updates the state, and finishes the metrics as scalars.
+
+  Where loss or gradient is not finite, parameters and optimiser stay as they were, and the step is
+  counted as skipped.
+  """
   grads = jax.tree.map(lambda g: SumCount(g, loss.count).mean(), grads)
+  norm = optax.tree.norm(grads)
+  finite = jnp.isfinite(loss.mean()) & jnp.isfinite(norm)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
+
+  def made_or_kept(new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+  new = TrainState(
+    step=state.step + 1,
+    params=made_or_kept(params, state.params),
+    opt_state=made_or_kept(opt_state, state.opt_state),
+    skipped=state.skipped + ~finite,
+    skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+  )
   scalars = {
     "loss": loss.mean(),
-    "grad_norm": optax.tree.norm(grads),
-    "learning_rate": schedule(state.step),
+    "grad_norm": norm,
+    # Skipped steps do not move the optimiser along its schedule.
+    "learning_rate": schedule(state.step - state.skipped),
+    "skipped": new.skipped,
+    "skipped_in_a_row": new.skipped_in_a_row,
     **{name: value.mean() for name, value in metrics.items()},
   }
-  return TrainState(state.step + 1, params, opt_state), scalars
+  return new, scalars
 
 
 def jit_step(

@@ -146,7 +146,6 @@ def failing(prompt, response, answer):
       failing,
       r"'failing' raised KeyError: 'no such thing' \(.*\) on .*<think>a</think>8.*prompt 0",
     ),
-    (lambda p, r, a: float("nan"), "gave nan for the response .*<think>a</think>7"),
     (lambda p, r, a: exit(3), "raised SystemExit"),
   ],
 )
@@ -157,6 +156,17 @@ def test_a_reward_that_fails_ends_with_its_name_and_the_response(reward, message
       future.result(timeout=10)
     with pytest.raises(RewardError, match=message):
       scorer.wait([future])
+
+
+def test_an_evaluation_refuses_a_score_that_is_not_finite_and_training_gets_to_see_it():
+  def odd(prompt, response, answer):
+    return float("nan") if response.endswith("7") else 1.0
+
+  with pytest.raises(RewardError, match=r"gave nan for the response .*<think>a</think>7"):
+    scoring.score(odd, *stub(rows_with("7")))
+  with scoring.Scorer(odd) as scorer:
+    scores = scorer.wait([scorer.start(*stub(rows_with("7")))]).scores
+  assert np.isnan(scores).sum() == 1
 
 
 def test_closing_leaves_a_reward_that_hangs_behind():

@@ -1,0 +1,127 @@
+"""Gates: thresholds on a step's metrics, with advice for the one who sees them crossed."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+class GateError(Exception):
+  """A gate was crossed in a run that ends there; says which, and what to try."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+  """Bounds on one metric.
+
+  Attributes:
+    name: logged as `gate/NAME`, 1 while crossed.
+    metric: it looks at.
+    low: crossed below.
+    high: crossed above.
+    patience: steps in a row beyond a bound before the gate counts as crossed.
+    advice: what to try.
+  """
+
+  name: str
+  metric: str
+  advice: str
+  low: float = float("-inf")
+  high: float = float("inf")
+  patience: int = 1
+
+
+def standard(
+  *, max_logp_difference: float, max_clip_ratio: float, max_kl: float, pinned_steps: int
+) -> list[Gate]:
+  """The gates of an HGPO run; 0 leaves one out.
+
+  Args:
+    max_logp_difference: mean |sampler's - trainer's log-probability|, nats.
+    max_clip_ratio: share of tokens clipped at either bound.
+    max_kl: per token, from the reference, nats.
+    pinned_steps: steps in a row with a mean p(think) below 1 % or above 99 %.
+  """
+  gates = []
+  if max_logp_difference:
+    gates.append(Gate(
+      "logp_difference", "sampling/sampling_logp_difference/mean", high=max_logp_difference,
+      advice="sampler and trainer disagree about the same tokens: compare policy.dtype and "
+      "attention of both, or sample in float32",
+    ))  # fmt: skip
+  if max_clip_ratio:
+    for side in ("low", "high"):
+      gates.append(Gate(
+        f"clip_ratio_{side}", f"clip_ratio/{side}_mean", high=max_clip_ratio,
+        advice="updates leave the trust region: lower hgpo.learning_rate or "
+        "hgpo.updates_per_rollout",
+      ))  # fmt: skip
+  if max_kl:
+    gates.append(Gate(
+      "kl", "kl", high=max_kl,
+      advice="the policy has left its reference: raise hgpo.beta or lower hgpo.learning_rate",
+    ))  # fmt: skip
+  if pinned_steps:
+    gates.append(Gate(
+      "mode_collapse", "mode/think_prob", low=0.01, high=0.99, patience=pinned_steps,
+      advice="the policy always takes the same mode. If the other one wins on some prompts "
+      "(mode/winner_think_frac between 0 and 1), raise hgpo.tag_weight or hgpo.alpha, or hgpo.beta "
+      "against a reference that uses both; if none does, change hgpo.delta or the prompts' mix",
+    ))  # fmt: skip
+  return gates
+
+
+class Gates:
+  """Watches the metrics of step after step."""
+
+  def __init__(
+    self, gates: Sequence[Gate], *, stop: bool = False, report: Callable[[str], None] = print
+  ):
+    """Args:
+    gates: to watch.
+    stop: end the run at the first one crossed.
+    report: told when one is crossed anew.
+    """
+    self._gates, self._stop, self._report = gates, stop, report
+    self._in_a_row = {gate.name: 0 for gate in gates}
+
+  def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Counts what was logged before a run went on, and reports nothing."""
+    for row in rows:
+      for gate in self._gates:
+        self._count(gate, row)
+
+  def check(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Looks at one step.
+
+    Returns:
+      `gate/NAME` of every gate: 1 while it is crossed.
+
+    Raises:
+      GateError: one is, and the run is to end.
+    """
+    states = {}
+    for gate in self._gates:
+      crossed = self._count(gate, metrics) >= gate.patience
+      states[f"gate/{gate.name}"] = float(crossed)
+      if not crossed or (self._in_a_row[gate.name] > gate.patience and not self._stop):
+        continue
+      bound = f"<= {gate.high:g}"
+      if gate.low > float("-inf"):
+        bound = f"in [{gate.low:g}, {gate.high:g}]"
+      lasting = f" for {gate.patience} steps" if gate.patience > 1 else ""
+      text = (
+        f"step {step}: gate {gate.name}: {gate.metric} = {metrics[gate.metric]:.4g}, "
+        f"to be {bound}{lasting}. What to try: {gate.advice}."
+      )
+      if self._stop:
+        raise GateError(text)
+      self._report(text)
+    return states
+
+  def _count(self, gate: Gate, metrics: Mapping[str, Any]) -> int:
+    value = metrics.get(gate.metric)
+    if value is None:  # a row of something else
+      return self._in_a_row[gate.name]
+    beyond = not gate.low <= float(value) <= gate.high  # NaN is beyond every bound
+    self._in_a_row[gate.name] = self._in_a_row[gate.name] + 1 if beyond else 0
+    return self._in_a_row[gate.name]
