@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 WORKDIR ?= runs/arithmetic
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow chaos lint clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m slow
+
+# Kills, signals and what comes of them: many minutes.
+chaos: $(STAMP)
+	$(PY) -m tests.chaos
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

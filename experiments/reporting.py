@@ -90,8 +90,9 @@ class Reporting:
         summary = self.evaluator.evaluate(params)
         samples = sample_replies(self._run, self.evaluator, params)
       seconds = time.perf_counter() - began
-      found = {"key": key, "summary": summary, "samples": samples, "seconds": seconds}
-      setup.write_json(path, finite(found))
+      # Finite now, so that what is read back by a run that goes on is the same.
+      found = finite({"key": key, "summary": summary, "samples": samples, "seconds": seconds})
+      setup.write_json(path, found)
     self.took("evaluation", found["seconds"])
     self._stages[stage], self._samples = found["summary"], found["samples"]
     self._log(stage, found["summary"])
@@ -103,7 +104,11 @@ class Reporting:
       return  # by the process before, and the checkpoint it left knows
     picture = figures.to_pixels(figures.accuracy_against_tokens(self._stages))
     self.writer.figure("report/accuracy_against_tokens", picture, step)
-    hacc = {f"hacc/{name}": x for name, x in summary["hacc"].items() if name != "interval"}
+    hacc = {
+      f"hacc/{name}": value
+      for name, value in summary["hacc"].items()
+      if name != "interval" and value is not None
+    }
     self.writer.scalars("evaluation", step, hacc)
 
   def _print_table(self) -> None:

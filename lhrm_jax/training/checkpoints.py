@@ -255,6 +255,18 @@ def load_tree(path: pathlib.Path) -> Any:
   return ocp.load(path, target)
 
 
+def load_arrays(path: pathlib.Path, checkpointable: str) -> dict[str, np.ndarray]:
+  """All arrays of one checkpointable of a step's folder by their path in the tree, for looking."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  target = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+    ocp.checkpointables_metadata(path.resolve()).metadata[checkpointable],
+  )
+  loaded = ocp.load_checkpointables(path.resolve(), {checkpointable: target})[checkpointable]
+  leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(loaded))
+  return {jax.tree_util.keystr(at, simple=True, separator="/"): leaf for at, leaf in leaves}
+
+
 def newest(folder: pathlib.Path) -> pathlib.Path:
   """The folder of a stage's newest whole checkpoint; looks and changes nothing.
 
