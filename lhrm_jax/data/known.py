@@ -19,10 +19,11 @@ MATH_SUFFIX = "Let's think step by step and output the final answer within \\box
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-  """A data set: where its rows are, and the function that reads one."""
+  """A data set: where its rows are, the function that reads one, and the kind it gives."""
 
   source: Source
   to_row: Callable[[Fields], PromptRow | HFTRow | None]
+  kind: type[PromptRow] | type[HFTRow] = PromptRow
 
 
 def math_prompt(question: str) -> str:
@@ -125,7 +126,7 @@ KNOWN: dict[str, Known] = {
   "math": Known(Source("hf:DigitalLearningGmbH/MATH-lighteval"), _math),
   "math500": Known(Source("hf:HuggingFaceH4/MATH-500", "test"), _math),
   "deepscaler": Known(Source("hf:agentica-org/DeepScaleR-Preview-Dataset"), _deepscaler),
-  "openr1_math": Known(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math),
+  "openr1_math": Known(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math, HFTRow),
   "tulu3_preferences": Known(
     Source("hf:allenai/llama-3.1-tulu-3-8b-preference-mixture"), _tulu3_preferences
   ),
