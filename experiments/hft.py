@@ -12,7 +12,9 @@ from experiments.progress import ProgressBar
 from experiments.run_folder import RunFolder
 from experiments.stage import Stage
 from lhrm_jax import policy
-from lhrm_jax.data.batches import encode_demonstrations
+from lhrm_jax.data import limits
+from lhrm_jax.data.batches import TokenBatch, pad
+from lhrm_jax.data.packing import pack_micro_batches
 from lhrm_jax.evaluation import Evaluator
 from lhrm_jax.text import tags
 from lhrm_jax.training import state as train_state
@@ -76,18 +78,27 @@ def fresh_state(run: setup.Setup, optimizer: optax.GradientTransformation) -> Tr
   return train_state.restart(run.policy_config, optimizer, run.mesh, run.params)
 
 
-def demonstration_batches(run: setup.Setup, step: int):
-  """The micro-batches of one step: thinking responses, and direct ones in a narrower array."""
-  c, data = run.config.hft, run.config.data
-  think, no_think = run.task.demonstrations(
-    run.config.seed, step, c.think_per_step, c.no_think_per_step
-  )
-  widths = (data.max_response_tokens, data.max_no_think_tokens)
+def demonstration_batches(run: setup.Setup, step: int) -> tuple[TokenBatch, ...]:
+  """The micro-batches of one step, a function of the seed and the step alone."""
+  c, data, tokenizer = run.config.hft, run.config.data, run.tokenizer
+  # A sequence's last token is a target only, so a row of n places holds n + 1 tokens.
+  if c.packed_length:
+    widths = (c.packed_length, c.packed_length)
+  else:
+    longest = (data.max_response_tokens, data.max_no_think_tokens)
+    widths = tuple(data.max_prompt_tokens + response - 1 for response in longest)
+  drawn = limits.draw_demonstrations(
+    run.task, tokenizer, run.config.seed, step, (c.think_per_step, c.no_think_per_step),
+    max_tokens=tuple(width + 1 for width in widths),
+    long_demonstrations=data.long_demonstrations,
+  )  # fmt: skip
+  if c.packed_length:
+    every = [*drawn.think, *drawn.no_think]
+    return pack_micro_batches(every, c.packed_length, c.micro_batch_rows, pad_id=tokenizer.pad_id)
   return tuple(
-    # A sequence's last token is a target only.
-    encode_demonstrations(run.tokenizer, rows, data.max_prompt_tokens + width - 1)
-    for rows, width in zip((think, no_think), widths, strict=True)
-    if rows
+    pad(sequences, width, pad_id=tokenizer.pad_id)
+    for sequences, width in zip((drawn.think, drawn.no_think), widths, strict=True)
+    if sequences
   )
 
 
@@ -115,6 +126,7 @@ def main(_) -> None:
     RunFolder(_WORKDIR.value, _CONFIG.value, stages=(setup.HFT,)) as folder,
   ):
     run = setup.make(_CONFIG.value, folder.policy if folder.newest else None)
+    setup.check_rows(run, (setup.HFT,))
     folder.describe(run)
     with reporting.Reporting(run, folder, preemption, stages=(setup.HFT,)) as report:
       stage = Stage(setup.HFT, run, folder, report.writer, preemption)

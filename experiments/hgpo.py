@@ -22,6 +22,7 @@ from experiments.run_folder import RunFolder
 from experiments.stage import Stage
 from lhrm_jax import policy
 from lhrm_jax.data.batches import encode_prompts
+from lhrm_jax.data.limits import draw_prompts
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation import Evaluator, figures
 from lhrm_jax.objectives import advantages as advantage_registry
@@ -99,7 +100,10 @@ def train(
     for step in range(stage.start, c.steps):
       began = time.perf_counter()
       # ---- Prompts -> tokens
-      rows = run.task.prompts(run.config.seed, step, c.prompts_per_step)
+      rows, long_prompts = draw_prompts(
+        run.task, tokenizer, run.config.seed, step, c.prompts_per_step,
+        max_tokens=run.config.data.max_prompt_tokens, long_prompts=run.config.data.long_prompts,
+      )  # fmt: skip
       first_id = step * c.prompts_per_step
       prompts = Prompts(
         *encode_prompts(tokenizer, rows, first_id, run.config.data.max_prompt_tokens)
@@ -141,6 +145,7 @@ def train(
         r_inter = rewards[0] if rewards else None
         metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids)
         metrics |= scored.metrics()
+        metrics["data/long_prompts"] = long_prompts
         write_rollouts(
           workdir / "rollouts" / "train.jsonl", done, rows, on_host, texts, scores, rewards,
           jax.device_get(advantages), tokenizer.tag_ids,
@@ -283,6 +288,7 @@ def main(_) -> None:
     RunFolder(_WORKDIR.value, _CONFIG.value, stages=setup.STAGES) as folder,
   ):
     run = setup.make(_CONFIG.value, folder.policy if folder.newest else None)
+    setup.check_rows(run, setup.STAGES if run.params is None else (setup.HGPO,))
     folder.describe(run)
     with reporting.Reporting(run, folder, preemption, stages=setup.STAGES) as report:
       step, params = cold_start(run, folder, report, preemption)

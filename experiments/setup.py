@@ -8,7 +8,7 @@ import json
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from experiments.command_line import UserError
 from lhrm_jax import parallel, policy, rewards, text
-from lhrm_jax.data import tasks
+from lhrm_jax.data import limits, tasks
 from lhrm_jax.evaluation import EvaluationSpec, Evaluator
 from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig
@@ -65,7 +65,10 @@ class Setup:
       max_prompt_tokens=self.config.data.max_prompt_tokens,
       max_response_tokens=self.config.data.max_response_tokens,
     )
-    rows = self.task.evaluation(c.prompts)
+    rows, _ = limits.evaluation_prompts(
+      self.task, self.tokenizer, c.prompts,
+      max_tokens=spec.max_prompt_tokens, long_prompts=self.config.data.long_prompts,
+    )  # fmt: skip
     return Evaluator(self.policy_config, self.tokenizer, self.reward_fn, rows, spec)
 
 
@@ -84,7 +87,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   use_compilation_cache(config.compilation_cache)
   try:
     mesh = parallel.make_mesh(**config.mesh)
-    task = tasks.get(config.task)
+    task = tasks.get(config.task, config.data)
     reward_fn = rewards.get(config.reward)
     if config.reward_weights:
       reward_fn = rewards.compose(config.reward_weights.to_dict())
@@ -131,6 +134,15 @@ def check(config: ConfigDict) -> None:
   for key, allowed in choices.items():
     if c[key] not in allowed:
       raise UserError(f"hgpo.{key}={c[key]!r} is none of {', '.join(allowed)}.")
+  choices = {"long_prompts": limits.LONG_PROMPTS, "long_demonstrations": limits.LONG_DEMONSTRATIONS}
+  for key, allowed in choices.items():
+    if config.data[key] not in allowed:
+      raise UserError(f"data.{key}={config.data[key]!r} is none of {', '.join(allowed)}.")
+  if config.hft.packed_length < 0 or config.hft.micro_batch_rows < 1:
+    raise UserError(
+      f"hft.packed_length={config.hft.packed_length} must be at least 0 (not packed) and "
+      f"hft.micro_batch_rows={config.hft.micro_batch_rows} at least 1."
+    )
   try:
     advantages.get(c.advantage)
   except ValueError as error:
@@ -150,6 +162,23 @@ def check(config: ConfigDict) -> None:
     )
   if c.temperature <= 0:
     raise UserError(f"hgpo.temperature={c.temperature}: rollouts must be sampled, so above 0.")
+
+
+def check_rows(run: Setup, stages: Sequence[str]) -> None:
+  """Draws the first rows of the evaluation and of each stage: bad ones end a job before it trains.
+
+  Raises:
+    UserError: a source cannot be read, or a row is bad; says where.
+  """
+  seed, c = run.config.seed, run.config.hft
+  try:
+    run.task.evaluation(1)
+    if HFT in stages:
+      run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
+    if HGPO in stages:
+      run.task.prompts(seed, 0, 1)
+  except (FileNotFoundError, ImportError, ValueError) as error:
+    raise UserError(f"task={run.config.task!r}: {error}") from error
 
 
 def use_compilation_cache(folder: str) -> None:

@@ -45,13 +45,27 @@ def get_config() -> ConfigDict:
   config.data = ConfigDict()
   config.data.max_prompt_tokens = 512
   config.data.max_response_tokens = 1024
-  # Direct responses are batched apart from thinking ones; no longer than this.
+  # Direct demonstrations are batched apart from thinking ones, unless packed; no longer than this.
   config.data.max_no_think_tokens = 256
+  config.data.long_prompts = "raise"  # or "skip", "truncate_left": lhrm_jax.data.limits
+  config.data.long_demonstrations = "raise"  # or "skip"
+  # Of task = "rows" (lhrm_jax.data.row_task): names of sources, with commas between them. A name is
+  # one of data.sources, a known data set, a .jsonl or .parquet file, hf:NAME or tfds:NAME.
+  config.data.demonstrations = ""
+  config.data.prompts = ""
+  config.data.evaluation = ""  # "": a tenth of data.prompts, kept out of training
+  config.data.sources = ConfigDict()  # {"mine": {"path": ..., "columns": {"prompt": "question"}}}
+  config.data.on_bad_row = "raise"  # or "skip", with counts in the report
 
   config.hft = ConfigDict()
   config.hft.steps = 1000  # a cap where hft.until is set
   config.hft.think_per_step = 64
   config.hft.no_think_per_step = 64
+  # Demonstrations are packed into rows of so many tokens, a step's rows cut into micro-batches of
+  # hft.micro_batch_rows (a multiple of the devices along mesh.data and mesh.fsdp); 0: one
+  # demonstration per row, thinking and direct ones in two micro-batches of their own widths.
+  config.hft.packed_length = 0
+  config.hft.micro_batch_rows = 8
   config.hft.learning_rate = 1e-4
   config.hft.warmup_steps = 100
   config.hft.weight_decay = 0.01

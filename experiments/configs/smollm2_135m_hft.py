@@ -4,7 +4,10 @@
   python -m experiments.hft --config experiments/configs/smollm2_135m_hft.py --workdir runs/smol_hft
 
 The weights come from the Python package (GGUF, Q4_1); any SmolLM2 folder or hub id does as well, as
---config.init_from=HuggingFaceTB/SmolLM2-135M-Instruct. No full run has been measured yet.
+--config.init_from=HuggingFaceTB/SmolLM2-135M-Instruct.
+
+Meant for one GPU. Steps, batch sizes and learning rates are guesses: no full run has been measured,
+so there is no score or time to expect. Ten steps of each stage run in the slow tests, on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +31,7 @@ def get_config() -> ConfigDict:
   config.hft.steps = 600
   config.hft.think_per_step = 32
   config.hft.no_think_per_step = 32
+  config.hft.packed_length = 1024
   config.hft.learning_rate = 2e-4
   config.hft.warmup_steps = 60
 

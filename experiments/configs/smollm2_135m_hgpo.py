@@ -3,7 +3,8 @@
   python -m experiments.hgpo --config experiments/configs/smollm2_135m_hgpo.py \\
       --config.init_from=runs/smol_hft --workdir runs/smol_hgpo
 
-No full run has been measured yet.
+Meant for one GPU. Its settings are guesses: no full run has been measured, so there is no score or
+time to expect. Ten steps of each stage run in the slow tests, on a CPU.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lhrm_jax.data.schema import HFTRow, PromptRow
-from lhrm_jax.text import Tokenizer
+from lhrm_jax.text import PretrainedTokenizer, Tokenizer
 
 
 @jax.tree_util.register_dataclass
@@ -53,39 +53,91 @@ def encode_prompts(
     if len(ids) > length:
       raise ValueError(
         f"A prompt has {len(ids)} tokens, more than data.max_prompt_tokens={length}: "
-        f"{rows[i].prompt[:80]!r}. Raise the limit or leave the row out."
+        f"{rows[i].prompt[:80]!r}. Raise the limit, or set data.long_prompts to 'skip' or "
+        "'truncate_left'."
       )
     tokens[i, : len(ids)] = ids
   lengths = np.array([len(ids) for ids in encoded], np.int32)
   return tokens, lengths, np.arange(first_id, first_id + len(rows), dtype=np.int32)
 
 
-def encode_demonstrations(tokenizer: Tokenizer, rows: Sequence[HFTRow], length: int) -> TokenBatch:
-  """One demonstration per row of the batch, padded on the right to `length`.
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """One sequence for supervised training.
+
+  Attributes:
+    ids: prompt and response, the end of sequence included; at least two.
+    weights: of each id as a target in the loss; 0 on the prompt.
+  """
+
+  ids: tuple[int, ...]
+  weights: tuple[float, ...]
+
+  @property
+  def slots(self) -> int:
+    """Places it takes in a row: its last id is a target only."""
+    return len(self.ids) - 1
+
+
+def encode(tokenizer: Tokenizer, row: HFTRow) -> Encoded:
+  """Ids and loss weights of a demonstration: the response counts, from its opening tag on.
+
+  Raises:
+    ValueError: the row has earlier messages, and the tokenizer knows no conversations.
+  """
+  if row.earlier:
+    if not isinstance(tokenizer, PretrainedTokenizer):
+      raise ValueError(
+        f"{row.prompt[:60]!r} has earlier messages, which {type(tokenizer).__name__} cannot "
+        "encode: start from a pretrained model (init_from), or leave such rows out."
+      )
+    messages = [{"role": role, "content": content} for role, content in row.earlier]
+    prompt = tokenizer.encode_messages([*messages, {"role": "user", "content": row.prompt}])
+  else:
+    prompt = tokenizer.encode_prompt(row.prompt)
+  response = tokenizer.encode_response(row.response)
+  weights = [0.0] * len(prompt) + [row.tag_weight] + [1.0] * (len(response) - 1)
+  return Encoded((*prompt, *response), tuple(weights))
+
+
+def empty_batch(rows: int, length: int, pad_id: int) -> TokenBatch:
+  """A batch `[rows, length]` of padding alone."""
+  shape = (rows, length)
+  return TokenBatch(
+    tokens=np.full(shape, pad_id, np.int32),
+    targets=np.full(shape, pad_id, np.int32),
+    positions=np.zeros(shape, np.int32),
+    segment_ids=np.zeros(shape, np.int32),
+    weights=np.zeros(shape, np.float32),
+  )
+
+
+def put(batch: TokenBatch, row: int, start: int, segment: int, sequence: Encoded) -> None:
+  """Writes a sequence into a row of a batch, from place `start` on; positions count from 0."""
+  place = (row, slice(start, start + sequence.slots))
+  batch.tokens[place] = sequence.ids[:-1]
+  batch.targets[place] = sequence.ids[1:]
+  batch.positions[place] = np.arange(sequence.slots)
+  batch.segment_ids[place] = segment
+  batch.weights[place] = sequence.weights[1:]
+
+
+def pad(sequences: Sequence[Encoded], length: int, *, pad_id: int = 0) -> TokenBatch:
+  """One sequence per row, padded on the right: `[len(sequences), length]`.
 
   Raises:
     ValueError: a sequence is longer than `length`.
   """
-  shape = (len(rows), length)
-  tokens = np.full(shape, tokenizer.pad_id, np.int32)
-  targets = np.full(shape, tokenizer.pad_id, np.int32)
-  segment_ids = np.zeros(shape, np.int32)
-  weights = np.zeros(shape, np.float32)
-  for i, row in enumerate(rows):
-    prompt = tokenizer.encode_prompt(row.prompt)
-    response = tokenizer.encode_response(row.response)
-    ids = prompt + response
-    # The last id is a target only, so `length` inputs hold `length + 1` ids.
-    if len(ids) > length + 1:
+  batch = empty_batch(len(sequences), length, pad_id)
+  for row, sequence in enumerate(sequences):
+    if sequence.slots > length:
       raise ValueError(
-        f"A demonstration has {len(ids)} tokens, more than the {length + 1} that fit: "
-        f"{row.prompt[:60]!r}. Raise data.max_response_tokens (data.max_no_think_tokens for direct "
-        "responses) or leave the row out."
+        f"A demonstration has {len(sequence.ids)} tokens, more than the {length + 1} that fit."
       )
-    inputs = len(ids) - 1
-    tokens[i, :inputs], targets[i, :inputs] = ids[:-1], ids[1:]
-    segment_ids[i, :inputs] = 1
-    weights[i, len(prompt) - 1 : inputs] = 1.0
-    weights[i, len(prompt) - 1] = row.tag_weight
-  positions = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
-  return TokenBatch(tokens, targets, positions, segment_ids, weights)
+    put(batch, row, 0, 1, sequence)
+  return batch
+
+
+def encode_demonstrations(tokenizer: Tokenizer, rows: Sequence[HFTRow], length: int) -> TokenBatch:
+  """`pad` of `encode`: one demonstration per row of a batch `[len(rows), length]`."""
+  return pad([encode(tokenizer, row) for row in rows], length, pad_id=tokenizer.pad_id)

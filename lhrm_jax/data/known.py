@@ -5,6 +5,7 @@ the same format is read by passing its path.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 
@@ -19,10 +20,11 @@ MATH_SUFFIX = "Let's think step by step and output the final answer within \\box
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-  """A data set: where its rows are, and the function that reads one."""
+  """A data set: where its rows are, the function that reads one, and the kind it gives."""
 
   source: Source
   to_row: Callable[[Fields], PromptRow | HFTRow | None]
+  kind: type[PromptRow] | type[HFTRow] = PromptRow
 
 
 def math_prompt(question: str) -> str:
@@ -74,6 +76,15 @@ def _gsm8k(fields: Fields) -> PromptRow:
   return _question(fields, "question", answer.strip().replace(",", ""), source="gsm8k")
 
 
+def _gsm8k_solved(fields: Fields, mode: str) -> HFTRow:
+  """The worked solution as reasoning, or its result alone; calculator marks `<<...>>` go."""
+  row = _gsm8k(fields)
+  work = re.sub(r"<<.*?>>", "", fields["answer"].rpartition("####")[0]).strip()
+  answer = f"\\boxed{{{row.answer}}}"
+  response = answer if mode == "no_think" else f"<think>{work}</think>{answer}"
+  return rows.hft_row({"prompt": row.prompt, "response": response, "mode": mode})
+
+
 def _math(fields: Fields) -> PromptRow:
   level = re.search(r"\d", str(fields.get("level", "")))  # "Level 5", 5, or "Level ?"
   answer = fields.get("answer") or boxed(str(fields.get("solution", "")))
@@ -121,11 +132,19 @@ def _tulu3_preferences(fields: Fields) -> PromptRow:
 
 KNOWN: dict[str, Known] = {
   "gsm8k": Known(Source("hf:openai/gsm8k", subset="main"), _gsm8k),
+  "gsm8k_think": Known(
+    Source("hf:openai/gsm8k", subset="main"), functools.partial(_gsm8k_solved, mode="think"), HFTRow
+  ),
+  "gsm8k_no_think": Known(
+    Source("hf:openai/gsm8k", subset="main"),
+    functools.partial(_gsm8k_solved, mode="no_think"),
+    HFTRow,
+  ),
   "gsm8k_test": Known(Source("hf:openai/gsm8k", "test", subset="main"), _gsm8k),
   "math": Known(Source("hf:DigitalLearningGmbH/MATH-lighteval"), _math),
   "math500": Known(Source("hf:HuggingFaceH4/MATH-500", "test"), _math),
   "deepscaler": Known(Source("hf:agentica-org/DeepScaleR-Preview-Dataset"), _deepscaler),
-  "openr1_math": Known(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math),
+  "openr1_math": Known(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math, HFTRow),
   "tulu3_preferences": Known(
     Source("hf:allenai/llama-3.1-tulu-3-8b-preference-mixture"), _tulu3_preferences
   ),

@@ -1,43 +1,11 @@
 """Packs sequences of different lengths into full rows, each kept apart by its segment id."""
 
-import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
-from lhrm_jax.data.batches import TokenBatch
-from lhrm_jax.data.schema import HFTRow
-from lhrm_jax.text import Tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-  """One sequence for supervised training.
-
-  Attributes:
-    ids: prompt and response, the end of sequence included; at least two.
-    weights: of each id as a target in the loss; 0 on the prompt.
-  """
-
-  ids: tuple[int, ...]
-  weights: tuple[float, ...]
-
-  @property
-  def slots(self) -> int:
-    """Places it takes in a row: its last id is a target only."""
-    return len(self.ids) - 1
-
-
-def encode(tokenizer: Tokenizer, row: HFTRow) -> Encoded:
-  """Ids and loss weights of a demonstration: the response counts, from its opening tag on."""
-  if row.earlier:
-    messages = [{"role": role, "content": content} for role, content in row.earlier]
-    prompt = tokenizer.encode_messages([*messages, {"role": "user", "content": row.prompt}])
-  else:
-    prompt = tokenizer.encode_prompt(row.prompt)
-  response = tokenizer.encode_response(row.response)
-  weights = [0.0] * len(prompt) + [row.tag_weight] + [1.0] * (len(response) - 1)
-  return Encoded((*prompt, *response), tuple(weights))
+from lhrm_jax.data.batches import Encoded, TokenBatch, empty_batch, put
 
 
 def first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
@@ -92,8 +60,8 @@ def pack(
   for i, sequence in enumerate(sequences):
     if sequence.slots > length:
       raise ValueError(
-        f"Sequence {i} takes {sequence.slots} places, more than a row's {length}: leave it out "
-        "(drop_long) or raise the length. Cutting it would train a response without its end."
+        f"Sequence {i} takes {sequence.slots} places, more than a row's {length}: leave it out or "
+        "raise the length. Cutting it would train a response without its end."
       )
   bins = first_fit([sequence.slots for sequence in sequences], length)
   if rows is not None and len(bins) > rows:
@@ -101,29 +69,29 @@ def pack(
       f"{len(sequences)} sequences need {len(bins)} rows of {length}, more than rows={rows}: allow "
       "more rows, or take fewer sequences a step."
     )
-  shape = (len(bins) if rows is None else rows, length)
-  batch = TokenBatch(
-    tokens=np.full(shape, pad_id, np.int32),
-    targets=np.full(shape, pad_id, np.int32),
-    positions=np.zeros(shape, np.int32),
-    segment_ids=np.zeros(shape, np.int32),
-    weights=np.zeros(shape, np.float32),
-  )
+  batch = empty_batch(len(bins) if rows is None else rows, length, pad_id)
   for row, members in enumerate(bins):
     start = 0
     for segment, member in enumerate(members, start=1):
-      sequence = sequences[member]
-      place = (row, slice(start, start + sequence.slots))
-      batch.tokens[place] = sequence.ids[:-1]
-      batch.targets[place] = sequence.ids[1:]
-      batch.positions[place] = np.arange(sequence.slots)
-      batch.segment_ids[place] = segment
-      batch.weights[place] = sequence.weights[1:]
-      start += sequence.slots
+      put(batch, row, start, segment, sequences[member])
+      start += sequences[member].slots
   return batch
 
 
-def drop_long(sequences: Sequence[Encoded], length: int) -> tuple[list[Encoded], int]:
-  """The sequences that fit into a row of `length`, and how many did not."""
-  kept = [sequence for sequence in sequences if sequence.slots <= length]
-  return kept, len(sequences) - len(kept)
+def pack_micro_batches(
+  sequences: Sequence[Encoded], length: int, rows: int, *, pad_id: int = 0
+) -> tuple[TokenBatch, ...]:
+  """Packs the sequences of one step into micro-batches of `[rows, length]`.
+
+  As many as are needed; the last is filled up with empty rows. Steps differ in their number only,
+  so that few programs are compiled.
+  """
+  packed = pack(sequences, length, pad_id=pad_id)
+  missing = -len(packed.tokens) % rows
+  filled = jax.tree.map(
+    lambda *parts: np.concatenate(parts), packed, empty_batch(missing, length, pad_id)
+  )
+  return tuple(
+    jax.tree.map(lambda x, start=start: x[start : start + rows], filled)
+    for start in range(0, len(filled.tokens), rows)
+  )

@@ -14,7 +14,8 @@ from lhrm_jax.data.rows import BadRow, Fields
 
 Row = TypeVar("Row")
 ON_BAD_ROW = ("raise", "skip")
-_HUB, _TFDS = "hf:", "tfds:"
+SUFFIXES = (".jsonl", ".parquet")
+PREFIXES = _HUB, _TFDS = "hf:", "tfds:"
 _SHOWN = 5  # bad rows that a summary quotes
 
 
@@ -132,15 +133,14 @@ def _located(source: Source) -> Iterable[tuple[str, Fields | BadRow]]:
   if source.path.startswith(_TFDS):
     return _from_tfds(source)
   path = pathlib.Path(source.path).expanduser()
-  readers = {".jsonl": _from_jsonl, ".parquet": _from_parquet}
-  if path.suffix not in readers:
+  if path.suffix not in SUFFIXES:
     raise ValueError(
       f"{source.path!r} is no .jsonl or .parquet file; a hub id or folder is written hf:NAME, a "
       "data set of tensorflow_datasets tfds:NAME."
     )
   if not path.is_file():
     raise FileNotFoundError(f"{path} does not exist.")
-  return readers[path.suffix](path)
+  return _from_jsonl(path) if path.suffix == ".jsonl" else _from_parquet(path)
 
 
 def _from_jsonl(path: pathlib.Path) -> Iterator[tuple[str, Fields | BadRow]]:

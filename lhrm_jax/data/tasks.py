@@ -1,11 +1,12 @@
 """Tasks by name: where queries, demonstrations and evaluation prompts come from."""
 
 import difflib
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from lhrm_jax.data.arithmetic import Arithmetic
 from lhrm_jax.data.reasoning_tasks import ReasoningTasks
+from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.text import Tokenizer
 
@@ -39,6 +40,7 @@ class Task(Protocol):
     ...
 
 
+ROWS = "rows"  # made from the config's sources, see `row_task`
 _REGISTRY: dict[str, Callable[[], Task]] = {
   "arithmetic": Arithmetic,
   "reasoning": ReasoningTasks,
@@ -50,14 +52,21 @@ def register(name: str, make: Callable[[], Task]) -> None:
   _REGISTRY[name] = make
 
 
-def get(name: str) -> Task:
+def get(name: str, data: Mapping[str, Any] | None = None) -> Task:
   """Makes the task of that name.
 
+  Args:
+    name: a registered one, or "rows": rows from files and data sets.
+    data: for "rows", the config's section `data`, which names them.
+
   Raises:
-    ValueError: no such task; says which is nearest.
+    ValueError: no such task; says which is nearest. For "rows", a source that cannot be.
   """
+  if name == ROWS:
+    return RowTask.from_config(data or {})
   if name not in _REGISTRY:
-    near = difflib.get_close_matches(name, _REGISTRY, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(_REGISTRY))}."
+    known = [*_REGISTRY, ROWS]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}."
     raise ValueError(f"task={name!r} is not registered; {hint}")
   return _REGISTRY[name]()

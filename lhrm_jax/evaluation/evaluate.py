@@ -139,8 +139,11 @@ class Evaluator:
     }
 
   def summarise(self, replies: Replies, mode_axis: int) -> dict[str, Any]:
-    """Accuracy, mean tokens and think rate of one place on the mode axis, whole and by level."""
+    """Accuracy, mean tokens and think rate of one place on the mode axis: whole, by level, and by
+    where the rows come from.
+    """
     levels = np.array([row.level for row in self.rows])
+    sources = np.array([row.source for row in self.rows])
 
     def over(chosen: np.ndarray) -> dict[str, Any]:
       return {
@@ -150,8 +153,11 @@ class Evaluator:
         "prompts": int(chosen.sum()),
       }
 
-    by_level = {str(level): over(levels == level) for level in sorted(set(levels.tolist()))}
-    return {**over(np.ones(len(levels), bool)), "by_level": by_level}
+    return {
+      **over(np.ones(len(levels), bool)),
+      "by_level": {str(level): over(levels == level) for level in sorted(set(levels.tolist()))},
+      "by_source": {name: over(sources == name) for name in sorted(set(sources.tolist()))},
+    }
 
 
 def _first(rollouts: Rollouts, prompts: int) -> Rollouts:

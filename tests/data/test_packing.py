@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lhrm_jax import policy
-from lhrm_jax.data import packing
-from lhrm_jax.data.packing import Encoded
+from lhrm_jax import policy, text
+from lhrm_jax.data import batches, packing
+from lhrm_jax.data.batches import Encoded
 from lhrm_jax.data.schema import HFTRow
 from lhrm_jax.text import CharacterTokenizer, tags
+from lhrm_jax.training.hft import hft_loss
+from lhrm_jax.training.update import accumulate
+from tests.text.test_pretrained import GOLDEN
 
 CONFIG = policy.PolicyConfig(
   vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1
@@ -119,7 +122,7 @@ def test_attention_never_crosses_documents(params):
 def test_a_demonstration_is_trained_from_its_opening_tag_on():
   tokenizer = CharacterTokenizer("12+=")
   row = HFTRow("1+1=", "<no_think>2</no_think>", tags.NO_THINK, tag_weight=3.0)
-  encoded = packing.encode(tokenizer, row)
+  encoded = batches.encode(tokenizer, row)
   assert encoded.weights == (0, 0, 0, 0, 3, 1, 1, 1)
   assert encoded.ids[4] == tokenizer.tag_ids.opening[tags.NO_THINK]
   assert encoded.ids[-1] == tokenizer.eos_ids[0]
@@ -136,5 +139,37 @@ def test_a_fixed_number_of_rows_is_filled_up_with_empty_ones():
 def test_a_sequence_longer_than_a_row_is_never_cut():
   with pytest.raises(ValueError, match="Sequence 1 takes 9 places, more than a row's 8"):
     packing.pack(sequences([3, 10]), 8)
-  kept, dropped = packing.drop_long(sequences([3, 10, 9]), 8)
-  assert [len(s.ids) for s in kept] == [3, 9] and dropped == 1
+
+
+def test_micro_batches_have_one_shape_and_the_loss_of_the_sequences_alone(params):
+  given_sequences = sequences([9, 4, 13, 2, 6, 11, 3, 12, 10])
+  parts = packing.pack_micro_batches(given_sequences, 24, 2)
+  assert [part.tokens.shape for part in parts] == [(2, 24)] * 2
+  assert not parts[1].segment_ids[1].any(), "the last row is empty"
+
+  @jax.jit
+  def losses(params, batches):
+    return accumulate(lambda p, b: hft_loss(CONFIG, p, b), params, batches)[:2]
+
+  (loss, gradient) = losses(params, parts)
+  (expected, expected_gradient) = losses(params, [batches.pad(given_sequences, 24)])
+  np.testing.assert_allclose(loss.mean(), expected.mean(), rtol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, expected_gradient
+  )
+
+
+def test_earlier_messages_are_context_and_not_learned():
+  tokenizer = text.load_tokenizer(GOLDEN / "qwen3_tied")
+  turns = (("user", "Hi"), ("assistant", "<no_think>Hello</no_think>"))
+  row = HFTRow("1+1?", "<no_think>2</no_think>", tags.NO_THINK, earlier=turns)
+  encoded = batches.encode(tokenizer, row)
+  response = tokenizer.encode_response(row.response)
+  assert list(encoded.ids[-len(response) :]) == response
+  assert encoded.weights == (0,) * (len(encoded.ids) - len(response)) + (1,) * len(response)
+  context = tokenizer.decode(list(encoded.ids[: -len(response)]))
+  assert context.index("Hi") < context.index("Hello") < context.index("1+1?")
+  padded = batches.encode_demonstrations(tokenizer, [row], len(encoded.ids))
+  assert padded.tokens[0, : encoded.slots].tolist() == list(encoded.ids[:-1])
+  with pytest.raises(ValueError, match="earlier messages, which CharacterTokenizer cannot encode"):
+    batches.encode(CharacterTokenizer("12+?"), row)

@@ -187,6 +187,8 @@ S = known.MATH_SUFFIX
 # One row of each data set as it is on the hub.
 KNOWN_FIELDS = {
   "gsm8k": {"question": "Tom has 3.", "answer": "He has 3*400=<<3*400=1200>>1200.\n#### 1,200"},
+  "gsm8k_think": {"question": "Tom has 3.", "answer": "He has 3*4=<<3*4=12>>12.\n#### 12"},
+  "gsm8k_no_think": {"question": "Tom has 3.", "answer": "He has 3*4=<<3*4=12>>12.\n#### 12"},
   "gsm8k_test": {"question": "Tom has 3.", "answer": "#### -5"},
   "math": {"problem": "P", "level": "Level 5", "type": "Algebra",
            "solution": "so $\\boxed{1}$, no: $\\boxed{\\frac{1}{\\sqrt{2}}}$."},
@@ -201,6 +203,8 @@ KNOWN_FIELDS = {
 }  # fmt: skip
 KNOWN_ROWS = {
   "gsm8k": PromptRow(f"Tom has 3.\n{S}", "1200", source="gsm8k"),
+  "gsm8k_think": HFTRow(f"Tom has 3.\n{S}", "<think>He has 3*4=12.</think>\\boxed{12}", tags.THINK),
+  "gsm8k_no_think": HFTRow(f"Tom has 3.\n{S}", "<no_think>\\boxed{12}</no_think>", tags.NO_THINK),
   "gsm8k_test": PromptRow(f"Tom has 3.\n{S}", "-5", source="gsm8k"),
   "math": PromptRow(f"P\n{S}", "\\frac{1}{\\sqrt{2}}", 5, "math"),
   "math500": PromptRow(f"P\n{S}", "\\pi", 2, "math"),

@@ -172,3 +172,24 @@ def test_a_tokenizer_without_any_end_is_refused():
 def test_a_folder_without_tokenizer_says_what_was_expected(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"expected characters\.json or tokenizer\.json"):
     text.load_tokenizer(tmp_path)
+
+
+def test_transformers_reads_the_saved_tokenizer_and_its_template_as_we_do(qwen_like, tmp_path):
+  transformers = pytest.importorskip("transformers")
+  ours = text.load_tokenizer(qwen_like)
+  ours.with_template(text.chat.hybrid_template(ours.chat_template)).save(tmp_path)
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  prompt = ours.encode_prompt("1+1?")
+  think, no_think = ours.tag_ids.opening
+  cases = (({}, []), ({"enable_thinking": None}, []), ({"enable_thinking": True}, [think]),
+           ({"enable_thinking": False}, [no_think]))  # fmt: skip
+  for given, ending in cases:
+    ids = theirs.apply_chat_template(
+      [{"role": "user", "content": "1+1?"}], add_generation_prompt=True, **given
+    )["input_ids"]
+    assert list(ids) == prompt + ending, given
+  for string in varied_strings(100, tags.TAGS):
+    ids = theirs(string, add_special_tokens=False)["input_ids"]
+    assert ids == ours.encode_response(string)[:-1], string
+  response = ours.encode_response("<think>a</think>b")[:-1]
+  assert theirs.decode(response, skip_special_tokens=True) == "<think>a</think>b"

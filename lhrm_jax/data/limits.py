@@ -1,0 +1,189 @@
+"""Rows of a task within the limits on length; what becomes of longer ones has a name.
+
+All rows are a function of (seed, step), as the task's own are, so that a resumed run sees the same.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from lhrm_jax.data.batches import Encoded, encode
+from lhrm_jax.data.schema import HFTRow, PromptRow
+from lhrm_jax.data.tasks import Task
+from lhrm_jax.text import Tokenizer
+
+# "raise" ends the run, "skip" takes another row in its place, "truncate_left" cuts the beginning of
+# the user's text (never the chat template around it).
+LONG_PROMPTS = ("raise", "skip", "truncate_left")
+# A demonstration is never cut: a response without its end would teach the policy not to stop.
+LONG_DEMONSTRATIONS = ("raise", "skip")
+
+# Replacements come from steps that no run reaches.
+_SPARE = 2**32
+_ATTEMPTS = 100
+
+
+def draw_prompts(
+  task: Task, tokenizer: Tokenizer, seed: int, step: int, count: int, *,
+  max_tokens: int, long_prompts: str = "raise",
+) -> tuple[list[PromptRow], int]:  # fmt: skip
+  """The training queries of one step.
+
+  Args:
+    task: where they come from.
+    tokenizer: the policy's.
+    seed: of the order.
+    step: of HGPO.
+    count: queries.
+    max_tokens: `data.max_prompt_tokens`.
+    long_prompts: one of `LONG_PROMPTS`; under "raise" it is `encode_prompts` that raises.
+
+  Returns:
+    `count` queries, and how many of the step's own were too long.
+
+  Raises:
+    ValueError: there is no such policy, or hardly any query fits.
+  """
+  rows = list(task.prompts(seed, step, count))
+  if _check(long_prompts, LONG_PROMPTS, "long_prompts") == "raise":
+    return rows, 0
+  long = [i for i, row in enumerate(rows) if not fits(tokenizer, row.prompt, max_tokens)]
+  if long_prompts == "truncate_left":
+    for i in long:
+      rows[i] = truncate_left(tokenizer, rows[i], max_tokens)
+    return rows, len(long)
+  missing = long[::-1]
+  for attempt in range(1, _ATTEMPTS + 1):
+    if not missing:
+      return rows, len(long)
+    for row in task.prompts(seed, step + attempt * _SPARE, count):
+      if missing and fits(tokenizer, row.prompt, max_tokens):
+        rows[missing.pop()] = row
+  raise ValueError(
+    f"Hardly any prompt has at most data.max_prompt_tokens={max_tokens} tokens: raise the limit."
+  )
+
+
+def evaluation_prompts(
+  task: Task, tokenizer: Tokenizer, count: int, *, max_tokens: int, long_prompts: str = "raise"
+) -> tuple[list[PromptRow], int]:
+  """The evaluation queries, at most `count`, and how many were too long: left out, or cut.
+
+  Raises:
+    ValueError: there is no such policy, or none fits.
+  """
+  rows = list(task.evaluation(count))
+  if _check(long_prompts, LONG_PROMPTS, "long_prompts") == "raise":
+    return rows, 0
+  fitting = [fits(tokenizer, row.prompt, max_tokens) for row in rows]
+  long = fitting.count(False)
+  if long_prompts == "truncate_left":
+    return [
+      row if fit else truncate_left(tokenizer, row, max_tokens)
+      for row, fit in zip(rows, fitting, strict=True)
+    ], long
+  kept = [row for row, fit in zip(rows, fitting, strict=True) if fit]
+  if not kept:
+    raise ValueError(
+      f"None of {count} evaluation prompts has at most data.max_prompt_tokens={max_tokens} tokens: "
+      "raise the limit."
+    )
+  return kept, long
+
+
+def fits(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> bool:
+  """Whether a prompt, chat template included, has at most `max_tokens`."""
+  return len(tokenizer.encode_prompt(prompt)) <= max_tokens
+
+
+def truncate_left(tokenizer: Tokenizer, row: PromptRow, max_tokens: int) -> PromptRow:
+  """The row with the longest end of its prompt that fits.
+
+  Raises:
+    ValueError: the chat template alone is longer.
+  """
+  if not fits(tokenizer, "", max_tokens):
+    raise ValueError(
+      f"The chat template alone takes {len(tokenizer.encode_prompt(''))} tokens, more than "
+      f"data.max_prompt_tokens={max_tokens}: raise the limit."
+    )
+  first, last = 0, len(row.prompt)  # the cut at `last` fits
+  while first < last:
+    middle = (first + last) // 2
+    if fits(tokenizer, row.prompt[middle:], max_tokens):
+      last = middle
+    else:
+      first = middle + 1
+  return dataclasses.replace(row, prompt=row.prompt[last:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstrations:
+  """The encoded demonstrations of one HFT step.
+
+  Attributes:
+    think: thinking ones.
+    no_think: direct ones.
+    long: how many of the step's own were too long, and replaced.
+  """
+
+  think: list[Encoded]
+  no_think: list[Encoded]
+  long: int
+
+
+def draw_demonstrations(
+  task: Task, tokenizer: Tokenizer, seed: int, step: int, counts: tuple[int, int], *,
+  max_tokens: tuple[int, int], long_demonstrations: str = "raise",
+) -> Demonstrations:  # fmt: skip
+  """Draws and encodes the demonstrations of one step.
+
+  Args:
+    task: where they come from.
+    tokenizer: the policy's.
+    seed: of the order.
+    step: of HFT.
+    counts: of thinking and of direct ones.
+    max_tokens: most tokens of a thinking and of a direct one, prompt and end of sequence included.
+    long_demonstrations: one of `LONG_DEMONSTRATIONS`.
+
+  Raises:
+    ValueError: there is no such policy, a demonstration is too long under "raise", or hardly any
+      fits.
+  """
+  _check(long_demonstrations, LONG_DEMONSTRATIONS, "long_demonstrations")
+  kept: tuple[list[Encoded], list[Encoded]] = ([], [])
+  long = 0
+  for attempt in range(_ATTEMPTS):
+    by_mode = task.demonstrations(seed, step + attempt * _SPARE, *counts)
+    for mode, rows in enumerate(by_mode):
+      for row in rows:
+        if len(kept[mode]) == counts[mode]:
+          break
+        sequence = encode(tokenizer, row)
+        if len(sequence.ids) <= max_tokens[mode]:
+          kept[mode].append(sequence)
+        elif long_demonstrations == "raise":
+          raise ValueError(_too_long(row, sequence, max_tokens[mode]))
+        else:
+          long += attempt == 0
+    if tuple(map(len, kept)) == tuple(counts):
+      return Demonstrations(*kept, long)
+  raise ValueError(
+    f"Hardly any demonstration has at most {max_tokens[0]} (thinking) or {max_tokens[1]} (direct) "
+    "tokens: raise data.max_prompt_tokens, data.max_response_tokens or data.max_no_think_tokens, "
+    "or hft.packed_length where it is set."
+  )
+
+
+def _too_long(row: HFTRow, sequence: Encoded, most: int) -> str:
+  return (
+    f"A demonstration has {len(sequence.ids)} tokens, more than the {most} that fit: "
+    f"{row.prompt[:60]!r}. Raise data.max_response_tokens (data.max_no_think_tokens for direct "
+    "responses; hft.packed_length where it is set), or set data.long_demonstrations='skip'."
+  )
+
+
+def _check(value: str, allowed: Sequence[str], key: str) -> str:
+  if value not in allowed:
+    raise ValueError(f"data.{key}={value!r} is none of {', '.join(allowed)}.")
+  return value

@@ -1,0 +1,279 @@
+"""The task `rows`: queries and demonstrations from files and data sets that the config names.
+
+```python
+config.task = "rows"
+config.data.demonstrations = "openr1_math,chat"
+config.data.prompts = "deepscaler,tulu3_preferences"
+config.data.evaluation = "math500"
+config.data.sources.chat = {"path": "chat.jsonl", "constants": {"mode": "no_think"}}
+```
+
+A name is one of `data.sources`, one of `known.KNOWN`, or a path as `sources.Source` takes it. Rows
+of several sources are one pool. They are read once, when first asked for, and stay in memory; a
+step's rows are then looked up, so that they are a function of (seed, step) alone.
+"""
+
+import dataclasses
+import difflib
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lhrm_jax.data import rows, sources
+from lhrm_jax.data.known import KNOWN, Known
+from lhrm_jax.data.reasoning_tasks import is_held_out
+from lhrm_jax.data.schema import HFTRow, PromptRow
+from lhrm_jax.data.sources import Source
+from lhrm_jax.text import Tokenizer, tags
+
+# Streams of random numbers that must never coincide.
+_PROMPTS, _THINK, _NO_THINK, _EVALUATION = range(4)
+_SOURCE_KEYS = ("format", *(field.name for field in dataclasses.fields(Source)))
+_READERS: dict[type, Callable] = {PromptRow: rows.prompt_row, HFTRow: rows.hft_row}
+_WORDS = {PromptRow: "queries", HFTRow: "demonstrations"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RowTask:
+  """Rows of named sources as a task.
+
+  What is evaluated is never trained on: with evaluation sources, every row whose prompt they ask is
+  left out of training (compared without case and spacing); without, a tenth of the queries, chosen
+  by a checksum of the prompt, is kept for evaluation.
+
+  Attributes:
+    prompt_sources: of HGPO's queries, by name.
+    demonstration_sources: of HFT's demonstrations, by name.
+    evaluation_sources: of the evaluation's queries, by name; may be empty.
+    on_bad_row: "raise" or "skip".
+  """
+
+  prompt_sources: Mapping[str, Known]
+  demonstration_sources: Mapping[str, Known]
+  evaluation_sources: Mapping[str, Known]
+  on_bad_row: str = "raise"
+
+  @classmethod
+  def from_config(cls, data: Mapping[str, Any]) -> "RowTask":
+    """Finds the sources that `prompts`, `demonstrations` and `evaluation` of `data` name.
+
+    Args:
+      data: these three as names with commas between them; `sources`, from names to the fields of
+        `Source` and `format`, a known data set whose format the source has; `on_bad_row`.
+
+    Raises:
+      ValueError: a name or field that does not exist, a file that does not, or queries where
+        demonstrations are wanted.
+    """
+    own = data.get("sources") or {}
+
+    def find(key: str, kind: type) -> dict[str, Known]:
+      names = [name.strip() for name in (data.get(key) or "").split(",")]
+      return {name: _find(name, own, kind, key) for name in names if name}
+
+    task = cls(
+      find("prompts", PromptRow), find("demonstrations", HFTRow), find("evaluation", PromptRow),
+      data.get("on_bad_row", "raise"),
+    )  # fmt: skip
+    if task.on_bad_row not in sources.ON_BAD_ROW:
+      raise ValueError(
+        f"data.on_bad_row={task.on_bad_row!r} is none of {', '.join(sources.ON_BAD_ROW)}."
+      )
+    if not (task.evaluation_sources or task.prompt_sources):
+      raise ValueError(
+        "task='rows' needs queries to evaluate on: set data.evaluation, or data.prompts, of which "
+        "a tenth is then kept for evaluation."
+      )
+    return task
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """Where the rows came from and what was left out, of the sources read so far."""
+    return tuple(
+      pool.note
+      for name in ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
+      if (pool := self.__dict__.get(name))
+    )
+
+  def tokenizer(self) -> Tokenizer:
+    """Raises ValueError: rows of text are for a policy that can already read."""
+    raise ValueError(
+      "task='rows' needs a pretrained policy: set init_from to a model folder, a hub id, a GGUF "
+      "file or package:NAME."
+    )
+
+  def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
+    """Training queries of one step: all of them once, in a new order each time through.
+
+    Raises:
+      ValueError: no source is named, or a row is bad.
+    """
+    pool = self._prompt_pool.rows
+    return [pool[i] for i in in_order((seed, _PROMPTS), step * count, count, len(pool))]
+
+  def demonstrations(
+    self, seed: int, step: int, think: int, no_think: int
+  ) -> tuple[list[HFTRow], list[HFTRow]]:
+    """HFT rows of one step; each mode's rows go by in an order of their own, as `prompts`.
+
+    Raises:
+      ValueError: no source is named, a row is bad, or rows of a mode are asked for that has none.
+    """
+    by_mode = []
+    for mode, stream, count in ((tags.THINK, _THINK, think), (tags.NO_THINK, _NO_THINK, no_think)):
+      pool = self._by_mode[mode]
+      if count and not pool:
+        name = tags.MODES[mode]
+        raise ValueError(
+          f"data.demonstrations holds no {name} row: add a source that does, or set "
+          f"hft.{name}_per_step=0."
+        )
+      order = in_order((seed, stream), step * count, count, len(pool)) if count else []
+      by_mode.append([pool[i] for i in order])
+    return by_mode[0], by_mode[1]
+
+  def evaluation(self, count: int) -> list[PromptRow]:
+    """At most `count` queries, the same for every seed."""
+    pool = self._evaluation_pool.rows
+    return [pool[i] for i in in_order((_EVALUATION,), 0, min(count, len(pool)), len(pool))]
+
+  @functools.cached_property
+  def _evaluation_pool(self) -> "_Pool":
+    if self.evaluation_sources:
+      return self._load("evaluation", self.evaluation_sources)
+    pool = self._load("prompts", self.prompt_sources)
+    kept = [row for row in pool.rows if is_held_out(row.prompt)]
+    if not kept:
+      raise ValueError(
+        f"data.prompts holds {len(pool.rows)} queries, too few to keep a tenth for evaluation: "
+        "name a source as data.evaluation."
+      )
+    return _Pool(kept, f"data.evaluation: {len(kept):,} queries kept from data.prompts.")
+
+  @functools.cached_property
+  def _prompt_pool(self) -> "_Pool":
+    return self._without_evaluation("prompts", self.prompt_sources)
+
+  @functools.cached_property
+  def _demonstration_pool(self) -> "_Pool":
+    return self._without_evaluation("demonstrations", self.demonstration_sources)
+
+  @functools.cached_property
+  def _by_mode(self) -> tuple[list[HFTRow], list[HFTRow]]:
+    every = self._demonstration_pool.rows
+    think, no_think = ([row for row in every if row.mode == m] for m in range(len(tags.MODES)))
+    return think, no_think
+
+  def _without_evaluation(self, key: str, named: Mapping[str, Known]) -> "_Pool":
+    """The rows to train on."""
+    if not named:
+      raise ValueError(f"task='rows' has nothing to train on: set data.{key}.")
+    pool = self._load(key, named)
+    asked = {_plain(row.prompt) for row in self._evaluation_pool.rows}
+
+    def reserved(prompt: str) -> bool:
+      return _plain(prompt) in asked or (not self.evaluation_sources and is_held_out(prompt))
+
+    kept = [row for row in pool.rows if not reserved(row.prompt)]
+    if not kept:
+      raise ValueError(f"data.{key}: the evaluation asks every one of its prompts.")
+    left_out = len(pool.rows) - len(kept)
+    return _Pool(kept, f"{pool.note} {left_out:,} are left out, being evaluated on.")
+
+  def _load(self, key: str, named: Mapping[str, Known]) -> "_Pool":
+    loaded, skipped, examples = [], 0, []
+    for known in named.values():
+      part = sources.load(known.source, known.to_row, self.on_bad_row)
+      loaded += part.rows
+      skipped += part.skipped
+      examples += part.examples[:1]
+    note = f"data.{key}: {len(loaded):,} rows from {', '.join(named)}."
+    if skipped:
+      note += f" {skipped:,} bad rows were skipped, e.g. {examples[0]}."
+    return _Pool(loaded, note)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pool:
+  """Rows, and a sentence on where they come from."""
+
+  rows: list
+  note: str
+
+
+def in_order(key: Sequence[int], first: int, count: int, size: int) -> list[int]:
+  """Places `first` to `first + count - 1` of an endless stream over `size` items.
+
+  The stream is one permutation of all items after the other, each a function of `key` and of how
+  many went before.
+  """
+  return [
+    int(_permutation((*key, place // size), size)[place % size])
+    for place in range(first, first + count)
+  ]
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
+  return np.random.default_rng(key).permutation(size)
+
+
+def _plain(prompt: str) -> str:
+  return " ".join(prompt.lower().split())
+
+
+def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) -> Known:
+  """The source of that name, with the reader for the wanted kind of row."""
+  if name in own:
+    return _own_source(name, own[name], kind, key)
+  if name in KNOWN:
+    return _of_kind(KNOWN[name], name, kind, key)
+  if name.startswith(sources.PREFIXES):
+    return Known(Source(name), _READERS[kind], kind)
+  if pathlib.Path(name).suffix in sources.SUFFIXES:
+    _check_file(name, f"data.{key}")
+    return Known(Source(name), _READERS[kind], kind)
+  near = difflib.get_close_matches(name, [*own, *KNOWN], n=1)
+  hint = f"Did you mean {near[0]!r}? " if near else ""
+  raise ValueError(
+    f"data.{key}: {name!r} is no source. {hint}Known: {', '.join([*own, *KNOWN])}; or a "
+    f"{' or '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
+  )
+
+
+def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> Known:
+  unknown = sorted(set(fields) - set(_SOURCE_KEYS))
+  if unknown or not fields.get("path"):
+    raise ValueError(
+      f"data.sources.{name}: "
+      + (f"{', '.join(unknown)} is no field" if unknown else "no path")
+      + f"; there are {', '.join(_SOURCE_KEYS)}."
+    )
+  _check_file(fields["path"], f"data.sources.{name}")
+  given = {field: value for field, value in fields.items() if field != "format"}
+  for mapping in ("columns", "constants"):
+    given[mapping] = dict(given.get(mapping) or {})
+  if not fields.get("format"):
+    return Known(Source(**given), _READERS[kind], kind)
+  if fields["format"] not in KNOWN:
+    raise ValueError(
+      f"data.sources.{name}.format={fields['format']!r} is none of {', '.join(KNOWN)}."
+    )
+  known = dataclasses.replace(KNOWN[fields["format"]], source=Source(**given))
+  return _of_kind(known, name, kind, key)
+
+
+def _check_file(path: str, key: str) -> None:
+  """Finds a missing file before hours of training have passed."""
+  file = pathlib.Path(path).expanduser()
+  if file.suffix in sources.SUFFIXES and not file.is_file():
+    raise ValueError(f"{key}: {path} does not exist.")
+
+
+def _of_kind(known: Known, name: str, kind: type, key: str) -> Known:
+  if known.kind is not kind:
+    raise ValueError(f"data.{key}: {name} gives {_WORDS[known.kind]}, not {_WORDS[kind]}.")
+  return known

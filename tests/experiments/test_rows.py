@@ -1,0 +1,128 @@
+"""Files of rows and a pretrained model, through the real jobs, by config alone."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import hft, setup
+from experiments.configs import arithmetic
+from lhrm_jax import policy
+from lhrm_jax.training.hft import hft_loss
+from lhrm_jax.training.update import accumulate
+from tests.data.test_sources import write_jsonl
+from tests.experiments.test_pipeline import ROOT, rows_of, run
+
+TINY = pathlib.Path(__file__).parents[1] / "golden" / "qwen3_tied"
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+  """Command-line flags: one file for both stages, one prompt in five too long."""
+  folder = tmp_path_factory.mktemp("rows")
+  long = " please" * 40
+  rows = [{"question": f"{i}+{i}?{long * (i % 5 == 0)}", "answer": f"#### {2 * i}"}
+          for i in range(100)]  # fmt: skip
+  write_jsonl(folder / "gsm8k.jsonl", rows)
+  replies = ("<think>twice {i}</think>{i}", "<no_think>{i}</no_think>")
+  shown = [
+    {"prompt": f"{i}+{i}?", "response": reply.format(i=i)} for i in range(100) for reply in replies
+  ]
+  write_jsonl(folder / "shown.jsonl", shown)
+  config = folder / "config.py"
+  config.write_text(
+    "from experiments.configs import defaults\n\n\n"
+    "def get_config():\n"
+    "  config = defaults.get_config()\n"
+    "  config.task = 'rows'\n"
+    f"  config.data.sources.gsm = {{'path': '{folder}/gsm8k.jsonl', 'format': 'gsm8k'}}\n"
+    "  config.data.prompts = 'gsm'\n"
+    f"  config.data.demonstrations = '{folder}/shown.jsonl'\n"
+    "  return config\n"
+  )
+  return [
+    "--config", str(config), f"--config.init_from={TINY}",
+    "--config.data.long_prompts=skip", "--config.data.max_prompt_tokens=150",
+    "--config.data.max_response_tokens=40", "--config.data.max_no_think_tokens=12",
+    "--config.hft.steps=2", "--config.hft.think_per_step=6", "--config.hft.no_think_per_step=6",
+    "--config.hft.packed_length=128", "--config.hft.micro_batch_rows=2",
+    "--config.hgpo.steps=2", "--config.hgpo.prompts_per_step=4", "--config.hgpo.eval_every=0",
+    "--config.evaluation.prompts=4", "--config.evaluation.samples=1",
+  ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_both_stages_run_on_files_from_a_pretrained_model(flags, tmp_path):
+  run("hft", *flags, "--workdir", str(tmp_path / "hft"))
+  assert [row["step"] for row in rows_of(tmp_path / "hft", "hft") if "loss" in row] == [2]
+  start = f"--config.init_from={tmp_path / 'hft'}"
+  run("hgpo", *flags, start, "--workdir", str(tmp_path / "hgpo"))
+  steps = [row for row in rows_of(tmp_path / "hgpo", "hgpo") if "loss" in row]
+  assert [row["step"] for row in steps] == [1, 2]
+  lines = (tmp_path / "hgpo" / "rollouts" / "train.jsonl").read_text().splitlines()
+  assert not any("please" in json.loads(line)["prompt"] for line in lines)
+  assert sum(row["data/long_prompts"] for row in steps) > 0
+  page = (tmp_path / "hgpo" / "report" / "index.html").read_text()
+  assert "100 rows from gsm" in page, "the report says where the rows come from"
+
+
+def test_a_bad_row_ends_the_job_before_it_trains(flags, tmp_path):
+  bad = write_jsonl(tmp_path / "bad.jsonl", [{"prompt": "1+1?", "response": "2"}])
+  result = subprocess.run(
+    [sys.executable, "-m", "experiments.hft", *flags, f"--config.data.demonstrations={bad}",
+     "--workdir", str(tmp_path / "run")],
+    cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    check=False,
+  )  # fmt: skip
+  assert result.returncode == 2 and "Traceback" not in result.stderr
+  assert "bad.jsonl:1: the response opens with no tag" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def demo():
+  """The embedded task and its policy, with few demonstrations a step."""
+  config = arithmetic.get_config()
+  config.hft.think_per_step, config.hft.no_think_per_step = 5, 9
+  config.policy.num_layers = 1
+  config.compilation_cache = ""
+  return setup.make(config)
+
+
+def packed(demo, length: int, rows: int):
+  config = demo.config.copy_and_resolve_references()
+  config.hft.packed_length, config.hft.micro_batch_rows = length, rows
+  return dataclasses.replace(demo, config=config)
+
+
+def test_packed_batches_have_the_loss_and_gradient_of_those_that_are_not(demo):
+  params = jax.jit(policy.init, static_argnums=0)(demo.policy_config, jax.random.key(0))
+
+  @jax.jit
+  def mean_loss(batches):
+    loss_fn = functools.partial(hft_loss, demo.policy_config)
+    loss, gradient, _ = accumulate(loss_fn, params, batches)
+    return loss.mean(), jax.tree.map(lambda g: g / loss.count, gradient)
+
+  loss, gradient = mean_loss(hft.demonstration_batches(demo, 3))
+  batches = hft.demonstration_batches(packed(demo, 64, 5), 3)
+  assert len(batches) > 1 and all(batch.tokens.shape == (5, 64) for batch in batches)
+  other, other_gradient = mean_loss(batches)
+  np.testing.assert_allclose(other, loss, rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-4), other_gradient, gradient
+  )
+
+
+def test_batches_are_a_function_of_the_step(demo):
+  for run_of in (demo, packed(demo, 64, 2)):
+    fifth = hft.demonstration_batches(run_of, 5)
+    hft.demonstration_batches(run_of, 6)
+    jax.tree.map(np.testing.assert_array_equal, fifth, hft.demonstration_batches(run_of, 5))
+    assert (fifth[0].tokens != hft.demonstration_batches(run_of, 6)[0].tokens).any()
