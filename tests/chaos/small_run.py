@@ -66,11 +66,14 @@ def outcome(workdir: pathlib.Path) -> dict[str, str]:
 
 
 def _events(workdir: pathlib.Path) -> list[tuple[str, int]]:
-  """Tag and step of every scalar that TensorBoard shows, in order."""
+  """Tag and step of every scalar that TensorBoard shows, in order; measured ones left out."""
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
   events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0})
   events.Reload()
   return [
-    (tag, event.step) for tag in sorted(events.Tags()["scalars"]) for event in events.Scalars(tag)
+    (tag, event.step)
+    for tag in sorted(events.Tags()["scalars"])
+    if not tag.partition("/")[2].startswith(_MEASURED)
+    for event in events.Scalars(tag)
   ]

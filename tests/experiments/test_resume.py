@@ -1,0 +1,89 @@
+"""The real command, ended and run again: the run goes on, and nothing is done or logged twice."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from lhrm_jax.training.preemption import EXIT_STATUS
+from tests.chaos import small_run
+from tests.chaos.small_run import log_of, outcome, start
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "alone"
+  assert start(workdir).wait(timeout=300) == 0, log_of(workdir)
+  return workdir
+
+
+def until(workdir, process, stage, rows):
+  """Waits until a stage has logged so many rows."""
+  deadline = time.monotonic() + 200
+  metrics = workdir / "metrics.jsonl"
+  while time.monotonic() < deadline and process.poll() is None:
+    if metrics.exists() and metrics.read_text().count(f'"{stage}"') >= rows:
+      return
+    time.sleep(0.02)
+  raise AssertionError(log_of(workdir))
+
+
+def test_a_killed_run_and_a_terminated_one_end_like_the_one_left_alone(alone, tmp_path):
+  workdir = tmp_path / "run"
+  process = start(workdir)
+  until(workdir, process, "hgpo", 6)
+  process.kill()
+  process.wait()
+  process = start(workdir)
+  until(workdir, process, "hgpo", 9)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=30) == EXIT_STATUS, log_of(workdir)
+  assert start(workdir).wait(timeout=300) == 0, log_of(workdir)
+  assert outcome(workdir) == outcome(alone)
+  # A finished run is run again: nothing changes.
+  assert start(workdir).wait(timeout=300) == 0, log_of(workdir)
+  assert outcome(workdir) == outcome(alone)
+
+
+def test_a_second_process_and_another_config_are_refused(alone, tmp_path):
+  process = start(alone, "--config.hgpo.beta=0.5", "--config.hgpo.steps=13")
+  assert process.wait(timeout=100) == 2
+  text = log_of(alone)
+  assert "hgpo.beta: 0.02 -> 0.5" in text and "hgpo.steps: 12 -> 13" in text
+  assert "--config.allow_config_change=hgpo.beta,hgpo.steps" in text
+
+  workdir = tmp_path / "locked"
+  first = start(workdir)
+  while not (workdir / "lock").exists() or not (workdir / "lock").read_text():
+    assert first.poll() is None, log_of(workdir)
+    time.sleep(0.02)
+  second = subprocess.run(
+    small_run.command(workdir), cwd=small_run.ROOT, capture_output=True, text=True, timeout=100,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False,
+  )  # fmt: skip
+  first.kill()
+  first.wait()
+  assert second.returncode == 2 and f"is in use by process {first.pid}" in second.stderr
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(alone, tmp_path):
+  workdir = tmp_path / "damaged"
+  shutil.copytree(alone, workdir)
+  file = next((workdir / "checkpoints" / "hgpo" / "12" / "params").rglob("d/*"))
+  file.write_bytes(file.read_bytes()[:-1])
+  assert start(workdir).wait(timeout=300) == 0, log_of(workdir)
+  assert "set aside as damaged-12" in log_of(workdir) and "hgpo step 9" in log_of(workdir)
+  assert outcome(workdir) == outcome(alone)
+
+
+def test_an_allowed_change_goes_on(alone, tmp_path):
+  workdir = tmp_path / "longer"
+  shutil.copytree(alone, workdir)
+  longer = ("--config.hgpo.steps=13", "--config.allow_config_change=hgpo.steps")
+  assert start(workdir, *longer).wait(timeout=300) == 0, log_of(workdir)
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  assert [r["step"] for r in rows if r["stage"] == "hgpo" and "loss" in r] == list(range(1, 14))

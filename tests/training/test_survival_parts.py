@@ -1,0 +1,154 @@
+"""Small parts of what makes a run survive: logs, gates, signals, skipped updates."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lhrm_jax import parallel
+from lhrm_jax.objectives.masked import SumCount
+from lhrm_jax.training import gates, log_files, nonfinite, update
+from lhrm_jax.training import state as train_state
+from lhrm_jax.training.metric_writer import MetricWriter, read_metrics
+from lhrm_jax.training.preemption import EXIT_STATUS
+
+
+def test_logs_end_where_the_checkpoint_saw_them(tmp_path):
+  writer = MetricWriter(tmp_path)
+  writer.scalars("hgpo", 1, {"reward": 0.5})
+  writer.flush()
+  then = log_files.sizes(tmp_path)
+  writer.scalars("hgpo", 2, {"reward": 0.6})
+  writer.close()
+  (tmp_path / "rollouts").mkdir()
+  (tmp_path / "rollouts" / "train.jsonl").write_text('{"step": 2, "half')
+  log_files.cut(tmp_path, then)
+  assert [row["step"] for row in read_metrics(tmp_path, "hgpo")] == [1]
+  assert log_files.sizes(tmp_path) == then
+  assert not (tmp_path / "rollouts" / "train.jsonl").exists()
+
+  from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+  events = EventAccumulator(str(tmp_path / "tensorboard"))
+  events.Reload()
+  assert [event.step for event in events.Scalars("hgpo/reward")] == [1]
+
+
+def test_a_run_that_starts_over_keeps_the_old_logs(tmp_path):
+  for _ in range(2):
+    writer = MetricWriter(tmp_path)
+    writer.scalars("hft", 1, {"loss": 2.0})
+    writer.close()
+    log_files.set_aside(tmp_path)
+  assert not log_files.sizes(tmp_path)
+  for number in (1, 2):
+    assert read_metrics(tmp_path / f"abandoned-{number}", "hft")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(config, where, value):
+  optimizer = train_state.make_optimizer(
+    optax.constant_schedule(1e-3), weight_decay=0.1, clip_norm=1.0
+  )
+  mesh = parallel.make_mesh()
+  before = train_state.create(config, optimizer, mesh, jax.random.key(0))
+  grads = jax.tree.map(jnp.ones_like, before.params)
+  good = SumCount(jnp.float32(3.0), jnp.float32(2.0))
+  bad = SumCount(jnp.float32(value), jnp.float32(2.0)) if where == "loss" else good
+  spoilt = grads
+  if where == "gradient":
+    spoilt = {**grads, "embedding": grads["embedding"].at[0, 0].set(value)}
+  apply = jax.jit(
+    lambda state, loss, g: update.apply_gradients(
+      optimizer, optax.constant_schedule(1e-3), state, loss, g, {}
+    )
+  )
+  state = before
+  for in_a_row in (1, 2):
+    state, metrics = apply(state, bad, spoilt)
+    assert int(metrics["skipped_in_a_row"]) == in_a_row
+  jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
+  jax.tree.map(np.testing.assert_array_equal, state.opt_state, before.opt_state)
+  assert int(state.step) == 2
+  state, metrics = apply(state, good, grads)
+  assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (2, 0)
+  # The update after is the one that an untouched state makes.
+  untouched, _ = apply(before, good, grads)
+  jax.tree.map(np.testing.assert_array_equal, state.params, untouched.params)
+
+
+def test_the_guard_dumps_what_can_be_loaded_and_ends_at_its_limit(tmp_path, rollouts):
+  params = {"embedding": jnp.arange(6.0).reshape(2, 3)}
+  told: list[str] = []
+  guard = nonfinite.NonFiniteGuard(tmp_path, "hgpo", limit=2, dumps=1, report=told.append)
+  metrics = {"skipped_in_a_row": 0, "loss": 1.0, "grad_norm": 1.0}
+  guard.check(1, metrics, params, rollouts)
+  assert not told
+  spoilt = {"skipped_in_a_row": 1, "loss": np.nan, "grad_norm": np.nan}
+  guard.check(2, spoilt, params, rollouts)
+  assert "hgpo step 2: loss nan" in told[0]
+  with pytest.raises(nonfinite.NonFiniteError, match="2 updates in a row"):
+    guard.check(3, {**spoilt, "skipped_in_a_row": 2}, params, rollouts)
+  assert [p.name for p in tmp_path.iterdir()] == ["hgpo-000002"], "one dump was allowed"
+  about, kept, batch = nonfinite.load_dump(tmp_path / "hgpo-000002")
+  assert about == {"stage": "hgpo", "step": 2}
+  np.testing.assert_array_equal(kept["embedding"], params["embedding"])
+  again = nonfinite.rebuild(type(rollouts), batch)
+  jax.tree.map(np.testing.assert_array_equal, again, rollouts)
+
+
+def test_a_pinned_mode_warns_once_with_advice_and_counts_on_after_a_resume():
+  told: list[str] = []
+  (gate,) = gates.standard(max_logp_difference=0, max_clip_ratio=0, max_kl=0, pinned_steps=3)
+  watch = gates.Gates([gate], report=told.append)
+  watch.replay([{"mode/think_prob": 0.999}, {"eval/accuracy": 1.0}])  # logged before
+  states = [watch.check(s, {"mode/think_prob": 0.999})["gate/mode_collapse"] for s in (2, 3, 4)]
+  assert states == [0, 1, 1]
+  assert len(told) == 1 and "hgpo.tag_weight" in told[0]
+  assert watch.check(5, {"mode/think_prob": 0.5}) == {"gate/mode_collapse": 0}
+
+
+def test_a_gate_that_stops_ends_the_run_also_on_nan():
+  standing = gates.standard(max_logp_difference=0.1, max_clip_ratio=0, max_kl=0, pinned_steps=0)
+  watch = gates.Gates(standing, stop=True)
+  name = "sampling/sampling_logp_difference/mean"
+  assert watch.check(1, {name: 0.05}) == {"gate/logp_difference": 0}
+  for value in (0.2, np.nan):
+    with pytest.raises(gates.GateError, match="sampler and trainer disagree"):
+      watch.check(2, {name: value})
+
+
+SIGNALLED = """
+import time
+from lhrm_jax.training.preemption import Preempted, Preemption
+with Preemption() as preemption:
+  print("ready", flush=True)
+  step = 0
+  while not preemption.reached(step):
+    step += 1
+    time.sleep(0.01)
+  print("saving", flush=True)
+  time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_signal_ends_the_step_and_a_second_ends_the_process(number):
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  process = subprocess.Popen(
+    [sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, text=True, env=environment
+  )
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(number)
+  assert process.stdout.readline() == "saving\n"
+  process.send_signal(number)
+  assert process.wait(timeout=5) == 128 + number
+  process.stdout.close()
+  assert EXIT_STATUS == 75, "documented; schedulers are told to restart on it"
