@@ -74,7 +74,7 @@ def train(
   advantage_fn = make_advantage_fn(run)
 
   # ---- Instruments
-  instruments = Instruments(policy.count_params(reference), run.policy_config.dtype)
+  instruments = Instruments(run.policy_config)
   clock = instruments.clock
   logged = read_metrics(workdir, setup.HGPO)
   history = [row for row in logged if "mode/think_rate" in row]
@@ -153,7 +153,7 @@ def train(
         if step % _SHOW_ROLLOUTS_EVERY == 0:
           writer.text("rollouts", as_markdown(rows, texts, scores), done)
       metrics |= gates.check(done, metrics)
-      metrics |= instruments.take(on_host, c.updates_per_rollout, time.perf_counter() - began)
+      metrics |= instruments.take(on_host, c.updates_per_rollout, began)
       metrics["time/reward_total"] = scorer.take_seconds()
       writer.scalars(setup.HGPO, done, metrics)
       shown |= {"loss": metrics["loss"], "reward": metrics["reward"]}
