@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.sampling import Prompts
+from lhrm_jax.sampling import Prompts, Rollouts
+from lhrm_jax.sampling.rollouts import STOPPED
 from lhrm_jax.training.performance import Ceilings, ceilings
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -111,6 +112,15 @@ def random_prompts(vocab_size: int, prompts: int, length: int, seed: int = 0) ->
   """`prompts` prompts of exactly `length` random tokens."""
   tokens = np.random.default_rng(seed).integers(8, vocab_size, (prompts, length), np.int32)
   return Prompts(tokens, np.full(prompts, length, np.int32), np.arange(prompts, dtype=np.int32))
+
+
+def random_rollouts(config: PolicyConfig, prompts: Prompts, lengths: np.ndarray) -> Rollouts:
+  """Responses of given `lengths [B, M, G]` to `prompts`, of random tokens, as if sampled."""
+  random, longest = np.random.default_rng(1), int(lengths.max())
+  responses = random.integers(8, config.vocab_size, (*lengths.shape, longest), np.int32)
+  logprobs = np.full(responses.shape, -np.log(config.vocab_size), np.float32)
+  finish_reason = np.full(lengths.shape, STOPPED, np.int32)
+  return Rollouts(prompts, responses, lengths, logprobs, finish_reason, np.int32(0))
 
 
 def write(report: dict[str, Any], path: pathlib.Path | None) -> None:

@@ -39,32 +39,27 @@ def accumulate(
   total = None
   for batch in batches:
     part = gradients(loss_fn, params, batch)
-    total = part if total is None else _add(total, part)
+    total = part if total is None else add_sums(total, part)
   return total
 
 
 def accumulate_scan(
-  loss_fn: LossFn, params: policy.Params, batches: Any
+  gradients_of: Callable[[Any], tuple[SumCount, policy.Params, Metrics]], batches: Any
 ) -> tuple[SumCount, policy.Params, Metrics]:
-  """Adds `gradients` over micro-batches stacked on the leading axis; memory is that of one."""
+  """Adds `gradients_of` micro-batches stacked on the leading axis; memory is that of one."""
   first = jax.tree.map(lambda x: x[0], batches)
-  shapes = jax.eval_shape(lambda: gradients(loss_fn, params, first))
+  shapes = jax.eval_shape(gradients_of, first)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
   def add(total, batch):
-    return _add(total, gradients(loss_fn, params, batch)), None
+    return add_sums(total, gradients_of(batch)), None
 
   return jax.lax.scan(add, zeros, batches)[0]
 
 
-def _add(a, b):
-  """Sums two results of `gradients`; each metric knows how it adds."""
-  (loss, grads, metrics), (more_loss, more_grads, more_metrics) = a, b
-  return (
-    loss + more_loss,
-    jax.tree.map(jnp.add, grads, more_grads),
-    {name: value + more_metrics[name] for name, value in metrics.items()},
-  )
+def add_sums(a: Any, b: Any) -> Any:
+  """Adds two trees of arrays, `SumCount` and `Maximum`; each knows how it adds."""
+  return jax.tree.map(lambda x, y: x + y, a, b, is_leaf=lambda x: isinstance(x, SumCount | Maximum))
 
 
 def apply_gradients(
