@@ -276,7 +276,7 @@ class Instruments:
 class Profiler:
   """Writes a profile of some steps, which XProf and TensorBoard's profile tab open.
 
-  Call `step` as each step begins, and `close` at the end.
+  Use as a context manager, and call `step` as each step begins.
   """
 
   def __init__(self, folder: pathlib.Path | str, steps: str):
@@ -293,27 +293,29 @@ class Profiler:
 
   def step(self, step: int) -> None:
     """Step number `step` begins, and the one before it ends."""
-    self._leave()
-    running = step - 1 in self._steps
+    running = self._leave()
     if step in self._steps:
       if not running:
         jax.profiler.start_trace(self._folder)
       self._annotation = jax.profiler.StepTraceAnnotation("step", step_num=step)
       self._annotation.__enter__()
-      self._last = step
     elif running:
       jax.profiler.stop_trace()
 
-  def close(self) -> None:
-    """Ends a profile that is still being taken."""
-    if self._annotation is not None:
-      self._leave()
+  def __enter__(self) -> "Profiler":
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._leave():
       jax.profiler.stop_trace()
 
-  def _leave(self) -> None:
-    if self._annotation is not None:
-      self._annotation.__exit__(None, None, None)
-      self._annotation = None
+  def _leave(self) -> bool:
+    """Ends the step that is being profiled, if one is."""
+    if self._annotation is None:
+      return False
+    self._annotation.__exit__(None, None, None)
+    self._annotation = None
+    return True
 
 
 def parse_steps(steps: str) -> range:
