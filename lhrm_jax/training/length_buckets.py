@@ -23,12 +23,12 @@ Tree = TypeVar("Tree")
 
 # Of the longest width, and the rounding. Compile time grows with their number; these keep a hybrid
 # mix, long rows ragged and short ones about an eighth, below 15 % padding.
-_FRACTIONS = (7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8)
+_FRACTIONS = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 1 / 4, 1 / 8)
 _MULTIPLE = 16
 
 
 def bucket_widths(tokens: int) -> tuple[int, ...]:
-  """The widths that rows of up to `tokens` are computed at, ascending; at most six.
+  """The widths that rows of up to `tokens` are computed at, ascending; at most seven.
 
   Each is compiled, so one that would save less than an eighth is left out.
   """
