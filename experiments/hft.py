@@ -44,11 +44,12 @@ def train(
 
   # ---- Loop
   print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
-  with ProgressBar("HFT", c.steps) as bar:
+  with stage.profiler as profiler, ProgressBar("HFT", c.steps) as bar:
     shown: dict[str, float] = {}
     done = stage.start
     batches = demonstration_batches(run, done)
     while done < c.steps and not stage.finished:
+      profiler.step(done + 1)
       used, (state, metrics) = batches, update(state, batches)
       done += 1
       batches = demonstration_batches(run, done)  # while the devices work

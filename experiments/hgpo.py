@@ -66,7 +66,7 @@ def train(
   )
   stage.save_start(state)
   update = make_hgpo_step(run.policy_config, hgpo_spec(run), optimizer, schedule, run.mesh)
-  score_policy = make_score(run.policy_config, opening, c.temperature)
+  score_policy = make_score(run.policy_config, opening, c.temperature, c.length_buckets, run.mesh)
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
@@ -74,7 +74,7 @@ def train(
   advantage_fn = make_advantage_fn(run)
 
   # ---- Instruments
-  instruments = Instruments(policy.count_params(reference), run.policy_config.dtype)
+  instruments = Instruments(run.policy_config)
   clock = instruments.clock
   logged = read_metrics(workdir, setup.HGPO)
   history = [row for row in logged if "mode/think_rate" in row]
@@ -94,11 +94,12 @@ def train(
     shown["think rate"] = metrics["mode/think_rate"]
     return metrics
 
-  with make_scorer() as scorer, ProgressBar("HGPO", c.steps) as bar:
+  with make_scorer() as scorer, stage.profiler as profiler, ProgressBar("HGPO", c.steps) as bar:
     if c.eval_every and not history:
       watch(0)
     for step in range(stage.start, c.steps):
       began = time.perf_counter()
+      profiler.step(step + 1)
       # ---- Prompts -> tokens
       rows, long_prompts = draw_prompts(
         run.task, tokenizer, run.config.seed, step, c.prompts_per_step,
@@ -153,7 +154,7 @@ def train(
         if step % _SHOW_ROLLOUTS_EVERY == 0:
           writer.text("rollouts", as_markdown(rows, texts, scores), done)
       metrics |= gates.check(done, metrics)
-      metrics |= instruments.take(on_host, c.updates_per_rollout, time.perf_counter() - began)
+      metrics |= instruments.take(on_host, c.updates_per_rollout, began)
       metrics["time/reward_total"] = scorer.take_seconds()
       writer.scalars(setup.HGPO, done, metrics)
       shown |= {"loss": metrics["loss"], "reward": metrics["reward"]}
@@ -201,7 +202,8 @@ def hgpo_spec(run: setup.Setup) -> HGPOSpec:
   return HGPOSpec(
     clip_low=c.clip_low, clip_high=c.clip_high, beta=c.beta, aggregation=c.aggregation,
     tag_weight=c.tag_weight, gamma=c.gamma, temperature=c.temperature,
-    micro_batches=c.micro_batches, opening=run.tokenizer.tag_ids.opening,
+    opening=run.tokenizer.tag_ids.opening, micro_batches=c.micro_batches,
+    length_buckets=c.length_buckets, skip_zero_advantages=c.skip_zero_advantages,
   )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.training import nonfinite, update
 from lhrm_jax.training.hft import hft_loss
-from lhrm_jax.training.hgpo import HGPOBatch, hgpo_loss
+from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
 
 _MANY = 12  # arrays; more are counted and not listed
 
@@ -60,9 +60,8 @@ def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
     batches = [nonfinite.rebuild(TokenBatch, values) for values in batch]
     loss, grads, _ = jax.jit(functools.partial(update.accumulate, loss_fn))(params, batches)
   else:
-    loss_fn = functools.partial(hgpo_loss, run.policy_config, hgpo.hgpo_spec(run))
-    rebuilt = nonfinite.rebuild(HGPOBatch, batch)
-    loss, grads, _ = jax.jit(functools.partial(update.gradients, loss_fn))(params, rebuilt)
+    gradients = functools.partial(hgpo_gradients, run.policy_config, hgpo.hgpo_spec(run))
+    loss, grads, _ = jax.jit(gradients)(params, nonfinite.rebuild(HGPOBatch, batch))
   assert isinstance(loss, SumCount)
   return float(loss.mean()), grads
 

@@ -23,7 +23,7 @@ from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.text import Tokenizer
-from lhrm_jax.training import checkpoints
+from lhrm_jax.training import checkpoints, performance
 
 STAGES = HFT, HGPO = ("hft", "hgpo")
 _NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk")
@@ -152,7 +152,9 @@ def check(config: ConfigDict) -> None:
       "hgpo.advantage='hgpo' compares the modes of paired rollouts; with hgpo.pairing='free' "
       "choose another, such as 'grpo'."
     )
-  for key in ("prompts_per_step", "samples_per_mode", "micro_batches", "updates_per_rollout"):
+  positive = ("prompts_per_step", "samples_per_mode", "micro_batches", "length_buckets",
+              "updates_per_rollout")  # fmt: skip
+  for key in positive:
     if c[key] < 1:
       raise UserError(f"hgpo.{key}={c[key]} must be at least 1.")
   if c.prompts_per_step % c.micro_batches:
@@ -160,6 +162,15 @@ def check(config: ConfigDict) -> None:
       f"hgpo.micro_batches={c.micro_batches} does not divide "
       f"hgpo.prompts_per_step={c.prompts_per_step}: micro-batches are equal parts of a step."
     )
+  if c.skip_zero_advantages and c.beta:
+    raise UserError(
+      f"hgpo.skip_zero_advantages with hgpo.beta={c.beta}: the KL penalty gives every response a "
+      "gradient, advantage or not. Set hgpo.beta=0, or skip none."
+    )
+  try:
+    performance.parse_steps(config.profile_steps)
+  except ValueError as error:
+    raise UserError(str(error)) from error
   if c.temperature <= 0:
     raise UserError(f"hgpo.temperature={c.temperature}: rollouts must be sampled, so above 0.")
 

@@ -9,6 +9,7 @@ from experiments.run_folder import RunFolder
 from lhrm_jax.training import checkpoints, log_files
 from lhrm_jax.training.metric_writer import MetricWriter
 from lhrm_jax.training.nonfinite import NonFiniteGuard
+from lhrm_jax.training.performance import Profiler
 from lhrm_jax.training.preemption import Preempted, Preemption
 from lhrm_jax.training.state import TrainState
 
@@ -20,6 +21,7 @@ class Stage:
     start: updates made when this process took over.
     finished: the stage was over already.
     guard: of non-finite updates.
+    profiler: of the steps that the config names.
   """
 
   def __init__(
@@ -38,6 +40,8 @@ class Stage:
     self.guard = NonFiniteGuard(
       folder.path / "dumps", name, limit=c.max_skipped_in_a_row, dumps=c.max_dumps
     )
+
+    self.profiler = Profiler(folder.path / "profile" / name, run.config.profile_steps)
 
   def begin(self, optimizer, fresh: Callable[[], TrainState]) -> TrainState:
     """The state to go on from: the checkpoint's, or a fresh one."""

@@ -19,6 +19,9 @@ def get_config() -> ConfigDict:
   # Where compiled programs are kept between runs; "" keeps none.
   config.compilation_cache = "~/.cache/lhrm_jax/xla"
 
+  # Steps of each stage to profile, as in "10:12" for 10 and 11; open WORKDIR/profile with XProf.
+  config.profile_steps = ""
+
   config.policy = ConfigDict()  # lhrm_jax.policy.PolicyConfig; the vocabulary is the tokenizer's
   config.policy.hidden_size = 64
   config.policy.intermediate_size = 192
@@ -35,6 +38,7 @@ def get_config() -> ConfigDict:
   config.policy.scan_layers = True
   config.policy.remat = "none"
   config.policy.dtype = "float32"
+  config.policy.attention = "auto"  # or "xla", "cudnn", "splash"
   config.policy.logprob_chunk = 4096
 
   config.mesh = ConfigDict()  # one size may be -1: the devices that are left
@@ -103,7 +107,12 @@ def get_config() -> ConfigDict:
   config.hgpo.tag_weight = 1.0
   config.hgpo.gamma = 1.0
   config.hgpo.updates_per_rollout = 1
-  config.hgpo.micro_batches = 1
+  config.hgpo.micro_batches = 1  # parts of a step's prompts; memory is that of one
+  # Responses of a micro-batch, sorted by length, are computed in this many parts, each as wide as
+  # its longest response needs.
+  config.hgpo.length_buckets = 16
+  # Leave responses without advantage out of the update; with beta = 0, they have no gradient.
+  config.hgpo.skip_zero_advantages = False
   config.hgpo.learning_rate = 1e-6
   config.hgpo.weight_decay = 0.0
   config.hgpo.clip_norm = 1.0

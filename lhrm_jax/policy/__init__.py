@@ -75,7 +75,8 @@ def apply(
     tokens: `[N, T]` int32.
     positions: `[N, T]` int32, each token's place in its own sequence, from 0.
     segment_ids: `[N, T]` int32; tokens attend within their segment, and 0 marks padding. `None`
-      means one segment and no padding.
+      means one segment and no padding. With a context, ids are 0 and 1: fused attention could not
+      tell further segments apart.
     context: caches that every unpadded token sees whole, e.g. the prompt's and the response's so
       far. A cache of `B` rows serves `N / B` consecutive rows of `tokens` each.
 

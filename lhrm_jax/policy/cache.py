@@ -15,7 +15,7 @@ from lhrm_jax.policy.config import PolicyConfig
 
 # A stacked array [L, rows, K, S, D] under scanned layers, one [rows, K, S, D] per layer otherwise.
 PerLayer = Array | tuple[Array, ...]
-_SLOT_AXIS = -2  # the same in both layouts
+_SLOT_AXIS, _ROW_AXIS = -2, -4  # the same in both layouts
 
 
 @jax.tree_util.register_dataclass
@@ -65,4 +65,15 @@ def append(cache: KVCache, block: KVCache, at: Array | int) -> KVCache:
     jax.tree.map(write, cache.keys, block.keys),
     jax.tree.map(write, cache.values, block.values),
     at + block.lengths,
+  )
+
+
+def take(cache: KVCache, rows: Array) -> KVCache:
+  """A cache of the given `rows [R]` of this one, in that order; a row may be taken many times."""
+
+  def gather(buffer: Array) -> Array:
+    return jnp.take(buffer, rows, axis=_ROW_AXIS, mode="clip")
+
+  return KVCache(
+    jax.tree.map(gather, cache.keys), jax.tree.map(gather, cache.values), cache.lengths[rows]
   )

@@ -6,6 +6,7 @@ from typing import Any
 ROPE_SCALINGS = ("none", "linear", "llama3")
 REMAT_POLICIES = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
+ATTENTIONS = ("auto", "xla", "cudnn", "splash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ class PolicyConfig:
       products, "full" keeps only the block's input.
     dtype: of the computation; parameters are float32 masters. Norms, softmax and log-probabilities
       are float32 always.
+    attention: "xla", "cudnn" (NVIDIA GPUs, bfloat16) or "splash" (TPUs); "auto" takes the
+      platform's where it is exact (see `flash.choose`).
     logprob_chunk: tokens whose logits exist at one time (see `head.token_logprobs`).
   """
 
@@ -78,6 +81,7 @@ class PolicyConfig:
   scan_layers: bool = True
   remat: str = "none"
   dtype: str = "float32"
+  attention: str = "auto"
   logprob_chunk: int = 4096
 
   def __post_init__(self):
@@ -96,6 +100,7 @@ class PolicyConfig:
     if self.head_dim % 2:
       raise ValueError(f"policy.head_dim={self.head_dim} is odd: RoPE rotates pairs of channels.")
     _check_choice("policy.remat", self.remat, REMAT_POLICIES)
+    _check_choice("policy.attention", self.attention, ATTENTIONS)
     _check_choice("policy.dtype", self.dtype, DTYPES)
     _check_choice("policy.rope_scaling.kind", self.rope_scaling.kind, ROPE_SCALINGS)
 

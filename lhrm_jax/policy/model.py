@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax.policy import attention, rope
+from lhrm_jax.policy import attention, flash, rope
 from lhrm_jax.policy.cache import KVCache, PerLayer
 from lhrm_jax.policy.config import PolicyConfig
 
@@ -63,7 +63,10 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
+  """Grouped-query attention. Fused back ends take segment ids and lengths in place of masks."""
+
   config: PolicyConfig
+  back_end: str
 
   @nn.compact
   def __call__(self, x, cos, sin, mask, cached, cached_masks):
@@ -83,10 +86,13 @@ class Attention(nn.Module):
     queries, keys = rope.rotate(queries, cos, sin), rope.rotate(keys, cos, sin)
     keys, values = keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)  # [N, K, T, D]
 
-    blocks = [attention.Block(ks, vs, m) for (ks, vs), m in zip(cached, cached_masks, strict=True)]
-    blocks.append(attention.Block(keys, values, mask))
     with jax.named_scope("attend"):
-      out = attention.attend(queries, blocks)
+      if self.back_end == "xla":
+        seen = zip(cached, cached_masks, strict=True)
+        blocks = [attention.Block(ks, vs, block_mask) for (ks, vs), block_mask in seen]
+        out = attention.attend(queries, [*blocks, attention.Block(keys, values, mask)])
+      else:
+        out = flash.attend(self.back_end, queries, keys, values, mask, cached, cached_masks)
     out = Projection(
       "nthw,hwd->ntd", (h, w, d), ("heads", "head_dim", "embed"),
       fan_in=2, scale=0.5 / c.num_layers, name="o",
@@ -114,13 +120,14 @@ class DecoderBlock(nn.Module):
   """Pre-norm attention and feed-forward, with the signature `nn.scan` wants: carry first."""
 
   config: PolicyConfig
+  back_end: str
 
   @nn.compact
   def __call__(self, x, cached, cos, sin, mask, cached_masks):
     eps = self.config.rms_norm_eps
     with jax.named_scope("attention"):
       normed = RMSNorm(eps, "embed", name="attention_norm")(x)
-      out, keys_values = Attention(self.config, name="attention")(
+      out, keys_values = Attention(self.config, self.back_end, name="attention")(
         normed, cos, sin, mask, cached, cached_masks
       )
       x += out
@@ -149,16 +156,20 @@ class Decoder(nn.Module):
 
     x = table[tokens].astype(jnp.dtype(c.dtype))
     cos, sin = rope.angles(c, positions)
-    mask = attention.causal_mask(segment_ids)[:, None]  # [N, 1, T, T]: own block, not shared
-    seen = (segment_ids > 0)[:, None, :, None]  # [N, 1, T, 1]
-    cached_masks = [_context_mask(cache, seen) for cache in context]
-    x, keys, values = self._blocks(x, context, cos, sin, mask, cached_masks)
+    back_end = flash.choose(c, tokens.shape[1])
+    if back_end == "xla":
+      mask = attention.causal_mask(segment_ids)[:, None]  # [N, 1, T, T]: own block, not shared
+      seen = (segment_ids > 0)[:, None, :, None]  # [N, 1, T, 1]
+      cached_masks = [_context_mask(cache, seen) for cache in context]
+    else:
+      mask, cached_masks = segment_ids, [cache.lengths for cache in context]
+    x, keys, values = self._blocks(back_end, x, context, cos, sin, mask, cached_masks)
     x = RMSNorm(c.rms_norm_eps, "embed", name="final_norm")(x)
     lengths = jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
     return x, KVCache(keys, values, lengths)
 
   def _blocks(
-    self, x: Array, context: Sequence[KVCache], cos, sin, mask, cached_masks
+    self, back_end: str, x: Array, context: Sequence[KVCache], cos, sin, mask, cached_masks
   ) -> tuple[Array, PerLayer, PerLayer]:
     c = self.config
     block = DecoderBlock
@@ -176,12 +187,12 @@ class Decoder(nn.Module):
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
       cached = [(cache.keys, cache.values) for cache in context]
-      x, (keys, values) = scanned(c, name="layers")(x, cached, *shared)
+      x, (keys, values) = scanned(c, back_end, name="layers")(x, cached, *shared)
       return x, keys, values
     keys_values = []
     for i in range(c.num_layers):
       cached = [(cache.keys[i], cache.values[i]) for cache in context]
-      x, new = block(c, name=f"layer_{i}")(x, cached, *shared)
+      x, new = block(c, back_end, name=f"layer_{i}")(x, cached, *shared)
       keys_values.append(new)
     keys, values = zip(*keys_values, strict=True)
     return x, keys, values

@@ -10,17 +10,18 @@ import optax
 import pytest
 
 from lhrm_jax import parallel
-from lhrm_jax.objectives import hgpo
+from lhrm_jax.objectives import hgpo, losses
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hgpo import (
   HGPOBatch,
   HGPOSpec,
-  hgpo_loss,
+  hgpo_gradients,
   make_hgpo_step,
   make_score,
 )
+from lhrm_jax.training.length_buckets import bucket_widths
 from lhrm_jax.training.update import accumulate_scan
-from tests.conftest import take
+from tests.conftest import policy_logits, take
 
 LEARNING_RATE = 1e-2
 
@@ -29,7 +30,7 @@ def objective(tokenizer, **fields):
   options = {
     "clip_low": 0.2, "clip_high": 0.2, "beta": 0.05, "aggregation": "token_mean",
     "tag_weight": 1.0, "gamma": 1.0, "temperature": 1.0, "micro_batches": 1,
-    "opening": tokenizer.tag_ids.opening, **fields,
+    "opening": tokenizer.tag_ids.opening, "length_buckets": 2, **fields,
   }  # fmt: skip
   return HGPOSpec(**options)
 
@@ -45,9 +46,112 @@ def batch(config, params, tokenizer, rollouts):
 def loss_and_grad(config, spec, params, batch):
   @jax.jit
   def run(params, batch):
-    return jax.value_and_grad(lambda p: hgpo_loss(config, spec, p, batch)[0].mean())(params)
+    loss, grads, _ = hgpo_gradients(config, spec, params, batch)
+    return loss.mean(), jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1), grads)
 
   return run(params, batch)
+
+
+def plain_loss(config, spec, params, batch):
+  """The objective over whole sequences, padded alike: no cache, no buckets, no chunks."""
+  rollouts = batch.rollouts
+  b, m, g, t = rollouts.responses.shape
+  p, n = rollouts.prompts.tokens.shape[1], b * m * g
+  starts = jnp.repeat(rollouts.prompts.lengths, m * g)
+  responses = rollouts.responses.reshape(n, t)
+  # Responses are moved up against their prompts.
+  place, at = jnp.arange(p + t), starts[:, None]
+  inside = (place >= at) & (place < at + t)
+  moved = jnp.take_along_axis(responses, jnp.clip(place - at, 0, t - 1), axis=1)
+  prompts = jnp.pad(jnp.repeat(rollouts.prompts.tokens, m * g, axis=0), ((0, 0), (0, t)))
+  tokens = jnp.where(inside, moved, prompts)
+  logp = jax.nn.log_softmax(policy_logits(config, params, tokens) / spec.temperature)
+  of_response = jnp.take_along_axis(
+    logp, (at + jnp.arange(t) - 1)[..., None] * jnp.ones(logp.shape[-1], jnp.int32), axis=1
+  )
+  new = jnp.take_along_axis(of_response, responses[..., None], axis=2)[..., 0]
+
+  def flat(x):
+    return x.reshape(n, *x.shape[3:])
+
+  advantages = losses.token_advantages(
+    flat(batch.advantages.tag), flat(batch.advantages.body), t, spec.gamma, flat(rollouts.lengths)
+  )
+  old = jax.lax.stop_gradient(new) if batch.old_logprobs is None else flat(batch.old_logprobs)
+  return losses.policy_loss(
+    new, old, flat(batch.ref.logprobs), advantages, flat(rollouts.mask),
+    clip_low=spec.clip_low, clip_high=spec.clip_high, beta=spec.beta, tag_weight=spec.tag_weight,
+    aggregation=spec.aggregation, constant_length=t,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"aggregation": "sequence_sum"},
+    {"aggregation": "token_mean", "temperature": 0.7},
+    {"aggregation": "sequence_mean", "gamma": 0.9},
+    {"aggregation": "constant_length", "tag_weight": 3.0},
+  ],
+)
+def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_layers):
+  """Bucketed, each prompt run once, against every row run whole: the loss, metrics, gradient."""
+  if scan_layers:
+    if fields["aggregation"] != "token_mean":
+      pytest.skip("one option is enough for the other layout")
+    config = dataclasses.replace(config, scan_layers=True)
+    params = {
+      **{name: value for name, value in params.items() if not name.startswith("layer_")},
+      "layers": jax.tree.map(lambda *x: jnp.stack(x), params["layer_0"], params["layer_1"]),
+    }
+  spec = objective(tokenizer, length_buckets=5, **fields)
+  old = batch.ref.logprobs + 0.3 * jnp.sin(jnp.arange(batch.ref.logprobs.size)).reshape(
+    batch.ref.logprobs.shape
+  )
+  batch = pad_batch(dataclasses.replace(batch, old_logprobs=old), response_by=31)
+  assert len(bucket_widths(batch.rollouts.responses.shape[-1])) == 3
+
+  @jax.jit
+  def plain(params):
+    parts = plain_loss(config, spec, params, batch)
+    return parts.loss.mean(), parts
+
+  (expected, parts), expected_grad = jax.value_and_grad(plain, has_aux=True)(params)
+  loss, grads, metrics = jax.jit(lambda p, b: hgpo_gradients(config, spec, p, b))(params, batch)
+  np.testing.assert_allclose(loss.mean(), expected, rtol=1e-5)
+  assert_trees_close(jax.tree.map(lambda g: g / loss.count, grads), expected_grad)
+  for name, part in {
+    "kl": parts.kl, "clip_ratio/low_mean": parts.low_clip, "clip_ratio/high_mean": parts.high_clip,
+    "importance_ratio/mean": parts.ratio,
+  }.items():  # fmt: skip
+    np.testing.assert_allclose(metrics[name].mean(), part.mean(), rtol=1e-4, atol=1e-6)
+    assert metrics[name].count == part.count
+  assert parts.low_clip.mean() > 0 and parts.high_clip.mean() > 0
+
+
+@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
+def test_skipped_responses_had_no_gradient(config, params, tokenizer, batch, aggregation):
+  """Advantages of 0 in half the rows, whole queries among them."""
+  keep = (jnp.arange(batch.rollouts.lengths.size) % 2).reshape(batch.rollouts.lengths.shape) == 1
+  keep = keep.at[2].set(False)
+  quiet = dataclasses.replace(
+    batch, advantages=jax.tree.map(lambda x: jnp.where(keep, x, 0.0), batch.advantages)
+  )
+  fields = {"aggregation": aggregation, "beta": 0.0, "length_buckets": 4}
+  loss, grad = loss_and_grad(config, objective(tokenizer, **fields), params, quiet)
+  spec = objective(tokenizer, skip_zero_advantages=True, **fields)
+  skipped_loss, skipped_grad = loss_and_grad(config, spec, params, quiet)
+  np.testing.assert_allclose(skipped_loss, loss, rtol=1e-5)
+  assert_trees_close(skipped_grad, grad)
+  nothing = dataclasses.replace(quiet, advantages=jax.tree.map(jnp.zeros_like, quiet.advantages))
+  _, grad = loss_and_grad(config, spec, params, nothing)
+  assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grad))
+
+
+def test_skipping_is_refused_where_the_kl_term_counts(tokenizer):
+  with pytest.raises(ValueError, match=r"beta=0\.05"):
+    objective(tokenizer, skip_zero_advantages=True)
 
 
 def assert_trees_close(actual, expected, atol=1e-6):
@@ -92,7 +196,7 @@ def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregat
     )
     total, grads, _ = jax.jit(
       lambda params, stacked: accumulate_scan(
-        lambda p, b: hgpo_loss(config, spec, p, b), params, stacked
+        lambda b: hgpo_gradients(config, spec, params, b), stacked
       )
     )(params, stacked)
     np.testing.assert_allclose(total.mean(), loss, rtol=1e-5)
@@ -126,7 +230,10 @@ def pad_batch(batch, prompt_by=5, response_by=4, fill=11):
     logprobs=pad(batch.ref.logprobs, response_by, jnp.nan),
     entropy=pad(batch.ref.entropy, response_by, jnp.nan),
   )
-  return dataclasses.replace(batch, rollouts=rollouts, ref=ref)
+  old = batch.old_logprobs
+  if old is not None:
+    old = pad(old, response_by, jnp.nan)
+  return dataclasses.replace(batch, rollouts=rollouts, ref=ref, old_logprobs=old)
 
 
 @pytest.mark.parametrize("aggregation", ["sequence_sum", "token_mean", "sequence_mean"])

@@ -1,0 +1,126 @@
+"""Measures the update: reference log-probabilities and one optimiser step on a hybrid mix.
+
+    python -m benchmarks.update --out update.json
+
+The same rollouts are computed in length buckets and padded to the longest response. Tokens are
+random: speed does not depend on them.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks import measuring
+from lhrm_jax import parallel
+from lhrm_jax.objectives import hgpo
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.sampling import Rollouts
+from lhrm_jax.training import performance
+from lhrm_jax.training import state as train_state
+from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, Scored, make_hgpo_step, make_score
+
+OPENING = (1, 2)
+
+
+def spec(buckets: int, micro_batches: int = 1, **fields) -> HGPOSpec:
+  """The paper's objective."""
+  options = {"clip_low": 0.5, "clip_high": 0.5, "beta": 0.001, "aggregation": "sequence_sum",
+             "tag_weight": 1.0, "gamma": 1.0, "temperature": 1.0, "opening": OPENING}  # fmt: skip
+  return HGPOSpec(**(options | fields), length_buckets=buckets, micro_batches=micro_batches)
+
+
+def update_bytes(config: PolicyConfig) -> float:
+  """Bytes that an update must move: the weights, forward and backward, and AdamW's arrays.
+
+  AdamW reads parameters, both moments and the gradient, and writes the first three; the gradient
+  was written before. All are float32.
+  """
+  params = sum(performance.matrix_params(config))
+  return params * (2 * jnp.dtype(config.dtype).itemsize + 8 * 4)
+
+
+def measure(
+  config: PolicyConfig, rollouts: Rollouts, *, buckets: int, micro_batches: int, repeats: int
+) -> dict[str, Any]:
+  """Times scoring and update of these rollouts, each beside its roofline."""
+  schedule = optax.constant_schedule(1e-6)
+  optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
+  mesh = parallel.make_mesh()
+  state = train_state.create(config, optimizer, mesh, jax.random.key(0))
+  score = make_score(config, OPENING, 1.0, buckets)
+  step = make_hgpo_step(config, spec(buckets, micro_batches), optimizer, schedule, mesh)
+  scores = jax.random.bernoulli(jax.random.key(1), 0.5, rollouts.lengths.shape)
+  advantages = hgpo.advantages(scores.astype(jnp.float32), alpha=1.0, delta=0.2)
+
+  began = time.perf_counter()
+  ref: Scored = jax.block_until_ready(score(state.params, rollouts))
+  batch = HGPOBatch(rollouts, advantages, ref)
+  compiled = step.lower(state, batch).compile()
+  compile_seconds = time.perf_counter() - began
+
+  def update():
+    nonlocal state
+    state, metrics = compiled(state, batch)
+    return metrics
+
+  ceiling = performance.ceilings(config.dtype)
+  flops = performance.rollout_flops(config, rollouts)
+  weights = sum(performance.matrix_params(config)) * jnp.dtype(config.dtype).itemsize
+  scoring = measuring.seconds(lambda: score(state.params, rollouts), repeats)
+  updating = measuring.seconds(update, repeats)
+  tokens = int(rollouts.lengths.sum())
+  logprob = measuring.figure(scoring, flops, weights, ceiling)
+  updated = measuring.figure(updating, 3 * flops, update_bytes(config), ceiling)
+  metrics = update()
+  return {
+    "logprob": logprob,
+    "update": updated,
+    "tokens_per_second": tokens / (logprob["seconds"] + updated["seconds"]),
+    "mfu": updated["flops"] / updated["seconds"] / ceiling.flops,
+    "padding_share": float(metrics["perf/padding_share"]),
+    "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+    "compile_seconds": compile_seconds,
+    "loss": float(metrics["loss"]),
+    "grad_norm": float(metrics["grad_norm"]),
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--shape", choices=measuring.SHAPES, default="tiny")
+  parser.add_argument("--prompts", type=int, default=8)
+  parser.add_argument("--samples", type=int, default=4, help="responses per mode")
+  parser.add_argument("--prompt-tokens", type=int, default=32)
+  parser.add_argument("--response-tokens", type=int, default=128, help="of the longest")
+  parser.add_argument("--ragged", type=float, default=0.25, help="largest share lengths fall short")
+  parser.add_argument("--buckets", type=int, nargs="+", default=[1, 8, 16])
+  parser.add_argument("--micro-batches", type=int, default=1)
+  parser.add_argument("--remat", help="none, dots or full; the shape's own by default")
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--out", type=pathlib.Path, help="where the figures go, as JSON")
+  args = parser.parse_args()
+
+  config = measuring.SHAPES[args.shape]
+  if args.remat:
+    config = dataclasses.replace(config, remat=args.remat)
+  prompts = measuring.random_prompts(config.vocab_size, args.prompts, args.prompt_tokens)
+  lengths = measuring.hybrid_lengths(
+    args.prompts, args.samples, args.response_tokens, ragged=args.ragged
+  )
+  rollouts = measuring.random_rollouts(config, prompts, lengths)
+  report = {"machine": measuring.machine(config.dtype), "arguments": vars(args) | {"out": None}}
+  for buckets in args.buckets:
+    report[f"buckets_{buckets}"] = measure(
+      config, rollouts, buckets=buckets, micro_batches=args.micro_batches, repeats=args.repeats
+    )
+  measuring.write(report, args.out)
+
+
+if __name__ == "__main__":
+  main()

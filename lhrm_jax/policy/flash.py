@@ -1,0 +1,164 @@
+"""Fused attention for training: cuDNN on NVIDIA GPUs, splash on TPUs.
+
+Both take every mask that training uses, and refuse what they can't compute exactly. cuDNN knows
+nothing of segments, so the whole mask goes in as an additive bias; splash masks causally and by
+segment ids. `attention.attend` is what they are tested against.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lhrm_jax.policy import attention
+from lhrm_jax.policy.config import PolicyConfig
+
+_LANES = 128  # TPU kernels take whole multiples
+_MAX_BLOCK = 512
+
+
+def choose(config: PolicyConfig, tokens: int) -> str:
+  """The back end of attention for blocks of `tokens`: "xla", "cudnn" or "splash".
+
+  "auto" takes the platform's fused kernel where it is exact and can be partitioned, else XLA.
+  Decoding one token at a time is always left to XLA.
+
+  Raises:
+    ValueError: the config names a back end that this platform lacks or that does not compute in its
+      dtype.
+  """
+  platform, wanted = jax.default_backend(), config.attention
+  if wanted == "auto":
+    if platform == "gpu" and config.dtype == "bfloat16" and config.head_dim % 8 == 0:
+      wanted = "cudnn"
+    elif platform == "tpu" and jax.device_count() == 1:
+      wanted = "splash"  # a Pallas kernel: XLA cannot split it over devices
+    else:
+      wanted = "xla"
+  needs = {"cudnn": "gpu", "splash": "tpu"}.get(wanted, platform)
+  if platform != needs:
+    raise ValueError(
+      f"policy.attention={wanted!r} needs a {needs.upper()}, and this is a {platform.upper()}: "
+      "choose 'auto' or 'xla'."
+    )
+  if wanted == "cudnn" and config.dtype != "bfloat16":
+    raise ValueError(
+      f"policy.attention='cudnn' with policy.dtype={config.dtype!r}: cuDNN's kernel computes in "
+      "bfloat16 only. Choose that, or attention='xla'."
+    )
+  return wanted if tokens > 1 else "xla"
+
+
+def attend(
+  back_end: str,
+  queries: Array,
+  keys: Array,
+  values: Array,
+  segment_ids: Array,
+  cached: Sequence[tuple[Array, Array]] = (),
+  cached_lengths: Sequence[Array] = (),
+) -> Array:
+  """What `attention.attend` computes, in a fused kernel.
+
+  Args:
+    back_end: "cudnn" or "splash".
+    queries: `[N, T, H, D]`.
+    keys: `[N, K, T, D]` of the queries' own tokens, seen causally within segments.
+    values: like `keys`.
+    segment_ids: `[N, T]`, 0 for padding. With cached keys, 0 and 1 only.
+    cached: keys and values `[rows, K, S, D]` of blocks that every unpadded token sees.
+    cached_lengths: `[rows]` of each block: its slots that hold a token.
+
+  Returns:
+    `[N, T, H, D]`. Rows of padding hold finite numbers without meaning.
+  """
+  n, t = segment_ids.shape
+  own = (segment_ids > 0).astype(jnp.int32) if cached else segment_ids
+  # Cached blocks stand before the tokens' own; their empty slots are padding.
+  key_parts, value_parts, id_parts = [], [], []
+  for (block_keys, block_values), lengths in zip(cached, cached_lengths, strict=True):
+    share = n // lengths.shape[0]
+    ids = attention.length_mask(lengths, block_keys.shape[2]).astype(jnp.int32)
+    key_parts.append(jnp.repeat(block_keys, share, axis=0))
+    value_parts.append(jnp.repeat(block_values, share, axis=0))
+    id_parts.append(jnp.repeat(ids, share, axis=0))
+  keys = jnp.concatenate([*key_parts, keys], axis=2)
+  values = jnp.concatenate([*value_parts, values], axis=2)
+  key_ids = jnp.concatenate([*id_parts, own], axis=1)
+  run = {"cudnn": _cudnn, "splash": _splash}[back_end]
+  return run(queries, keys, values, own, key_ids)[:, :t]
+
+
+def _cudnn(
+  queries: Array, keys: Array, values: Array, ids: Array, key_ids: Array,
+  implementation: str = "cudnn",
+) -> Array:  # fmt: skip
+  """cuDNN's flash attention under a mask in full, as a bias; causal blocks are skipped."""
+  t, s = ids.shape[1], key_ids.shape[1]
+  queries, ids = _pad(queries, 1, 2), _pad(ids, 1, 2)  # an odd length has no gradient there
+  keys, values = _pad(keys, 2, 2), _pad(values, 2, 2)
+  key_ids = _pad(key_ids, 1, 2)
+  place = jnp.arange(key_ids.shape[1]) - (s - t)
+  causal = place <= jnp.arange(ids.shape[1])[:, None]
+  mask = causal & (ids[:, :, None] == key_ids[:, None, :]) & (ids > 0)[:, :, None]
+  return jax.nn.dot_product_attention(
+    queries, keys.swapaxes(1, 2), values.swapaxes(1, 2), mask=mask[:, None],
+    is_causal=s == t, implementation=implementation,
+  )  # fmt: skip
+
+
+def _splash(
+  queries: Array, keys: Array, values: Array, ids: Array, key_ids: Array
+) -> Array:  # fmt: skip
+  """Splash attention, padded to whole blocks, one kernel per key head and row."""
+  n, t, h, d = queries.shape
+  k, s = keys.shape[1], keys.shape[2]
+  queries = queries.transpose(0, 2, 1, 3).reshape(n, k, h // k, t, d) * d**-0.5
+  queries = _pad(_pad(queries, 3, _LANES), 4, _LANES)
+  keys, values = (_pad(_pad(x, 2, _LANES), 3, _LANES) for x in (keys, values))
+  ids, key_ids = _pad(ids, 1, _LANES), _pad(key_ids, 1, _LANES)
+  kernel = _splash_kernel(
+    h // k, ids.shape[1], key_ids.shape[1], s - t, interpret=jax.default_backend() != "tpu"
+  )
+  splash = _splash_module()
+
+  def of_row(q: Array, ks: Array, vs: Array, q_ids: Array, kv_ids: Array) -> Array:
+    segments = splash.SegmentIds(q=q_ids, kv=kv_ids)
+    return jax.vmap(lambda *x: kernel(*x, segment_ids=segments))(q, ks, vs)
+
+  out = jax.vmap(of_row)(queries, keys, values, ids, key_ids)  # [N, K, H/K, T, D]
+  return out[..., :t, :d].reshape(n, h, t, d).transpose(0, 2, 1, 3)
+
+
+def _splash_module():
+  from jax.experimental.pallas.ops.tpu import splash_attention
+
+  return splash_attention
+
+
+def _splash_kernel(heads: int, tokens: int, slots: int, offset: int, *, interpret: bool):
+  splash = _splash_module()
+  # Query t stands at slot `offset + t`.
+  mask = splash.CausalMask((tokens, slots), offset=offset)
+  q, kv = _block(tokens), _block(slots)
+  sizes = splash.BlockSizes(
+    block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv,
+    block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv,
+  )  # fmt: skip
+  return splash.make_splash_mqa_single_device(
+    splash.MultiHeadMask([mask] * heads), block_sizes=sizes, interpret=interpret
+  )
+
+
+def _block(size: int) -> int:
+  """The largest block of at most `_MAX_BLOCK` that divides `size`, a multiple of `_LANES`."""
+  return max(b for b in range(_LANES, _MAX_BLOCK + 1, _LANES) if size % b == 0)
+
+
+def _pad(x: Array, axis: int, multiple: int) -> Array:
+  """Zeros at the end of an axis, up to a multiple."""
+  pads = np.zeros((x.ndim, 2), int)
+  pads[axis, 1] = -x.shape[axis] % multiple
+  return jnp.pad(x, pads) if pads.any() else x

@@ -1,0 +1,107 @@
+"""Fused attention against plain attention, for every mask that training uses."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lhrm_jax import policy
+from lhrm_jax.policy import attention, flash
+
+N, T, H, K, D = 2, 21, 4, 2, 16
+# Everything of the cuDNN path but its kernel, which runs on NVIDIA GPUs only.
+plain_cudnn = functools.partial(flash._cudnn, implementation="xla")
+
+KERNELS = {"cudnn": plain_cudnn, "splash": flash._splash}
+
+
+def case(kind):
+  """Segment ids `[N, T]`, and lengths of a cached block of 6 slots or none."""
+  if kind == "packed documents":
+    return jnp.array([[1] * 5 + [2] * 9 + [3] * 7, [1] * 12 + [2] * 3 + [0] * 6]), None
+  if kind == "padded responses":
+    return (jnp.arange(T) < jnp.array([[17], [3]])).astype(jnp.int32), None
+  rows = N if kind == "prompt of each response" else 1
+  return (jnp.arange(T) < jnp.array([[T], [9]])).astype(jnp.int32), jnp.array([4, 6])[:rows]
+
+
+@pytest.mark.parametrize("back_end", KERNELS)
+@pytest.mark.parametrize(
+  "kind",
+  ["packed documents", "padded responses", "prompt of each response", "one prompt for all"],
+)
+def test_fused_attention_is_exact(monkeypatch, back_end, kind):
+  """Outputs of all tokens, and gradients of queries, keys, values and the cache."""
+  monkeypatch.setattr(flash, f"_{back_end}", KERNELS[back_end])
+  ids, lengths = case(kind)
+  rows = 0 if lengths is None else len(lengths)
+  keys = jax.random.split(jax.random.key(0), 6)
+  queries = jax.random.normal(keys[0], (N, T, H, D))
+  own = tuple(jax.random.normal(key, (N, K, T, D)) for key in keys[1:3])
+  cached = tuple(jax.random.normal(key, (rows, K, 6, D)) for key in keys[3:5])
+  ahead = jax.random.normal(keys[5], (N, T, H, D)) * (ids > 0)[..., None, None]
+
+  def plain(queries, own, cached):
+    blocks = [attention.Block(*own, attention.causal_mask(ids)[:, None])]
+    if rows:
+      mask = attention.length_mask(lengths, 6)[:, None, None] & (ids > 0).reshape(rows, -1, T, 1)
+      blocks.append(attention.Block(*cached, mask))
+    return attention.attend(queries, blocks)
+
+  def fused(queries, own, cached):
+    blocks = ([cached], [lengths]) if rows else ([], [])
+    return flash.attend(back_end, queries, *own, ids, *blocks)
+
+  def value_and_grad(attend):
+    def total(*args):
+      out = attend(*args)
+      return jnp.sum(out * ahead), out
+
+    run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
+    (_, out), grads = run(queries, own, cached)
+    return out * (ids > 0)[..., None, None], grads
+
+  for actual, expected in zip(
+    jax.tree.leaves(value_and_grad(fused)), jax.tree.leaves(value_and_grad(plain)), strict=True
+  ):
+    np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_the_policy_hands_segments_and_lengths_on(monkeypatch, config, params):
+  """Packed tokens, and responses to one cached prompt, through the whole decoder."""
+  tokens = jax.random.randint(jax.random.key(0), (2, 12), 5, config.vocab_size)
+  ids = jnp.array([[1] * 5 + [2] * 7, [1] * 9 + [0] * 3])
+  prompt = dataclasses.replace(
+    policy.apply(config, params, tokens[:1, :6], jnp.arange(6)[None])[1], lengths=jnp.array([4])
+  )
+
+  def run(params):
+    packed = policy.apply(config, params, tokens, policy.segment_positions(ids), ids)[0]
+    positions = jnp.broadcast_to(4 + jnp.arange(12), (2, 12))
+    response = (ids == 1).astype(jnp.int32)
+    answered = policy.apply(config, params, tokens, positions, response, (prompt,))[0]
+    return packed * (ids > 0)[..., None], answered * response[..., None]
+
+  expected = jax.jit(run)(params)
+  monkeypatch.setattr(flash, "_cudnn", plain_cudnn)
+  monkeypatch.setattr(flash, "choose", lambda *_: "cudnn")
+  for actual, plain in zip(jax.jit(lambda p: run(p))(params), expected, strict=True):
+    np.testing.assert_allclose(actual, plain, atol=2e-5)
+
+
+def test_back_ends_are_refused_where_they_are_not_exact(config, monkeypatch):
+  for name in ("cudnn", "splash"):
+    with pytest.raises(ValueError, match="this is a CPU"):
+      flash.choose(dataclasses.replace(config, attention=name), 8)
+  assert flash.choose(config, 8) == "xla"
+
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  bfloat16 = dataclasses.replace(config, dtype="bfloat16")
+  assert flash.choose(config, 8) == "xla", "cuDNN does not compute in float32"
+  assert flash.choose(bfloat16, 8) == "cudnn"
+  assert flash.choose(bfloat16, 1) == "xla"
+  with pytest.raises(ValueError, match="bfloat16 only"):
+    flash.choose(dataclasses.replace(config, attention="cudnn"), 8)
