@@ -68,7 +68,7 @@ def train(
   advantage_fn = make_advantage_fn(run)
 
   # ---- Instruments
-  instruments = Instruments(policy.count_params(params), run.policy_config.dtype)
+  instruments = Instruments(run.policy_config)
   clock = instruments.clock
   history: list[dict] = []
   shown: dict[str, float] = {}
@@ -137,7 +137,7 @@ def train(
           writer.text("rollouts", as_markdown(rows, texts, scores), done)
       with clock.time("checkpoint"):
         checkpoints.save(state, done, last=done == c.steps)
-      metrics |= instruments.take(on_host, c.updates_per_rollout, time.perf_counter() - began)
+      metrics |= instruments.take(on_host, c.updates_per_rollout, began)
       metrics["time/reward_total"] = scorer.take_seconds()
       writer.scalars(setup.HGPO, done, metrics)
       shown |= {"loss": metrics["loss"], "reward": metrics["reward"]}

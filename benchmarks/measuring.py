@@ -1,0 +1,130 @@
+"""What every benchmark shares: timing, the machine's description, rooflines, the JSON written."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.sampling import Prompts
+from lhrm_jax.training.performance import Ceilings, ceilings
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+# The tiny Qwen2 that all libraries are compared on, and the published shapes that GPUs run.
+SHAPES = {
+  "tiny": PolicyConfig(
+    vocab_size=512, hidden_size=256, intermediate_size=1024, num_layers=4, num_heads=4,
+    num_kv_heads=2, qkv_bias=True, scan_layers=False,
+  ),
+  "qwen2.5-0.5b": PolicyConfig(
+    vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_layers=24, num_heads=14,
+    num_kv_heads=2, qkv_bias=True, rope_theta=1e6, max_positions=32_768, dtype="bfloat16",
+    remat="full",
+  ),
+  "qwen2.5-1.5b": PolicyConfig(
+    vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_layers=28, num_heads=12,
+    num_kv_heads=2, qkv_bias=True, rope_theta=1e6, max_positions=131_072, dtype="bfloat16",
+    remat="full",
+  ),
+}  # fmt: skip
+
+
+def machine(dtype: str = "float32") -> dict[str, Any]:
+  """Hardware, versions, and the ceilings that figures are held against."""
+  device = jax.devices()[0]
+  return {
+    "device": f"{jax.device_count()} x {device.device_kind}",
+    "cpu": _cpu_name(),
+    "cores": os.cpu_count(),
+    "python": platform.python_version(),
+    **{package: importlib.metadata.version(package) for package in _PACKAGES},
+    "ceilings": dataclasses.asdict(ceilings(dtype)),
+  }
+
+
+def seconds(fn: Callable[[], Any], repeats: int = 5, warmup: int = 1) -> list[float]:
+  """Wall seconds of each of `repeats` calls, after `warmup` calls that compile.
+
+  `fn` returns arrays, which are waited for.
+  """
+  for _ in range(warmup):
+    jax.block_until_ready(fn())
+  taken = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(fn())
+    taken.append(time.perf_counter() - start)
+  return taken
+
+
+def figure(taken: Sequence[float], flops: float, moved: float, ceiling: Ceilings) -> dict[str, Any]:
+  """A measured time beside its roofline.
+
+  Args:
+    taken: seconds of each repetition.
+    flops: operations that the task needs; padding and recomputation are not needed.
+    moved: bytes of memory that it must read or write.
+    ceiling: of the device.
+
+  Returns:
+    Median, best and worst seconds; operations and bytes; the least time that the ceilings allow,
+    which of the two sets it, and the share of that speed which was reached.
+  """
+  median, least = statistics.median(taken), ceiling.seconds(flops, moved)
+  return {
+    "seconds": median,
+    "seconds_min": min(taken),
+    "seconds_max": max(taken),
+    "repeats": len(taken),
+    "flops": flops,
+    "bytes": moved,
+    "roofline_seconds": least,
+    "bound": "compute" if flops / ceiling.flops >= moved / ceiling.bandwidth else "memory",
+    "roofline_share": least / median,
+  }
+
+
+def hybrid_lengths(
+  prompts: int, samples: int, longest: int, *, ragged: float = 0.0, seed: int = 0
+) -> np.ndarray:
+  """`[B, 2, G]` int32 response lengths of a hybrid group.
+
+  Thinking takes `longest` tokens, answering directly an eighth of that; each is then shortened by a
+  random share of up to `ragged`.
+  """
+  shorter = np.random.default_rng(seed).uniform(0, ragged, (prompts, 2, samples))
+  lengths = np.array([longest, longest // 8])[None, :, None] * (1 - shorter)
+  return np.maximum(lengths, 2).astype(np.int32)
+
+
+def random_prompts(vocab_size: int, prompts: int, length: int, seed: int = 0) -> Prompts:
+  """`prompts` prompts of exactly `length` random tokens."""
+  tokens = np.random.default_rng(seed).integers(8, vocab_size, (prompts, length), np.int32)
+  return Prompts(tokens, np.full(prompts, length, np.int32), np.arange(prompts, dtype=np.int32))
+
+
+def write(report: dict[str, Any], path: pathlib.Path | None) -> None:
+  """Prints the report as JSON, and writes it to `path` where one is given."""
+  text = json.dumps(report, indent=2)
+  print(text, flush=True)
+  if path:
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _cpu_name() -> str:
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+  except OSError:
+    return platform.processor()
+  names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+  return names[0] if names else platform.processor()
