@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lhrm_jax.policy import attention, rope
-from lhrm_jax.policy.cache import KVCache, PerLayer
+from lhrm_jax.policy.cache import KVCache, LayerCache, PerLayer
 from lhrm_jax.policy.config import PolicyConfig
 
 _REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
@@ -83,10 +83,14 @@ class Attention(nn.Module):
     queries, keys = rope.rotate(queries, cos, sin), rope.rotate(keys, cos, sin)
     keys, values = keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)  # [N, K, T, D]
 
-    blocks = [attention.Block(ks, vs, m) for (ks, vs), m in zip(cached, cached_masks, strict=True)]
+    blocks = [
+      attention.Block(layer.keys_by_slot(), layer.values, *seen)
+      for layer, seen in zip(cached, cached_masks, strict=True)
+    ]
     blocks.append(attention.Block(keys, values, mask))
+    attend = attention.attend_token if x.shape[1] == 1 else attention.attend
     with jax.named_scope("attend"):
-      out = attention.attend(queries, blocks)
+      out = attend(queries, blocks)
     out = Projection(
       "nthw,hwd->ntd", (h, w, d), ("heads", "head_dim", "embed"),
       fan_in=2, scale=0.5 / c.num_layers, name="o",
@@ -151,7 +155,7 @@ class Decoder(nn.Module):
     cos, sin = rope.angles(c, positions)
     mask = attention.causal_mask(segment_ids)[:, None]  # [N, 1, T, T]: own block, not shared
     seen = (segment_ids > 0)[:, None, :, None]  # [N, 1, T, 1]
-    cached_masks = [_context_mask(cache, seen) for cache in context]
+    cached_masks = [(_context_mask(cache, seen), cache.readers) for cache in context]
     x, keys, values = self._blocks(x, context, cos, sin, mask, cached_masks)
     x = RMSNorm(c.rms_norm_eps, "embed", name="final_norm")(x)
     lengths = jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
@@ -175,12 +179,12 @@ class Decoder(nn.Module):
         length=c.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
-      cached = [(cache.keys, cache.values) for cache in context]
+      cached = [LayerCache(cache.keys, cache.values, cache.slots_last) for cache in context]
       x, (keys, values) = scanned(c, name="layers")(x, cached, *shared)
       return x, keys, values
     keys_values = []
     for i in range(c.num_layers):
-      cached = [(cache.keys[i], cache.values[i]) for cache in context]
+      cached = [LayerCache(cache.keys[i], cache.values[i], cache.slots_last) for cache in context]
       x, new = block(c, name=f"layer_{i}")(x, cached, *shared)
       keys_values.append(new)
     keys, values = zip(*keys_values, strict=True)
@@ -189,6 +193,7 @@ class Decoder(nn.Module):
 
 def _context_mask(cache: KVCache, seen: Array) -> Array:
   """Which query sees which cached slot, `[rows, N / rows, T or 1, S]`."""
-  slots = jax.tree.leaves(cache.keys)[0].shape[-2]
-  valid = attention.length_mask(cache.lengths, slots)[:, None, None, :]
+  valid = attention.length_mask(cache.lengths, cache.slots)[:, None, None, :]
+  if cache.readers:
+    seen = seen[cache.readers.rows]
   return valid & seen.reshape(cache.rows, -1, seen.shape[2], 1)
