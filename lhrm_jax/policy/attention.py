@@ -104,14 +104,19 @@ def _attend_block(queries: Array, block: Block) -> _Part:
   shared, group = queries.shape[0] // rows, queries.shape[1] // k
   queries = queries.reshape(rows, shared, k, group, d).swapaxes(1, 2)  # [rows, K, shared, group, D]
   queries = queries.reshape(rows, k, shared * group, d)
-  products = (_score_by_dot, _weigh_by_dot) if shared > 1 else (_score_one, _weigh_one)
-  score, weigh = products
   mask = jnp.broadcast_to(block.mask[:, :, 0, :], (rows, block.mask.shape[1], s))
   mask = jnp.repeat(mask, shared * group // mask.shape[1], axis=1)[:, None]  # [rows, 1, M, S]
-  scores = jnp.where(mask, score(queries, block.keys) * d**-0.5, _MASKED)
+  scores = jnp.einsum("rkmd,rksd->rkms", queries, block.keys, preferred_element_type=jnp.float32)
+  scores = jnp.where(mask, scores * d**-0.5, _MASKED)
   top = jnp.max(scores, axis=-1)
   weights = jnp.exp(scores - top[..., None])
-  part = _Part(top, jnp.sum(weights, axis=-1), weigh(weights, block.values))
+  out = jnp.einsum(
+    "rkms,rksd->rkmd",
+    weights.astype(block.values.dtype),
+    block.values,
+    preferred_element_type=jnp.float32,
+  )
+  part = _Part(top, jnp.sum(weights, axis=-1), out)
 
   def by_row(x: Array) -> Array:
     x = x.reshape(rows, k, shared, group, *x.shape[3:]).swapaxes(1, 2)
@@ -119,35 +124,6 @@ def _attend_block(queries: Array, block: Block) -> _Part:
     return x[block.readers.places] if block.readers else x
 
   return jax.tree.map(by_row, part)
-
-
-def _score_by_dot(queries: Array, keys: Array) -> Array:
-  return jnp.einsum("rkmd,rksd->rkms", queries, keys, preferred_element_type=jnp.float32)
-
-
-def _weigh_by_dot(weights: Array, values: Array) -> Array:
-  weights = weights.astype(values.dtype)
-  return jnp.einsum("rkms,rksd->rkmd", weights, values, preferred_element_type=jnp.float32)
-
-
-def _score_one(queries: Array, keys: Array) -> Array:
-  """`_score_by_dot` for the few queries of one row.
-
-  On a CPU a product and a sum, which XLA fuses into one loop over the cache; a matrix product would
-  be a library call for each row and head, dearer than its few operations.
-  """
-  def by_sum(q: Array, k: Array) -> Array:
-    q, k = q.astype(jnp.float32), k.astype(jnp.float32).swapaxes(-1, -2)
-    return jnp.sum(q[..., :, None] * k[:, :, None], axis=-2)
-
-  return jax.lax.platform_dependent(queries, keys, cpu=by_sum, default=_score_by_dot)
-
-
-def _weigh_one(weights: Array, values: Array) -> Array:
-  def by_sum(w: Array, v: Array) -> Array:
-    return jnp.sum(w[..., None] * v.astype(jnp.float32)[:, :, None], axis=-2)
-
-  return jax.lax.platform_dependent(weights, values, cpu=by_sum, default=_weigh_by_dot)
 
 
 def _scores(queries: Array, block: Block) -> Array:
