@@ -6,6 +6,8 @@ however many responses it gets.
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,7 @@ class KVCache:
       cache to transpose it.
     values: `[rows, K, S, D]` per layer.
     lengths: `[rows]` int32. Slots at and beyond a row's length are never attended to.
-    readers: which rows of tokens attend to which row here; `None` means `N / rows` consecutive ones.
+    readers: which token rows attend to which row here; `None` means `N / rows` consecutive ones.
     slots_last: keys are laid out `[rows, K, D, S]`: what decoding reads fastest, one query to many
       slots being a sum over `D` of vectors over `S`.
   """
@@ -67,7 +69,7 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
-  """One layer of a `KVCache`, without what all layers share; stacked `[L, ...]` to be scanned over."""
+  """One layer of a `KVCache`, or all, stacked `[L, ...]`, to be scanned over."""
 
   keys: Array
   values: Array
@@ -125,4 +127,23 @@ def take(cache: KVCache, rows: Array) -> KVCache:
     keys=jax.tree.map(gather, cache.keys),
     values=jax.tree.map(gather, cache.values),
     lengths=cache.lengths[rows],
+  )
+
+
+def join(blocks: Sequence[KVCache]) -> KVCache:
+  """Consecutive blocks of slots of the same rows as one; all are full but those at the end."""
+
+  def concatenate(*buffers: Array, axis: int) -> Array:
+    return jnp.concatenate(buffers, axis)
+
+  if len(blocks) == 1:
+    return blocks[0]
+  keys_axis = -1 if blocks[0].slots_last else _SLOT_AXIS
+  return dataclasses.replace(
+    blocks[0],
+    keys=jax.tree.map(functools.partial(concatenate, axis=keys_axis), *(b.keys for b in blocks)),
+    values=jax.tree.map(
+      functools.partial(concatenate, axis=_SLOT_AXIS), *(b.values for b in blocks)
+    ),
+    lengths=sum(b.lengths for b in blocks),
   )

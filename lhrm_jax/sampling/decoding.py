@@ -1,20 +1,21 @@
 """The decoding loop: rows that finish leave, and attention reads the filled part of the cache.
 
 All rows start together, so at any step they have as many tokens, and each writes its new key to the
-same slot. Two ladders of shapes, known when the program is compiled, make it follow the work that is
-left:
+same slot. Two ladders of shapes, known when the program is compiled, follow the work that is left:
 
-- Stages of slots. Once the live rows fit into the next, smaller stage, they move there, in order,
-  with their caches; what they hold is all they need, so nothing in their results changes.
-- Blocks of cache. A stage runs as one loop per block: the first reads one block of cached keys, the
-  second two. A block that is not yet reached is not read.
+- Stages of slots. As soon as the live rows fit into half the slots, they move there with their
+  caches, in order. What they hold is all they need, so nothing in their results changes.
+- Blocks of cache. A stage is one loop per block: the first reads one block of cached keys, the
+  second two. A block that is not reached yet is not read. The fewer slots, the fewer blocks: there
+  is less to save, and every loop is compiled apart.
 
 It is a cascade of loops in one program: no step waits for the host, and each device of a mesh goes
-through it by itself. Prompts are never copied. The caches of all rows of a prompt, of both modes, go
-on reading the one copy of it (`Readers`).
+through it by itself. Prompts are never moved: the rows of a prompt, wherever they are, go on
+reading the one copy of its cache (`Readers`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -25,14 +26,13 @@ from lhrm_jax import policy
 from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.policy.cache import Readers
 
-# Slots of the stages, in eighths of all rows: fine where many slots could idle, coarse where few can.
-_STAGES = (8, 6, 4, 3, 2, 1)
-# A stage below this many slots would save less than moving costs.
+_STAGES = 4
+# A stage with fewer slots would save less than moving costs; so would a block.
 _LEAST_SLOTS = 8
 _BLOCKS = 4
 _LEAST_BLOCK = 32
 
-# Logits `[S, V]`, the index of the token in its response, and row indices `[S]`, to tokens and their
+# From logits `[S, V]`, the token's index in its response and rows `[S]` to tokens and their
 # log-probabilities `[S]`.
 Draw = Callable[[Array, Array, Array], tuple[Array, Array]]
 
@@ -76,14 +76,14 @@ class _State:
 
 
 def stages(rows: int) -> list[int]:
-  """Slots of each stage of decoding, from all `rows` downwards."""
-  sizes = {-(-rows * eighths // 8) for eighths in _STAGES}
-  return sorted((s for s in sizes if s == rows or s >= _LEAST_SLOTS), reverse=True)
+  """Slots of each stage of decoding: all `rows`, then half as many from stage to stage."""
+  sizes = [-(-rows // 2**stage) for stage in range(_STAGES)]
+  return sizes[:1] + [size for size in sizes[1:] if size >= _LEAST_SLOTS]
 
 
-def blocks(slots: int) -> list[int]:
-  """Sizes of the blocks that a cache of `slots` slots per row is cut into."""
-  size = max(_LEAST_BLOCK, -(-slots // _BLOCKS))
+def blocks(slots: int, stage: int) -> list[int]:
+  """Sizes of the blocks that a row's `slots` slots are cut into at a stage."""
+  size = max(_LEAST_BLOCK, -(-slots // _BLOCKS)) * 2**stage
   return [min(size, slots - start) for start in range(0, slots, size)]
 
 
@@ -111,27 +111,28 @@ def decode(
   """
   t, n = first.tokens.shape
   shared = n // prefix.rows
-  sizes = blocks(t - 1)
-  ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+  if t == 1:
+    return first
   start = jnp.repeat(prefix.lengths, shared)  # [N] position of the first response token
   slots = stages(n)
 
   def ends_with(token: Array, step: Array, rows: Array) -> Array:
     return is_eos(token) | (step + 1 >= limits[rows])
 
-  def step_in(block: int, context: tuple[KVCache, ...], state: _State) -> _State:
-    """One token for every slot; `context` is what lies before the block being filled."""
+  def step_in(block: int, begin: int, prompts: KVCache, state: _State) -> _State:
+    """One token for every slot; its keys go into a block that begins with slot `begin`."""
     filling, responses = state.blocks[block], state.responses
+    context = (prompts, *state.blocks[:block], filling)
     positions = start[state.rows] + state.step - 1
     hidden, new = policy.apply(
-      config, params, state.token[:, None], positions[:, None], context=(*context, filling)
+      config, params, state.token[:, None], positions[:, None], context=context
     )
     logits = policy.next_token_logits(config, params, hidden[:, 0])
     token, logprob = draw(logits, state.step, state.rows)
     # No token is negative, but the compiler does not know it: the slot written now depends on what
     # was drawn, so all reading comes before, and the cache is written in place. Else every step
     # copies it.
-    slot = state.step - 1 - (ends[block] - sizes[block]) + jnp.any(token < 0)
+    slot = state.step - 1 - begin + jnp.any(token < 0)
     filling = policy.cache.append(filling, new, slot)
 
     token = jnp.where(state.done, pad_id, token)
@@ -152,17 +153,16 @@ def decode(
 
   def run(stage: int, state: _State) -> Responses:
     """Decodes from a stage on."""
-    context = _read_by(prefix, state.rows, n) if stage else prefix
+    prompts = _read_by(prefix, state.rows, n) if stage else prefix
     fits = slots[stage + 1] if stage + 1 < len(slots) else 0
-    began = state.step
-    for i, end in enumerate(ends):
+    began, end = state.step, 0
+    for block, size in enumerate(blocks(t - 1, stage)):
+      begin, end = end, end + size
 
       def goes_on(state: _State, end: int = end) -> Array:
         return (state.step <= end) & (jnp.sum(~state.done) > fits)
 
-      def step(state: _State, i: int = i) -> _State:
-        return step_in(i, (context, *state.blocks[:i]), state)
-
+      step = functools.partial(step_in, block, begin, prompts)
       state = jax.lax.while_loop(goes_on, step, state)
     responses = state.responses
     steps = responses.steps.at[state.rows].add(state.step - began)
@@ -171,7 +171,7 @@ def decode(
       return state.responses
     return jax.lax.cond(
       (state.step < t) & jnp.any(~state.done),
-      lambda state: run(stage + 1, _move(state, slots[stage + 1])),
+      lambda state: run(stage + 1, _move(state, slots[stage + 1], blocks(t - 1, stage + 1))),
       lambda state: state.responses,
       state,
     )
@@ -179,21 +179,25 @@ def decode(
   rows = jnp.arange(n, dtype=jnp.int32)
   state = _State(
     jnp.int32(1), rows, first.tokens[0], ends_with(first.tokens[0], jnp.int32(0), rows),
-    tuple(policy.cache.empty(config, n, size) for size in sizes), first,
+    tuple(policy.cache.empty(config, n, size) for size in blocks(t - 1, 0)), first,
   )  # fmt: skip
   with jax.named_scope("decode"):
     return run(0, state)
 
 
-def _move(state: _State, slots: int) -> _State:
-  """The live rows, in order, into `slots` slots; finished ones fill up."""
+def _move(state: _State, slots: int, sizes: list[int]) -> _State:
+  """The live rows, in order, in `slots` slots and blocks of these sizes; finished ones fill up."""
   kept = jnp.argsort(state.done, stable=True)[:slots]
+  per_block = -(-len(state.blocks) // len(sizes))
+  parts = [policy.cache.take(block, kept) for block in state.blocks]
   return dataclasses.replace(
     state,
     rows=state.rows[kept],
     token=state.token[kept],
     done=state.done[kept],
-    blocks=tuple(policy.cache.take(block, kept) for block in state.blocks),
+    blocks=tuple(
+      policy.cache.join(parts[i : i + per_block]) for i in range(0, len(parts), per_block)
+    ),
   )
 
 

@@ -77,7 +77,7 @@ class Rollouts:
 
   @property
   def live_slots(self) -> Array:
-    """Share of the slots computed in decoding whose token was wanted; the tag comes from prefill."""
+    """Share of decoded slots whose token is in a response; the tags come from the prefill."""
     return (self.lengths - 1).sum() / self.decode_steps.sum()
 
   @property

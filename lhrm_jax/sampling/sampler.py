@@ -80,8 +80,8 @@ def sample(
   """Samples `G` responses per prompt and mode.
 
   A prompt runs through the policy once; its keys and values are stored once, and all `M * G` rows
-  of it read them there. Where the parameters lie on a mesh, its data axes share out the prompts, and
-  each device decodes its own rows at its own pace.
+  of it read them there. Where the parameters lie on a mesh, its data axes share out the prompts,
+  and each device decodes its own rows at its own pace.
 
   Args:
     config: of the policy.
@@ -103,7 +103,7 @@ def sample(
   b, mesh = prompts.tokens.shape[0], _mesh_of(params)
   if limits is None:
     limits = np.full((b, spec.modes, spec.samples), spec.max_tokens, np.int32)
-  # Devices take equal shares: prompts are repeated to fill the last, and what these gave is dropped.
+  # Devices take equal shares: prompts are repeated to fill the last, and what they gave is dropped.
   fill = np.arange(-(-b // _shards(mesh)) * _shards(mesh)) % b
   batch, limits = jax.tree.map(lambda x: x if len(fill) == b else x[fill], (prompts, limits))
   options = (jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k))
@@ -235,7 +235,7 @@ def _batch_axes(mesh: Mesh | None) -> PartitionSpec:
 
 
 def _cache_axes(config: PolicyConfig, mesh: Mesh | None) -> KVCache:
-  """How a prompts' cache is cut: by its rows, which stand behind the layers where these are scanned."""
+  """How a cache of prompts is cut: by rows, which come after the layers where these are stacked."""
   batch = _batch_axes(mesh)
   rows = PartitionSpec(None, *batch) if config.scan_layers else batch
   return KVCache(rows, rows, batch)
