@@ -26,6 +26,10 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def config(tokenizer) -> PolicyConfig:
+  return small_config(tokenizer)
+
+
+def small_config(tokenizer) -> PolicyConfig:
   """Every switch of the family on; unrolled."""
   return PolicyConfig(
     vocab_size=tokenizer.vocab_size,

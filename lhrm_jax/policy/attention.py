@@ -6,10 +6,13 @@ and new tokens changes nothing but memory.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from lhrm_jax.policy.cache import Readers
 
 _MASKED = -1e30  # finite: a fully masked row (padding) gives an average, never NaN
 
@@ -24,11 +27,14 @@ class Block:
       `N / rows` consecutive query rows share one.
     values: like `keys`.
     mask: bool, broadcastable to `[rows, N / rows, T, S]`: which query sees which slot.
+    readers: the query rows that share each row here, where they are not consecutive; only
+      `attend_token` takes it.
   """
 
   keys: Array
   values: Array
   mask: Array
+  readers: Readers | None = None
 
 
 def attend(queries: Array, blocks: list[Block]) -> Array:
@@ -50,6 +56,74 @@ def attend(queries: Array, blocks: list[Block]) -> Array:
     out += _combine(weights[..., start:stop].astype(queries.dtype), block)
     start = stop
   return out.transpose(0, 2, 1, 3, 4).reshape(n, t, h, d).astype(queries.dtype)
+
+
+def attend_token(queries: Array, blocks: list[Block]) -> Array:
+  """`attend` for one new token per row, the form that decoding takes.
+
+  Every block is reduced by itself, to a softmax over its own slots and the logarithm of that
+  softmax's denominator, and the blocks are merged by those: no array of all blocks' scores or keys
+  is ever put together, and a block that many rows share is read once for all of them.
+
+  Args:
+    queries: `[N, 1, H, D]`.
+    blocks: at least one, and in one of them every query sees a slot.
+
+  Returns:
+    `[N, 1, H, D]` in the dtype of `queries`. The softmax is float32.
+  """
+  parts = [_attend_block(queries[:, 0], block) for block in blocks]
+  top = functools.reduce(jnp.maximum, (part.top for part in parts))
+  scales = [jnp.exp(part.top - top) for part in parts]
+  total = sum(part.total * scale for part, scale in zip(parts, scales, strict=True))
+  out = sum(part.out * scale[..., None] for part, scale in zip(parts, scales, strict=True))
+  return (out / total[..., None]).reshape(queries.shape).astype(queries.dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """Attention to one block, float32: the largest score, and sums of `exp(score - top)`.
+
+  Attributes:
+    top: `[N, K, H / K]`.
+    total: `[N, K, H / K]`.
+    out: `[N, K, H / K, D]`, of the values so weighted.
+  """
+
+  top: Array
+  total: Array
+  out: Array
+
+
+def _attend_block(queries: Array, block: Block) -> _Part:
+  """One block's part for `queries [N, H, D]`."""
+  rows, k, s, d = block.keys.shape
+  if block.readers:
+    queries = queries[block.readers.rows.reshape(-1)]
+  shared, group = queries.shape[0] // rows, queries.shape[1] // k
+  queries = queries.reshape(rows, shared, k, group, d).swapaxes(1, 2)  # [rows, K, shared, group, D]
+  queries = queries.reshape(rows, k, shared * group, d)
+  mask = jnp.broadcast_to(block.mask[:, :, 0, :], (rows, block.mask.shape[1], s))
+  mask = jnp.repeat(mask, shared * group // mask.shape[1], axis=1)[:, None]  # [rows, 1, M, S]
+  scores = jnp.einsum("rkmd,rksd->rkms", queries, block.keys, preferred_element_type=jnp.float32)
+  scores = jnp.where(mask, scores * d**-0.5, _MASKED)
+  top = jnp.max(scores, axis=-1)
+  weights = jnp.exp(scores - top[..., None])
+  out = jnp.einsum(
+    "rkms,rksd->rkmd",
+    weights.astype(block.values.dtype),
+    block.values,
+    preferred_element_type=jnp.float32,
+  )
+  part = _Part(top, jnp.sum(weights, axis=-1), out)
+
+  def by_row(x: Array) -> Array:
+    x = x.reshape(rows, k, shared, group, *x.shape[3:]).swapaxes(1, 2)
+    x = x.reshape(rows * shared, k, group, *x.shape[4:])
+    return x[block.readers.places] if block.readers else x
+
+  return jax.tree.map(by_row, part)
 
 
 def _scores(queries: Array, block: Block) -> Array:

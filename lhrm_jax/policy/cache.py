@@ -1,11 +1,13 @@
 """Keys and values that later tokens attend to: an explicit argument and result of the policy.
 
 A `KVCache` holds one block of slots for a number of rows. The rows may be fewer than those that
-attend to them: `B` cached prompts serve `N = B * R` responses, `R` consecutive rows each, so that a
-prompt is stored once however many responses it gets.
+attend to them: `B` cached prompts serve `N = B * R` responses, so that a prompt is stored once
+however many responses it gets.
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,24 @@ from jax import Array
 
 from lhrm_jax.policy.config import PolicyConfig
 
-# A stacked array [L, rows, K, S, D] under scanned layers, one [rows, K, S, D] per layer otherwise.
+# A stacked array [L, rows, ...] under scanned layers, one [rows, ...] per layer otherwise.
 PerLayer = Array | tuple[Array, ...]
 _SLOT_AXIS, _ROW_AXIS = -2, -4  # the same in both layouts
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Readers:
+  """Which token rows attend to which cached row, where they are not consecutive.
+
+  Attributes:
+    rows: `[cached rows, R]` int32: the token rows that read each cached row. Where fewer than `R`
+      do, the rest may name any row.
+    places: `[N]` int32: where each token row stands in `rows`, flattened.
+  """
+
+  rows: Array
+  places: Array
 
 
 @jax.tree_util.register_dataclass
@@ -24,32 +41,57 @@ class KVCache:
   """One block of cached keys and values.
 
   Attributes:
-    keys: rotated keys, `[rows, K, S, D]` per layer. Heads stand before slots, the order in which
-      attention multiplies them, so that no step copies the cache to transpose it.
-    values: like `keys`.
+    keys: rotated keys, `[rows, K, S, D]` per layer, or `[rows, K, D, S]` (see `slots_last`). Heads
+      stand before slots, the order in which attention multiplies them, so that no step copies the
+      cache to transpose it.
+    values: `[rows, K, S, D]` per layer.
     lengths: `[rows]` int32. Slots at and beyond a row's length are never attended to.
+    readers: which token rows attend to which row here; `None` means `N / rows` consecutive ones.
+    slots_last: keys are laid out `[rows, K, D, S]`: what decoding reads fastest, one query to many
+      slots being a sum over `D` of vectors over `S`.
   """
 
   keys: PerLayer
   values: PerLayer
   lengths: Array
+  readers: Readers | None = None
+  slots_last: bool = dataclasses.field(default=False, metadata={"static": True})
 
   @property
   def rows(self) -> int:
     return self.lengths.shape[0]
 
+  @property
+  def slots(self) -> int:
+    return jax.tree.leaves(self.values)[0].shape[_SLOT_AXIS]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerCache:
+  """One layer of a `KVCache`, or all, stacked `[L, ...]`, to be scanned over."""
+
+  keys: Array
+  values: Array
+  slots_last: bool = dataclasses.field(metadata={"static": True})
+
+  def keys_by_slot(self) -> Array:
+    """Keys `[rows, K, S, D]`, whatever their layout; XLA reads through the transposition."""
+    return self.keys.swapaxes(-1, -2) if self.slots_last else self.keys
+
 
 def empty(config: PolicyConfig, rows: int, slots: int) -> KVCache:
-  """A cache of `slots` free slots for each of `rows` rows."""
-  shape = (rows, config.num_kv_heads, slots, config.head_dim)
+  """A cache for decoding: `slots` free slots for each of `rows` rows, which stand last in keys."""
+  k, d = config.num_kv_heads, config.head_dim
   dtype = jnp.dtype(config.dtype)
 
-  def zeros() -> PerLayer:
+  def zeros(*shape: int) -> PerLayer:
     if config.scan_layers:
       return jnp.zeros((config.num_layers, *shape), dtype)
     return tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers))
 
-  return KVCache(zeros(), zeros(), jnp.zeros((rows,), jnp.int32))
+  lengths = jnp.zeros((rows,), jnp.int32)
+  return KVCache(zeros(rows, k, d, slots), zeros(rows, k, slots, d), lengths, slots_last=True)
 
 
 def append(cache: KVCache, block: KVCache, at: Array | int) -> KVCache:
@@ -61,10 +103,16 @@ def append(cache: KVCache, block: KVCache, at: Array | int) -> KVCache:
   def write(buffer: Array, new: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(buffer, new, at, axis=_SLOT_AXIS)
 
-  return KVCache(
-    jax.tree.map(write, cache.keys, block.keys),
-    jax.tree.map(write, cache.values, block.values),
-    at + block.lengths,
+  def write_keys(buffer: Array, new: Array) -> Array:
+    if not cache.slots_last:
+      return write(buffer, new)
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new.swapaxes(-1, -2), at, axis=-1)
+
+  return dataclasses.replace(
+    cache,
+    keys=jax.tree.map(write_keys, cache.keys, block.keys),
+    values=jax.tree.map(write, cache.values, block.values),
+    lengths=at + block.lengths,
   )
 
 
@@ -74,6 +122,28 @@ def take(cache: KVCache, rows: Array) -> KVCache:
   def gather(buffer: Array) -> Array:
     return jnp.take(buffer, rows, axis=_ROW_AXIS, mode="clip")
 
-  return KVCache(
-    jax.tree.map(gather, cache.keys), jax.tree.map(gather, cache.values), cache.lengths[rows]
+  return dataclasses.replace(
+    cache,
+    keys=jax.tree.map(gather, cache.keys),
+    values=jax.tree.map(gather, cache.values),
+    lengths=cache.lengths[rows],
+  )
+
+
+def join(blocks: Sequence[KVCache]) -> KVCache:
+  """Consecutive blocks of slots of the same rows as one; all are full but those at the end."""
+
+  def concatenate(*buffers: Array, axis: int) -> Array:
+    return jnp.concatenate(buffers, axis)
+
+  if len(blocks) == 1:
+    return blocks[0]
+  keys_axis = -1 if blocks[0].slots_last else _SLOT_AXIS
+  return dataclasses.replace(
+    blocks[0],
+    keys=jax.tree.map(functools.partial(concatenate, axis=keys_axis), *(b.keys for b in blocks)),
+    values=jax.tree.map(
+      functools.partial(concatenate, axis=_SLOT_AXIS), *(b.values for b in blocks)
+    ),
+    lengths=sum(b.lengths for b in blocks),
   )

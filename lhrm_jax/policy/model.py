@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lhrm_jax.policy import attention, flash, rope
-from lhrm_jax.policy.cache import KVCache, PerLayer
+from lhrm_jax.policy.cache import KVCache, LayerCache, PerLayer
 from lhrm_jax.policy.config import PolicyConfig
 
 _REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
@@ -86,13 +86,15 @@ class Attention(nn.Module):
     queries, keys = rope.rotate(queries, cos, sin), rope.rotate(keys, cos, sin)
     keys, values = keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)  # [N, K, T, D]
 
+    before = [(layer.keys_by_slot(), layer.values) for layer in cached]
     with jax.named_scope("attend"):
       if self.back_end == "xla":
-        seen = zip(cached, cached_masks, strict=True)
-        blocks = [attention.Block(ks, vs, block_mask) for (ks, vs), block_mask in seen]
-        out = attention.attend(queries, [*blocks, attention.Block(keys, values, mask)])
+        seen = zip(before, cached_masks, strict=True)
+        blocks = [attention.Block(*keys_values, *masks) for keys_values, masks in seen]
+        attend = attention.attend_token if x.shape[1] == 1 else attention.attend
+        out = attend(queries, [*blocks, attention.Block(keys, values, mask)])
       else:
-        out = flash.attend(self.back_end, queries, keys, values, mask, cached, cached_masks)
+        out = flash.attend(self.back_end, queries, keys, values, mask, before, cached_masks)
     out = Projection(
       "nthw,hwd->ntd", (h, w, d), ("heads", "head_dim", "embed"),
       fan_in=2, scale=0.5 / c.num_layers, name="o",
@@ -160,7 +162,7 @@ class Decoder(nn.Module):
     if back_end == "xla":
       mask = attention.causal_mask(segment_ids)[:, None]  # [N, 1, T, T]: own block, not shared
       seen = (segment_ids > 0)[:, None, :, None]  # [N, 1, T, 1]
-      cached_masks = [_context_mask(cache, seen) for cache in context]
+      cached_masks = [(_context_mask(cache, seen), cache.readers) for cache in context]
     else:
       mask, cached_masks = segment_ids, [cache.lengths for cache in context]
     x, keys, values = self._blocks(back_end, x, context, cos, sin, mask, cached_masks)
@@ -186,12 +188,12 @@ class Decoder(nn.Module):
         length=c.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
-      cached = [(cache.keys, cache.values) for cache in context]
+      cached = [LayerCache(cache.keys, cache.values, cache.slots_last) for cache in context]
       x, (keys, values) = scanned(c, back_end, name="layers")(x, cached, *shared)
       return x, keys, values
     keys_values = []
     for i in range(c.num_layers):
-      cached = [(cache.keys[i], cache.values[i]) for cache in context]
+      cached = [LayerCache(cache.keys[i], cache.values[i], cache.slots_last) for cache in context]
       x, new = block(c, back_end, name=f"layer_{i}")(x, cached, *shared)
       keys_values.append(new)
     keys, values = zip(*keys_values, strict=True)
@@ -200,6 +202,7 @@ class Decoder(nn.Module):
 
 def _context_mask(cache: KVCache, seen: Array) -> Array:
   """Which query sees which cached slot, `[rows, N / rows, T or 1, S]`."""
-  slots = jax.tree.leaves(cache.keys)[0].shape[-2]
-  valid = attention.length_mask(cache.lengths, slots)[:, None, None, :]
+  valid = attention.length_mask(cache.lengths, cache.slots)[:, None, None, :]
+  if cache.readers:
+    seen = seen[cache.readers.rows]
   return valid & seen.reshape(cache.rows, -1, seen.shape[2], 1)

@@ -64,6 +64,7 @@ class Rollouts:
       `lengths`.
     finish_reason: `[B, M, G]` int32, `STOPPED` or `LENGTH` (cut off).
     policy_version: int32 scalar, updates made by the policy that sampled.
+    decode_steps: `[B, M, G]` int32, decoding steps in which the row held a slot, live or not.
   """
 
   prompts: Prompts
@@ -72,6 +73,12 @@ class Rollouts:
   logprobs: Array
   finish_reason: Array
   policy_version: Array
+  decode_steps: Array | None = None
+
+  @property
+  def live_slots(self) -> Array:
+    """Share of decoded slots whose token is in a response; the tags come from the prefill."""
+    return (self.lengths - 1).sum() / self.decode_steps.sum()
 
   @property
   def mask(self) -> Array:

@@ -1,20 +1,33 @@
-"""Paired rollouts: both modes of every prompt from one prefill, in one compiled program."""
+"""Paired rollouts: both modes of every prompt from one prefill."""
 
+import contextlib
 import dataclasses
 import functools
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.policy import KVCache, PolicyConfig
+from lhrm_jax.sampling.decoding import Responses, decode
 from lhrm_jax.sampling.rollouts import LENGTH, STOPPED, Prompts, Rollouts
 from lhrm_jax.sampling.tokens import sample_tokens
 from lhrm_jax.text import TagIds, Tokenizer
 
 # The place of free sampling beside the modes THINK and NO_THINK in a row's random key.
 _FREE = 2
+
+
+class Clock(Protocol):
+  """What `sample` can be timed with, e.g. `training.performance.Stopwatch`."""
+
+  def time(self, name: str) -> contextlib.AbstractContextManager: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +63,6 @@ class SamplerSpec:
     return 2 if self.paired else 1
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def sample(
   config: PolicyConfig,
   spec: SamplerSpec,
@@ -62,15 +74,18 @@ def sample(
   top_p: Array | float = 1.0,
   top_k: Array | int = 0,
   policy_version: Array | int = 0,
+  limits: Array | None = None,
+  clock: Clock | None = None,
 ) -> Rollouts:
   """Samples `G` responses per prompt and mode.
 
-  The prompt runs through the policy once; its keys and values are stored once, and all `M * G` rows
-  of the prompt read them there.
+  A prompt runs through the policy once; its keys and values are stored once, and all `M * G` rows
+  of it read them there. Where the parameters lie on a mesh, its data axes share out the prompts,
+  and each device decodes its own rows at its own pace.
 
   Args:
-    config: static.
-    spec: static.
+    config: of the policy.
+    spec: what is compiled in, beside `config` and the shapes. The rest is traced.
     params: the policy's.
     prompts: `B` prompts.
     key: of (seed, step). A row's own key comes from it by prompt id, mode and sample, so a row's
@@ -79,66 +94,102 @@ def sample(
     top_p: see `sample_tokens`.
     top_k: see `sample_tokens`.
     policy_version: recorded.
+    limits: `[B, M, G]` int32, longest response of each row, from 1 to `T`; `None` means `T`.
+    clock: times "prefill" and "decode"; without it, the call returns before they are done.
 
   Returns:
     `Rollouts`, `[B, M, G, T]`.
   """
-  b = prompts.tokens.shape[0]
-  rows_per_prompt = spec.modes * spec.samples
-  n, t = b * rows_per_prompt, spec.max_tokens
-  uniforms = row_uniforms(spec, prompts.ids, key)  # [T, N]
-  draw = functools.partial(
-    sample_tokens, temperature=jnp.float32(temperature), top_p=top_p, top_k=top_k
+  b, mesh = prompts.tokens.shape[0], _mesh_of(params)
+  if limits is None:
+    limits = np.full((b, spec.modes, spec.samples), spec.max_tokens, np.int32)
+  # Devices take equal shares: prompts are repeated to fill the last, and what they gave is dropped.
+  fill = np.arange(-(-b // _shards(mesh)) * _shards(mesh)) % b
+  batch, limits = jax.tree.map(lambda x: x if len(fill) == b else x[fill], (prompts, limits))
+  options = (jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k))
+
+  def timed(name: str, run: Callable[[], Any]) -> Any:
+    if clock is None:
+      return run()
+    with clock.time(name):
+      return jax.block_until_ready(run())
+
+  last, prefix = timed("prefill", lambda: _prefill(config, mesh, params, batch))
+  decoded = timed(
+    "decode",
+    lambda: _decode(config, spec, mesh, params, last, prefix, batch.ids, limits, key, options),
   )
-
-  with jax.named_scope("prefill"):
-    hidden, prefix = prefill(config, params, prompts)
-    logits = policy.next_token_logits(config, params, hidden)  # [B, V]
-    logits = jnp.repeat(logits, rows_per_prompt, axis=0)  # [N, V]
-  first, first_logprobs = draw(logits, uniforms[0])
-  if spec.paired:
-    forced = jnp.tile(jnp.repeat(jnp.array(spec.opening, jnp.int32), spec.samples), b)
-    temperature_or_one = jnp.where(jnp.asarray(temperature) > 0, temperature, 1.0)
-    logprobs = jax.nn.log_softmax(logits / temperature_or_one)
-    first, first_logprobs = forced, jnp.take_along_axis(logprobs, forced[:, None], axis=1)[:, 0]
-
-  start = jnp.repeat(prompts.lengths, rows_per_prompt)  # [N] position of the first response token
-  responses = jnp.full((t, n), spec.pad_id, jnp.int32).at[0].set(first)
-  logprobs = jnp.zeros((t, n), jnp.float32).at[0].set(first_logprobs)
-  done = _is_eos(spec, first)
-  cache = policy.cache.empty(config, n, t - 1)
-
-  def unfinished(state) -> Array:
-    step, *_, done, _ = state
-    return (step < t) & ~jnp.all(done)
-
-  def decode(state):
-    step, token, responses, logprobs, lengths, done, cache = state
-    hidden, new = policy.apply(
-      config, params, token[:, None], start[:, None] + step - 1, context=(prefix, cache)
-    )
-    cache = policy.cache.append(cache, new, step - 1)
-    logits = policy.next_token_logits(config, params, hidden[:, 0])
-    token, logprob = draw(logits, jax.lax.dynamic_index_in_dim(uniforms, step, keepdims=False))
-    token = jnp.where(done, spec.pad_id, token)
-    responses = jax.lax.dynamic_update_index_in_dim(responses, token, step, 0)
-    logprobs = jax.lax.dynamic_update_index_in_dim(logprobs, jnp.where(done, 0.0, logprob), step, 0)
-    lengths = lengths + ~done
-    return step + 1, token, responses, logprobs, lengths, done | _is_eos(spec, token), cache
-
-  state = (jnp.int32(1), first, responses, logprobs, jnp.ones(n, jnp.int32), done, cache)
-  with jax.named_scope("decode"):
-    _, _, responses, logprobs, lengths, done, _ = jax.lax.while_loop(unfinished, decode, state)
-
-  shape = (b, spec.modes, spec.samples)
   return Rollouts(
     prompts=prompts,
-    responses=responses.T.reshape(*shape, t),
-    lengths=lengths.reshape(shape),
-    logprobs=logprobs.T.reshape(*shape, t),
-    finish_reason=jnp.where(done, STOPPED, LENGTH).astype(jnp.int32).reshape(shape),
     policy_version=jnp.int32(policy_version),
+    **{name: x if len(fill) == b else x[:b] for name, x in decoded.items()},
   )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _prefill(config: PolicyConfig, mesh: Mesh | None, params, prompts) -> tuple[Array, KVCache]:
+  run = functools.partial(prefill, config)
+  batch = _batch_axes(mesh)
+  return _on_each_device(
+    run, mesh, (PartitionSpec(), batch), (batch, _cache_axes(config, mesh))
+  )(params, prompts)  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _decode(
+  config: PolicyConfig, spec: SamplerSpec, mesh: Mesh | None,
+  params, last, prefix, prompt_ids, limits, key, options,
+) -> dict[str, Array]:  # fmt: skip
+  run = functools.partial(_respond, config, spec)
+  everywhere, batch = PartitionSpec(), _batch_axes(mesh)
+  axes = (everywhere, batch, _cache_axes(config, mesh), batch, batch, everywhere, everywhere)
+  return _on_each_device(run, mesh, axes, batch)(
+    params, last, prefix, prompt_ids, limits, key, options
+  )
+
+
+def _respond(
+  config: PolicyConfig, spec: SamplerSpec,
+  params, last, prefix, prompt_ids, limits, key, options,
+) -> dict[str, Array]:  # fmt: skip
+  """Responses to prompts that have run; the fields of `Rollouts` that decoding fills."""
+  temperature, top_p, top_k = options
+  shape = (len(prompt_ids), spec.modes, spec.samples)
+  t, per_prompt = spec.max_tokens, spec.modes * spec.samples
+  n = shape[0] * per_prompt
+  uniforms = row_uniforms(spec, prompt_ids, key)  # [T, N]
+  limits = limits.reshape(n)
+
+  def draw(logits: Array, step: Array, rows: Array) -> tuple[Array, Array]:
+    return sample_tokens(logits, uniforms[step, rows], temperature, top_p, top_k)
+
+  def is_eos(tokens: Array) -> Array:
+    return jnp.isin(tokens, jnp.array(spec.eos_ids, jnp.int32))
+
+  logits = policy.next_token_logits(config, params, last)  # [B, V]
+  if spec.paired:
+    token = jnp.tile(jnp.repeat(jnp.array(spec.opening, jnp.int32), spec.samples), shape[0])
+    logprobs = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1.0))
+    logprob = logprobs[jnp.repeat(jnp.arange(shape[0]), per_prompt), token]
+  else:
+    token, logprob = draw(jnp.repeat(logits, per_prompt, axis=0), 0, jnp.arange(n))
+  first = Responses(
+    tokens=jnp.full((t, n), spec.pad_id, jnp.int32).at[0].set(token),
+    logprobs=jnp.zeros((t, n), jnp.float32).at[0].set(logprob),
+    steps=jnp.zeros((n,), jnp.int32),
+  )
+  done = decode(config, params, prefix, first, limits, draw, is_eos, spec.pad_id)
+
+  ends = is_eos(done.tokens)
+  stopped = jnp.any(ends & (jnp.arange(t)[:, None] < limits), axis=0)  # [N]
+  lengths = jnp.where(stopped, jnp.argmax(ends, axis=0).astype(jnp.int32) + 1, limits)
+  return {
+    "responses": done.tokens.T.reshape(*shape, t),
+    "logprobs": done.logprobs.T.reshape(*shape, t),
+    "lengths": lengths.reshape(shape),
+    "finish_reason": jnp.where(stopped, STOPPED, LENGTH).astype(jnp.int32).reshape(shape),
+    "decode_steps": done.steps.reshape(shape),
+  }
 
 
 def prefill(config: PolicyConfig, params: policy.Params, prompts: Prompts) -> tuple[Array, KVCache]:
@@ -167,5 +218,37 @@ def row_uniforms(spec: SamplerSpec, prompt_ids: Array, key: Array) -> Array:
   return uniforms.reshape(-1, spec.max_tokens).T
 
 
-def _is_eos(spec: SamplerSpec, tokens: Array) -> Array:
-  return jnp.isin(tokens, jnp.array(spec.eos_ids, jnp.int32))
+def _mesh_of(params: policy.Params) -> Mesh | None:
+  """The mesh of several devices that the parameters lie on, if they do."""
+  sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+  several = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
+  return sharding.mesh if several else None
+
+
+def _shards(mesh: Mesh | None) -> int:
+  """Parts that a batch is cut into."""
+  return math.prod(mesh.shape[axis] for axis in parallel.LOGICAL_RULES["batch"]) if mesh else 1
+
+
+def _batch_axes(mesh: Mesh | None) -> PartitionSpec:
+  return parallel.partition_spec(("batch",)) if mesh else PartitionSpec()
+
+
+def _cache_axes(config: PolicyConfig, mesh: Mesh | None) -> KVCache:
+  """How a cache of prompts is cut: by rows, which come after the layers where these are stacked."""
+  batch = _batch_axes(mesh)
+  rows = PartitionSpec(None, *batch) if config.scan_layers else batch
+  return KVCache(rows, rows, batch)
+
+
+def _on_each_device(fn: Callable, mesh: Mesh | None, in_axes, out_axes) -> Callable:
+  """`fn` with each device's share of the batch; how a policy is cut over "tensor" is left to XLA.
+
+  Nothing passes between the devices' shares, so each one's loops end when its own rows have.
+  """
+  if mesh is None:
+    return fn
+  axes = set(parallel.LOGICAL_RULES["batch"])
+  return jax.shard_map(
+    fn, mesh=mesh, in_specs=in_axes, out_specs=out_axes, axis_names=axes, check_vma=False
+  )

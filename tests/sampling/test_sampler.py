@@ -131,16 +131,6 @@ def test_greedy_takes_the_most_likely_token(config, params, tokenizer, prompts):
       ids.append(token)
 
 
-def test_options_are_traced(config, params, tokenizer, prompts):
-  """Changing temperature, top-p or top-k compiles nothing."""
-  spec = make_spec(tokenizer, samples=2)
-  sample(config, spec, params, prompts, jax.random.key(0), temperature=1.0, top_p=1.0, top_k=0)
-  before = sample._cache_size()
-  for t, p, k in ((0.6, 0.95, 0), (1.3, 0.5, 7), (0.0, 1.0, 1)):
-    sample(config, spec, params, prompts, jax.random.key(1), temperature=t, top_p=p, top_k=k)
-  assert sample._cache_size() == before
-
-
 def draw(probs, temperature=1.0, top_p=1.0, top_k=0, n=40_000):
   logits = jnp.broadcast_to(jnp.log(jnp.array(probs)), (n, len(probs)))
   uniforms = jax.random.uniform(jax.random.key(0), (n,))
