@@ -66,7 +66,7 @@ def train(
   )
   stage.save_start(state)
   update = make_hgpo_step(run.policy_config, hgpo_spec(run), optimizer, schedule, run.mesh)
-  score_policy = make_score(run.policy_config, opening, c.temperature, c.length_buckets, run.mesh)
+  score_policy = make_score(run.policy_config, opening, c.temperature, c.length_buckets)
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)

@@ -25,14 +25,7 @@ from lhrm_jax.sampling.rollouts import Rollouts
 from lhrm_jax.sampling.sampler import prefill
 from lhrm_jax.training.length_buckets import Buckets, add_over, bucket_widths, map_over
 from lhrm_jax.training.state import TrainState
-from lhrm_jax.training.update import (
-  Metrics,
-  accumulate_scan,
-  add_sums,
-  apply_gradients,
-  jit_step,
-  on_each_share,
-)
+from lhrm_jax.training.update import Metrics, accumulate_scan, add_sums, apply_gradients, jit_step
 
 
 @jax.tree_util.register_dataclass
@@ -111,11 +104,7 @@ class HGPOSpec:
 
 
 def make_score(
-  config: PolicyConfig,
-  opening: tuple[int, int],
-  temperature: float,
-  length_buckets: int = 16,
-  mesh: Mesh | None = None,
+  config: PolicyConfig, opening: tuple[int, int], temperature: float, length_buckets: int = 16
 ) -> Callable[[policy.Params, Rollouts], Scored]:
   """The jitted scoring of sampled ids, for reference and old log-probabilities.
 
@@ -124,9 +113,9 @@ def make_score(
     opening: ids of the two opening tags.
     temperature: the rollouts were sampled at.
     length_buckets: see `HGPOSpec`.
-    mesh: of all devices, which share the work; without it, one does it all.
   """
 
+  @jax.jit
   def score(params: policy.Params, rollouts: Rollouts) -> Scored:
     b, m, g, t = rollouts.responses.shape
     widths = bucket_widths(t)
@@ -146,7 +135,7 @@ def make_score(
       _mode_logprobs(config, params, last, opening, temperature),
     )
 
-  return jax.jit(score if mesh is None else on_each_share(score, mesh, axis=0, add=False))
+  return score
 
 
 def hgpo_gradients(
@@ -230,11 +219,8 @@ def make_hgpo_step(
   """Builds the jitted update; the state is donated.
 
   The batch is cut into `spec.micro_batches` along `B`; sums and counts are added over them, so the
-  cut changes memory and nothing else. Devices share each micro-batch.
+  cut changes memory and nothing else.
   """
-
-  def gradients_of(params: policy.Params, stacked: HGPOBatch):
-    return accumulate_scan(lambda batch: hgpo_gradients(config, spec, params, batch), stacked)
 
   def step(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
     # policy_version is one scalar for the batch; every micro-batch carries it.
@@ -244,7 +230,9 @@ def make_hgpo_step(
       lambda x: x if x is version else x.reshape(spec.micro_batches, -1, *x.shape[1:]),
       dataclasses.replace(batch, rollouts=rollouts),
     )
-    total = on_each_share(gradients_of, mesh, axis=1, add=True)(state.params, stacked)
+    total = accumulate_scan(
+      lambda micro_batch: hgpo_gradients(config, spec, state.params, micro_batch), stacked
+    )
     return apply_gradients(optimizer, schedule, state, *total)
 
   return jit_step(step, config, optimizer, mesh)

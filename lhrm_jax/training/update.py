@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.objectives.masked import Maximum, SumCount
@@ -16,7 +16,6 @@ from lhrm_jax.training import state as train_state
 from lhrm_jax.training.state import TrainState
 
 Metrics = dict[str, SumCount | Maximum]
-_DATA = "data"
 LossFn = Callable[[policy.Params, Any], tuple[SumCount, Metrics]]
 
 
@@ -61,47 +60,6 @@ def accumulate_scan(
 def add_sums(a: Any, b: Any) -> Any:
   """Adds two trees of arrays, `SumCount` and `Maximum`; each knows how it adds."""
   return jax.tree.map(lambda x, y: x + y, a, b, is_leaf=lambda x: isinstance(x, SumCount | Maximum))
-
-
-def on_each_share(
-  fn: Callable[[policy.Params, Any], Any], mesh: Mesh, axis: int, *, add: bool
-) -> Callable[[policy.Params, Any], Any]:
-  """`fn(params, batch)` with every device along the "data" axis given its share of the batch.
-
-  Nothing passes between the shares, so that each can be sorted and cut up by itself; how the policy
-  lies over the other mesh axes is left to XLA. A batch that does not divide is computed whole by
-  every device.
-
-  Args:
-    fn: of parameters and a tree of arrays.
-    mesh: of all devices.
-    axis: of every array, the batch's; arrays without that axis go to all.
-    add: add up what `fn` returns, with `add_sums`' meaning; else its leading axes are the batch's.
-  """
-  shares = mesh.shape[_DATA]
-  if shares == 1:
-    return fn
-  split, whole = PartitionSpec(*(None,) * axis, _DATA), PartitionSpec()
-
-  def run(params: policy.Params, batch: Any) -> Any:
-    if jax.tree.leaves(batch)[0].shape[axis] % shares:
-      return fn(params, batch)
-    specs = jax.tree.map(lambda x: split if jnp.ndim(x) > axis else whole, batch)
-    return jax.shard_map(
-      (lambda params, batch: _add_devices(fn(params, batch))) if add else fn,
-      mesh=mesh, in_specs=(whole, specs), out_specs=whole if add else PartitionSpec(_DATA),
-      axis_names={_DATA}, check_vma=False,
-    )(params, batch)  # fmt: skip
-
-  return run
-
-
-def _add_devices(tree: Any) -> Any:
-  def add(x: Any) -> Any:
-    reduce = jax.lax.pmax if isinstance(x, Maximum) else jax.lax.psum
-    return reduce(x, _DATA)
-
-  return jax.tree.map(add, tree, is_leaf=lambda x: isinstance(x, SumCount | Maximum))
 
 
 def apply_gradients(
