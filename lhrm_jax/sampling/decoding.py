@@ -96,6 +96,7 @@ def decode(
   draw: Draw,
   is_eos: Callable[[Array], Array],
   pad_id: int,
+  in_step_over: tuple[str, ...] = (),
 ) -> Responses:
   """Continues every row from its first token until it ends or reaches its limit.
 
@@ -108,6 +109,9 @@ def decode(
     draw: the sampler.
     is_eos: which of the tokens `[S]` end a response.
     pad_id: written beyond a response's end.
+    in_step_over: manual mesh axes along which all devices take the same number of steps: that of
+      the one with most to do. Needed where a step itself communicates, as a policy in parts does:
+      devices that leave such a loop early would be waited for, forever.
   """
   t, n = first.tokens.shape
   shared = n // prefix.rows
@@ -118,6 +122,10 @@ def decode(
 
   def ends_with(token: Array, step: Array, rows: Array) -> Array:
     return is_eos(token) | (step + 1 >= limits[rows])
+
+  def live(state: _State) -> Array:
+    count = jnp.sum(~state.done)
+    return jax.lax.pmax(count, in_step_over) if in_step_over else count
 
   def step_in(block: int, begin: int, prompts: KVCache, state: _State) -> _State:
     """One token for every slot; its keys go into a block that begins with slot `begin`."""
@@ -160,7 +168,7 @@ def decode(
       begin, end = end, end + size
 
       def goes_on(state: _State, end: int = end) -> Array:
-        return (state.step <= end) & (jnp.sum(~state.done) > fits)
+        return (state.step <= end) & (live(state) > fits)
 
       step = functools.partial(step_in, block, begin, prompts)
       state = jax.lax.while_loop(goes_on, step, state)
@@ -170,7 +178,7 @@ def decode(
     if stage + 1 == len(slots):
       return state.responses
     return jax.lax.cond(
-      (state.step < t) & jnp.any(~state.done),
+      (state.step < t) & (live(state) > 0),
       lambda state: run(stage + 1, _move(state, slots[stage + 1], blocks(t - 1, stage + 1))),
       lambda state: state.responses,
       state,

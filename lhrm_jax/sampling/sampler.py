@@ -81,7 +81,8 @@ def sample(
 
   A prompt runs through the policy once; its keys and values are stored once, and all `M * G` rows
   of it read them there. Where the parameters lie on a mesh, its data axes share out the prompts,
-  and each device decodes its own rows at its own pace.
+  and each copy of the policy decodes its own rows: at its own pace where a device holds all of it,
+  else in step with the others.
 
   Args:
     config: of the policy.
@@ -140,7 +141,9 @@ def _decode(
   config: PolicyConfig, spec: SamplerSpec, mesh: Mesh | None,
   params, last, prefix, prompt_ids, limits, key, options,
 ) -> dict[str, Array]:  # fmt: skip
-  run = functools.partial(_respond, config, spec)
+  # A policy in parts communicates within each step.
+  whole = mesh is None or mesh.size == _shards(mesh)
+  run = functools.partial(_respond, config, spec, () if whole else parallel.LOGICAL_RULES["batch"])
   everywhere, batch = PartitionSpec(), _batch_axes(mesh)
   axes = (everywhere, batch, _cache_axes(config, mesh), batch, batch, everywhere, everywhere)
   return _on_each_device(run, mesh, axes, batch)(
@@ -149,7 +152,7 @@ def _decode(
 
 
 def _respond(
-  config: PolicyConfig, spec: SamplerSpec,
+  config: PolicyConfig, spec: SamplerSpec, in_step_over: tuple[str, ...],
   params, last, prefix, prompt_ids, limits, key, options,
 ) -> dict[str, Array]:  # fmt: skip
   """Responses to prompts that have run; the fields of `Rollouts` that decoding fills."""
@@ -178,7 +181,7 @@ def _respond(
     logprobs=jnp.zeros((t, n), jnp.float32).at[0].set(logprob),
     steps=jnp.zeros((n,), jnp.int32),
   )
-  done = decode(config, params, prefix, first, limits, draw, is_eos, spec.pad_id)
+  done = decode(config, params, prefix, first, limits, draw, is_eos, spec.pad_id, in_step_over)
 
   ends = is_eos(done.tokens)
   stopped = jnp.any(ends & (jnp.arange(t)[:, None] < limits), axis=0)  # [N]
@@ -244,7 +247,7 @@ def _cache_axes(config: PolicyConfig, mesh: Mesh | None) -> KVCache:
 def _on_each_device(fn: Callable, mesh: Mesh | None, in_axes, out_axes) -> Callable:
   """`fn` with each device's share of the batch; how a policy is cut over "tensor" is left to XLA.
 
-  Nothing passes between the devices' shares, so each one's loops end when its own rows have.
+  Nothing passes between the shares.
   """
   if mesh is None:
     return fn
