@@ -1,4 +1,4 @@
-"""Mesh, logical axes and shardings."""
+"""Mesh, logical axes and shardings; many hosts as one job."""
 
 from lhrm_jax.parallel.mesh import (
   LOGICAL_RULES,
@@ -9,13 +9,33 @@ from lhrm_jax.parallel.mesh import (
   partition_spec,
   replicated,
 )
+from lhrm_jax.parallel.multihost import (
+  from_first_process,
+  gather_rows,
+  global_batch,
+  initialize,
+  is_writer,
+  leave,
+  local_rows,
+  wait_for_all,
+)
+from lhrm_jax.parallel.sampling_layout import SamplingLayout
 
 __all__ = [
   "LOGICAL_RULES",
   "MESH_AXES",
+  "SamplingLayout",
   "batch_sharding",
+  "from_first_process",
+  "gather_rows",
+  "global_batch",
+  "initialize",
+  "is_writer",
+  "leave",
+  "local_rows",
   "make_mesh",
   "param_shardings",
   "partition_spec",
   "replicated",
+  "wait_for_all",
 ]

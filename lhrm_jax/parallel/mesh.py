@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -26,10 +27,10 @@ def make_mesh(
   """A mesh over all devices with axes `data`, `fsdp`, `tensor`; one size may be -1, "the rest".
 
   Axes are of type Auto: XLA's partitioner places what we do not (`jax.make_mesh` would default to
-  Explicit).
+  Explicit). Over several TPU slices, the outer part of `data` goes across them.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices, or `data` not to the slices.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = [data, fsdp, tensor]
@@ -44,9 +45,17 @@ def make_mesh(
       f"mesh: {text} does not divide over {len(devices)} devices; choose sizes whose product is "
       f"{len(devices)}, or set one of them to -1."
     )
-  return jax.make_mesh(
-    tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
-  )
+  types = (AxisType.Auto,) * len(MESH_AXES)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
+  if sizes[0] % slices:
+    raise ValueError(
+      f"mesh: data={sizes[0]} is no multiple of the {slices} slices: slices talk over the data "
+      "centre's network, which only the data axis is meant for."
+    )
+  within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
+  return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), MESH_AXES, types)
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
