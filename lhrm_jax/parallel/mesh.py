@@ -1,10 +1,13 @@
 """The device mesh and the one table from logical axis names to mesh axes."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -87,3 +90,30 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def over(mesh: Mesh) -> contextlib.AbstractContextManager:
+  """Within it, traced code is laid out over `mesh`: `constrain` takes effect. For use inside jit."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def constrain(x: Array, axes: Sequence[str | None]) -> Array:
+  """Lays `x` out by the logical names of its axes, on the mesh in force (`over`, `jax.set_mesh`).
+
+  XLA's partitioner would otherwise sometimes keep weights where they are and move the activations,
+  or hold a cache whole on every device. An axis whose size a mesh axis does not divide stays whole;
+  without a mesh in force `x` is returned as it is.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+
+  def fits(names: Any, size: int) -> bool:
+    names = (names,) if isinstance(names, str) else names or ()
+    return size % math.prod(mesh.shape[name] for name in names) == 0
+
+  spec = partition_spec(axes)
+  fitting = (
+    names if fits(names, size) else None for names, size in zip(spec, x.shape, strict=True)
+  )
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))

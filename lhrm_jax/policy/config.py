@@ -58,6 +58,8 @@ class PolicyConfig:
     dtype: of the computation; parameters are float32 masters. Norms, softmax and log-probabilities
       are float32 always.
     logprob_chunk: tokens whose logits exist at one time (see `head.token_logprobs`).
+    attention_chunk: queries of a row whose scores exist at one time; 0 means all (see
+      `attention.attend`).
   """
 
   vocab_size: int
@@ -79,6 +81,7 @@ class PolicyConfig:
   remat: str = "none"
   dtype: str = "float32"
   logprob_chunk: int = 4096
+  attention_chunk: int = 0
 
   def __post_init__(self):
     if not self.head_dim:

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lhrm_jax.parallel import constrain
 from lhrm_jax.policy import attention, rope
 from lhrm_jax.policy.cache import KVCache, PerLayer
 from lhrm_jax.policy.config import PolicyConfig
+
+ACTIVATIONS = ("batch", None, None)  # [N, T, d]: rows are split, their width is not
 
 _REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
@@ -75,8 +78,9 @@ class Attention(nn.Module):
         "ntd,dhw->nthw", (d, heads, w), ("embed", axis, "head_dim"), use_bias=c.qkv_bias, name=name
       )(x)
 
-    queries, keys = project("q", h, "heads"), project("k", k, "kv_heads")
-    values = project("v", k, "kv_heads")
+    queries = constrain(project("q", h, "heads"), ("batch", None, "heads", None))
+    keys = constrain(project("k", k, "kv_heads"), ("batch", None, "kv_heads", None))
+    values = constrain(project("v", k, "kv_heads"), ("batch", None, "kv_heads", None))
     if c.qk_norm:
       queries = RMSNorm(c.rms_norm_eps, None, name="q_norm")(queries)
       keys = RMSNorm(c.rms_norm_eps, None, name="k_norm")(keys)
@@ -86,7 +90,7 @@ class Attention(nn.Module):
     blocks = [attention.Block(ks, vs, m) for (ks, vs), m in zip(cached, cached_masks, strict=True)]
     blocks.append(attention.Block(keys, values, mask))
     with jax.named_scope("attend"):
-      out = attention.attend(queries, blocks)
+      out = attention.attend(queries, blocks, c.attention_chunk)
     out = Projection(
       "nthw,hwd->ntd", (h, w, d), ("heads", "head_dim", "embed"),
       fan_in=2, scale=0.5 / c.num_layers, name="o",
@@ -107,7 +111,7 @@ class SwiGLU(nn.Module):
     up = Projection("ntd,df->ntf", (d, f), ("embed", "mlp"), name="up")(x)
     return Projection(
       "ntf,fd->ntd", (f, d), ("mlp", "embed"), scale=0.5 / c.num_layers, name="down"
-    )(jax.nn.silu(gate) * up)
+    )(constrain(jax.nn.silu(gate) * up, ("batch", None, "mlp")))
 
 
 class DecoderBlock(nn.Module):
@@ -123,10 +127,10 @@ class DecoderBlock(nn.Module):
       out, keys_values = Attention(self.config, name="attention")(
         normed, cos, sin, mask, cached, cached_masks
       )
-      x += out
+      x = constrain(x + out, ACTIVATIONS)
     with jax.named_scope("mlp"):
       x += SwiGLU(self.config, name="mlp")(RMSNorm(eps, "embed", name="mlp_norm")(x))
-    return x, keys_values
+    return constrain(x, ACTIVATIONS), keys_values
 
 
 class Decoder(nn.Module):
@@ -147,7 +151,7 @@ class Decoder(nn.Module):
     if not c.tie_embeddings:
       self.param("head", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
 
-    x = table[tokens].astype(jnp.dtype(c.dtype))
+    x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ACTIVATIONS)
     cos, sin = rope.angles(c, positions)
     mask = attention.causal_mask(segment_ids)[:, None]  # [N, 1, T, T]: own block, not shared
     seen = (segment_ids > 0)[:, None, :, None]  # [N, 1, T, 1]
