@@ -93,7 +93,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over(mesh: Mesh) -> contextlib.AbstractContextManager:
-  """Within it, traced code is laid out over `mesh`: `constrain` takes effect. For use inside jit."""
+  """Within it, traced code is laid out over `mesh` by `constrain`. For use inside jit."""
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
