@@ -26,7 +26,7 @@ from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import checkpoints
 
 STAGES = HFT, HGPO = ("hft", "hgpo")
-_NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk")
+_NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk", "attention_chunk")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -36,7 +36,8 @@ class Setup:
 
   Attributes:
     config: locked.
-    mesh: over all devices.
+    mesh: over all devices, for updates.
+    sampling: over each host's devices.
     policy_config: static part of the policy.
     tokenizer: the policy's.
     task: where rows come from.
@@ -46,11 +47,17 @@ class Setup:
 
   config: ConfigDict
   mesh: Mesh
+  sampling: parallel.SamplingLayout
   policy_config: PolicyConfig
   tokenizer: Tokenizer
   task: tasks.Task
   reward_fn: RewardFn
   params: policy.Params | None
+
+  def sampling_params(self, params: policy.Params) -> policy.Params:
+    """This host's copy of the update's parameters, as sampling and evaluation take them."""
+    cast = _in_compute_dtype(self.policy_config, params)
+    return self.sampling.place(cast, policy.logical_axes(self.policy_config))
 
   def evaluator(self) -> Evaluator:
     """The evaluation that the config describes."""
@@ -88,6 +95,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   try:
     mesh = parallel.make_mesh(**config.mesh)
     task = tasks.get(config.task, config.data)
+    sampling = parallel.SamplingLayout.make(**config.sampling_mesh)
     reward_fn = rewards.get(config.reward)
     if config.reward_weights:
       reward_fn = rewards.compose(config.reward_weights.to_dict())
@@ -114,7 +122,10 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
       f"hgpo.prompts_per_step={prompts} does not divide into hgpo.sampling_chunks={chunks} equal "
       "chunks: choose a divisor of the prompts."
     )
-  return Setup(config, mesh, policy_config, tokenizer, task, reward_fn, params)
+  return Setup(config, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
+
+
+_in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
 
 
 def check(config: ConfigDict) -> None:

@@ -36,11 +36,15 @@ def get_config() -> ConfigDict:
   config.policy.remat = "none"
   config.policy.dtype = "float32"
   config.policy.logprob_chunk = 4096
+  config.policy.attention_chunk = 0
 
   config.mesh = ConfigDict()  # one size may be -1: the devices that are left
   config.mesh.data = -1
   config.mesh.fsdp = 1
   config.mesh.tensor = 1
+  # Every host samples by itself from whole copies of the weights; `tensor` devices share one.
+  config.sampling_mesh = ConfigDict()
+  config.sampling_mesh.tensor = 1
 
   config.data = ConfigDict()
   config.data.max_prompt_tokens = 512

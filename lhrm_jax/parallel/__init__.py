@@ -5,6 +5,7 @@ from lhrm_jax.parallel.mesh import (
   MESH_AXES,
   batch_sharding,
   constrain,
+  laid_out_like,
   make_mesh,
   over,
   param_shardings,
@@ -12,13 +13,14 @@ from lhrm_jax.parallel.mesh import (
   replicated,
 )
 from lhrm_jax.parallel.multihost import (
-  from_first_process,
+  gather_objects,
   gather_rows,
   global_batch,
   initialize,
   is_writer,
   leave,
   local_rows,
+  shard_rows,
   wait_for_all,
 )
 from lhrm_jax.parallel.sampling_layout import SamplingLayout
@@ -29,11 +31,12 @@ __all__ = [
   "SamplingLayout",
   "batch_sharding",
   "constrain",
-  "from_first_process",
+  "gather_objects",
   "gather_rows",
   "global_batch",
   "initialize",
   "is_writer",
+  "laid_out_like",
   "leave",
   "local_rows",
   "make_mesh",
@@ -41,5 +44,6 @@ __all__ = [
   "param_shardings",
   "partition_spec",
   "replicated",
+  "shard_rows",
   "wait_for_all",
 ]

@@ -97,6 +97,17 @@ def over(mesh: Mesh) -> contextlib.AbstractContextManager:
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def laid_out_like(tree: Any) -> contextlib.AbstractContextManager:
+  """Within it, jitted functions are laid out over the mesh that the arrays of `tree` lie on.
+
+  For functions that serve any mesh, such as the sampler; `over` serves those built for one.
+  """
+  sharding = jax.tree.leaves(tree)[0].sharding
+  if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+    return contextlib.nullcontext()
+  return jax.set_mesh(sharding.mesh)
+
+
 def constrain(x: Array, axes: Sequence[str | None]) -> Array:
   """Lays `x` out by the logical names of its axes, on the mesh in force (`over`, `jax.set_mesh`).
 

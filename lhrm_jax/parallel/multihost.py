@@ -6,6 +6,7 @@ the devices and, of every batch, the rows that lie on them.
 
 import math
 import os
+import pickle
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -166,9 +167,34 @@ def gather_rows(mesh: Mesh, local: Any, rows: int) -> Any:
   return jax.tree.map(gather, local)
 
 
-def from_first_process(tree: Any) -> Any:
-  """Process 0's small host arrays, on every process. Shapes and dtypes are equal everywhere."""
-  return multihost_utils.broadcast_one_to_all(tree)
+def shard_rows(mesh: Mesh, batch: Any) -> Any:
+  """A batch that every process holds whole, as global arrays: each keeps its own rows.
+
+  Args:
+    mesh: of the job.
+    batch: a tree of arrays on the host `[rows, ...]`. Where the rows do not divide over the mesh,
+      rows of zeros follow, which must mean padding.
+  """
+  parts = math.prod(mesh.shape[axis] for axis in LOGICAL_RULES["batch"])
+
+  def place(x: Any) -> jax.Array:
+    rows = -(-len(x) // parts) * parts
+    x = np.pad(np.asarray(x), ((0, rows - len(x)), *((0, 0),) * (np.ndim(x) - 1)))
+    return global_batch(mesh, x[local_rows(mesh, rows)], rows)
+
+  return jax.tree.map(place, batch)
+
+
+def gather_objects(mine: Any) -> list[Any]:
+  """What each process gave, by process, on every process. For small results such as texts."""
+  if jax.process_count() == 1:
+    return [mine]
+  data = np.frombuffer(pickle.dumps(mine), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int64(data.size)).reshape(-1)
+  padded = np.zeros(sizes.max(), np.uint8)
+  padded[: data.size] = data
+  parts = multihost_utils.process_allgather(padded)
+  return [pickle.loads(part[:size].tobytes()) for part, size in zip(parts, sizes, strict=True)]
 
 
 def wait_for_all(name: str) -> None:

@@ -44,7 +44,7 @@ class SamplingLayout:
       hosts = {i: make_mesh(-1, 1, tensor, devices=of) for i, of in sorted(by_process.items())}
     except ValueError as error:
       raise ValueError(
-        f"mesh.sampling_tensor={tensor} does not divide a host's {jax.local_device_count()} "
+        f"sampling_mesh.tensor={tensor} does not divide a host's {jax.local_device_count()} "
         "devices: every host samples by itself, with whole copies of the weights."
       ) from error
     stacked = np.stack([mesh.devices for mesh in hosts.values()])
