@@ -27,6 +27,12 @@ from lhrm_jax.training import checkpoints
 
 STAGES = HFT, HGPO = ("hft", "hgpo")
 _NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk", "attention_chunk")
+# Beside init_from, what a config may change of a model whose sizes it names, and those sizes.
+_CONTEXT = ("max_positions", "rope_theta")
+_SIZES = (
+  "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
+  "head_dim", "rms_norm_eps", "qkv_bias", "qk_norm", "tie_embeddings",
+)  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -106,7 +112,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     else:
       tokenizer, params = task.tokenizer(), None
       policy_config = PolicyConfig.from_dict({
-        "vocab_size": tokenizer.vocab_size, **config.policy.to_dict()
+        **config.policy.to_dict(), "vocab_size": tokenizer.vocab_size
       })  # fmt: skip
   except (KeyError, ValueError) as error:
     raise UserError(str(error.args[0])) from error
@@ -228,11 +234,19 @@ def _saved_policy(folder: pathlib.Path) -> tuple[PolicyConfig, Tokenizer]:
 
 
 def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
+  declared = bool(numerics.get("vocab_size"))
+  settings = (*_NUMERICS, *(_CONTEXT if declared else ()))
+
+  def shardings(config: PolicyConfig) -> Any:
+    if declared:
+      _check_sizes(init_from, config, numerics)
+    return parallel.param_shardings(mesh, policy.logical_axes(config))
+
   try:
     config, params, tokenizer = policy.load_pretrained(
       init_from,
-      shardings=lambda config: parallel.param_shardings(mesh, policy.logical_axes(config)),
-      settings={name: numerics[name] for name in _NUMERICS if name in numerics},
+      shardings=shardings,
+      settings={name: numerics[name] for name in settings if name in numerics},
     )
     return config, tokenizer, params
   except (FileNotFoundError, ImportError, ValueError) as error:
@@ -240,6 +254,22 @@ def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
       f"init_from={init_from!r} is no run folder (no policy/config.json in it), and no model that "
       f"can be loaded: {error}"
     ) from error
+
+
+def _check_sizes(init_from: str, config: PolicyConfig, declared: Mapping[str, Any]) -> None:
+  """Raises:
+  UserError: the model is not of the sizes that the config says it has.
+  """
+  wrong = [
+    f"policy.{name}={declared[name]} (the model's: {getattr(config, name)})"
+    for name in _SIZES
+    if (declared[name] or getattr(config, name)) != getattr(config, name)
+  ]
+  if wrong:
+    raise UserError(
+      f"init_from={init_from!r} is another model than the config describes: {', '.join(wrong)}. "
+      "Correct these keys, or set policy.vocab_size=0 to take whatever the model has."
+    )
 
 
 def run_folder(init_from: str) -> pathlib.Path | None:

@@ -19,7 +19,10 @@ def get_config() -> ConfigDict:
   # Where compiled programs are kept between runs; "" keeps none.
   config.compilation_cache = "~/.cache/lhrm_jax/xla"
 
-  config.policy = ConfigDict()  # lhrm_jax.policy.PolicyConfig; the vocabulary is the tokenizer's
+  config.policy = ConfigDict()  # lhrm_jax.policy.PolicyConfig
+  # The tokenizer's. Beside init_from it says that the sizes below are the model's: experiments.plan
+  # then needs no download, another model is refused, and max_positions and rope_theta hold.
+  config.policy.vocab_size = 0
   config.policy.hidden_size = 64
   config.policy.intermediate_size = 192
   config.policy.num_layers = 3

@@ -51,7 +51,13 @@ def make_mesh(
   types = (AxisType.Auto,) * len(MESH_AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
+    try:
+      return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
+    except NotImplementedError as error:
+      raise ValueError(
+        f"mesh: {text} does not lie on this torus: every size must be a product of sizes of the "
+        "slice's own axes, as 16 and 4 on 4x4x4."
+      ) from error
   if sizes[0] % slices:
     raise ValueError(
       f"mesh: data={sizes[0]} is no multiple of the {slices} slices: slices talk over the data "
