@@ -5,6 +5,7 @@ copy is laid out once per step: each host has all of it and decodes its own prom
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,17 +29,20 @@ class SamplingLayout:
   pod: Mesh
 
   @classmethod
-  def make(cls, tensor: int = 1) -> "SamplingLayout":
+  def make(
+    cls, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+  ) -> "SamplingLayout":
     """The layout of this job.
 
     Args:
       tensor: devices that share one copy of the weights.
+      devices: of the job; all by default.
 
     Raises:
       ValueError: it does not divide a host's devices.
     """
     by_process: dict[int, list[jax.Device]] = {}
-    for device in jax.devices():
+    for device in jax.devices() if devices is None else devices:
       by_process.setdefault(device.process_index, []).append(device)
     try:
       hosts = {i: make_mesh(-1, 1, tensor, devices=of) for i, of in sorted(by_process.items())}

@@ -150,5 +150,6 @@ def test_the_job_is_read_from_the_environment(monkeypatch, environment, expected
   """`()` leaves all of it to JAX's own detection; `None` starts nothing."""
   calls = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
+  monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # what it sets ends with the test
   multihost.initialize(environment)
   assert calls == ([] if expected is None else [expected])
