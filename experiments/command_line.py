@@ -5,9 +5,11 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lhrm_jax import parallel
 from lhrm_jax.rewards import RewardError
 from lhrm_jax.training import preemption
 from lhrm_jax.training.checkpoints import CheckpointError
@@ -47,6 +49,10 @@ class UserError(Exception):
 
 
 def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+  try:
+    parallel.initialize()
+  except ValueError as error:
+    _fail(str(error))
   try:
     main(argv)
   except preemption.Preempted as ended:
@@ -88,4 +94,6 @@ def _check_config_path(argv: Sequence[str]) -> None:
 
 def _fail(message: str) -> None:
   print(f"error: {message}", file=sys.stderr)
+  if jax.distributed.is_initialized():
+    parallel.leave(2)
   sys.exit(2)

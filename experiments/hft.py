@@ -11,7 +11,7 @@ from experiments import command_line, reporting, setup
 from experiments.progress import ProgressBar
 from experiments.run_folder import RunFolder
 from experiments.stage import Stage
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.data import limits
 from lhrm_jax.data.batches import TokenBatch, pad
 from lhrm_jax.data.packing import pack_micro_batches
@@ -43,16 +43,18 @@ def train(
   update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh)
 
   # ---- Loop
-  print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
+  if parallel.is_writer():
+    print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
   with stage.profiler as profiler, ProgressBar("HFT", c.steps) as bar:
     shown: dict[str, float] = {}
     done = stage.start
-    batches = demonstration_batches(run, done)
+    batches = parallel.shard_rows(run.mesh, demonstration_batches(run, done))
     while done < c.steps and not stage.finished:
       profiler.step(done + 1)
       used, (state, metrics) = batches, update(state, batches)
       done += 1
-      batches = demonstration_batches(run, done)  # while the devices work
+      # The next step's, while the devices work.
+      batches = parallel.shard_rows(run.mesh, demonstration_batches(run, done))
       stage.guard.check(done, metrics, state.params, used)
       if done % _LOG_EVERY == 0 or done == c.steps:
         scalars = {name: float(value) for name, value in metrics.items()}
@@ -60,7 +62,8 @@ def train(
         shown["loss"] = scalars["loss"]
       finished, accuracy = done == c.steps, {}
       if done % c.until.check_every == 0:
-        accuracy = forced_accuracy(evaluator, state.params, c.until.no_think_levels)
+        weights = run.sampling_params(state.params)
+        accuracy = forced_accuracy(evaluator, weights, c.until.no_think_levels)
         shown |= accuracy
         accuracy = {f"eval/{mode}": value for mode, value in accuracy.items()}
         writer.scalars(setup.HFT, done, accuracy)

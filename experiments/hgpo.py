@@ -20,7 +20,7 @@ from experiments import command_line, hft, reporting, setup
 from experiments.progress import ProgressBar
 from experiments.run_folder import RunFolder
 from experiments.stage import Stage
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.data.limits import draw_prompts
 from lhrm_jax.data.schema import PromptRow
@@ -73,6 +73,12 @@ def train(
   make_scorer = functools.partial(scoring.Scorer, run.reward_fn, workers=c.reward_workers)
   advantage_fn = make_advantage_fn(run)
 
+  try:
+    mine = parallel.local_rows(run.mesh, c.prompts_per_step)
+    Prompts(mine, mine, mine).split(c.sampling_chunks)
+  except ValueError as error:
+    raise command_line.UserError(f"hgpo.prompts_per_step: {error}") from error
+
   # ---- Instruments
   instruments = Instruments(run.policy_config)
   clock = instruments.clock
@@ -86,7 +92,7 @@ def train(
   stream_key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
 
   def watch(step: int) -> dict[str, float]:
-    metrics = free_metrics(evaluator, state.params)
+    metrics = free_metrics(evaluator, run.sampling_params(state.params))
     history.append({"step": step, **metrics})
     writer.scalars(setup.HGPO, step, metrics)
     picture = figures.to_pixels(figures.think_rate_over_time(history))
@@ -100,26 +106,28 @@ def train(
     for step in range(stage.start, c.steps):
       began = time.perf_counter()
       profiler.step(step + 1)
-      # ---- Prompts -> tokens
+      # ---- Prompts -> tokens; each host samples and scores its own
       rows, long_prompts = draw_prompts(
         run.task, tokenizer, run.config.seed, step, c.prompts_per_step,
         max_tokens=run.config.data.max_prompt_tokens, long_prompts=run.config.data.long_prompts,
       )  # fmt: skip
       first_id = step * c.prompts_per_step
-      prompts = Prompts(
-        *encode_prompts(tokenizer, rows, first_id, run.config.data.max_prompt_tokens)
-      )
+      encoded = encode_prompts(tokenizer, rows, first_id, run.config.data.max_prompt_tokens)
+      prompts = Prompts(*(x[mine] for x in encoded))
+      my_rows = [rows[i] for i in mine]
 
       # ---- Rollouts, their scores under way
       key = jax.random.fold_in(stream_key, step)
-      sample_chunk = functools.partial(rollout_fn, state.params, key=key, policy_version=step)
-      rollouts, texts, pending = sample_and_score(
-        sample_chunk, scorer, tokenizer, rows, prompts.split(c.sampling_chunks), clock
+      weights = run.sampling_params(state.params)
+      sample_chunk = functools.partial(rollout_fn, weights, key=key, policy_version=step)
+      sampled, texts, pending = sample_and_score(
+        sample_chunk, scorer, tokenizer, my_rows, prompts.split(c.sampling_chunks), clock
       )
-      on_host = jax.device_get(rollouts)
+      sampled = jax.device_get(sampled)
+      rollouts = parallel.global_batch(run.mesh, sampled, c.prompts_per_step)
 
       # ---- Scores; the reference's log-probabilities hide the scoring of the last chunk
-      with clock.time("logprob"):
+      with clock.time("logprob"), parallel.laid_out_like(reference):
         ref = score_policy(reference, rollouts)
         old = None
         if c.updates_per_rollout > 1:
@@ -127,14 +135,16 @@ def train(
         jax.block_until_ready(ref)
       with clock.time("reward"):
         scored = scorer.wait(pending)
-        scores = scored.scores
+        scores = parallel.gather_rows(run.mesh, scored.scores, c.prompts_per_step)
 
       # ---- Advantages
       advantages, rewards = advantage_fn(jnp.asarray(scores))
 
       # ---- Update
       with clock.time("update"):
-        batch = HGPOBatch(rollouts, advantages, ref, old)
+        my_advantages = jax.tree.map(lambda x: np.asarray(x)[mine], advantages)
+        placed = parallel.global_batch(run.mesh, my_advantages, c.prompts_per_step)
+        batch = HGPOBatch(rollouts, placed, ref, old)
         for _ in range(c.updates_per_rollout):
           state, metrics = update(state, batch)
         metrics = {name: float(value) for name, value in metrics.items()}
@@ -144,13 +154,16 @@ def train(
       done = step + 1
       with clock.time("log"):
         r_inter = rewards[0] if rewards else None
+        on_host = parallel.gather_rows(run.mesh, sampled, c.prompts_per_step)
+        texts = gather_texts(mine, texts, c.prompts_per_step)
         metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids)
         metrics |= scored.metrics()
         metrics["data/long_prompts"] = long_prompts
-        write_rollouts(
-          workdir / "rollouts" / "train.jsonl", done, rows, on_host, texts, scores, rewards,
-          jax.device_get(advantages), tokenizer.tag_ids,
-        )  # fmt: skip
+        if parallel.is_writer():
+          write_rollouts(
+            workdir / "rollouts" / "train.jsonl", done, rows, on_host, texts, scores, rewards,
+            jax.device_get(advantages), tokenizer.tag_ids,
+          )  # fmt: skip
         if step % _SHOW_ROLLOUTS_EVERY == 0:
           writer.text("rollouts", as_markdown(rows, texts, scores), done)
       metrics |= gates.check(done, metrics)
@@ -194,6 +207,16 @@ def sample_and_score(
       pending.append(scorer.start(of_chunk, on_host, part_texts))
     texts += part_texts
   return concatenate(parts), texts, pending
+
+
+def gather_texts(mine: Sequence[int], texts: Sequence[str], prompts: int) -> list[str]:
+  """The texts of all prompts in order, from those of each process's prompts `mine`."""
+  per_prompt = len(texts) // len(mine)
+  found: list[list[str]] = [[] for _ in range(prompts)]
+  for indices, part in parallel.gather_objects((list(mine), list(texts))):
+    for k, i in enumerate(indices):
+      found[i] = part[k * per_prompt : (k + 1) * per_prompt]
+  return [text for of_prompt in found for text in of_prompt]
 
 
 def hgpo_spec(run: setup.Setup) -> HGPOSpec:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lhrm_jax import parallel
+
 _LINE_EVERY_SECONDS = 10.0
 
 
@@ -13,6 +15,7 @@ class ProgressBar:
   """Use as a context manager, then call `update` after each step."""
 
   def __init__(self, title: str, total: int):
+    self._silent = not parallel.is_writer()
     self._console = Console()
     self._title, self._total = title, total
     self._started = self._last_line = time.monotonic()
@@ -23,7 +26,7 @@ class ProgressBar:
       TextColumn("{task.fields[metrics]}"),
       TimeRemainingColumn(),
       console=self._console,
-      disable=not self._console.is_terminal,
+      disable=self._silent or not self._console.is_terminal,
     )
     self._task = self._bar.add_task(title, total=total, metrics="")
 
@@ -40,7 +43,7 @@ class ProgressBar:
     self._bar.update(self._task, completed=done, metrics=text)
     now = time.monotonic()
     due = now - self._last_line > _LINE_EVERY_SECONDS or done == self._total
-    if not self._console.is_terminal and due:
+    if not self._console.is_terminal and due and not self._silent:
       self._last_line = now
       left = (now - self._started) / max(done, 1) * (self._total - done)
       print(f"{self._title} {done}/{self._total}  {text}  {left:.0f} s left", flush=True)

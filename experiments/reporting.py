@@ -10,12 +10,12 @@ import numpy as np
 
 from experiments import setup
 from experiments.run_folder import RunFolder
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.evaluation import Replies, figures
 from lhrm_jax.evaluation.report import finite, write_report
 from lhrm_jax.sampling import prefill
 from lhrm_jax.text import tags
-from lhrm_jax.training.metric_writer import MetricWriter, read_metrics
+from lhrm_jax.training.metric_writer import MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.training.preemption import Preemption
 
 _SAMPLES_PER_LEVEL = 3
@@ -40,16 +40,17 @@ class Reporting:
     self._seconds: dict[str, float] = {}
     self._started = time.perf_counter()
     self._samples: list[dict[str, Any]] = []
-    self.writer = MetricWriter(self._workdir)
+    self.writer = MetricWriter(self._workdir) if parallel.is_writer() else SilentWriter()
     self.evaluator = run.evaluator()
 
   def __enter__(self) -> "Reporting":
-    print(f"TensorBoard: tensorboard --logdir {self._workdir / 'tensorboard'}", flush=True)
+    if parallel.is_writer():
+      print(f"TensorBoard: tensorboard --logdir {self._workdir / 'tensorboard'}", flush=True)
     return self
 
   def __exit__(self, error_type, *_) -> None:
     self.writer.close()
-    if not self._stages or error_type is not None:
+    if not self._stages or error_type is not None or not parallel.is_writer():
       return
     this_process = time.perf_counter() - self._started
     self._seconds["total"] = max(this_process, sum(self._seconds.values()))
@@ -86,13 +87,15 @@ class Reporting:
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if found.get("key") != key:
       began = time.perf_counter()
+      params = self._run.sampling_params(params)
       with self._preemption.interruptible():
         summary = self.evaluator.evaluate(params)
         samples = sample_replies(self._run, self.evaluator, params)
       seconds = time.perf_counter() - began
       # Finite now, so that what is read back by a run that goes on is the same.
       found = finite({"key": key, "summary": summary, "samples": samples, "seconds": seconds})
-      setup.write_json(path, found)
+      if parallel.is_writer():
+        setup.write_json(path, found)
     self.took("evaluation", found["seconds"])
     self._stages[stage], self._samples = found["summary"], found["samples"]
     self._log(stage, found["summary"])
@@ -160,5 +163,6 @@ def think_probabilities(run: setup.Setup, evaluator, params: policy.Params) -> n
     logits = policy.next_token_logits(run.policy_config, params, hidden)
     return jax.nn.softmax(logits)[:, opening[tags.THINK]]
 
-  parts = [np.asarray(first_token(params, p))[: len(rows)] for rows, p in evaluator.batches]
+  with parallel.laid_out_like(params):
+    parts = [np.asarray(first_token(params, p))[: len(rows)] for rows, p in evaluator.batches]
   return np.concatenate(parts)

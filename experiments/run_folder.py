@@ -21,12 +21,13 @@ from ml_collections import ConfigDict
 
 from experiments import setup
 from experiments.command_line import UserError
+from lhrm_jax import parallel
 from lhrm_jax.training import log_files
 from lhrm_jax.training.checkpoints import Checkpoints, Saved
 
 # What may differ when a run goes on: it changes where and how fast, and no result.
 FREE = ("allow_config_change", "checkpoint", "compilation_cache", "gates", "hgpo.reward_workers",
-        "hgpo.sampling_chunks", "mesh", "profile_steps")  # fmt: skip
+        "hgpo.sampling_chunks", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
 _SHOWN = 20
 
 
@@ -76,7 +77,9 @@ class RunFolder:
       raise
     if self.newest:
       stage = self.newest.path.parent.name
-      print(f"Going on in {self.path}: {stage} step {self.newest.step}", flush=True)
+      if parallel.is_writer():
+        print(f"Going on in {self.path}: {stage} step {self.newest.step}", flush=True)
+    parallel.wait_for_all("run folder")  # the logs are cut before any process reads them
     return self
 
   def __exit__(self, error_type, *_) -> None:

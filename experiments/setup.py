@@ -26,7 +26,13 @@ from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import checkpoints, performance
 
 STAGES = HFT, HGPO = ("hft", "hgpo")
-_NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk")
+_NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk", "attention_chunk")
+# Beside init_from, what a config may change of a model whose sizes it names, and those sizes.
+_CONTEXT = ("max_positions", "rope_theta")
+_SIZES = (
+  "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
+  "head_dim", "rms_norm_eps", "qkv_bias", "qk_norm", "tie_embeddings",
+)  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -36,7 +42,8 @@ class Setup:
 
   Attributes:
     config: locked.
-    mesh: over all devices.
+    mesh: over all devices, for updates.
+    sampling: over each host's devices.
     policy_config: static part of the policy.
     tokenizer: the policy's.
     task: where rows come from.
@@ -46,11 +53,17 @@ class Setup:
 
   config: ConfigDict
   mesh: Mesh
+  sampling: parallel.SamplingLayout
   policy_config: PolicyConfig
   tokenizer: Tokenizer
   task: tasks.Task
   reward_fn: RewardFn
   params: policy.Params | None
+
+  def sampling_params(self, params: policy.Params) -> policy.Params:
+    """This host's copy of the update's parameters, as sampling and evaluation take them."""
+    cast = _in_compute_dtype(self.policy_config, params)
+    return self.sampling.place(cast, policy.logical_axes(self.policy_config))
 
   def evaluator(self) -> Evaluator:
     """The evaluation that the config describes."""
@@ -88,6 +101,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   try:
     mesh = parallel.make_mesh(**config.mesh)
     task = tasks.get(config.task, config.data)
+    sampling = parallel.SamplingLayout.make(**config.sampling_mesh)
     reward_fn = rewards.get(config.reward)
     if config.reward_weights:
       reward_fn = rewards.compose(config.reward_weights.to_dict())
@@ -98,7 +112,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     else:
       tokenizer, params = task.tokenizer(), None
       policy_config = PolicyConfig.from_dict({
-        "vocab_size": tokenizer.vocab_size, **config.policy.to_dict()
+        **config.policy.to_dict(), "vocab_size": tokenizer.vocab_size
       })  # fmt: skip
   except (KeyError, ValueError) as error:
     raise UserError(str(error.args[0])) from error
@@ -114,7 +128,10 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
       f"hgpo.prompts_per_step={prompts} does not divide into hgpo.sampling_chunks={chunks} equal "
       "chunks: choose a divisor of the prompts."
     )
-  return Setup(config, mesh, policy_config, tokenizer, task, reward_fn, params)
+  return Setup(config, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
+
+
+_in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
 
 
 def check(config: ConfigDict) -> None:
@@ -228,11 +245,19 @@ def _saved_policy(folder: pathlib.Path) -> tuple[PolicyConfig, Tokenizer]:
 
 
 def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
+  declared = bool(numerics.get("vocab_size"))
+  settings = (*_NUMERICS, *(_CONTEXT if declared else ()))
+
+  def shardings(config: PolicyConfig) -> Any:
+    if declared:
+      _check_sizes(init_from, config, numerics)
+    return parallel.param_shardings(mesh, policy.logical_axes(config))
+
   try:
     config, params, tokenizer = policy.load_pretrained(
       init_from,
-      shardings=lambda config: parallel.param_shardings(mesh, policy.logical_axes(config)),
-      settings={name: numerics[name] for name in _NUMERICS if name in numerics},
+      shardings=shardings,
+      settings={name: numerics[name] for name in settings if name in numerics},
     )
     return config, tokenizer, params
   except (FileNotFoundError, ImportError, ValueError) as error:
@@ -240,6 +265,22 @@ def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
       f"init_from={init_from!r} is no run folder (no policy/config.json in it), and no model that "
       f"can be loaded: {error}"
     ) from error
+
+
+def _check_sizes(init_from: str, config: PolicyConfig, declared: Mapping[str, Any]) -> None:
+  """Raises:
+  UserError: the model is not of the sizes that the config says it has.
+  """
+  wrong = [
+    f"policy.{name}={declared[name]} (the model's: {getattr(config, name)})"
+    for name in _SIZES
+    if (declared[name] or getattr(config, name)) != getattr(config, name)
+  ]
+  if wrong:
+    raise UserError(
+      f"init_from={init_from!r} is another model than the config describes: {', '.join(wrong)}. "
+      "Correct these keys, or set policy.vocab_size=0 to take whatever the model has."
+    )
 
 
 def run_folder(init_from: str) -> pathlib.Path | None:

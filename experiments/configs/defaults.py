@@ -22,7 +22,10 @@ def get_config() -> ConfigDict:
   # Steps of each stage to profile, as in "10:12" for 10 and 11; open WORKDIR/profile with XProf.
   config.profile_steps = ""
 
-  config.policy = ConfigDict()  # lhrm_jax.policy.PolicyConfig; the vocabulary is the tokenizer's
+  config.policy = ConfigDict()  # lhrm_jax.policy.PolicyConfig
+  # The tokenizer's. Beside init_from it says that the sizes below are the model's: experiments.plan
+  # then needs no download, another model is refused, and max_positions and rope_theta hold.
+  config.policy.vocab_size = 0
   config.policy.hidden_size = 64
   config.policy.intermediate_size = 192
   config.policy.num_layers = 3
@@ -40,11 +43,15 @@ def get_config() -> ConfigDict:
   config.policy.dtype = "float32"
   config.policy.attention = "auto"  # or "xla", "cudnn", "splash"
   config.policy.logprob_chunk = 4096
+  config.policy.attention_chunk = 0
 
   config.mesh = ConfigDict()  # one size may be -1: the devices that are left
   config.mesh.data = -1
   config.mesh.fsdp = 1
   config.mesh.tensor = 1
+  # Every host samples by itself from whole copies of the weights; `tensor` devices share one.
+  config.sampling_mesh = ConfigDict()
+  config.sampling_mesh.tensor = 1
 
   config.data = ConfigDict()
   config.data.max_prompt_tokens = 512

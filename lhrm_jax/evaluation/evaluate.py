@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation.hybrid_accuracy import hybrid_accuracy
@@ -91,24 +91,36 @@ class Evaluator:
   def replies(
     self, params: policy.Params, *, paired: bool, samples: int = 1, temperature: float
   ) -> Replies:
-    """Samples and scores `samples` replies per prompt, in both modes or freely."""
+    """Samples and scores `samples` replies per prompt, in both modes or freely.
+
+    Every process of a job takes its share of the batches, and gets the replies to all.
+    """
     sampler = SamplerSpec.of(
       self._tokenizer, samples=samples, max_tokens=self.spec.max_response_tokens, paired=paired
     )
-    scores, lengths, modes, texts = [], [], [], []
-    for rows, prompts in self.batches:
-      rollouts = jax.device_get(
-        sample(
-          self._config, sampler, params, prompts, jax.random.key(self.spec.seed),
-          temperature=temperature, top_p=self.spec.top_p,
-        )
+    mine: dict[int, Replies] = {}
+    for i in range(jax.process_index(), len(self.batches), jax.process_count()):
+      rows, prompts = self.batches[i]
+      rollouts = sample(
+        self._config, sampler, params, prompts, jax.random.key(self.spec.seed),
+        temperature=temperature, top_p=self.spec.top_p,
       )  # fmt: skip
-      rollouts = _first(rollouts, len(rows))
-      texts += (batch_texts := scoring.decode(self._tokenizer, rollouts))
-      scores.append(scoring.score(self._reward_fn, rows, rollouts, batch_texts))
-      lengths.append(rollouts.lengths)
-      modes.append(np.vectorize(self._tokenizer.tag_ids.mode_of)(rollouts.responses[..., 0]))
-    return Replies(np.concatenate(scores), np.concatenate(lengths), np.concatenate(modes), texts)
+      rollouts = _first(jax.device_get(rollouts), len(rows))
+      texts = scoring.decode(self._tokenizer, rollouts)
+      mine[i] = Replies(
+        scoring.score(self._reward_fn, rows, rollouts, texts),
+        rollouts.lengths,
+        np.vectorize(self._tokenizer.tag_ids.mode_of)(rollouts.responses[..., 0]),
+        texts,
+      )
+    found = {i: part for of in parallel.gather_objects(mine) for i, part in of.items()}
+    parts = [found[i] for i in range(len(self.batches))]
+    return Replies(
+      np.concatenate([part.scores for part in parts]),
+      np.concatenate([part.lengths for part in parts]),
+      np.concatenate([part.modes for part in parts]),
+      [text for part in parts for text in part.texts],
+    )
 
   def auto(self, params: policy.Params) -> Replies:
     """One reply per prompt with the mode left to the policy."""

@@ -1,10 +1,14 @@
 """The device mesh and the one table from logical axis names to mesh axes."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -26,10 +30,10 @@ def make_mesh(
   """A mesh over all devices with axes `data`, `fsdp`, `tensor`; one size may be -1, "the rest".
 
   Axes are of type Auto: XLA's partitioner places what we do not (`jax.make_mesh` would default to
-  Explicit).
+  Explicit). Over several TPU slices, the outer part of `data` goes across them.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices, or `data` not to the slices.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = [data, fsdp, tensor]
@@ -44,9 +48,23 @@ def make_mesh(
       f"mesh: {text} does not divide over {len(devices)} devices; choose sizes whose product is "
       f"{len(devices)}, or set one of them to -1."
     )
-  return jax.make_mesh(
-    tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
-  )
+  types = (AxisType.Auto,) * len(MESH_AXES)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    try:
+      return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
+    except NotImplementedError as error:
+      raise ValueError(
+        f"mesh: {text} does not lie on this torus: every size must be a product of sizes of the "
+        "slice's own axes, as 16 and 4 on 4x4x4."
+      ) from error
+  if sizes[0] % slices:
+    raise ValueError(
+      f"mesh: data={sizes[0]} is no multiple of the {slices} slices: slices talk over the data "
+      "centre's network, which only the data axis is meant for."
+    )
+  within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
+  return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), MESH_AXES, types)
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
@@ -78,3 +96,42 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def over(mesh: Mesh) -> contextlib.AbstractContextManager:
+  """Within it, traced code is laid out over `mesh` by `constrain`. For use inside jit."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def laid_out_like(tree: Any) -> contextlib.AbstractContextManager:
+  """Within it, jitted functions are laid out over the mesh that the arrays of `tree` lie on.
+
+  For functions that serve any mesh, such as the sampler; `over` serves those built for one.
+  """
+  sharding = jax.tree.leaves(tree)[0].sharding
+  if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+    return contextlib.nullcontext()
+  return jax.set_mesh(sharding.mesh)
+
+
+def constrain(x: Array, axes: Sequence[str | None]) -> Array:
+  """Lays `x` out by the logical names of its axes, on the mesh in force (`over`, `jax.set_mesh`).
+
+  XLA's partitioner would otherwise sometimes keep weights where they are and move the activations,
+  or hold a cache whole on every device. An axis whose size a mesh axis does not divide stays whole;
+  without a mesh in force `x` is returned as it is. Axes that `jax.shard_map` has split already play
+  no part.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+
+  def fitting(names: Any, size: int) -> tuple[str, ...] | None:
+    names = (names,) if isinstance(names, str) else names or ()
+    names = tuple(name for name in names if name not in mesh.manual_axes)
+    return names if size % math.prod(mesh.shape[name] for name in names) == 0 else None
+
+  spec = [fitting(*pair) for pair in zip(partition_spec(axes), x.shape, strict=True)]
+  if mesh.manual_axes and not any(spec):
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

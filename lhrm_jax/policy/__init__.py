@@ -32,6 +32,7 @@ __all__ = [
   "cache",
   "count_params",
   "export_pretrained",
+  "in_compute_dtype",
   "init",
   "load_pretrained",
   "logical_axes",
@@ -44,6 +45,13 @@ __all__ = [
 def init(config: PolicyConfig, key: Array) -> Params:
   """Random float32 parameters as a plain nested dict; a pure function of `key`."""
   return nn.unbox(_init_boxed(config, key))
+
+
+def in_compute_dtype(config: PolicyConfig, params: Params) -> Params:
+  """The parameters in the dtype that `apply` casts them to; scales of norms stay float32."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: x if path[-1].key == "scale" else x.astype(config.dtype), params
+  )
 
 
 def logical_axes(config: PolicyConfig) -> Any:

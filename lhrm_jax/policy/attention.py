@@ -37,16 +37,50 @@ class Block:
   readers: Readers | None = None
 
 
-def attend(queries: Array, blocks: list[Block]) -> Array:
+def attend(queries: Array, blocks: list[Block], chunk: int = 0) -> Array:
   """Softmax attention, scaled by `1 / sqrt(D)`.
 
   Args:
     queries: `[N, T, H, D]`.
     blocks: at least one; their key heads `K` divide `H`.
+    chunk: queries per row whose scores exist at one time, forward and backward, so that memory
+      grows with T and not with its square. 0 takes all `T` at once.
 
   Returns:
     `[N, T, H, D]` in the dtype of `queries`. The softmax is float32.
   """
+  n, t, h, d = queries.shape
+  if not chunk or t <= chunk:
+    return _attend(queries, blocks)
+  chunks = -(-t // chunk)
+  # Keys enter the loop as float32: their gradients are summed over its turns in the dtype they have
+  # here.
+  wide = [(b.keys.astype(jnp.float32), b.values.astype(jnp.float32)) for b in blocks]
+
+  @jax.checkpoint
+  def attend_chunk(part: tuple[Array, list[Array]]) -> Array:
+    some, masks = part
+    narrow = [
+      Block(k.astype(b.keys.dtype), v.astype(b.values.dtype), m)
+      for b, (k, v), m in zip(blocks, wide, masks, strict=True)
+    ]
+    return _attend(some, narrow)
+
+  def split(x: Array, axis: int) -> Array:
+    """The chunks of `x` along its axis of queries, on a new leading axis."""
+    if x.shape[axis] == 1:  # the same for every query
+      return jnp.broadcast_to(x, (chunks, *x.shape))
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, chunks * chunk - t)
+    x = jnp.pad(x, widths)
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], chunks, chunk, *x.shape[axis + 1 :]), axis, 0)
+
+  parts = (split(queries, 1), [split(block.mask, 2) for block in blocks])
+  out = jax.lax.map(attend_chunk, parts)  # [chunks, N, chunk, H, D]
+  return jnp.moveaxis(out, 0, 1).reshape(n, chunks * chunk, h, d)[:, :t]
+
+
+def _attend(queries: Array, blocks: list[Block]) -> Array:
   n, t, h, d = queries.shape
   scores = [_scores(queries, block) for block in blocks]  # each [N, K, T, H/K, S]
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)

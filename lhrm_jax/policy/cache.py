@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lhrm_jax import parallel
 from lhrm_jax.policy.config import PolicyConfig
 
 # A stacked array [L, rows, ...] under scanned layers, one [rows, ...] per layer otherwise.
@@ -117,16 +118,23 @@ def append(cache: KVCache, block: KVCache, at: Array | int) -> KVCache:
 
 
 def take(cache: KVCache, rows: Array) -> KVCache:
-  """A cache of the given `rows [R]` of this one, in that order; a row may be taken many times."""
+  """A cache of the given `rows` of this one, in that order; a row may be taken many times.
+
+  Args:
+    cache: of any rows.
+    rows: `[R]`; or `[P, R]`, where `P` parts of the rows each give of their own
+      (`parallel.take_rows`).
+  """
+  rows = jnp.atleast_2d(rows)
 
   def gather(buffer: Array) -> Array:
-    return jnp.take(buffer, rows, axis=_ROW_AXIS, mode="clip")
+    return parallel.take_rows(buffer, rows, _ROW_AXIS)
 
   return dataclasses.replace(
     cache,
     keys=jax.tree.map(gather, cache.keys),
     values=jax.tree.map(gather, cache.values),
-    lengths=cache.lengths[rows],
+    lengths=parallel.take_rows(cache.lengths, rows),
   )
 
 

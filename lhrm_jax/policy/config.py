@@ -61,6 +61,8 @@ class PolicyConfig:
     attention: "xla", "cudnn" (NVIDIA GPUs, bfloat16) or "splash" (TPUs); "auto" takes the
       platform's where it is exact (see `flash.choose`).
     logprob_chunk: tokens whose logits exist at one time (see `head.token_logprobs`).
+    attention_chunk: queries of a row whose scores exist at one time; 0 means all (see
+      `attention.attend`).
   """
 
   vocab_size: int
@@ -83,6 +85,7 @@ class PolicyConfig:
   dtype: str = "float32"
   attention: str = "auto"
   logprob_chunk: int = 4096
+  attention_chunk: int = 0
 
   def __post_init__(self):
     if not self.head_dim:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lhrm_jax.parallel import constrain
 from lhrm_jax.policy.config import PolicyConfig
 
 _NO_TOKEN = -1e30  # finite: zero probability times it is zero in the entropy, where -inf gives NaN
@@ -30,7 +31,19 @@ def next_token_logits(config: PolicyConfig, params, hidden: Array) -> Array:
 
   Rows beyond `config.logit_vocab_size` stand for no token: their logit is -1e30.
   """
+  return _logits(config, _table(config, params), hidden)
+
+
+def _table(config: PolicyConfig, params) -> Array:
+  """The table `[V, d]` in the compute dtype, its rows split and its width whole.
+
+  Laid out here, once: inside a loop over chunks it would be gathered anew for each.
+  """
   table = params["embedding" if config.tie_embeddings else "head"]
+  return constrain(table.astype(config.dtype), ("vocab", None))
+
+
+def _logits(config: PolicyConfig, table: Array, hidden: Array) -> Array:
   logits = jnp.einsum(
     "...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32
   )
@@ -62,9 +75,12 @@ def token_logprobs(
   steps = min(t, max(1, config.logprob_chunk // n))
   chunks = -(-t // steps)
 
+  # Enters the loop as float32, so that its gradient is summed over the chunks in float32.
+  table = _table(config, params).astype(jnp.float32)
+
   @jax.checkpoint
   def score(hidden_chunk: Array, target_chunk: Array) -> TokenLogprobs:
-    logits = next_token_logits(config, params, hidden_chunk) / temperature
+    logits = _logits(config, table, hidden_chunk) / temperature
     logprobs = jax.nn.log_softmax(logits, axis=-1)
     chosen = jnp.take_along_axis(logprobs, target_chunk[..., None], axis=-1)[..., 0]
     return TokenLogprobs(chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1))

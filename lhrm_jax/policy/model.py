@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lhrm_jax.parallel import constrain
 from lhrm_jax.policy import attention, flash, rope
 from lhrm_jax.policy.cache import KVCache, LayerCache, PerLayer
 from lhrm_jax.policy.config import PolicyConfig
+
+ACTIVATIONS = ("batch", None, None)  # [N, T, d]: rows are split, their width is not
 
 _REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
@@ -78,8 +81,9 @@ class Attention(nn.Module):
         "ntd,dhw->nthw", (d, heads, w), ("embed", axis, "head_dim"), use_bias=c.qkv_bias, name=name
       )(x)
 
-    queries, keys = project("q", h, "heads"), project("k", k, "kv_heads")
-    values = project("v", k, "kv_heads")
+    queries = constrain(project("q", h, "heads"), ("batch", None, "heads", None))
+    keys = constrain(project("k", k, "kv_heads"), ("batch", None, "kv_heads", None))
+    values = constrain(project("v", k, "kv_heads"), ("batch", None, "kv_heads", None))
     if c.qk_norm:
       queries = RMSNorm(c.rms_norm_eps, None, name="q_norm")(queries)
       keys = RMSNorm(c.rms_norm_eps, None, name="k_norm")(keys)
@@ -91,8 +95,11 @@ class Attention(nn.Module):
       if self.back_end == "xla":
         seen = zip(before, cached_masks, strict=True)
         blocks = [attention.Block(*keys_values, *masks) for keys_values, masks in seen]
-        attend = attention.attend_token if x.shape[1] == 1 else attention.attend
-        out = attend(queries, [*blocks, attention.Block(keys, values, mask)])
+        blocks.append(attention.Block(keys, values, mask))
+        if x.shape[1] == 1:
+          out = attention.attend_token(queries, blocks)
+        else:
+          out = attention.attend(queries, blocks, c.attention_chunk)
       else:
         out = flash.attend(self.back_end, queries, keys, values, mask, before, cached_masks)
     out = Projection(
@@ -115,7 +122,7 @@ class SwiGLU(nn.Module):
     up = Projection("ntd,df->ntf", (d, f), ("embed", "mlp"), name="up")(x)
     return Projection(
       "ntf,fd->ntd", (f, d), ("mlp", "embed"), scale=0.5 / c.num_layers, name="down"
-    )(jax.nn.silu(gate) * up)
+    )(constrain(jax.nn.silu(gate) * up, ("batch", None, "mlp")))
 
 
 class DecoderBlock(nn.Module):
@@ -132,10 +139,10 @@ class DecoderBlock(nn.Module):
       out, keys_values = Attention(self.config, self.back_end, name="attention")(
         normed, cos, sin, mask, cached, cached_masks
       )
-      x += out
+      x = constrain(x + out, ACTIVATIONS)
     with jax.named_scope("mlp"):
       x += SwiGLU(self.config, name="mlp")(RMSNorm(eps, "embed", name="mlp_norm")(x))
-    return x, keys_values
+    return constrain(x, ACTIVATIONS), keys_values
 
 
 class Decoder(nn.Module):
@@ -156,7 +163,7 @@ class Decoder(nn.Module):
     if not c.tie_embeddings:
       self.param("head", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
 
-    x = table[tokens].astype(jnp.dtype(c.dtype))
+    x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ACTIVATIONS)
     cos, sin = rope.angles(c, positions)
     back_end = flash.choose(c, tokens.shape[1])
     if back_end == "xla":

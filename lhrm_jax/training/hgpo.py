@@ -15,10 +15,11 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.objectives import losses
 from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.objectives.masked import Maximum, SumCount, masked, masked_sum_count
+from lhrm_jax.parallel import take_rows
 from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.policy.cache import PerLayer
 from lhrm_jax.sampling.rollouts import Rollouts
@@ -120,14 +121,16 @@ def make_score(
     b, m, g, t = rollouts.responses.shape
     widths = bucket_widths(t)
     last, prefix = prefill(config, params, rollouts.prompts)
-    responses, prompt_of = _by_row(rollouts.responses), jnp.arange(b * m * g) // (m * g)
+    responses = _by_row(rollouts.responses)
 
     def of_bucket(rows: Array, lengths: Array, width: int) -> policy.TokenLogprobs:
       return _score_rows(
-        config, params, last, prefix, prompt_of[rows], responses[rows, :width], lengths, temperature
-      )
+        config, params, last, prefix, rows // (m * g), take_rows(responses[:, :width], rows),
+        lengths, temperature,
+      )  # fmt: skip
 
-    buckets = Buckets.of(_by_row(rollouts.lengths), length_buckets, widths)
+    parts = parallel.batch_parts(b)
+    buckets = Buckets.of(_by_row(rollouts.lengths), length_buckets, widths, parts)
     scored = map_over(buckets, widths, of_bucket, b * m * g)
     return Scored(
       scored.logprobs.reshape(b, m, g, t),
@@ -148,7 +151,7 @@ def hgpo_gradients(
   """
   rollouts = batch.rollouts
   b, m, g, t = rollouts.responses.shape
-  n, widths = b * m * g, bucket_widths(t)
+  widths = bucket_widths(t)
   prompts = rollouts.prompts
 
   def run_prompts(params: policy.Params) -> tuple[Array, PerLayer, PerLayer]:
@@ -161,19 +164,25 @@ def hgpo_gradients(
   tag, body = _by_row(batch.advantages.tag), _by_row(batch.advantages.body)
   ref = _by_row(batch.ref.logprobs)
   old = None if batch.old_logprobs is None else _by_row(batch.old_logprobs)
-  prompt_of, all_lengths = jnp.arange(n) // (m * g), _by_row(rollouts.lengths)
+  all_lengths = _by_row(rollouts.lengths)
 
   def bucket_loss(params, given, rows: Array, lengths: Array, width: int):
     last, keys, values = given
     new = _score_rows(
-      config, params, last, KVCache(keys, values, prompts.lengths), prompt_of[rows],
-      responses[rows, :width], lengths, spec.temperature,
+      config, params, last, KVCache(keys, values, prompts.lengths), rows // (m * g),
+      take_rows(responses[:, :width], rows), lengths, spec.temperature,
     )  # fmt: skip
-    per_token = losses.token_advantages(tag[rows], body[rows], width, spec.gamma, lengths)
-    old_rows = jax.lax.stop_gradient(new.logprobs) if old is None else old[rows, :width]
+    per_token = losses.token_advantages(
+      take_rows(tag, rows), take_rows(body, rows), width, spec.gamma, lengths
+    )
+    before, of_ref, of_sampler = (
+      None if x is None else take_rows(x[:, :width], rows) for x in (old, ref, sampled)
+    )
+    if before is None:
+      before = jax.lax.stop_gradient(new.logprobs)
     mask = jnp.arange(width) < lengths[:, None]
-    loss, metrics = _loss(spec, new, old_rows, ref[rows, :width], sampled[rows, :width],
-                          per_token, mask, constant_length=t)  # fmt: skip
+    loss, metrics = _loss(spec, new, before, of_ref, of_sampler, per_token, mask,
+                          constant_length=t)  # fmt: skip
     return loss.total, (loss, metrics)
 
   differentiate = jax.grad(bucket_loss, argnums=(0, 1), has_aux=True)
@@ -188,9 +197,9 @@ def hgpo_gradients(
   computed = all_lengths
   if spec.skip_zero_advantages:
     computed = jnp.where((tag != 0) | (body != 0), all_lengths, 0)
-  buckets = Buckets.of(computed, spec.length_buckets, widths)
-  row = jax.ShapeDtypeStruct((buckets.rows.shape[1],), jnp.int32)
-  _, more = jax.eval_shape(lambda r, k: bucket_loss(params, given, r, k, t), row, row)
+  buckets = Buckets.of(computed, spec.length_buckets, widths, parallel.batch_parts(b))
+  rows = buckets.rows[0]
+  _, more = jax.eval_shape(lambda r, k: bucket_loss(params, given, r, k, t), rows, rows.reshape(-1))
   start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, given, more))
   grads, given_grads, (loss, metrics) = add_over(buckets, widths, add, start)
 
@@ -218,16 +227,17 @@ def make_hgpo_step(
 ) -> Callable[[TrainState, HGPOBatch], tuple[TrainState, dict[str, Array]]]:
   """Builds the jitted update; the state is donated.
 
-  The batch is cut into `spec.micro_batches` along `B`; sums and counts are added over them, so the
-  cut changes memory and nothing else.
+  The batch is cut into `spec.micro_batches` along `B`, on each device by itself; sums and counts
+  are added over them, so the cut changes memory and nothing else.
   """
 
   def step(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
     # policy_version is one scalar for the batch; every micro-batch carries it.
     version = jnp.broadcast_to(batch.rollouts.policy_version, (spec.micro_batches,))
     rollouts = dataclasses.replace(batch.rollouts, policy_version=version)
+    parts = parallel.batch_parts(batch.rollouts.lengths.shape[0] // spec.micro_batches)
     stacked = jax.tree.map(
-      lambda x: x if x is version else x.reshape(spec.micro_batches, -1, *x.shape[1:]),
+      lambda x: x if x is version else parallel.stack_rows(x, spec.micro_batches, parts),
       dataclasses.replace(batch, rollouts=rollouts),
     )
     total = accumulate_scan(
@@ -247,25 +257,25 @@ def _score_rows(
   config: PolicyConfig, params: policy.Params, last: Array, prefix: KVCache, prompt_of: Array,
   responses: Array, lengths: Array, temperature: float,
 ) -> policy.TokenLogprobs:  # fmt: skip
-  """Teacher-forced scores `[R, width]` of some responses.
+  """Teacher-forced scores `[P * R, width]` of some responses.
 
   Args:
     config: of the policy.
     params: of the policy.
     last: `[B, d]` hidden state of each prompt's last token.
     prefix: the prompts' cache.
-    prompt_of: `[R]`, which prompt each response answers.
-    responses: `[R, width]`.
-    lengths: `[R]`.
+    prompt_of: `[P, R]`, which prompt of its part each response answers.
+    responses: `[P * R, width]`.
+    lengths: `[P * R]`.
     temperature: of the distribution.
   """
   width = responses.shape[1]
-  positions = prefix.lengths[prompt_of][:, None] + jnp.arange(width - 1)
+  positions = take_rows(prefix.lengths, prompt_of)[:, None] + jnp.arange(width - 1)
   segment_ids = (jnp.arange(1, width) < lengths[:, None]).astype(jnp.int32)
   context = (policy.cache.take(prefix, prompt_of),)
   hidden, _ = policy.apply(config, params, responses[:, :-1], positions, segment_ids, context)
   # The prompt's last token predicts the tag, each response token the next one.
-  hidden = jnp.concatenate([last[prompt_of][:, None], hidden], axis=1)
+  hidden = jnp.concatenate([take_rows(last, prompt_of)[:, None], hidden], axis=1)
   return policy.token_logprobs(config, params, hidden, responses, temperature)
 
 
@@ -285,7 +295,7 @@ def _loss(
   spec: HGPOSpec, new: policy.TokenLogprobs, old: Array, ref: Array, sampled: Array,
   advantages: Array, mask: Array, constant_length: int,
 ) -> tuple[SumCount, Metrics]:  # fmt: skip
-  """The negated objective over rows `[R, width]`, and its metrics under TRL's names."""
+  """The negated objective over rows `[P * R, width]`, and its metrics under TRL's names."""
   parts = losses.policy_loss(
     new.logprobs, old, ref, advantages, mask,
     clip_low=spec.clip_low, clip_high=spec.clip_high, beta=spec.beta,

@@ -5,7 +5,10 @@ Rows are sorted by length and cut into buckets of equally many; each is computed
 a few widths that holds its longest row. All widths are compiled into the program and `lax.switch`
 picks one at run time: no new mix of lengths compiles anything, and the host does not take part.
 
-`N` denotes rows, `K` buckets, `R = ceil(N / K)` rows of a bucket and `T` the longest row possible.
+Rows that devices share out in `P` parts stay where they are: each part sorts its own, and a bucket
+takes as many from every part.
+
+`N` denotes rows, `K` buckets, `R` rows of a bucket from each part and `T` the longest row possible.
 """
 
 import dataclasses
@@ -17,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lhrm_jax import parallel
 from lhrm_jax.objectives.masked import SumCount
 
 Tree = TypeVar("Tree")
@@ -46,8 +50,9 @@ class Buckets:
   """Rows sorted by falling length, in buckets.
 
   Attributes:
-    rows: `[K, R]` int32, which row stands where. The last bucket may repeat rows to be full.
-    lengths: `[K, R]` int32; 0 where a row is repeated.
+    rows: `[K, P, R]` int32, which row of its part stands where. The last bucket may repeat rows to
+      be full.
+    lengths: `[K, P, R]` int32; 0 where a row is repeated.
     width: `[K]` int32, index among the widths; -1 where a bucket holds no token.
   """
 
@@ -56,21 +61,26 @@ class Buckets:
   width: Array
 
   @classmethod
-  def of(cls, lengths: Array, count: int, widths: Sequence[int]) -> "Buckets":
-    """Sorts rows of these lengths `[N]` into `count` buckets, or `N` where that is less."""
-    n = lengths.shape[0]
+  def of(cls, lengths: Array, count: int, widths: Sequence[int], parts: int = 1) -> "Buckets":
+    """Sorts rows of these lengths `[N]` into `count` buckets, or `N / parts` where that is less."""
+    lengths = lengths.reshape(parts, -1)
+    n = lengths.shape[1]
     per_bucket = -(-n // min(count, n))
-    padding = -n % per_bucket
-    order = jnp.argsort(-lengths, stable=True).astype(jnp.int32)
-    rows = jnp.pad(order, (0, padding)).reshape(-1, per_bucket)
-    ordered = jnp.pad(lengths[order], (0, padding)).reshape(-1, per_bucket)
-    longest = ordered[:, 0]
+    order = jnp.argsort(-lengths, axis=1, stable=True).astype(jnp.int32)
+
+    def in_buckets(x: Array) -> Array:
+      padded = jnp.pad(x, ((0, 0), (0, -n % per_bucket)))
+      return padded.reshape(parts, -1, per_bucket).swapaxes(0, 1)
+
+    rows = in_buckets(order)
+    ordered = in_buckets(jnp.take_along_axis(lengths, order, axis=1))
+    longest = jnp.max(ordered[..., 0], axis=1)
     width = jnp.searchsorted(jnp.array(widths), longest).astype(jnp.int32)
     return cls(rows, ordered, jnp.where(longest > 0, width, -1))
 
   def padding(self, widths: Sequence[int]) -> SumCount:
     """Slots computed for nothing, of all that are computed."""
-    slots = jnp.where(self.width >= 0, jnp.array(widths)[self.width], 0) * self.rows.shape[1]
+    slots = jnp.where(self.width >= 0, jnp.array(widths)[self.width], 0) * self.rows[0].size
     computed = jnp.sum(slots).astype(jnp.float32)
     return SumCount(computed - jnp.sum(self.lengths), computed)
 
@@ -84,14 +94,16 @@ def add_over(
   Args:
     buckets: to go through.
     widths: that they were made for.
-    add: `add(total, rows [R], lengths [R], width)` gives the new total; `width` is a Python int.
+    add: `add(total, rows [P, R], lengths [P * R], width)` gives the new total; `width` is a Python
+      int, and `parallel.take_rows` fetches the rows.
     start: the first total.
   """
   branches = [lambda total, *_: total]
   branches += [lambda total, rows, lengths, w=w: add(total, rows, lengths, w) for w in widths]
 
   def body(total: Tree, bucket: Buckets) -> tuple[Tree, None]:
-    return jax.lax.switch(bucket.width + 1, branches, total, bucket.rows, bucket.lengths), None
+    lengths = bucket.lengths.reshape(-1)
+    return jax.lax.switch(bucket.width + 1, branches, total, bucket.rows, lengths), None
 
   return jax.lax.scan(body, start, buckets)[0]
 
@@ -104,35 +116,42 @@ def map_over(
   Args:
     buckets: to go through.
     widths: that they were made for, the last one `T`.
-    fn: `fn(rows [R], lengths [R], width)` gives arrays `[R, width]`.
+    fn: `fn(rows [P, R], lengths [P * R], width)` gives arrays `[P * R, width]`.
     rows: `N`.
 
   Returns:
     What `fn` gives as arrays `[N, T]`, 0 beyond a bucket's width.
   """
-  per_bucket = buckets.rows.shape[1]
+  _, parts, per_bucket = buckets.rows.shape
 
   def padded(of_rows: Array, lengths: Array, width: int) -> Tree:
     return jax.tree.map(
       lambda x: jnp.pad(x, ((0, 0), (0, widths[-1] - width))), fn(of_rows, lengths, width)
     )
 
-  one = jax.ShapeDtypeStruct((per_bucket,), jnp.int32)
-  shapes = jax.eval_shape(lambda r, n: padded(r, n, widths[-1]), one, one)
+  shapes = jax.eval_shape(
+    lambda r, n: padded(r, n, widths[-1]),
+    jax.ShapeDtypeStruct((parts, per_bucket), jnp.int32),
+    jax.ShapeDtypeStruct((parts * per_bucket,), jnp.int32),
+  )
   branches = [lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)]
   branches += [lambda r, n, w=w: padded(r, n, w) for w in widths]
 
   def body(_, bucket: Buckets) -> tuple[None, Tree]:
-    return None, jax.lax.switch(bucket.width + 1, branches, bucket.rows, bucket.lengths)
+    lengths = bucket.lengths.reshape(-1)
+    return None, jax.lax.switch(bucket.width + 1, branches, bucket.rows, lengths)
 
   _, computed = jax.lax.scan(body, None, buckets)
   # Rows that only fill the last bucket up are sent outside and dropped.
-  places = jnp.where(jnp.arange(buckets.rows.size) < rows, buckets.rows.reshape(-1), rows)
-  return jax.tree.map(
-    lambda x: (
-      jnp.zeros((rows, *x.shape[2:]), x.dtype)
-      .at[places]
-      .set(x.reshape(-1, *x.shape[2:]), mode="drop")
-    ),
-    computed,
-  )
+  places = buckets.rows.swapaxes(0, 1).reshape(parts, -1)
+  places = jnp.where(jnp.arange(places.shape[1]) < rows // parts, places, rows // parts)
+
+  def put_back(x: Array) -> Array:
+    rest = x.shape[2:]
+    by_part = x.reshape(-1, parts, per_bucket, *rest).swapaxes(0, 1).reshape(*places.shape, *rest)
+    empty = jnp.zeros((parts, rows // parts, *rest), x.dtype)
+    put = jax.vmap(lambda part, place, new: part.at[place].set(new, mode="drop"))
+    whole = put(empty, places, by_part).reshape(rows, *rest)
+    return parallel.constrain(whole, ("batch",) + (None,) * len(rest))
+
+  return jax.tree.map(put_back, computed)

@@ -66,6 +66,28 @@ class MetricWriter:
     self._events.write_event(Event(summary=values, step=step, wall_time=time.time()))
 
 
+class SilentWriter(MetricWriter):
+  """Writes nothing: for all processes of a job but the first."""
+
+  def __init__(self):
+    pass
+
+  def scalars(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+    pass
+
+  def text(self, tag: str, markdown: str, step: int) -> None:
+    pass
+
+  def figure(self, tag: str, pixels: np.ndarray, step: int) -> None:
+    pass
+
+  def flush(self) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
 def read_metrics(workdir: pathlib.Path, stage: str) -> list[dict[str, Any]]:
   """The rows of one stage in `metrics.jsonl`, in order; a half-written last line is left out."""
   rows = []

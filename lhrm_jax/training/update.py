@@ -115,4 +115,9 @@ def jit_step(
   step would be compiled again.
   """
   shardings = (train_state.shardings(config, optimizer, mesh), parallel.replicated(mesh))
-  return jax.jit(step, donate_argnums=0, out_shardings=shardings)
+
+  def step_over_mesh(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+    with parallel.over(mesh):
+      return step(state, batch)
+
+  return jax.jit(step_over_mesh, donate_argnums=0, out_shardings=shardings)

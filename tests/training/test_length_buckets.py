@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lhrm_jax.parallel import take_rows
 from lhrm_jax.training.length_buckets import Buckets, add_over, bucket_widths, map_over
 
 T = 40
@@ -22,25 +23,27 @@ def test_every_token_is_visited_once(lengths, count):
   for rows, of_rows, width in zip(*map(np.asarray, jax.tree.leaves(buckets)), strict=True):
     assert width >= 0 or not of_rows.any()
     assert width < 0 or of_rows.max() <= WIDTHS[width]
-    np.add.at(seen, rows, of_rows)
+    np.add.at(seen, rows[0], of_rows[0])
   np.testing.assert_array_equal(seen, lengths)
 
 
-def test_folding_and_mapping_give_what_whole_arrays_give():
-  lengths = jnp.array([40, 3, 0, 17, 5, 5, 33, 1, 9, 12, 2], jnp.int32)
-  x = jax.random.normal(jax.random.key(0), (11, T))
+@pytest.mark.parametrize("parts", [1, 2, 6])
+def test_folding_and_mapping_give_what_whole_arrays_give(parts):
+  """However many devices share the rows out."""
+  lengths = jnp.array([40, 3, 0, 17, 5, 5, 33, 1, 9, 12, 2, 8], jnp.int32)
+  x = jax.random.normal(jax.random.key(0), (12, T))
 
   @jax.jit
   def run(lengths):
-    buckets = Buckets.of(lengths, 4, WIDTHS)
+    buckets = Buckets.of(lengths, 4, WIDTHS, parts)
 
     def visible(rows, of_rows, width):
-      return jnp.where(jnp.arange(width) < of_rows[:, None], x[rows, :width], 0.0)
+      return jnp.where(jnp.arange(width) < of_rows[:, None], take_rows(x[:, :width], rows), 0.0)
 
     total = add_over(
       buckets, WIDTHS, lambda sum_, *bucket: sum_ + visible(*bucket).sum(), jnp.float32(0)
     )
-    return total, map_over(buckets, WIDTHS, visible, 11)
+    return total, map_over(buckets, WIDTHS, visible, 12)
 
   for of in (lengths, lengths[::-1], jnp.zeros_like(lengths)):
     total, mapped = run(of)

@@ -1,0 +1,82 @@
+"""Hybrid Fine-Tuning of Qwen2.5-Math-7B with the paper's settings, at 32k tokens of context.
+
+  python -m experiments.hft --config experiments/configs/qwen2_5_math_7b_hft.py:v5p-64 \\
+      --workdir gs://BUCKET/runs/qwen7b_hft
+
+After the colon stand the chips, which decide mesh and micro-batches: v5p-64 (64 chips, 4x4x4),
+v6e-64 (8x8) or h100-8. `python -m experiments.plan` says what each costs (docs/scaling.md). The
+paper's mixture is larger than the data sets named here: add sources to data.demonstrations
+(docs/data.md). No run has been measured, so there is no score or time to expect.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import defaults
+
+# Axes of the update's mesh (data takes the chips that are left), devices of a host that share a
+# copy of the weights in sampling, rows of a micro-batch and micro-batches of an HGPO update.
+LAYOUTS = {
+  "v5p-64": {"fsdp": 16, "tensor": 4, "sampling": 4, "rows": 16, "micro_batches": 16},
+  "v6e-64": {"fsdp": 16, "tensor": 4, "sampling": 4, "rows": 16, "micro_batches": 16},
+  "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "rows": 8, "micro_batches": 32},
+}
+
+
+def get_config(chips: str = "v5p-64") -> ConfigDict:
+  config = defaults.get_config()
+  config.task = "rows"
+  config.reward = "math"
+  config.init_from = "Qwen/Qwen2.5-Math-7B"
+
+  # The model's own sizes, so that it can be planned for without its files. It was trained at 4,096
+  # positions; the higher base of RoPE reaches 32,768 (https://arxiv.org/abs/2309.16039).
+  config.policy.vocab_size = 152_064
+  config.policy.hidden_size = 3584
+  config.policy.intermediate_size = 18_944
+  config.policy.num_layers = 28
+  config.policy.num_heads = 28
+  config.policy.num_kv_heads = 4
+  config.policy.head_dim = 128
+  config.policy.qkv_bias = True
+  config.policy.tie_embeddings = False
+  config.policy.max_positions = 32_768
+  config.policy.rope_theta = 300_000.0
+  config.policy.dtype = "bfloat16"
+  config.policy.remat = "full"
+  config.policy.attention_chunk = 512
+
+  config.data.demonstrations = "openr1_math,gsm8k_no_think"
+  config.data.prompts = "deepscaler"
+  config.data.evaluation = "math500"
+  config.data.on_bad_row = "skip"
+  config.data.long_prompts = "skip"
+  config.data.long_demonstrations = "skip"
+  config.data.max_prompt_tokens = 2048
+  config.data.max_response_tokens = 30_720
+  config.data.max_no_think_tokens = 9216
+
+  config.hft.steps = 39_717  # 3 epochs of the paper's 1,694,586 demonstrations
+  config.hft.warmup_steps = 3972
+  config.hft.think_per_step = 77  # 60 % of them think
+  config.hft.no_think_per_step = 51
+  config.hft.packed_length = 32_768
+  config.hft.learning_rate = 1e-4
+
+  config.evaluation.prompts = 500
+  config.evaluation.batch_prompts = 32
+  config.checkpoint.every = 200
+  return on_chips(config, chips, LAYOUTS)
+
+
+def on_chips(config: ConfigDict, chips: str, layouts: dict[str, dict[str, int]]) -> ConfigDict:
+  """Sets what depends on the chips, by one of `LAYOUTS`."""
+  if chips not in layouts:
+    raise ValueError(f"no layout for {chips!r}; choose one of {', '.join(layouts)}.")
+  layout = layouts[chips]
+  config.mesh.fsdp, config.mesh.tensor = layout["fsdp"], layout["tensor"]
+  config.sampling_mesh.tensor = layout["sampling"]
+  config.hft.micro_batch_rows = layout["rows"]
+  config.hgpo.micro_batches = layout["micro_batches"]
+  # 1,024 tokens' logits at a time in each part of the batch.
+  config.policy.logprob_chunk = 1024 * int(chips.partition("-")[2]) // layout["tensor"]
+  return config
