@@ -13,6 +13,10 @@ from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, SamplerSpec, sample
 
+# Compiling is most of what tests wait for; XLA's costlier passes change speed, and no result. Jobs
+# that tests start as processes of their own are compiled as ever.
+jax.config.update("jax_disable_most_optimizations", True)
+
 PROMPT_TOKENS = 22
 RESPONSE_TOKENS = 9
 # Several ids end a response here, so that random policies give ragged lengths.
