@@ -202,7 +202,9 @@ class Planner:
     )
 
   def _score(self) -> Plan:
-    fn = make_score(self.policy, _OPENING, self.config.hgpo.temperature)
+    fn = make_score(
+      self.policy, _OPENING, self.config.hgpo.temperature, self.config.hgpo.length_buckets
+    )
     rollouts = self._rollouts()
     what = f"log-probabilities of {math.prod(rollouts.lengths.shape):,} responses"
     return self._compile("score", what, self.mesh, fn, self._state().params, rollouts)
@@ -210,8 +212,10 @@ class Planner:
   def _update(self) -> Plan:
     c = self.config.hgpo
     spec = HGPOSpec(
-      c.clip_low, c.clip_high, c.beta, c.aggregation, c.tag_weight, c.gamma, c.temperature,
-      c.micro_batches, _OPENING,
+      clip_low=c.clip_low, clip_high=c.clip_high, beta=c.beta, aggregation=c.aggregation,
+      tag_weight=c.tag_weight, gamma=c.gamma, temperature=c.temperature, opening=_OPENING,
+      micro_batches=c.micro_batches, length_buckets=c.length_buckets,
+      skip_zero_advantages=c.skip_zero_advantages,
     )  # fmt: skip
     step = make_hgpo_step(self.policy, spec, *self._optimizer(), self.mesh)
     rollouts = self._rollouts()

@@ -16,6 +16,7 @@ MESH_AXES = ("data", "fsdp", "tensor")
 # Which mesh axes an array axis is split over. Names not listed are not split.
 LOGICAL_RULES: dict[str, tuple[str, ...]] = {
   "batch": ("data", "fsdp"),
+  "row_groups": ("data",),  # of a batch whose width, and not its rows, is split over fsdp
   "embed": ("fsdp",),
   "vocab": ("tensor",),
   "heads": ("tensor",),

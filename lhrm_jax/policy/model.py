@@ -163,7 +163,10 @@ class Decoder(nn.Module):
     if not c.tie_embeddings:
       self.param("head", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
 
-    x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ACTIVATIONS)
+    # Looked up where the table's columns lie, then exchanged for whole rows: XLA would not find this
+    # way by itself, and would hold all rows of all devices on each.
+    x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ("row_groups", None, "embed"))
+    x = constrain(x, ACTIVATIONS)
     cos, sin = rope.angles(c, positions)
     back_end = flash.choose(c, tokens.shape[1])
     if back_end == "xla":

@@ -62,7 +62,10 @@ def train(sizes: tuple[int, int, int], hft_steps: int, hgpo_steps: int):
 
   opening = TOKENIZER.tag_ids.opening
   spec = SamplerSpec.of(TOKENIZER, samples=2, max_tokens=12, paired=True)
-  objective = hgpo_training.HGPOSpec(0.2, 0.2, 0.05, "token_mean", 1.0, 1.0, 1.0, 1, opening)
+  objective = hgpo_training.HGPOSpec(
+    clip_low=0.2, clip_high=0.2, beta=0.05, aggregation="token_mean", tag_weight=1.0, gamma=1.0,
+    temperature=1.0, opening=opening, length_buckets=4,
+  )  # fmt: skip
   update = hgpo_training.make_hgpo_step(CONFIG, objective, OPTIMIZER, SCHEDULE, mesh)
   score = hgpo_training.make_score(CONFIG, opening, 1.0)
   reference = jax.tree.map(lambda x: x.copy(), state.params)

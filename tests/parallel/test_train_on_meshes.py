@@ -1,0 +1,28 @@
+"""Training on every mesh equals training on one device: losses, sampled tokens, state."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def train_on_meshes(*args: str, timeout: float) -> None:
+  """In a process of its own with 8 virtual devices, which would slow the other tests down."""
+  result = subprocess.run(
+    [sys.executable, "-m", "tests.parallel.train_on_meshes", *args],
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+         "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    capture_output=True, text=True, timeout=timeout, check=False,
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_a_mesh_of_all_axes_trains_like_one_device():
+  train_on_meshes("--hft", "2", "--hgpo", "2", "2,2,2", timeout=300)
+
+
+@pytest.mark.slow
+def test_every_mesh_trains_like_one_device():
+  """Every mesh of 1, 2, 4 and 8 devices: 10 HFT and 5 HGPO steps."""
+  train_on_meshes("--hft", "10", "--hgpo", "5", timeout=3600)
