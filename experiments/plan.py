@@ -16,7 +16,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ from lhrm_jax.parallel import hlo
 from lhrm_jax.parallel.chips import GIB, Topology
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, prefill, sample
+from lhrm_jax.sampling.decoding import blocks
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import make_hft_step
 from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, Scored, make_hgpo_step, make_score
@@ -186,7 +187,7 @@ class Planner:
     fn = jax.jit(
       lambda params, prompts, key: sample(
         self.policy, spec, params, prompts, key,
-        temperature=c.temperature, top_p=c.top_p, top_k=c.top_k,
+        temperature=c.temperature, top_p=c.top_p, top_k=c.top_k, mesh=self.host_mesh,
       )
     )  # fmt: skip
     prompts = self._prompts(self.host_mesh, self._prompts_per_host)
@@ -198,8 +199,9 @@ class Planner:
     cache = rows * (tokens - 1) * per_token * size // self.host_mesh.size
     args = (self._sampling_params(), prompts, key)
     return self._compile(
-      "rollout", what, self.host_mesh, fn, *args, trips=tokens - 1, kv_cache=cache
-    )
+      "rollout", what, self.host_mesh, fn, *args, trips=blocks(tokens - 1, stage=0),
+      kv_cache=cache,
+    )  # fmt: skip
 
   def _score(self) -> Plan:
     fn = make_score(
@@ -290,8 +292,8 @@ class Planner:
   # ---- Compiling and reading
 
   def _compile(
-    self, program: str, what: str, mesh: Mesh, fn: Callable, *args: Any, trips: int = 1,
-    kv_cache: int = 0,
+    self, program: str, what: str, mesh: Mesh, fn: Callable, *args: Any,
+    trips: Sequence[int] = (), kv_cache: int = 0,
   ) -> Plan:  # fmt: skip
     began = time.perf_counter()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

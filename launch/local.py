@@ -70,8 +70,14 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
   threads = [threading.Thread(target=follow, args=(i,), daemon=True) for i in range(processes)]
   for thread in threads:
     thread.start()
-  # A preempted machine gets SIGTERM: the workers do too, and may save before they end.
-  signal.signal(signal.SIGTERM, lambda *_: _signal_all(workers, signal.SIGTERM))
+  # A preempted machine gets SIGTERM: the workers do too, and all of them save before they end.
+  preempted = threading.Event()
+
+  def on_signal(*_) -> None:
+    preempted.set()
+    _signal_all(workers, signal.SIGTERM)
+
+  signal.signal(signal.SIGTERM, on_signal)
   status = 0
   try:
     for _ in workers:
@@ -81,6 +87,8 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
       if workers[i].returncode:
         code = workers[i].returncode
         status = code if code > 0 else 128 - code  # as a shell reports a signal
+        if preempted.is_set():
+          continue
         # The others wait for it in a collective, where no Python handler would run.
         _signal_all(workers, signal.SIGKILL)
         for thread in threads:

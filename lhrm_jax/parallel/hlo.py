@@ -1,8 +1,8 @@
 """What a compiled program does on each chip, read from XLA's text: FLOPs, bytes, collectives.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation is weighted by how
-often it runs: a scan's trip count stands in its condition; a loop that ends by itself (decoding)
-gets the count that the caller gives.
+often it runs: a scan's trip count stands in its condition; loops that end by themselves (decoding)
+get the counts that the caller gives. Of a choice between branches the last one counts.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import functools
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 _DTYPE_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16}
 _SHAPE = re.compile(r"\b(pred|token|opaque|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
@@ -122,9 +123,10 @@ class Program:
         if instruction:
           current[instruction.name] = instruction
 
-  def costs(self, open_loop_trips: int = 1) -> Costs:
+  def costs(self, open_loop_trips: Sequence[int] = ()) -> Costs:
     """Args:
-    open_loop_trips: turns of loops whose number is not a constant.
+    open_loop_trips: turns of the loops whose number is not a constant, in the program's order;
+      the rest of them make none.
     """
     flops = moved = 0.0
     found: Counter[tuple[str, str, int, int]] = Counter()
@@ -140,9 +142,10 @@ class Program:
     collectives = [Collective(*key, count) for key, count in found.items()]
     return Costs(flops, moved, tuple(sorted(collectives, key=lambda c: -c.sent)))
 
-  def _runs(self, open_loop_trips: int) -> dict[str, tuple[int, bool]]:
+  def _runs(self, open_loop_trips: Sequence[int]) -> dict[str, tuple[int, bool]]:
     """How often each computation runs, and whether inside a fusion."""
     runs: dict[str, tuple[int, bool]] = {}
+    open_loops = iter(open_loop_trips)
 
     def visit(name: str, times: int, fused: bool) -> None:
       before = runs.get(name, (0, fused))[0]
@@ -150,7 +153,8 @@ class Program:
       for i in self.computations[name].values():
         called = dict(_CALL.findall(i.attributes))
         if i.opcode == "while":
-          visit(called["body"], times * (self._trips(i, called) or open_loop_trips), fused)
+          trips = self._trips(i, called)
+          visit(called["body"], times * (next(open_loops, 0) if trips is None else trips), fused)
         elif "calls" in called:
           visit(called["calls"], times, fused or i.opcode == "fusion")
         elif i.opcode == "call":

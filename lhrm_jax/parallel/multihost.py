@@ -61,8 +61,14 @@ def leave(status: int) -> NoReturn:
   os._exit(status)
 
 
-def _report_and_leave(*error: Any) -> NoReturn:
-  traceback.print_exception(*error)
+def _report_and_leave(kind: type, error: BaseException, where: Any) -> NoReturn:
+  traceback.print_exception(kind, error, where)
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    print(
+      "Another process of this job may have ended: the first error in the logs of all of them is "
+      "the cause. The same command, run again in all of them, goes on from the last checkpoint.",
+      file=sys.stderr,
+    )
   leave(1)
 
 

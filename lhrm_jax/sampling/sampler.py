@@ -75,6 +75,7 @@ def sample(
   top_k: Array | int = 0,
   policy_version: Array | int = 0,
   limits: Array | None = None,
+  mesh: Mesh | None = None,
   clock: Clock | None = None,
 ) -> Rollouts:
   """Samples `G` responses per prompt and mode.
@@ -96,12 +97,13 @@ def sample(
     top_k: see `sample_tokens`.
     policy_version: recorded.
     limits: `[B, M, G]` int32, longest response of each row, from 1 to `T`; `None` means `T`.
+    mesh: that the parameters lie on. They show it themselves, but not while they are traced.
     clock: times "prefill" and "decode"; without it, the call returns before they are done.
 
   Returns:
     `Rollouts`, `[B, M, G, T]`.
   """
-  b, mesh = prompts.tokens.shape[0], _mesh_of(params)
+  b, mesh = prompts.tokens.shape[0], mesh or _mesh_of(params)
   if limits is None:
     limits = np.full((b, spec.modes, spec.samples), spec.max_tokens, np.int32)
   # Devices take equal shares: prompts are repeated to fill the last, and what they gave is dropped.
