@@ -163,8 +163,8 @@ class Decoder(nn.Module):
     if not c.tie_embeddings:
       self.param("head", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
 
-    # Looked up where the table's columns lie, then exchanged for whole rows: XLA would not find this
-    # way by itself, and would hold all rows of all devices on each.
+    # Looked up where the columns of the table lie, then exchanged for whole rows: XLA would not
+    # find this way by itself, and would hold all rows of all devices on each.
     x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ("row_groups", None, "embed"))
     x = constrain(x, ACTIVATIONS)
     cos, sin = rope.angles(c, positions)
