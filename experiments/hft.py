@@ -48,16 +48,16 @@ def train(
   with stage.profiler as profiler, ProgressBar("HFT", c.steps) as bar:
     shown: dict[str, float] = {}
     done = stage.start
-    batches = parallel.shard_rows(run.mesh, demonstration_batches(run, done))
+    batches, long = demonstration_batches(run, done)
     while done < c.steps and not stage.finished:
       profiler.step(done + 1)
-      used, (state, metrics) = batches, update(state, batches)
+      used, used_long, (state, metrics) = batches, long, update(state, batches)
       done += 1
-      # The next step's, while the devices work.
-      batches = parallel.shard_rows(run.mesh, demonstration_batches(run, done))
+      batches, long = demonstration_batches(run, done)  # the next step's, while the devices work
       stage.guard.check(done, metrics, state.params, used)
       if done % _LOG_EVERY == 0 or done == c.steps:
         scalars = {name: float(value) for name, value in metrics.items()}
+        scalars["data/long_demonstrations"] = used_long
         writer.scalars(setup.HFT, done, scalars)
         shown["loss"] = scalars["loss"]
       finished, accuracy = done == c.steps, {}
@@ -82,8 +82,11 @@ def fresh_state(run: setup.Setup, optimizer: optax.GradientTransformation) -> Tr
   return train_state.restart(run.policy_config, optimizer, run.mesh, run.params)
 
 
-def demonstration_batches(run: setup.Setup, step: int) -> tuple[TokenBatch, ...]:
-  """The micro-batches of one step, a function of the seed and the step alone."""
+def demonstration_batches(run: setup.Setup, step: int) -> tuple[tuple[TokenBatch, ...], int]:
+  """The micro-batches of one step, over the mesh, and how many demonstrations were too long.
+
+  A function of the seed and the step alone.
+  """
   c, data, tokenizer = run.config.hft, run.config.data, run.tokenizer
   # A sequence's last token is a target only, so a row of n places holds n + 1 tokens.
   if c.packed_length:
@@ -97,13 +100,17 @@ def demonstration_batches(run: setup.Setup, step: int) -> tuple[TokenBatch, ...]
     long_demonstrations=data.long_demonstrations,
   )  # fmt: skip
   if c.packed_length:
-    every = [*drawn.think, *drawn.no_think]
-    return pack_micro_batches(every, c.packed_length, c.micro_batch_rows, pad_id=tokenizer.pad_id)
-  return tuple(
-    pad(sequences, width, pad_id=tokenizer.pad_id)
-    for sequences, width in zip((drawn.think, drawn.no_think), widths, strict=True)
-    if sequences
-  )
+    batches = pack_micro_batches(
+      [*drawn.think, *drawn.no_think], c.packed_length, c.micro_batch_rows,
+      pad_id=tokenizer.pad_id,
+    )  # fmt: skip
+  else:
+    batches = tuple(
+      pad(sequences, width, pad_id=tokenizer.pad_id)
+      for sequences, width in zip((drawn.think, drawn.no_think), widths, strict=True)
+      if sequences
+    )
+  return parallel.shard_rows(run.mesh, batches), drawn.long
 
 
 def forced_accuracy(evaluator: Evaluator, params: policy.Params, no_think_levels) -> dict:

@@ -459,6 +459,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this is no TPU VM: ask no metadata server
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is locked: plan side by side
   jax.config.update("jax_platforms", "cpu")
   _CONFIG = command_line.define_config()
   _TOPOLOGY = flags.DEFINE_string("topology", None, "E.g. v5p:4x4x4 or h100:8.", required=True)

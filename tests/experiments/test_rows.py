@@ -110,8 +110,8 @@ def test_packed_batches_have_the_loss_and_gradient_of_those_that_are_not(demo):
     loss, gradient, _ = accumulate(loss_fn, params, batches)
     return loss.mean(), jax.tree.map(lambda g: g / loss.count, gradient)
 
-  loss, gradient = mean_loss(hft.demonstration_batches(demo, 3))
-  batches = hft.demonstration_batches(packed(demo, 64, 5), 3)
+  loss, gradient = mean_loss(hft.demonstration_batches(demo, 3)[0])
+  batches = hft.demonstration_batches(packed(demo, 64, 5), 3)[0]
   assert len(batches) > 1 and all(batch.tokens.shape == (5, 64) for batch in batches)
   other, other_gradient = mean_loss(batches)
   np.testing.assert_allclose(other, loss, rtol=1e-5)
@@ -122,7 +122,7 @@ def test_packed_batches_have_the_loss_and_gradient_of_those_that_are_not(demo):
 
 def test_batches_are_a_function_of_the_step(demo):
   for run_of in (demo, packed(demo, 64, 2)):
-    fifth = hft.demonstration_batches(run_of, 5)
+    fifth = hft.demonstration_batches(run_of, 5)[0]
     hft.demonstration_batches(run_of, 6)
-    jax.tree.map(np.testing.assert_array_equal, fifth, hft.demonstration_batches(run_of, 5))
-    assert (fifth[0].tokens != hft.demonstration_batches(run_of, 6)[0].tokens).any()
+    jax.tree.map(np.testing.assert_array_equal, fifth, hft.demonstration_batches(run_of, 5)[0])
+    assert (fifth[0].tokens != hft.demonstration_batches(run_of, 6)[0][0].tokens).any()

@@ -1,0 +1,120 @@
+"""Plans, made by the real TPU compiler for chips that are not there."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lhrm_jax.parallel import hlo
+from tests.experiments.test_command_line import CONFIG, ROOT
+
+VOCAB, WIDTH, RESPONSE = 8192, 256, 32
+SIZES = {
+  "policy.vocab_size": VOCAB, "policy.hidden_size": WIDTH, "policy.intermediate_size": 512,
+  "policy.num_layers": 2, "policy.num_heads": 8, "policy.num_kv_heads": 4,
+  "policy.head_dim": 32, "policy.dtype": "bfloat16", "policy.remat": "full",
+  "policy.max_positions": 256, "mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 2,
+  "sampling_mesh.tensor": 2, "hgpo.prompts_per_step": 32, "hgpo.samples_per_mode": 2,
+  "hgpo.sampling_chunks": 1, "hgpo.length_buckets": 4, "data.max_prompt_tokens": 64,
+  "data.max_response_tokens": RESPONSE,
+}  # fmt: skip
+
+
+def plan(program: str, folder, **changed) -> dict:
+  """What `experiments.plan` writes of one program on 16 v5e chips."""
+  values = SIZES | {key.replace("__", "."): value for key, value in changed.items()}
+  path = folder / "plan.json"
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.plan", "--config", CONFIG, "--topology", "v5e:4x4",
+     "--program", program, "--json", str(path),
+     *(f"--config.{key}={value}" for key, value in values.items())],
+    cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    timeout=400, check=False,
+  )  # fmt: skip
+  assert path.exists(), done.stderr[-3000:]
+  (found,) = json.loads(path.read_text())["plans"]
+  return found
+
+
+@pytest.fixture(scope="module")
+def update(tmp_path_factory):
+  return plan("update", tmp_path_factory.mktemp("update"))
+
+
+def test_every_parameter_of_the_update_is_sharded(update):
+  layer = WIDTH * (8 + 2 * 4 + 8) * 32 + 3 * WIDTH * 512 + 2 * WIDTH
+  total = 4 * (VOCAB * WIDTH + 2 * layer + WIDTH)  # float32, tied embeddings
+  assert total / 16 <= update["parameters"] <= 1.02 * total / 16
+  assert 2 * total / 16 <= update["optimizer"] <= 1.02 * 2 * total / 16
+
+
+def test_no_chip_ever_gathers_the_table_or_all_logits(update):
+  gathered = [c for c in update["collectives"] if c["kind"] == "all-gather"]
+  assert gathered, "weights split over fsdp must be gathered, or this test looks at nothing"
+  for collective in gathered:
+    for dims in re.findall(r"\[([\d,]+)\]", collective["shape"]):
+      sizes = [int(d) for d in dims.split(",")]
+      assert math.prod(sizes) < VOCAB * WIDTH, collective
+      assert not (VOCAB in sizes and len(sizes) > 2), collective
+
+
+def test_flops_are_those_worked_out_by_hand(update):
+  """6 per parameter and token for the passes, 2 more where activations are computed again; all
+  responses at full length."""
+  matrices = 2 * (WIDTH * (8 + 2 * 4 + 8) * 32 + 3 * WIDTH * 512)
+  tokens = 32 * 4 * RESPONSE + 32 * 64
+  attention = 2 * 4 * 8 * 32 * 32 * 4 * RESPONSE * (RESPONSE + 64)  # layers, 2 products, forward
+  head = 2 * VOCAB * WIDTH * 32 * 4 * RESPONSE
+  forward = 2 * matrices * tokens + attention + head
+  assert 3 * forward <= 16 * update["flops"] <= 4.6 * forward
+
+
+COND = """
+HloModule test
+
+%double (x: f32[8,8]) -> f32[8,8] {
+  %x = f32[8,8] parameter(0)
+  ROOT %dot = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%skip (y: f32[8,8]) -> f32[8,8] {
+  ROOT %y = f32[8,8] parameter(0)
+}
+
+%open (s: (f32[8,8], s32[])) -> (f32[8,8], s32[]) {
+  %s = (f32[8,8], s32[]) parameter(0)
+  %a = f32[8,8] get-tuple-element(%s), index=0
+  %n = s32[] get-tuple-element(%s), index=1
+  %b = f32[8,8]{1,0} dot(%a, %a), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (f32[8,8], s32[]) tuple(%b, %n)
+}
+
+%goes_on (c: (f32[8,8], s32[])) -> pred[] {
+  %c = (f32[8,8], s32[]) parameter(0)
+  %m = s32[] get-tuple-element(%c), index=1
+  %k = s32[] get-tuple-element(%c), index=1
+  ROOT %less = pred[] compare(%m, %k), direction=LT
+}
+
+ENTRY %main (p: f32[8,8], i: s32[]) -> f32[8,8] {
+  %p = f32[8,8] parameter(0)
+  %i = s32[] parameter(1)
+  %start = (f32[8,8], s32[]) tuple(%p, %i)
+  %first = (f32[8,8], s32[]) while(%start), condition=%goes_on, body=%open
+  %second = (f32[8,8], s32[]) while(%first), condition=%goes_on, body=%open
+  %third = (f32[8,8], s32[]) while(%second), condition=%goes_on, body=%open
+  %q = f32[8,8] get-tuple-element(%third), index=0
+  ROOT %r = f32[8,8] conditional(%i, %q, %q), branch_computations={%skip, %double}
+}
+"""
+
+
+def test_loops_that_end_by_themselves_turn_as_often_as_told():
+  """A product of 8 x 8 matrices is 1,024 FLOP: 5 + 7 + 0 turns, and the last branch."""
+  program = hlo.Program(COND)
+  assert program.costs([5, 7]).flops == (5 + 7 + 1) * 1024
+  assert program.costs().flops == 1024
