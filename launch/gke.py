@@ -122,7 +122,12 @@ def jobset(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  argv = list(sys.argv[1:] if argv is None else argv)
+  at = argv.index("--") if "--" in argv else len(argv)
+  arguments, command = argv[:at], argv[at + 1 :]
+  parser = argparse.ArgumentParser(
+    description=__doc__.partition("\n")[0], epilog="After --: the command that each pod runs."
+  )
   parser.add_argument("name", help="of the JobSet, as you like")
   parser.add_argument("--topology", required=True, help="of one slice, e.g. v5p:4x4x4")
   parser.add_argument("--slices", type=int, default=1)
@@ -130,9 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--image", required=True, help="built from launch/Dockerfile")
   parser.add_argument("--claim", required=True, help="PersistentVolumeClaim mounted at /runs")
   parser.add_argument("--restarts", type=int, default=100)
-  parser.add_argument("command", nargs=argparse.REMAINDER, help="after --: what each pod runs")
-  args = parser.parse_args(argv)
-  command = args.command[1:] if args.command[:1] == ["--"] else args.command
+  args = parser.parse_args(arguments)
   if not command:
     parser.error("name the command after --, e.g. -- python -m experiments.hgpo --config FILE")
   try:

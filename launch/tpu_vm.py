@@ -27,6 +27,8 @@ RUNTIMES = {  # the image of a TPU's VM, by the start of its accelerator type
 PREEMPTED = 75  # a job's status when it was asked to end and saved
 _NO_CONNECTION = 255  # ssh's own status
 _POLL_SECONDS = 30
+# Together: a job's workers wait for one another.
+_TO_ALL = ("--node=all", "--worker=all", "--batch-size=all")
 
 # On every worker. The first line leaves a job alone that still runs.
 _ALIVE = 'if kill -0 "$(cat ~/job/pid 2>/dev/null)" 2>/dev/null; then exit 0; fi'
@@ -41,11 +43,15 @@ python3 -m pip install --quiet --user uv
 """
 START = f"""{_ALIVE}
 set -e
-cd ~/lhrm_jax
-. .venv/bin/activate
 mkdir -p ~/job
 rm -f ~/job/status
-setsid nohup bash -c COMMAND > ~/job/log 2>&1 < /dev/null &
+cat > ~/job/run <<"END"
+cd ~/lhrm_jax
+. .venv/bin/activate
+COMMAND
+echo $? > ~/job/status
+END
+setsid nohup bash ~/job/run > ~/job/log 2>&1 < /dev/null &
 echo $! > ~/job/pid
 """
 # A worker without a status went down with its job.
@@ -99,15 +105,13 @@ class Slices:
     with tempfile.TemporaryDirectory() as folder:
       bundle = "lhrm_jax.bundle" if self._dry_run else f"{folder}/lhrm_jax.bundle"
       self._run(["git", "-C", str(ROOT), "bundle", "create", "--quiet", bundle, "HEAD"], check=True)
-      to_all = ("--node=all", "--worker=all", "--batch-size=all")
-      self._gcloud("scp", bundle, f"{self._name}:", self._zone, *to_all, check=True)
+      self._gcloud("scp", bundle, f"{self._name}:", self._zone, *_TO_ALL, check=True)
     self.on_all_workers(INSTALL + setup, check=True)
 
   def on_all_workers(self, script: str, check: bool = False) -> int:
     """Runs a script on every worker of every slice at once; the first status that is not 0."""
-    to_all = ("--node=all", "--worker=all", "--batch-size=all")
-    command = f"--command=bash -c {shlex.quote(script)}"
-    return self._gcloud("ssh", self._name, self._zone, *to_all, command, check=check).returncode
+    script = f"--command={script}"
+    return self._gcloud("ssh", self._name, self._zone, *_TO_ALL, script, check=check).returncode
 
   def _gcloud(self, verb: str, *arguments: str, **options) -> subprocess.CompletedProcess:
     return self._run(["gcloud", "compute", "tpus", "queued-resources", verb, *arguments], **options)
@@ -127,7 +131,7 @@ def run(
   Returns:
     The job's status.
   """
-  start = START.replace("COMMAND", shlex.quote(f"{shlex.join(command)}; echo $? > ~/job/status"))
+  start = START.replace("COMMAND", shlex.join(command))
   while True:
     if (state := slices.state()) != "ACTIVE":
       if state:
@@ -148,7 +152,12 @@ def run(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  argv = list(sys.argv[1:] if argv is None else argv)
+  at = argv.index("--") if "--" in argv else len(argv)
+  arguments, command = argv[:at], argv[at + 1 :]
+  parser = argparse.ArgumentParser(
+    description=__doc__.partition("\n")[0], epilog="After --: the command that each worker runs."
+  )
   verbs = parser.add_subparsers(dest="verb", required=True)
   for verb, what in (
     ("run", "create slices, run a command on all of their workers, delete them"),
@@ -165,8 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       verb_parser.add_argument("--spot", action="store_true", help="cheaper, may be taken away")
       verb_parser.add_argument("--setup", default="", help="on every worker first, e.g. a mount")
       verb_parser.add_argument("--keep", action="store_true", help="don't delete them at the end")
-      verb_parser.add_argument("command", nargs=argparse.REMAINDER, help="after --: the job")
-  args = parser.parse_args(argv)
+  args = parser.parse_args(arguments)
   slices = Slices(args.name, args.zone, args.dry_run)
   if args.verb == "logs":
     return slices.on_all_workers(FOLLOW)
@@ -175,7 +183,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   if args.accelerator.partition("-")[0] not in RUNTIMES:
     parser.error(f"--accelerator: of {', '.join(RUNTIMES)}, with a size, e.g. v5litepod-16")
-  command = args.command[1:] if args.command[:1] == ["--"] else args.command
   if not command:
     parser.error("name the command after --, e.g. -- python -m experiments.hgpo --config FILE")
   if args.dry_run:
