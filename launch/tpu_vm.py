@@ -31,7 +31,9 @@ _POLL_SECONDS = 30
 _TO_ALL = ("--node=all", "--worker=all", "--batch-size=all")
 
 # On every worker. The first line leaves a job alone that still runs.
-_ALIVE = 'if kill -0 "$(cat ~/job/pid 2>/dev/null)" 2>/dev/null; then exit 0; fi'
+_ALIVE = (
+  'if [ ! -e ~/job/status ] && kill -0 "$(cat ~/job/pid 2>/dev/null)" 2>/dev/null; then exit 0; fi'
+)
 INSTALL = f"""{_ALIVE}
 set -e
 rm -rf ~/lhrm_jax
@@ -45,13 +47,14 @@ START = f"""{_ALIVE}
 set -e
 mkdir -p ~/job
 rm -f ~/job/status
+: > ~/job/log
 cat > ~/job/run <<"END"
 cd ~/lhrm_jax
 . .venv/bin/activate
 COMMAND
 echo $? > ~/job/status
 END
-setsid nohup bash ~/job/run > ~/job/log 2>&1 < /dev/null &
+setsid nohup bash ~/job/run >> ~/job/log 2>&1 < /dev/null &
 echo $! > ~/job/pid
 """
 # A worker without a status went down with its job.
@@ -146,7 +149,7 @@ def run(
         status = slices.on_all_workers(FOLLOW)
     except subprocess.CalledProcessError as error:
       status = error.returncode
-    if status not in (PREEMPTED, _NO_CONNECTION) and (not status or slices.state() == "ACTIVE"):
+    if not status or (status != PREEMPTED and slices.state() == "ACTIVE"):
       return status
     print("The job or its slices were preempted: going on from the last checkpoint.", flush=True)
 

@@ -2,6 +2,7 @@
 
 import pathlib
 import stat
+import subprocess
 
 import pytest
 
@@ -21,7 +22,7 @@ case $verb in
         mkdir -p ~/lhrm_jax/.venv/bin
         touch ~/lhrm_jax/.venv/bin/activate ;;
       *setsid*) verb=start ;;
-      *tail*) verb=follow ;;
+      *) verb=follow ;;
     esac ;;
 esac
 echo "$verb" >> "$there/calls"
@@ -35,17 +36,33 @@ esac
 """
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("checkout")
+  who = ["-c", "user.name=n", "-c", "user.email=e"]
+  for command in (["init", "--quiet"], [*who, "commit", "--quiet", "--allow-empty", "-m", "first"]):
+    subprocess.run(["git", "-C", str(folder), *command], check=True)
+  return folder
+
+
 @pytest.fixture
-def cloud(tmp_path, monkeypatch) -> pathlib.Path:
+def cloud(checkout, tmp_path, monkeypatch) -> pathlib.Path:
   gcloud = tmp_path / "gcloud"
   gcloud.write_text(GCLOUD)
   gcloud.chmod(gcloud.stat().st_mode | stat.S_IXUSR)
   (tmp_path / "home").mkdir()
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
   monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+  monkeypatch.setattr(tpu_vm, "ROOT", checkout)
   monkeypatch.setattr(tpu_vm, "_POLL_SECONDS", 0.01)
-  monkeypatch.setattr(tpu_vm, "FOLLOW", tpu_vm.FOLLOW.replace("tail", "tail --sleep-interval=0.05"))
   return tmp_path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+  """Follows by the status alone: `tail` looks once a second whether the job is still there."""
+  wait = "until [ -e ~/job/status ]; do sleep 0.02; done; cat ~/job/log\n"
+  monkeypatch.setattr(tpu_vm, "FOLLOW", wait + tpu_vm.FOLLOW.splitlines()[-1])
 
 
 def run(job: str, *options: str) -> int:
@@ -53,9 +70,8 @@ def run(job: str, *options: str) -> int:
   return tpu_vm.main(["run", "job", *where, "--", "bash", "-c", job])
 
 
-def calls(cloud: pathlib.Path, *ignored: str) -> list[str]:
-  made = (cloud / "calls").read_text().split()
-  return [call for call in made if call not in ("describe", *ignored)]
+def calls(cloud: pathlib.Path) -> list[str]:
+  return [call for call in (cloud / "calls").read_text().split() if call != "describe"]
 
 
 def test_a_job_runs_and_its_slices_are_given_back(cloud, capfd):
@@ -65,19 +81,19 @@ def test_a_job_runs_and_its_slices_are_given_back(cloud, capfd):
   assert (cloud / "lhrm_jax.bundle").read_bytes().startswith(b"# v2 git bundle")
 
 
-def test_a_job_that_fails_ends_with_its_status(cloud):
+def test_a_job_that_fails_ends_with_its_status(cloud, quick):
   assert run("exit 3", "--keep") == 3
   assert calls(cloud) == ["create", "scp", "install", "start", "follow"]
   assert (cloud / "state").exists()
 
 
-def test_a_job_that_was_asked_to_end_goes_on_where_it_is(cloud):
+def test_a_job_that_was_asked_to_end_goes_on_where_it_is(cloud, quick):
   assert run(f"[ -e {cloud}/again ] || {{ touch {cloud}/again; exit 75; }}") == 0
   again = ["scp", "install", "start", "follow"]
   assert calls(cloud) == ["create", *again, *again, "delete"]
 
 
-def test_slices_that_were_taken_away_are_made_anew(cloud):
+def test_slices_that_were_taken_away_are_made_anew(cloud, quick):
   preempted = f"touch {cloud}/again; echo SUSPENDED > {cloud}/state; exit 1"
   assert run(f"[ -e {cloud}/again ] || {{ {preempted}; }}") == 0
   again = ["create", "scp", "install", "start", "follow"]
@@ -91,19 +107,24 @@ def test_a_worker_that_went_down_with_its_job_counts_as_preempted(cloud):
   assert calls(cloud).count("start") == 2
 
 
-def test_a_second_launcher_attaches_to_a_running_job(cloud, capfd):
-  """And a broken connection, which is how the first one ended, doesn't end the job."""
+def test_a_second_launcher_attaches_to_a_running_job(cloud, quick, capfd):
   (cloud / "state").write_text("ACTIVE")
-  assert run(f"echo once >> {cloud}/ran; sleep 1; echo done", "--keep") == 0
-  home = cloud / "home" / "job"
-  tpu_vm.Slices("job", "z", False).on_all_workers(
-    tpu_vm.START.replace("COMMAND", f"echo once >> {cloud}/ran; sleep 1; echo again")
-  )
-  pid = (home / "pid").read_text()
+  job = tpu_vm.START.replace("COMMAND", f"echo once >> {cloud}/ran; sleep 1; echo 'it goes on'")
+  tpu_vm.Slices("job", "z", dry_run=False).on_all_workers(job)
   assert run(f"echo never >> {cloud}/ran") == 0
-  assert (home / "pid").read_text() == pid
-  assert (cloud / "ran").read_text() == "once\nonce\n"
-  assert "again" in capfd.readouterr().out
+  assert (cloud / "ran").read_text() == "once\n"
+  assert "it goes on" in capfd.readouterr().out
+
+
+def test_a_broken_connection_is_made_again(cloud, quick):
+  gcloud = (cloud / "gcloud").read_text()
+  broken = f"follow) if [ ! -e {cloud}/broken ]; then touch {cloud}/broken; exit 255; fi ;;&"
+  (cloud / "gcloud").write_text(
+    gcloud.replace("  start | follow)", f"  {broken}\n  start | follow)")
+  )
+  assert run("exit 4") == 4
+  once = ["create", "scp", "install", "start"]
+  assert calls(cloud) == [*once, "follow", "follow", "delete"]
 
 
 def test_a_request_that_is_refused_ends_the_launcher(cloud, capfd):
