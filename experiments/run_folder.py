@@ -46,7 +46,7 @@ class RunFolder:
     config: the run's.
     stages: of training, in order; none for a job that starts anew each time, such as evaluation.
     """
-    self.path = pathlib.Path(workdir)
+    self.path, self._workdir = pathlib.Path(workdir), workdir
     self._config, self._stages = config, stages
     self._lock: IO[str] | None = None
     self.checkpoints: dict[str, Checkpoints] = {}
@@ -56,6 +56,11 @@ class RunFolder:
     """Raises:
     UserError: the folder cannot be written, is in use, or holds a run of another config.
     """
+    if "://" in self._workdir:
+      raise UserError(
+        f"--workdir={self._workdir} is a URL, and a run needs a folder: mount the bucket or a "
+        "shared file system on every host and name the folder there (docs/launching.md)."
+      )
     try:
       if jax.process_index() == 0:
         self._claim()

@@ -1,7 +1,7 @@
 """Hybrid Fine-Tuning of Qwen2.5-Math-1.5B with the paper's settings, at 32k tokens of context.
 
   python -m experiments.hft --config experiments/configs/qwen2_5_math_1_5b_hft.py:v5e-16 \\
-      --workdir gs://BUCKET/runs/qwen1_5b_hft
+      --workdir /mnt/runs/qwen1_5b_hft
 
 After the colon stand the chips: v5e-16 (4x4), v5p-64, v6e-64 or h100-8; see
 `qwen2_5_math_7b_hft.py`. No run has been measured.

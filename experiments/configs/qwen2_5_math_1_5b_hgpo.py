@@ -1,7 +1,7 @@
 """Hybrid Group Policy Optimization of Qwen2.5-Math-1.5B with the paper's settings.
 
   python -m experiments.hgpo --config experiments/configs/qwen2_5_math_1_5b_hgpo.py:v5e-16 \\
-      --config.init_from=gs://BUCKET/runs/qwen1_5b_hft --workdir gs://BUCKET/runs/qwen1_5b_hgpo
+      --config.init_from=/mnt/runs/qwen1_5b_hft --workdir /mnt/runs/qwen1_5b_hgpo
 
 See `qwen2_5_math_7b_hgpo.py`. No run has been measured.
 """

@@ -1,12 +1,13 @@
 """Hybrid Fine-Tuning of Qwen2.5-Math-7B with the paper's settings, at 32k tokens of context.
 
   python -m experiments.hft --config experiments/configs/qwen2_5_math_7b_hft.py:v5p-64 \\
-      --workdir gs://BUCKET/runs/qwen7b_hft
+      --workdir /mnt/runs/qwen7b_hft
 
 After the colon stand the chips, which decide mesh and micro-batches: v5p-64 (64 chips, 4x4x4),
 v6e-64 (8x8) or h100-8. `python -m experiments.plan` says what each costs (docs/scaling.md). The
-paper's mixture is larger than the data sets named here: add sources to data.demonstrations
-(docs/data.md). No run has been measured, so there is no score or time to expect.
+workdir lies on a file system that all hosts share (docs/launching.md). The paper's mixture is
+larger than the data sets named here: add sources to data.demonstrations (docs/data.md). No run has
+been measured, so there is no score or time to expect.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Hybrid Group Policy Optimization of Qwen2.5-Math-7B with the paper's settings.
 
   python -m experiments.hgpo --config experiments/configs/qwen2_5_math_7b_hgpo.py:v5p-64 \\
-      --config.init_from=gs://BUCKET/runs/qwen7b_hft --workdir gs://BUCKET/runs/qwen7b_hgpo
+      --config.init_from=/mnt/runs/qwen7b_hft --workdir /mnt/runs/qwen7b_hgpo
 
 From a run of `qwen2_5_math_7b_hft.py`. Responses go up to 8,192 tokens, which the paper does not
 state. Its preference queries (`tulu3`) need a reward model beside the rule: docs/rewards.md. No run

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from experiments.command_line import UserError
+from experiments.run_folder import RunFolder
+
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "experiments/configs/arithmetic.py"
 
@@ -42,6 +45,14 @@ def test_mistakes_are_explained(tmp_path, arguments, message):
   assert message in result.stderr
   assert "Traceback" not in result.stderr
   assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_bucket_is_no_run_folder(tmp_path, monkeypatch):
+  """As a path it would name a folder here, on a disk that goes with its machine."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match="mount the bucket"), RunFolder("gs://b/run", None, ()):
+    pass
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("module", ["hft", "hgpo", "evaluate", "sample"])
