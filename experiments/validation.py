@@ -88,21 +88,26 @@ def _text(x: Any) -> bool:
   return isinstance(x, str) and (not x or x.isprintable())
 
 
-def _expandable(path: str) -> bool:
+def _short_text(x: Any) -> bool:
+  return _text(x) and len(x) <= _SHOWN
+
+
+def _path(path: str) -> bool:
   try:
-    pathlib.Path(path).expanduser()
-  except RuntimeError:  # ~nobody
+    pathlib.Path(path).expanduser().exists()
+  except (OSError, RuntimeError):  # a name too long, a folder not to be looked into; ~nobody
     return False
   return True
 
 
 FLAG = one_of(False, True)
 TEXT = Rule(_text, "text without control characters")
-NAME = Rule(lambda x: _text(x) and bool(x.strip()), "a name")
-PATH = Rule(lambda x: _text(x) and _expandable(x), "a path; ~ and ~user must be known")
+SHORT = Rule(_short_text, f"text of at most {_SHOWN} characters")
+NAME = Rule(lambda x: _short_text(x) and bool(x.strip()), "a name")
+PATH = Rule(lambda x: _text(x) and _path(x), "a path that can be looked up")
 NAMES = Rule(
-  lambda x: _text(x) and all(_expandable(name.strip()) for name in x.split(",")),
-  "names or paths with commas between them; ~ and ~user must be known",
+  lambda x: _text(x) and all(_path(name.strip()) for name in x.split(",")),
+  "names, or paths that can be looked up, with commas between them",
 )
 LEVELS = Rule(
   lambda x: isinstance(x, list | tuple) and all(whole(0).holds(level) for level in x),
@@ -138,7 +143,7 @@ RULES: dict[str, Rule] = {
   "reward_weights": WEIGHTS,
   "init_from": PATH,
   "compilation_cache": PATH,
-  "profile_steps": TEXT,
+  "profile_steps": SHORT,
   "policy.vocab_size": whole(0, _MOST_TOKENS),
   "policy.hidden_size": whole(1, _MOST_WIDTH),
   "policy.intermediate_size": whole(1, _MOST_WIDTH),
@@ -225,7 +230,7 @@ RULES: dict[str, Rule] = {
   "evaluation.margin": real(0),
   "checkpoint.every": whole(1),
   "checkpoint.keep": whole(1),
-  "checkpoint.best": TEXT,
+  "checkpoint.best": SHORT,
   "allow_config_change": TEXT,
   "gates.max_logp_difference": real(0),
   "gates.max_clip_ratio": SHARE,
@@ -263,7 +268,7 @@ def problems(config: ConfigDict) -> list[str]:
   """What is wrong with a config, a sentence or two each, in the order of `RULES`."""
   values = dict(flatten(config))
   wrong = {key: message for key, rule in RULES.items() if (message := _wrong(key, rule, values))}
-  found = list(wrong.values())
+  found = list(dict.fromkeys(wrong.values()))
   for keys, problem in _TOGETHER:
     if not wrong.keys() & set(keys) and (message := problem(*(values[key] for key in keys))):
       found.append(message)
@@ -282,6 +287,9 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterato
 
 def _wrong(key: str, rule: Rule, values: Mapping[str, Any]) -> str:
   if key not in values:
+    parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
+    for section in filter(values.__contains__, parents):
+      return f"{section}={short(values[section])} must be a section with keys of its own."
     return f"{key} is missing: start a config from experiments.configs.defaults.get_config()."
   if rule.holds(values[key]):
     return ""
@@ -400,13 +408,16 @@ def _skipping(skip: bool, beta: float) -> str:
 
 
 @_together("reward", "reward_weights")
-def _reward_known(name: str, weights: Mapping[str, float]) -> str:
+def _rewards_known(name: str, weights: Mapping[str, float]) -> str:
   try:
     rewards.get(name)
+  except KeyError as error:
+    return f"reward={name!r}: {error.args[0]}"
+  try:
     if weights:
       rewards.compose(dict(weights.items()))
   except (KeyError, ValueError) as error:
-    return str(error.args[0])
+    return f"reward_weights: {error.args[0]}"
   return ""
 
 

@@ -15,7 +15,7 @@ from experiments.configs import arithmetic
 CONFIGS = 500
 RUNS = 24  # of those accepted, by the slow test
 
-WORDS = ("many", "", " ", "\x00", "\ud800", "x" * 5000, "~nobody/x", "package:nothing", "1,2", "/")
+WORDS = ("\u00e9many", "", " ", "\x00", "\ud800", "x" * 5000, "~nobody/x", "package:nothing", "1,2", "/")
 NUMBERS = (-1, 0, 1, 2, 3, 7, 64, 1000, 10**12, 10**400, -(2**63), 0.5, 2.0, -0.25, 1e-30, 1e30)
 ODD = (None, True, False, math.nan, math.inf, -math.inf, b"2", [], {}, (1, 2), [None], 1j, object)
 # Where a user fills in names.
@@ -61,6 +61,10 @@ def tiny() -> ConfigDict:
   return config
 
 
+def pick(rng: np.random.Generator, values):
+  return values[rng.integers(len(values))]
+
+
 def put(config: ConfigDict, key: str, value) -> None:
   """Sets a key to a value of any type, as a config file can."""
   *sections, name = key.split(".")
@@ -76,19 +80,24 @@ def hostile(seed: int) -> tuple[ConfigDict, dict]:
   config = tiny()
   keys = [key for key, _ in validation.flatten(config)]
   changed = {}
-  for _ in range(rng.integers(1, 4)):
-    key = keys[rng.integers(len(keys))]
+  for _ in range(rng.choice([1, 1, 2, 3])):
+    key = pick(rng, list(NAMED)) if rng.random() < 0.3 else pick(rng, keys)
     if rng.random() < 0.02:
       key = key.partition(".")[0]  # a whole section
-    values = NAMED.get(key, ())
-    if not values or rng.random() < 0.5:
-      values = (WORDS, NUMBERS, NUMBERS, ODD)[rng.integers(4)]
-    if any(key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in changed):
+    usual = isinstance(dict(validation.flatten(config)).get(key), int | float)
+    values = pick(rng, (NUMBERS, NUMBERS, NUMBERS, ODD) if usual else (WORDS, WORDS, ODD, NUMBERS))
+    if key in NAMED and rng.random() < 0.7:
+      values = NAMED[key]
+    value = pick(rng, values)
+    if any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in changed):
       continue
-    changed[key] = values[rng.integers(len(values))]
-    put(config, key, changed[key])
-  if rng.random() < 0.5 and "data.sources" in changed and "data.prompts" not in changed:
-    changed |= {"task": "rows", "data.prompts": "mine"}
+    try:
+      put(config, key, value)
+    except OverflowError:  # ml_collections itself takes no such number
+      continue
+    changed[key] = value
+  if "data.sources" in changed and "data.prompts" not in changed and "task" not in changed:
+    changed |= {"task": "rows", "data.prompts": "mine"}  # else nothing reads them
     put(config, "task", "rows")
     put(config, "data.prompts", "mine")
   return config, changed
