@@ -486,8 +486,8 @@ def check_policy(config: ConfigDict, policy: PolicyConfig, tokenizer: Tokenizer)
     longest = c.max_prompt_tokens + c[key]
     if longest > policy.max_positions:
       raise UserError(
-        f"data.max_prompt_tokens + data.{key} = {longest}, more than the policy's "
-        f"max_positions={policy.max_positions}: lower the limits or use a longer policy."
+        f"data.max_prompt_tokens + data.{key} = {longest}, more than "
+        f"policy.max_positions={policy.max_positions}: lower the limits or use a longer policy."
       )
   tokens = policy.logit_vocab_size or policy.vocab_size
   special = (*tokenizer.tag_ids.opening, *tokenizer.tag_ids.closing, *tokenizer.eos_ids,

@@ -102,16 +102,20 @@ class PolicyConfig:
       )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-        f"policy.num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}: "
+        f"policy.num_heads={self.num_heads} is no multiple of policy.num_kv_heads="
+        f"{self.num_kv_heads}: "
         "every group of query heads shares one key head."
       )
     if self.head_dim < 1:
       raise ValueError(
-        f"policy.head_dim={self.head_dim} must be at least 2; 0 takes hidden_size // num_heads, "
-        f"here {self.hidden_size} // {self.num_heads}."
+        f"policy.head_dim={self.head_dim} must be at least 2; 0 takes policy.hidden_size // "
+        f"policy.num_heads, here {self.hidden_size} // {self.num_heads}."
       )
     if self.head_dim % 2:
-      raise ValueError(f"policy.head_dim={self.head_dim} is odd: RoPE rotates pairs of channels.")
+      raise ValueError(
+        f"policy.head_dim={self.head_dim} is odd (if not set, it is policy.hidden_size // "
+        "policy.num_heads): RoPE rotates pairs of channels."
+      )
     _check_choice("policy.remat", self.remat, REMAT_POLICIES)
     _check_choice("policy.attention", self.attention, ATTENTIONS)
     _check_choice("policy.dtype", self.dtype, DTYPES)

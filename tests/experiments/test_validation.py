@@ -126,7 +126,9 @@ def test_a_delta_that_is_one_of_many_equal_ones_is_reported(capsys):
   for key, value in (("reward", "length"), ("hgpo.advantage", "grpo"), ("hgpo.steps", 0)):
     other = config.copy_and_resolve_references()
     other.update_from_flattened_dict({key: value})
-    assert validation.warnings(other) == [], f"{key}={value}: delta is of no account, or is told apart"
+    assert validation.warnings(other) == [], (
+      f"{key}={value}: delta is of no account, or is told apart"
+    )
 
 
 def test_a_bad_config_leaves_no_folder(tmp_path):
