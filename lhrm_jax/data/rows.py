@@ -28,15 +28,20 @@ def prompt_row(fields: Fields) -> PromptRow:
   answer = fields.get("answer")
   if answer is None:
     raise BadRow("no 'answer'. Rows for a reward model have answer=\"\"")
-  if not isinstance(answer, str | numbers.Number) or isinstance(answer, complex):
+  source = str(fields.get("source") or "")
+  return PromptRow(
+    text_field(fields, "prompt"), answer_text(answer), _level(fields.get("level")),
+    _writable(source, "source"),
+  )  # fmt: skip
+
+
+def answer_text(answer: Any) -> str:
+  """An answer as rewards take it; what is neither text nor a finite number is bad."""
+  if not isinstance(answer, str | numbers.Real):
     raise BadRow(f"'answer' is {type(answer).__name__}, neither text nor a number")
   if isinstance(answer, float) and not math.isfinite(answer):
     raise BadRow(f"answer={answer}")
-  source = str(fields.get("source") or "")
-  return PromptRow(
-    text_field(fields, "prompt"), _writable(str(answer), "answer"), _level(fields.get("level")),
-    _writable(source, "source"),
-  )  # fmt: skip
+  return _writable(str(answer), "answer")
 
 
 def _level(value: Any) -> int:

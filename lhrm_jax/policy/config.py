@@ -102,9 +102,8 @@ class PolicyConfig:
       )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-        f"policy.num_heads={self.num_heads} is no multiple of policy.num_kv_heads="
-        f"{self.num_kv_heads}: "
-        "every group of query heads shares one key head."
+        f"policy.num_heads={self.num_heads} is no multiple of "
+        f"policy.num_kv_heads={self.num_kv_heads}: every group of query heads shares one key head."
       )
     if self.head_dim < 1:
       raise ValueError(

@@ -1,4 +1,4 @@
-"""What a config may hold: a rule for every key, one report of all problems, and equivalent deltas."""
+"""What a config may hold: a rule for every key, all problems at once, and equivalent deltas."""
 
 import dataclasses
 
