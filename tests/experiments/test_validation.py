@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from experiments import setup, validation
+from experiments import command_line, setup, validation
 from experiments.command_line import UserError
 from experiments.configs import arithmetic, defaults
 from lhrm_jax.parallel import MESH_AXES
@@ -154,3 +154,20 @@ def test_prompts_must_divide_over_the_devices(run):
   three = jax.sharding.Mesh(devices, MESH_AXES)
   with pytest.raises(UserError, match=r"hgpo\.prompts_per_step=32: 32 rows do not divide"):
     validation.check_prompts(run.config, three)
+
+
+def test_running_out_of_memory_is_a_message_and_other_faults_are_not_hidden(capsys):
+  def fail(error):
+    def main(_):
+      raise error
+
+    command_line._reporting(main, [])
+
+  exhausted = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+  for error in (exhausted, MemoryError("Unable to allocate 9 TiB")):
+    with pytest.raises(SystemExit):
+      fail(error)
+    message = capsys.readouterr().err
+    assert message.startswith("error: out of memory: ") and "experiments.plan" in message
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    fail(jax.errors.JaxRuntimeError("INTERNAL: a bug"))
