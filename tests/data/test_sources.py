@@ -248,7 +248,7 @@ def test_solutions_without_a_whole_box_are_bad(solution):
   ("line", "reason"),
   [
     (b'{"prompt": "\xff", "answer": "1"}', r"is not UTF-8 \(invalid start byte at byte 13\)"),
-    (b'{"prompt": "q", "answer": ' + b"9" * 5000 + b"}", "a number of too many digits"),
+    (b'{"prompt": "q", "answer": ' + b"9" * 5000 + b"}", "holds a number of too many digits"),
     (b'{"prompt": ' + b"[" * 100_000, "is JSON nested too deeply"),
     (b'{"prompt": "q \\ud83d", "answer": "1"}', r"'prompt' holds '\\ud83d' at character 2"),
     (b'{"prompt": "q", "answer": "\\udfff"}', "'answer' holds"),
