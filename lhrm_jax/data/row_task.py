@@ -275,7 +275,8 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
 
   if not is_table(fields):
     raise ValueError(f"data.sources.{name}={fields!r} is no table of fields, such as 'path'.")
-  for field, value in fields.items():
+  for field in filter(fields.__contains__, _SOURCE_KEYS):  # others are no fields at all
+    value = fields[field]
     if field in ("columns", "constants"):
       right, wanted = value is None or is_table(value), "a table of columns"
       if field == "columns" and right:
