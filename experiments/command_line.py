@@ -1,9 +1,10 @@
 """The command line that every experiment shares: flags, and errors a user can act on."""
 
+import contextlib
 import difflib
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import app, flags, logging
@@ -48,6 +49,16 @@ class UserError(Exception):
   """A mistake in what the user gave; the message says what, where and how to mend it."""
 
 
+@contextlib.contextmanager
+def mendable(*errors: type[Exception]) -> Iterator[None]:
+  """Within it, these errors are mistakes in what the user gave: their messages say all there is."""
+  try:
+    yield
+  except errors as error:
+    message = error.args[0] if isinstance(error, KeyError) else error
+    raise UserError(str(message)) from error
+
+
 def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
   try:
     parallel.initialize()
@@ -60,6 +71,17 @@ def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> No
     sys.exit(preemption.EXIT_STATUS)
   except (UserError, RewardError, CheckpointError, GateError, NonFiniteError) as error:
     _fail(str(error))
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    _fail(f"out of memory: {str(error).splitlines()[0]}\n{_SMALLER}")
+
+
+_SMALLER = (
+  "Lower what a step holds at once (hgpo.micro_batches up, hft.micro_batch_rows, "
+  "evaluation.batch_prompts, data.max_response_tokens down) or spread it over more devices (mesh); "
+  "python -m experiments.plan says beforehand what would fit."
+)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

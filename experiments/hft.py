@@ -86,19 +86,24 @@ def demonstration_batches(run: setup.Setup, step: int) -> tuple[tuple[TokenBatch
   """The micro-batches of one step, over the mesh, and how many demonstrations were too long.
 
   A function of the seed and the step alone.
+
+  Raises:
+    UserError: a demonstration is too long, or the tokenizer can't read it.
   """
   c, data, tokenizer = run.config.hft, run.config.data, run.tokenizer
   # A sequence's last token is a target only, so a row of n places holds n + 1 tokens.
   if c.packed_length:
     widths = (c.packed_length, c.packed_length)
   else:
-    longest = (data.max_response_tokens, data.max_no_think_tokens)
-    widths = tuple(data.max_prompt_tokens + response - 1 for response in longest)
-  drawn = limits.draw_demonstrations(
-    run.task, tokenizer, run.config.seed, step, (c.think_per_step, c.no_think_per_step),
-    max_tokens=tuple(width + 1 for width in widths),
-    long_demonstrations=data.long_demonstrations,
-  )  # fmt: skip
+    responses = (data.max_response_tokens, data.max_no_think_tokens)
+    widths = tuple(data.max_prompt_tokens + response - 1 for response in responses)
+  # A packed row may be longer than the policy's positions; no single sequence may.
+  longest = tuple(min(width + 1, run.policy_config.max_positions) for width in widths)
+  with command_line.mendable(ValueError):
+    drawn = limits.draw_demonstrations(
+      run.task, tokenizer, run.config.seed, step, (c.think_per_step, c.no_think_per_step),
+      max_tokens=longest, long_demonstrations=data.long_demonstrations,
+    )  # fmt: skip
   if c.packed_length:
     batches = pack_micro_batches(
       [*drawn.think, *drawn.no_think], c.packed_length, c.micro_batch_rows,

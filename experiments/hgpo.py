@@ -73,11 +73,7 @@ def train(
   make_scorer = functools.partial(scoring.Scorer, run.reward_fn, workers=c.reward_workers)
   advantage_fn = make_advantage_fn(run)
 
-  try:
-    mine = parallel.local_rows(run.mesh, c.prompts_per_step)
-    Prompts(mine, mine, mine).split(c.sampling_chunks)
-  except ValueError as error:
-    raise command_line.UserError(f"hgpo.prompts_per_step: {error}") from error
+  mine = parallel.local_rows(run.mesh, c.prompts_per_step)
 
   # ---- Instruments
   instruments = Instruments(run.policy_config)
@@ -107,12 +103,13 @@ def train(
       began = time.perf_counter()
       profiler.step(step + 1)
       # ---- Prompts -> tokens; each host samples and scores its own
-      rows, long_prompts = draw_prompts(
-        run.task, tokenizer, run.config.seed, step, c.prompts_per_step,
-        max_tokens=run.config.data.max_prompt_tokens, long_prompts=run.config.data.long_prompts,
-      )  # fmt: skip
-      first_id = step * c.prompts_per_step
-      encoded = encode_prompts(tokenizer, rows, first_id, run.config.data.max_prompt_tokens)
+      with command_line.mendable(ValueError):
+        rows, long_prompts = draw_prompts(
+          run.task, tokenizer, run.config.seed, step, c.prompts_per_step,
+          max_tokens=run.config.data.max_prompt_tokens, long_prompts=run.config.data.long_prompts,
+        )  # fmt: skip
+        first_id = step * c.prompts_per_step
+        encoded = encode_prompts(tokenizer, rows, first_id, run.config.data.max_prompt_tokens)
       prompts = Prompts(*(x[mine] for x in encoded))
       my_rows = [rows[i] for i in mine]
 

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from experiments import command_line
+from experiments import command_line, validation
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.objectives.hgpo import Advantages
@@ -434,6 +434,7 @@ def main(_) -> None:
   except ValueError as error:
     raise command_line.UserError(str(error)) from error
   config = _CONFIG.value
+  validation.check(config)
   if not config.policy.vocab_size:
     raise command_line.UserError(
       "policy.vocab_size=0: a plan takes all shapes from the config, so it must say the vocabulary "

@@ -19,7 +19,7 @@ from typing import IO, Any
 import jax
 from ml_collections import ConfigDict
 
-from experiments import setup
+from experiments import setup, validation
 from experiments.command_line import UserError
 from lhrm_jax import parallel
 from lhrm_jax.training import log_files
@@ -54,13 +54,15 @@ class RunFolder:
 
   def __enter__(self) -> "RunFolder":
     """Raises:
-    UserError: the folder cannot be written, is in use, or holds a run of another config.
+    UserError: the config cannot be, or the folder cannot be written, is in use, or holds a run of
+      another config.
     """
     if "://" in self._workdir:
       raise UserError(
         f"--workdir={self._workdir} is a URL, and a run needs a folder: mount the bucket or a "
         "shared file system on every host and name the folder there (docs/launching.md)."
       )
+    validation.check(self._config)
     try:
       if jax.process_index() == 0:
         self._claim()

@@ -8,6 +8,7 @@ import json
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,15 +16,15 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments.command_line import UserError
+from experiments import validation
+from experiments.command_line import UserError, mendable
 from lhrm_jax import parallel, policy, rewards, text
 from lhrm_jax.data import limits, tasks
 from lhrm_jax.evaluation import EvaluationSpec, Evaluator
-from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.text import Tokenizer
-from lhrm_jax.training import checkpoints, performance
+from lhrm_jax.training import checkpoints
 
 STAGES = HFT, HGPO = ("hft", "hgpo")
 _NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk", "attention_chunk")
@@ -66,7 +67,11 @@ class Setup:
     return self.sampling.place(cast, policy.logical_axes(self.policy_config))
 
   def evaluator(self) -> Evaluator:
-    """The evaluation that the config describes."""
+    """The evaluation that the config describes.
+
+    Raises:
+      UserError: a prompt is longer than `data.max_prompt_tokens`, or the tokenizer can't read it.
+    """
     c = self.config.evaluation
     spec = EvaluationSpec(
       temperature=c.temperature,
@@ -78,11 +83,12 @@ class Setup:
       max_prompt_tokens=self.config.data.max_prompt_tokens,
       max_response_tokens=self.config.data.max_response_tokens,
     )
-    rows, _ = limits.evaluation_prompts(
-      self.task, self.tokenizer, c.prompts,
-      max_tokens=spec.max_prompt_tokens, long_prompts=self.config.data.long_prompts,
-    )  # fmt: skip
-    return Evaluator(self.policy_config, self.tokenizer, self.reward_fn, rows, spec)
+    with mendable(ValueError):
+      rows, _ = limits.evaluation_prompts(
+        self.task, self.tokenizer, c.prompts,
+        max_tokens=spec.max_prompt_tokens, long_prompts=self.config.data.long_prompts,
+      )  # fmt: skip
+      return Evaluator(self.policy_config, self.tokenizer, self.reward_fn, rows, spec)
 
 
 def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
@@ -96,9 +102,9 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   Raises:
     UserError: the config asks for something that cannot be; says what.
   """
-  check(config)
+  validation.check(config)
   use_compilation_cache(config.compilation_cache)
-  try:
+  with mendable(KeyError, OSError, ValueError):
     mesh = parallel.make_mesh(**config.mesh)
     task = tasks.get(config.task, config.data)
     sampling = parallel.SamplingLayout.make(**config.sampling_mesh)
@@ -114,98 +120,35 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
       policy_config = PolicyConfig.from_dict({
         **config.policy.to_dict(), "vocab_size": tokenizer.vocab_size
       })  # fmt: skip
-  except (KeyError, ValueError) as error:
-    raise UserError(str(error.args[0])) from error
-  longest = config.data.max_prompt_tokens + config.data.max_response_tokens
-  if longest > policy_config.max_positions:
-    raise UserError(
-      f"data.max_prompt_tokens + data.max_response_tokens = {longest}, more than the policy's "
-      f"max_positions={policy_config.max_positions}: lower the limits or use a longer policy."
-    )
-  prompts, chunks = config.hgpo.prompts_per_step, config.hgpo.sampling_chunks
-  if chunks < 1 or prompts % chunks:
-    raise UserError(
-      f"hgpo.prompts_per_step={prompts} does not divide into hgpo.sampling_chunks={chunks} equal "
-      "chunks: choose a divisor of the prompts."
-    )
+  validation.check_shards(policy_config, mesh)
+  validation.check_shards(policy_config, sampling.mesh, "sampling_mesh")
+  validation.check_policy(config, policy_config, tokenizer)
+  if parallel.is_writer():
+    for warning in validation.warnings(config):
+      print(f"warning: {warning}", file=sys.stderr, flush=True)
   return Setup(config, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
 
 
 _in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
 
 
-def check(config: ConfigDict) -> None:
-  """Refuses values that would fail only later, inside a compiled step.
-
-  Raises:
-    UserError: names the key, the value and what would do.
-  """
-  c = config.hgpo
-  choices = {
-    "pairing": ("paired", "free"),
-    "aggregation": losses.AGGREGATIONS,
-    "tie": hgpo.TIES,
-    "intra_scope": hgpo.INTRA_SCOPES,
-    "estimator": hgpo.ESTIMATORS,
-  }
-  for key, allowed in choices.items():
-    if c[key] not in allowed:
-      raise UserError(f"hgpo.{key}={c[key]!r} is none of {', '.join(allowed)}.")
-  choices = {"long_prompts": limits.LONG_PROMPTS, "long_demonstrations": limits.LONG_DEMONSTRATIONS}
-  for key, allowed in choices.items():
-    if config.data[key] not in allowed:
-      raise UserError(f"data.{key}={config.data[key]!r} is none of {', '.join(allowed)}.")
-  if config.hft.packed_length < 0 or config.hft.micro_batch_rows < 1:
-    raise UserError(
-      f"hft.packed_length={config.hft.packed_length} must be at least 0 (not packed) and "
-      f"hft.micro_batch_rows={config.hft.micro_batch_rows} at least 1."
-    )
-  try:
-    advantages.get(c.advantage)
-  except ValueError as error:
-    raise UserError(str(error)) from error
-  if c.advantage == "hgpo" and c.pairing != "paired":
-    raise UserError(
-      "hgpo.advantage='hgpo' compares the modes of paired rollouts; with hgpo.pairing='free' "
-      "choose another, such as 'grpo'."
-    )
-  positive = ("prompts_per_step", "samples_per_mode", "micro_batches", "length_buckets",
-              "updates_per_rollout")  # fmt: skip
-  for key in positive:
-    if c[key] < 1:
-      raise UserError(f"hgpo.{key}={c[key]} must be at least 1.")
-  if c.prompts_per_step % c.micro_batches:
-    raise UserError(
-      f"hgpo.micro_batches={c.micro_batches} does not divide "
-      f"hgpo.prompts_per_step={c.prompts_per_step}: micro-batches are equal parts of a step."
-    )
-  if c.skip_zero_advantages and c.beta:
-    raise UserError(
-      f"hgpo.skip_zero_advantages with hgpo.beta={c.beta}: the KL penalty gives every response a "
-      "gradient, advantage or not. Set hgpo.beta=0, or skip none."
-    )
-  try:
-    performance.parse_steps(config.profile_steps)
-  except ValueError as error:
-    raise UserError(str(error)) from error
-  if c.temperature <= 0:
-    raise UserError(f"hgpo.temperature={c.temperature}: rollouts must be sampled, so above 0.")
-
-
 def check_rows(run: Setup, stages: Sequence[str]) -> None:
   """Draws the first rows of the evaluation and of each stage: bad ones end a job before it trains.
 
   Raises:
-    UserError: a source cannot be read, or a row is bad; says where.
+    UserError: a source cannot be read, or a row is bad; says where. Or a step's prompts do not
+      divide over the mesh.
   """
   seed, c = run.config.seed, run.config.hft
+  if HGPO in stages:
+    validation.check_prompts(run.config, run.mesh)
   try:
     run.task.evaluation(1)
     if HFT in stages:
       run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
     if HGPO in stages:
       run.task.prompts(seed, 0, 1)
-  except (FileNotFoundError, ImportError, ValueError) as error:
+  except (ImportError, OSError, ValueError) as error:
     raise UserError(f"task={run.config.task!r}: {error}") from error
 
 
@@ -236,12 +179,16 @@ def load_policy(
     return _load_pretrained(init_from, mesh, numerics or {})
   run, checkpoint = find_checkpoint(init_from)
   config, tokenizer = _saved_policy(run / "policy")
+  validation.check_shards(config, mesh)
   return config, tokenizer, checkpoints.restore_params(checkpoint, config, mesh)
 
 
 def _saved_policy(folder: pathlib.Path) -> tuple[PolicyConfig, Tokenizer]:
-  fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-  return PolicyConfig.from_dict(fields), text.load_tokenizer(folder)
+  try:
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return PolicyConfig.from_dict(fields), text.load_tokenizer(folder)
+  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    raise UserError(f"{folder} holds no policy and tokenizer of this version: {error}") from error
 
 
 def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
@@ -251,6 +198,7 @@ def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
   def shardings(config: PolicyConfig) -> Any:
     if declared:
       _check_sizes(init_from, config, numerics)
+    validation.check_shards(config, mesh)
     return parallel.param_shardings(mesh, policy.logical_axes(config))
 
   try:

@@ -56,7 +56,7 @@ def boxed(solution: str) -> str:
 def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> PromptRow:
   """A mathematical query whose question stands in the column `prompt`."""
   if answer in (None, ""):
-    raise BadRow(f"no answer; the row has {', '.join(sorted(fields))}")
+    raise BadRow(f"no answer; the row has {rows.columns(fields)}")
   asked = math_prompt(rows.text_field(fields, prompt))
   return rows.prompt_row(
     {"prompt": asked, "answer": _whole(answer), "level": level, "source": source}
@@ -65,12 +65,12 @@ def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> P
 
 def _whole(answer) -> str:
   """Answers that a table turned into floats, such as 27.0, as the whole numbers they were."""
-  text = str(answer).strip()
+  text = rows.answer_text(answer).strip()
   return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
 
 
 def _gsm8k(fields: Fields) -> PromptRow:
-  _, mark, answer = str(fields.get("answer", "")).rpartition("####")
+  _, mark, answer = rows.text_field(fields, "answer").rpartition("####")
   if not mark:
     raise BadRow("the answer holds no '####'")
   return _question(fields, "question", answer.strip().replace(",", ""), source="gsm8k")
@@ -110,10 +110,21 @@ def _openr1_math(fields: Fields) -> HFTRow | None:
   """The first complete generation that was verified; `None` where the row has none."""
   generations = fields.get("generations")
   if generations is None:
-    raise BadRow(f"no 'generations'; the row has {', '.join(sorted(fields))}")
+    raise BadRow(f"no 'generations'; the row has {rows.columns(fields)}")
+  if not isinstance(generations, list):
+    raise BadRow(f"'generations' is {type(generations).__name__}, not a list")
   count = len(generations)
-  verified = fields.get("correctness_math_verify") or [True] * count
-  complete = fields.get("is_reasoning_complete") or [True] * count
+  verified, complete = (
+    fields.get(column) or [True] * count
+    for column in ("correctness_math_verify", "is_reasoning_complete")
+  )
+  if not (isinstance(verified, list) and isinstance(complete, list)) or (
+    len(verified) != count or len(complete) != count
+  ):
+    raise BadRow(
+      f"'correctness_math_verify' and 'is_reasoning_complete' are no lists of {count}, as "
+      "'generations'"
+    )
   for text, right, whole in zip(generations, verified, complete, strict=True):
     if right and whole:
       prompt = math_prompt(rows.text_field(fields, "problem"))
@@ -125,8 +136,9 @@ def _tulu3_preferences(fields: Fields) -> PromptRow:
   """The query of a preference pair; a reward model scores what is answered to it."""
   prompt = fields.get("prompt")
   if not prompt:
-    chosen = fields.get("chosen") or [{}]
-    prompt = chosen[0].get("content") if chosen[0].get("role") == "user" else None
+    match fields.get("chosen"):
+      case [{"role": "user", "content": prompt}, *_]:
+        pass
   return rows.prompt_row({"prompt": prompt, "answer": "", "source": "tulu3"})
 
 

@@ -245,6 +245,7 @@ def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str)
 
 
 def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> Known:
+  _check_fields(name, fields)
   unknown = sorted(set(fields) - set(_SOURCE_KEYS))
   if unknown or not fields.get("path"):
     raise ValueError(
@@ -266,9 +267,35 @@ def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> K
   return _of_kind(known, name, kind, key)
 
 
+def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
+  """Finds values of other types than a source's fields have."""
+
+  def is_table(value: Any) -> bool:
+    return hasattr(value, "items")  # a dict, or the config's own kind
+
+  if not is_table(fields):
+    raise ValueError(f"data.sources.{name}={fields!r} is no table of fields, such as 'path'.")
+  for field in filter(fields.__contains__, _SOURCE_KEYS):  # others are no fields at all
+    value = fields[field]
+    if field in ("columns", "constants"):
+      right, wanted = value is None or is_table(value), "a table of columns"
+      if field == "columns" and right:
+        right = all(isinstance(theirs, str) for theirs in dict(value or {}).values())
+        wanted += ", as in {'prompt': 'question'}"
+    elif field == "streaming":
+      right, wanted = isinstance(value, bool), "True or False"
+    else:
+      right, wanted = isinstance(value, str), "text"
+    if not right:
+      raise ValueError(f"data.sources.{name}.{field}={value!r} is not {wanted}.")
+
+
 def _check_file(path: str, key: str) -> None:
   """Finds a missing file before hours of training have passed."""
-  file = pathlib.Path(path).expanduser()
+  try:
+    file = pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise ValueError(f"{key}: {path}: {error}") from error
   if file.suffix in sources.SUFFIXES and not file.is_file():
     raise ValueError(f"{key}: {path} does not exist.")
 

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from lhrm_jax.data.rows import BadRow, Fields
+from lhrm_jax.data.rows import BadRow, Fields, columns
 
 Row = TypeVar("Row")
 ON_BAD_ROW = ("raise", "skip")
@@ -121,7 +121,7 @@ def _renamed(source: Source, fields: Fields) -> dict[str, Any]:
   renamed = {**fields, **source.constants}
   for ours, theirs in source.columns.items():
     if theirs not in fields:
-      raise BadRow(f"no column {theirs!r} (for {ours!r}); it has {', '.join(sorted(fields))}")
+      raise BadRow(f"no column {theirs!r} (for {ours!r}); it has {columns(fields)}")
     renamed[ours] = fields[theirs]
   return renamed
 
@@ -144,17 +144,26 @@ def _located(source: Source) -> Iterable[tuple[str, Fields | BadRow]]:
 
 
 def _from_jsonl(path: pathlib.Path) -> Iterator[tuple[str, Fields | BadRow]]:
-  with path.open(encoding="utf-8") as file:
+  with path.open("rb") as file:
     for number, line in enumerate(file, start=1):
-      if not line.strip():
-        continue
-      try:
-        fields = json.loads(line)
-        if not isinstance(fields, dict):
-          fields = BadRow(f"is a JSON {type(fields).__name__}, not an object")
-      except json.JSONDecodeError as error:
-        fields = BadRow(f"is no JSON ({error.msg} at column {error.colno})")
-      yield f"{path}:{number}", fields
+      if line.strip():
+        yield f"{path}:{number}", _json_object(line)
+
+
+def _json_object(line: bytes) -> Fields | BadRow:
+  try:
+    fields = json.loads(line.decode("utf-8-sig"))
+  except UnicodeDecodeError as error:
+    return BadRow(f"is not UTF-8 ({error.reason} at byte {error.start + 1})")
+  except json.JSONDecodeError as error:
+    return BadRow(f"is no JSON ({error.msg} at column {error.colno})")
+  except RecursionError:
+    return BadRow("is JSON nested too deeply")
+  except ValueError:  # Python converts no text of more than 4,300 digits
+    return BadRow("holds a number of too many digits")
+  if not isinstance(fields, dict):
+    return BadRow(f"is a JSON {type(fields).__name__}, not an object")
+  return fields
 
 
 def _from_parquet(path: pathlib.Path) -> Iterator[tuple[str, Fields]]:

@@ -5,10 +5,12 @@ Large Hybrid-Reasoning Models (https://arxiv.org/abs/2505.14631), stage II.
 """
 
 import dataclasses
+import math
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lhrm_jax.objectives.masked import group_normalise, leave_one_out
@@ -75,6 +77,32 @@ def assign_rewards(
   else:
     best = jnp.arange(scores.shape[2]) == jnp.argmax(scores, axis=2)[..., None]
   return r_inter, best.astype(jnp.float32)
+
+
+def equivalent_deltas(delta: float, samples: int) -> tuple[float, float]:
+  """The values of `delta` that give the same inter rewards as this one, where scores are 0 or 1.
+
+  The means of two groups of `G` such scores differ by `k / G` for a whole `k` from `-G` to `G`, and
+  thinking wins from some smallest `k` on; `delta` only says which.
+
+  Args:
+    delta: see `assign_rewards`.
+    samples: per mode, `G`.
+
+  Returns:
+    `low` and `high` of the interval `low <= delta < high`: `(k - 1) / G` and `k / G`. `high` is
+    infinite where thinking never wins, and `low` is minus infinity where it always does. Just below
+    `high`, within the tolerance for ties (1e-6), a value already counts as `high`.
+  """
+  leads = np.arange(-samples, samples + 1)
+  # In float32 and with the tolerance, as `assign_rewards` compares.
+  margins = leads.astype(np.float32) / np.float32(samples) - np.float32(delta)
+  wins = leads[margins > np.float32(_TIE_TOLERANCE)]
+  if not len(wins):
+    return 1.0, math.inf
+  least = int(wins[0])
+  low = (least - 1) / samples if least > -samples else -math.inf
+  return low, least / samples
 
 
 def advantages(

@@ -7,6 +7,8 @@ ROPE_SCALINGS = ("none", "linear", "llama3")
 REMAT_POLICIES = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("auto", "xla", "cudnn", "splash")
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads",
+          "num_kv_heads", "max_positions", "logprob_chunk")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,9 @@ class PolicyConfig:
   attention_chunk: int = 0
 
   def __post_init__(self):
+    for name in _SIZES:
+      if getattr(self, name) < 1:
+        raise ValueError(f"policy.{name}={getattr(self, name)} must be at least 1.")
     if not self.head_dim:
       object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
     if self.logit_vocab_size > self.vocab_size:
@@ -97,11 +102,19 @@ class PolicyConfig:
       )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-        f"policy.num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}: "
-        "every group of query heads shares one key head."
+        f"policy.num_heads={self.num_heads} is no multiple of "
+        f"policy.num_kv_heads={self.num_kv_heads}: every group of query heads shares one key head."
+      )
+    if self.head_dim < 1:
+      raise ValueError(
+        f"policy.head_dim={self.head_dim} must be at least 2; 0 takes policy.hidden_size // "
+        f"policy.num_heads, here {self.hidden_size} // {self.num_heads}."
       )
     if self.head_dim % 2:
-      raise ValueError(f"policy.head_dim={self.head_dim} is odd: RoPE rotates pairs of channels.")
+      raise ValueError(
+        f"policy.head_dim={self.head_dim} is odd (if not set, it is policy.hidden_size // "
+        "policy.num_heads): RoPE rotates pairs of channels."
+      )
     _check_choice("policy.remat", self.remat, REMAT_POLICIES)
     _check_choice("policy.attention", self.attention, ATTENTIONS)
     _check_choice("policy.dtype", self.dtype, DTYPES)

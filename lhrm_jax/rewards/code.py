@@ -27,6 +27,7 @@ from lhrm_jax.text.responses import parse_response
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.S | re.M)
 _HARNESS = pathlib.Path(__file__).with_name("code_harness.py")
 MAX_PROGRAM = 200_000
+_FORMS = "code tests are a JSON object with one of 'asserts', 'calls' and 'io'"
 
 
 def score(response: str, answer: str) -> float:
@@ -36,7 +37,10 @@ def score(response: str, answer: str) -> float:
     ValueError: `answer` is not in one of the three forms.
     sandbox.SandboxUnavailable: this platform cannot isolate the program; nothing was run.
   """
-  tests = json.loads(answer)
+  try:
+    tests = json.loads(answer)
+  except ValueError as error:
+    raise ValueError(f"{_FORMS}; the answer is no JSON ({error})") from error
   part = parse_response(response).answer
   program = None if part is None else last_block(part)
   return 0.0 if program is None else float(passes(program, tests))
@@ -54,7 +58,7 @@ _PYTHON = ("", "python", "py", "python3")
 def passes(program: str, tests: dict, limits: sandbox.Limits | None = None) -> bool:
   """Whether `program` passes all of `tests` (the forms above); see `score` for what it raises."""
   if not isinstance(tests, dict) or len({"asserts", "calls", "io"} & set(tests)) != 1:
-    raise ValueError("code tests are a JSON object with one of 'asserts', 'calls' and 'io'")
+    raise ValueError(_FORMS)
   if len(program) > MAX_PROGRAM:
     return False
   if "io" in tests:

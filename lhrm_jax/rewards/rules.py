@@ -127,3 +127,7 @@ def multiple_choice(prompt: str, response: str, answer: str) -> float:
   final = found is not None and found.how in ("box", "tag", "hash", "bare")
   picked = choice.picked(found.text) if final else choice.stated(part)
   return float(picked == gold[0])
+
+
+# Rewards whose scores are 0 or 1, so that a group's mean is a multiple of 1 / G.
+BINARY = (exact_match, math, numeric, code, multiple_choice)

@@ -242,3 +242,48 @@ def test_unknown_names_are_answered_with_the_known_ones():
 def test_solutions_without_a_whole_box_are_bad(solution):
   with pytest.raises(rows.BadRow):
     known.boxed(solution)
+
+
+@pytest.mark.parametrize(
+  ("line", "reason"),
+  [
+    (b'{"prompt": "\xff", "answer": "1"}', r"is not UTF-8 \(invalid start byte at byte 13\)"),
+    (b'{"prompt": "q", "answer": ' + b"9" * 5000 + b"}", "holds a number of too many digits"),
+    (b'{"prompt": ' + b"[" * 100_000, "is JSON nested too deeply"),
+    (b'{"prompt": "q \\ud83d", "answer": "1"}', r"'prompt' holds '\\ud83d' at character 2"),
+    (b'{"prompt": "q", "answer": "\\udfff"}', "'answer' holds"),
+    (b'{"prompt": "q", "answer": ["1"]}', "'answer' is list, neither text nor a number"),
+    (b'{"prompt": "q", "answer": NaN}', "answer=nan"),
+    (b'{"prompt": "q", "answer": "1", "level": Infinity}', "level=inf is no number"),
+    (b'{"prompt": "q", "answer": "1", "level": 1e12}', "level=1000000000000.0 is beyond"),
+  ],
+)
+def test_a_line_that_cannot_be_a_row_says_why_and_where(tmp_path, line, reason):
+  path = tmp_path / "toy.jsonl"
+  path.write_bytes(b'{"prompt": "q", "answer": "1"}\n' + line + b"\n")
+  with pytest.raises(ValueError, match=rf"toy\.jsonl:2: {reason}"):
+    sources.load(Source(str(path)), rows.prompt_row)
+  assert len(sources.load(Source(str(path)), rows.prompt_row, on_bad_row="skip").rows) == 1
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+  path = tmp_path / "toy.jsonl"
+  path.write_bytes(b'\xef\xbb\xbf{"prompt": "q", "answer": "1"}\n')
+  assert sources.load(Source(str(path)), rows.prompt_row).rows == [PromptRow("q", "1")]
+
+
+@pytest.mark.parametrize(
+  ("name", "changes"),
+  [
+    ("openr1_math", {"generations": 3}),
+    ("openr1_math", {"correctness_math_verify": [True]}),
+    ("openr1_math", {"is_reasoning_complete": 1.0}),
+    ("tulu3_preferences", {"prompt": None, "chosen": "hello"}),
+    ("gsm8k_think", {"answer": ["#### 3"]}),
+    ("deepscaler", {"answer": [7]}),
+  ],
+)
+def test_columns_of_other_types_than_a_data_set_has_are_bad_rows(tmp_path, name, changes):
+  path = write_jsonl(tmp_path / "copy.jsonl", [{**KNOWN_FIELDS[name], **changes}])
+  with pytest.raises(ValueError, match=r"copy\.jsonl:1: "):
+    known.load_known(name, path=str(path))

@@ -52,7 +52,7 @@ def flags(tmp_path_factory):
     "--config.data.long_prompts=skip", "--config.data.max_prompt_tokens=150",
     "--config.data.max_response_tokens=40", "--config.data.max_no_think_tokens=12",
     "--config.hft.steps=2", "--config.hft.think_per_step=6", "--config.hft.no_think_per_step=6",
-    "--config.hft.packed_length=128", "--config.hft.micro_batch_rows=2",
+    "--config.hft.packed_length=192", "--config.hft.micro_batch_rows=2",
     "--config.hgpo.steps=2", "--config.hgpo.prompts_per_step=4", "--config.hgpo.eval_every=0",
     "--config.evaluation.prompts=4", "--config.evaluation.samples=1",
   ]  # fmt: skip

@@ -141,3 +141,42 @@ def test_a_registered_advantage_is_found():
 
   result = registry.get("twice_grpo")(jnp.array([[[1.0, 0.0]]]))
   np.testing.assert_allclose(result.tag, [[[2.0, -2.0]]])
+
+
+@pytest.mark.parametrize(
+  ("delta", "samples", "interval"),
+  [
+    (0.2, 2, (0.0, 0.5)),  # a lead of 1 of 2 wins; none does not
+    (0.0, 2, (0.0, 0.5)),  # at equal means no_think wins, so 0 needs a lead as well
+    (0.5, 2, (0.5, 1.0)),  # a lead of 1 of 2 is a tie
+    (0.2, 5, (0.2, 0.4)),  # 0.6 - 0.4 - 0.2 is 1.5e-8 in float32: within the tolerance, a tie
+    (-0.1, 4, (-0.25, 0.0)),
+    (0.34, 3, (1 / 3, 2 / 3)),
+    (1.0, 4, (1.0, np.inf)),  # no lead is above 1
+    (-1.0, 4, (-1.0, -0.75)),  # think loses where it is all wrong and no_think all right
+    (-1.1, 4, (-np.inf, -1.0)),
+  ],
+)
+def test_deltas_that_are_the_same_rule_for_binary_scores(delta, samples, interval):
+  np.testing.assert_allclose(hgpo.equivalent_deltas(delta, samples), interval)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 5, 7])
+def test_equivalent_deltas_are_those_the_comparison_cannot_tell_apart(samples):
+  right = np.arange(samples + 1)
+  groups = (np.arange(samples) < right[:, None]).astype(np.float32)  # every number of right answers
+  every = np.stack(np.broadcast_arrays(groups[:, None], groups[None]), axis=2)
+  every = every.reshape(-1, 2, samples)
+
+  @jax.jit
+  def winners(delta):
+    return hgpo.assign_rewards(every, delta=delta)[0]
+
+  edges = np.arange(-samples, samples + 1) / samples
+  deltas = np.unique([*edges, *(edges + 0.3 / samples), *(edges - 1e-4), -1.7, 1.7])
+  rules = {float(delta): winners(delta).tobytes() for delta in deltas}
+  for delta in deltas:
+    low, high = hgpo.equivalent_deltas(float(delta), samples)
+    assert low <= delta < high
+    for other, rule in rules.items():
+      assert (rule == rules[delta]) == (low <= other < high), (delta, other)

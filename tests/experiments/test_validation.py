@@ -1,0 +1,173 @@
+"""What a config may hold: a rule for every key, all problems at once, and equivalent deltas."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+
+from experiments import command_line, setup, validation
+from experiments.command_line import UserError
+from experiments.configs import arithmetic, defaults
+from lhrm_jax.parallel import MESH_AXES
+from lhrm_jax.policy import PolicyConfig
+
+
+def test_every_key_has_a_rule_that_its_default_keeps():
+  keys = dict(validation.flatten(defaults.get_config()))
+  assert set(keys) == set(validation.RULES)
+  assert validation.problems(defaults.get_config()) == []
+
+
+def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
+  config = arithmetic.get_config()
+  config.hgpo.clip_low, config.hft.steps, config.hgpo.tie = 1.5, -3, "last"
+  with pytest.raises(UserError) as error:
+    validation.check(config)
+  first, *lines = str(error.value).splitlines()
+  assert first.startswith("3 of the config's values")
+  assert lines == [
+    "  hft.steps=-3 must be a whole number from 0 to 2,147,483,647. Set --config.hft.steps; the "
+    "default is 1000.",
+    "  hgpo.tie='last' must be one of 'all', 'first'. Set --config.hgpo.tie; the default is 'all'.",
+    "  hgpo.clip_low=1.5 must be a finite number of at least 0 and at most 1. Set "
+    "--config.hgpo.clip_low; the default is 0.5.",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"hgpo.sampling_chunks": 3}, "hgpo.prompts_per_step=32 does not divide into hgpo.sampling_ch"),
+    ({"hgpo.samples_per_mode": 1}, "always its best"),
+    ({"hgpo.pairing": "free"}, "choose another, such as 'grpo'"),
+    ({"hgpo.steps": 2**27}, r"at most 67,108,863 steps"),
+    ({"hgpo.skip_zero_advantages": True}, "Set hgpo.beta=0"),
+    ({"hft.think_per_step": 0, "hft.no_think_per_step": 0}, "nothing to train on"),
+    ({"hft.packed_length": 48}, "Set it to 49 or more"),
+    ({"profile_steps": "9:3"}, "profile_steps='9:3' names no steps"),
+    ({"checkpoint.best": "eval/acuracy"}, "must be '' or one of eval/accuracy"),
+    ({"checkpoint.best": "eval/accuracy", "hgpo.eval_every": 0}, "set that above 0"),
+    ({"reward": "exactmatch"}, "did you mean 'exact_match'"),
+    ({"reward_weights": {"mathematics": 1.0}}, "no reward named 'mathematics'"),
+  ],
+)
+def test_values_that_do_not_go_together_are_refused(changes, message):
+  config = arithmetic.get_config()
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(UserError, match=message):
+    validation.check(config)
+
+
+def test_a_packed_row_may_be_short_where_what_does_not_fit_is_skipped():
+  config = arithmetic.get_config()
+  config.hft.packed_length, config.data.long_demonstrations = 30, "skip"
+  validation.check(config)
+
+
+def mesh(data=1, fsdp=1, tensor=1):
+  return AbstractMesh((data, fsdp, tensor), MESH_AXES)
+
+
+def test_every_parameter_must_divide_over_the_mesh():
+  config = PolicyConfig(32, 48, 96, 2, num_heads=6, num_kv_heads=2)
+  validation.check_shards(config, mesh(data=5, fsdp=16, tensor=2))
+  with pytest.raises(UserError) as error:
+    validation.check_shards(config, mesh(fsdp=5, tensor=4))
+  assert str(error.value).startswith(
+    "policy.hidden_size=48 does not divide by mesh.fsdp=5; policy.num_heads=6 does not divide by "
+    "mesh.tensor=4; policy.num_kv_heads=2 does not divide by mesh.tensor=4: "
+  )
+
+
+@pytest.fixture(scope="module")
+def run():
+  config = arithmetic.get_config()
+  config.compilation_cache = ""
+  return setup.make(config)
+
+
+def test_lengths_beyond_the_positions_are_refused(run):
+  config = run.config.copy_and_resolve_references()
+  config.data.max_no_think_tokens = 43  # 22 + 43 > 64
+  with pytest.raises(UserError, match=r"data\.max_no_think_tokens = 65"):
+    validation.check_policy(config, run.policy_config, run.tokenizer)
+
+
+def test_a_tokenizer_with_ids_beyond_the_vocabulary_is_refused(run):
+  tokens = run.tokenizer.vocab_size
+  padded = dataclasses.replace(run.policy_config, vocab_size=tokens + 9, logit_vocab_size=tokens)
+  validation.check_policy(run.config, padded, run.tokenizer)
+  short = dataclasses.replace(padded, logit_vocab_size=tokens - 1)
+  with pytest.raises(UserError, match=f"ids from 0 to {tokens - 1}, and the policy a vocabulary"):
+    validation.check_policy(run.config, short, run.tokenizer)
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="cuDNN is to be had there")
+def test_attention_that_this_machine_lacks_is_refused_before_it_is_traced(run):
+  config = dataclasses.replace(run.policy_config, attention="cudnn")
+  with pytest.raises(UserError, match="needs a GPU"):
+    validation.check_policy(run.config, config, run.tokenizer)
+
+
+def test_a_delta_that_is_one_of_many_equal_ones_is_reported(capsys):
+  config = arithmetic.get_config()
+  config.compilation_cache = ""
+  config.hgpo.delta, config.hgpo.samples_per_mode = 0.2, 2
+  setup.make(config)
+  warned = capsys.readouterr().err
+  assert warned.count("hgpo.delta=0.2") == 1 and "every value in [0, 0.5)" in warned
+  assert "at least 1 more right responses of 2" in warned
+  config.hgpo.delta = 1.0
+  assert "[1, inf): no-think always wins" in validation.warnings(config)[0]
+  config.hgpo.delta = -1.5
+  assert "[-inf, -1): thinking always wins" in validation.warnings(config)[0]
+  for key, value in (("reward", "length"), ("hgpo.advantage", "grpo"), ("hgpo.steps", 0)):
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict({key: value})
+    assert validation.warnings(other) == [], (
+      f"{key}={value}: delta is of no account, or is told apart"
+    )
+
+
+def test_a_bad_config_leaves_no_folder(tmp_path):
+  from experiments.run_folder import RunFolder
+
+  config = arithmetic.get_config()
+  config.checkpoint.every = 0
+  with pytest.raises(UserError, match=r"checkpoint\.every=0"):
+    RunFolder(str(tmp_path / "run"), config, stages=("hft",)).__enter__()
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_over_the_limit_ends_the_job_with_the_key(run):
+  config = run.config.copy_and_resolve_references()
+  config.data.max_prompt_tokens = 5
+  short = dataclasses.replace(run, config=config)
+  with pytest.raises(UserError, match=r"data\.max_prompt_tokens=5"):
+    short.evaluator()
+
+
+def test_prompts_must_divide_over_the_devices(run):
+  devices = np.array(jax.devices() * 3)[:3].reshape(3, 1, 1)
+  three = jax.sharding.Mesh(devices, MESH_AXES)
+  with pytest.raises(UserError, match=r"hgpo\.prompts_per_step=32: 32 rows do not divide"):
+    validation.check_prompts(run.config, three)
+
+
+def test_running_out_of_memory_is_a_message_and_other_faults_are_not_hidden(capsys):
+  def fail(error):
+    def main(_):
+      raise error
+
+    command_line._reporting(main, [])
+
+  exhausted = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+  for error in (exhausted, MemoryError("Unable to allocate 9 TiB")):
+    with pytest.raises(SystemExit):
+      fail(error)
+    message = capsys.readouterr().err
+    assert message.startswith("error: out of memory: ") and "experiments.plan" in message
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    fail(jax.errors.JaxRuntimeError("INTERNAL: a bug"))
