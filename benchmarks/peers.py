@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
   parser.add_argument("--venvs", type=pathlib.Path, default=pathlib.Path("build/peers"),
-                      help="folder of the environments, by library; missing ones are made")  # fmt: skip
+                      help="environments by library; missing ones are made")  # fmt: skip
   parser.add_argument("--prompts", type=int, default=8)
   parser.add_argument("--samples", type=int, default=4, help="responses per mode")
   parser.add_argument("--prompt-tokens", type=int, default=32)
