@@ -98,7 +98,7 @@ def main() -> None:
         disable_tqdm=True,
         model_init_kwargs={"dtype": "float32"},
       ),
-      train_dataset=Dataset.from_dict({"prompt": prompts}),
+      train_dataset=Dataset.from_dict({"prompt": 1000 * prompts}),
       processing_class=word_tokenizer(workload),
       callbacks=[steps],
     )

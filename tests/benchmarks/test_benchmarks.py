@@ -70,7 +70,8 @@ def test_step(small, tmp_path):
 
 
 def test_update(small, tmp_path):
-  report = run(update.main, tmp_path, *SHAPE, "--buckets", "1", "4")
+  longer = ["--response-tokens=64", "--ragged=0"]  # more than one width
+  report = run(update.main, tmp_path, *SHAPE, *longer, "--buckets", "1", "4")
   assert report["buckets_4"]["padding_share"] < report["buckets_1"]["padding_share"]
   assert report["buckets_4"]["loss"] == pytest.approx(report["buckets_1"]["loss"], abs=1e-5)
 
