@@ -104,6 +104,7 @@ def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatc
 
   parts = {"decode_batch_8": fail, "check": lambda: {"ok": True}}
   monkeypatch.setattr(gpu, "parts_of", lambda *_: parts)
+  monkeypatch.setattr(measuring, "machine", lambda *_: {})
   out = tmp_path / "gpu.json"
   with pytest.raises(SystemExit, match="decode_batch_8"):
     gpu.main(["--tiny", f"--out={out}"])
