@@ -145,9 +145,10 @@ def python_of(name: str, venvs: pathlib.Path) -> pathlib.Path | str:
   overrides = folder / "overrides.txt"
   lines = [f"{package} ; sys_platform == 'never'\n" for package in library.without]
   overrides.write_text("".join(lines), encoding="utf-8")
-  command = [uv, "pip", "install", "--python", python, "--override", overrides, "--torch-backend",
-             "cpu", *library.packages]  # fmt: skip
-  subprocess.run(command, check=True)
+  # torch's wheels for CPUs lie in its own index, unless they were put elsewhere.
+  index = [] if "UV_FIND_LINKS" in os.environ else ["--torch-backend", "cpu"]
+  command = [uv, "pip", "install", "--python", python, "--override", overrides, *index]
+  subprocess.run([*command, *library.packages], check=True)
   making.unlink()
   return python
 
