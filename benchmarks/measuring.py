@@ -1,5 +1,6 @@
 """What every benchmark shares: timing, the machine's description, rooflines, the JSON written."""
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -12,12 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from lhrm_jax import parallel, policy
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, Rollouts
 from lhrm_jax.sampling.rollouts import STOPPED
-from lhrm_jax.training.performance import Ceilings, ceilings
+from lhrm_jax.training.performance import Ceilings, ceilings, matrix_params
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -108,6 +111,11 @@ def hybrid_lengths(
   return np.maximum(lengths, 2).astype(np.int32)
 
 
+def full_lengths(prompts: int, samples: int, longest: int) -> np.ndarray:
+  """`[B, 2, G]` int32 response lengths, all the same: no row leaves early."""
+  return np.full((prompts, 2, samples), longest, np.int32)
+
+
 def random_prompts(vocab_size: int, prompts: int, length: int, seed: int = 0) -> Prompts:
   """`prompts` prompts of exactly `length` random tokens."""
   tokens = np.random.default_rng(seed).integers(8, vocab_size, (prompts, length), np.int32)
@@ -123,12 +131,47 @@ def random_rollouts(config: PolicyConfig, prompts: Prompts, lengths: np.ndarray)
   return Rollouts(prompts, responses, lengths, logprobs, finish_reason, np.int32(0))
 
 
+def weight_bytes(config: PolicyConfig) -> float:
+  """Bytes of the matrices in the compute dtype: what one forward pass reads at least."""
+  return float(sum(matrix_params(config)) * jnp.dtype(config.dtype).itemsize)
+
+
+def sampling_params(config: PolicyConfig) -> policy.Params:
+  """Random parameters in the compute dtype, a copy on each device."""
+
+  def init() -> policy.Params:
+    return policy.in_compute_dtype(config, policy.init(config, jax.random.key(0)))
+
+  return jax.jit(init, out_shardings=parallel.replicated(parallel.make_mesh()))()
+
+
+def add_shape_arguments(parser: argparse.ArgumentParser) -> None:
+  """The command-line arguments that sampling and whole steps share."""
+  parser.add_argument("--shape", choices=SHAPES, default="tiny")
+  parser.add_argument("--prompts", type=int, default=8)
+  parser.add_argument("--samples", type=int, default=4, help="responses per mode")
+  parser.add_argument("--prompt-tokens", type=int, default=32)
+  parser.add_argument("--response-tokens", type=int, default=128, help="of the longest")
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--out", type=pathlib.Path, help="where the figures go, as JSON")
+
+
+def mixes(args: argparse.Namespace) -> dict[str, np.ndarray]:
+  """The lengths `[B, 2, G]` of both mixes at the shape asked for."""
+  shape = args.prompts, args.samples, args.response_tokens
+  return {"hybrid": hybrid_lengths(*shape), "full": full_lengths(*shape)}
+
+
 def write(report: dict[str, Any], path: pathlib.Path | None) -> None:
   """Prints the report as JSON, and writes it to `path` where one is given."""
-  text = json.dumps(report, indent=2)
-  print(text, flush=True)
+  print(json.dumps(report, indent=2), flush=True)
   if path:
-    path.write_text(text + "\n", encoding="utf-8")
+    save(report, path)
+
+
+def save(report: dict[str, Any], path: pathlib.Path) -> None:
+  """Writes the report to `path` as JSON."""
+  path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _cpu_name() -> str:

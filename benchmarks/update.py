@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -71,11 +72,10 @@ def measure(
 
   ceiling = performance.ceilings(config.dtype)
   flops = performance.rollout_flops(config, rollouts)
-  weights = sum(performance.matrix_params(config)) * jnp.dtype(config.dtype).itemsize
   scoring = measuring.seconds(lambda: score(state.params, rollouts), repeats)
   updating = measuring.seconds(update, repeats)
   tokens = int(rollouts.lengths.sum())
-  logprob = measuring.figure(scoring, flops, weights, ceiling)
+  logprob = measuring.figure(scoring, flops, measuring.weight_bytes(config), ceiling)
   updated = measuring.figure(updating, 3 * flops, update_bytes(config), ceiling)
   metrics = update()
   return {
@@ -91,7 +91,7 @@ def measure(
   }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--shape", choices=measuring.SHAPES, default="tiny")
   parser.add_argument("--prompts", type=int, default=8)
@@ -104,7 +104,7 @@ def main() -> None:
   parser.add_argument("--remat", help="none, dots or full; the shape's own by default")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--out", type=pathlib.Path, help="where the figures go, as JSON")
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
 
   config = measuring.SHAPES[args.shape]
   if args.remat:

@@ -1,0 +1,1 @@
+"""One process per library that `benchmarks.peers` compares, each in an environment of its own."""
