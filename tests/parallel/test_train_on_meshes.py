@@ -26,3 +26,8 @@ def test_a_mesh_of_all_axes_trains_like_one_device():
 def test_every_mesh_trains_like_one_device():
   """Every mesh of 1, 2, 4 and 8 devices: 10 HFT and 5 HGPO steps."""
   train_on_meshes("--hft", "10", "--hgpo", "5", timeout=3600)
+
+
+@pytest.mark.slow
+def test_eight_devices_stay_with_one_over_twenty_steps():
+  train_on_meshes("--hft", "10", "--hgpo", "10", "8,1,1", timeout=1200)
