@@ -4,6 +4,7 @@
 `token_logprobs`) is apart. The sampler and the trainer call the same `apply`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ def in_compute_dtype(config: PolicyConfig, params: Params) -> Params:
   )
 
 
+@functools.cache  # traces `init`, and is asked for in every step
 def logical_axes(config: PolicyConfig) -> Any:
   """For every parameter a tuple of logical axis names, as the tree of `init`."""
   boxed = jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0)))
