@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lhrm_jax.parallel.chips import CHIPS
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Rollouts
 
@@ -105,12 +106,17 @@ DATASHEETS = {
   "NVIDIA H100 NVL": (835e12, 3.9e12),
   "NVIDIA H100": (989.4e12, 3.35e12),
   "NVIDIA H200": (989.4e12, 4.8e12),
-  "TPU v4": (275e12, 1.228e12),
-  "TPU v5 lite": (197e12, 0.819e12),
-  "TPU v5e": (197e12, 0.819e12),
-  "TPU v5": (459e12, 2.765e12),
-  "TPU v6 lite": (918e12, 1.64e12),
-  "TPU v6e": (918e12, 1.64e12),
+  **{
+    kind: (CHIPS[name].flops, CHIPS[name].bandwidth)
+    for kind, name in {
+      "TPU v4": "v4",
+      "TPU v5 lite": "v5e",
+      "TPU v5e": "v5e",
+      "TPU v5": "v5p",
+      "TPU v6 lite": "v6e",
+      "TPU v6e": "v6e",
+    }.items()
+  },
 }
 
 
