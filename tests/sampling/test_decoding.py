@@ -74,7 +74,12 @@ def lockstep(config, params, spec, prompts, limits):
 
 @pytest.mark.parametrize(
   "ladder, scan_layers",
-  [((1, 1, 1, 1), False), ((3, 2, 4, 1), False), ((6, 1, 3, 5), True), (None, True)],
+  [
+    ((1, 1, 1, 1), False),
+    pytest.param((3, 2, 4, 1), False, marks=pytest.mark.slow),
+    ((6, 1, 3, 5), True),
+    (None, True),
+  ],
   ids=["one loop", "fine", "odd", "default"],
 )
 def test_equals_lockstep_whatever_the_stages_and_blocks(

@@ -26,6 +26,11 @@ from tests.conftest import policy_logits, take
 LEARNING_RATE = 1e-2
 
 
+def some_slow(values, quick):
+  """Each compiles an update of its own; all but one wait for `make test-slow`."""
+  return [pytest.param(v, marks=() if v == quick else pytest.mark.slow) for v in values]
+
+
 def objective(tokenizer, **fields):
   options = {
     "clip_low": 0.2, "clip_high": 0.2, "beta": 0.05, "aggregation": "token_mean",
@@ -91,7 +96,7 @@ def plain_loss(config, spec, params, batch):
   [
     {"aggregation": "sequence_sum"},
     {"aggregation": "token_mean", "temperature": 0.7},
-    {"aggregation": "sequence_mean", "gamma": 0.9},
+    pytest.param({"aggregation": "sequence_mean", "gamma": 0.9}, marks=pytest.mark.slow),
     {"aggregation": "constant_length", "tag_weight": 3.0},
   ],
 )
@@ -130,7 +135,7 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
   assert parts.low_clip.mean() > 0 and parts.high_clip.mean() > 0
 
 
-@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", some_slow(losses.AGGREGATIONS, "token_mean"))
 def test_skipped_responses_had_no_gradient(config, params, tokenizer, batch, aggregation):
   """Advantages of 0 in half the rows, whole queries among them."""
   keep = (jnp.arange(batch.rollouts.lengths.size) % 2).reshape(batch.rollouts.lengths.shape) == 1
@@ -183,7 +188,7 @@ def test_importance_ratio_is_one_on_the_first_update(
   assert float(metrics["clip_ratio/low_mean"]) == float(metrics["clip_ratio/high_mean"]) == 0
 
 
-@pytest.mark.parametrize("aggregation", ["sequence_sum", "token_mean"])
+@pytest.mark.parametrize("aggregation", some_slow(["sequence_sum", "token_mean"], "token_mean"))
 def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregation):
   spec = objective(tokenizer, aggregation=aggregation)
   loss, grad = loss_and_grad(config, spec, params, batch)
@@ -236,7 +241,7 @@ def pad_batch(batch, prompt_by=5, response_by=4, fill=11):
   return dataclasses.replace(batch, rollouts=rollouts, ref=ref, old_logprobs=old)
 
 
-@pytest.mark.parametrize("aggregation", ["sequence_sum", "token_mean", "sequence_mean"])
+@pytest.mark.parametrize("aggregation", some_slow(losses.AGGREGATIONS, "sequence_mean"))
 def test_padding_changes_nothing(config, params, tokenizer, batch, aggregation):
   """Also when the padding is a real token's id, and NaN stands in the padded log-probabilities."""
   spec = objective(tokenizer, aggregation=aggregation)
