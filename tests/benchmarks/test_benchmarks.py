@@ -58,6 +58,7 @@ def test_rollout(small, tmp_path):
   assert by_samples["samples_1"]["flops"] == by_samples["samples_2"]["flops"]
 
 
+@pytest.mark.slow
 def test_step(small, tmp_path):
   report = run(step.main, tmp_path, *SHAPE)
   for mix in ("hybrid", "full"):
@@ -69,6 +70,7 @@ def test_step(small, tmp_path):
   assert report["full"]["padding_share"] < report["hybrid"]["padding_share"]
 
 
+@pytest.mark.slow
 def test_update(small, tmp_path):
   longer = ["--response-tokens=64", "--ragged=0"]  # more than one width
   report = run(update.main, tmp_path, *SHAPE, *longer, "--buckets", "1", "4")

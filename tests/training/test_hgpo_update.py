@@ -175,8 +175,12 @@ def update(config, tokenizer, params, batch, learning_rate=LEARNING_RATE, **fiel
   return step, *step(state, batch)
 
 
-@pytest.mark.parametrize("micro_batches", [1, 3])
-@pytest.mark.parametrize("old", ["implicit", "scored"])
+@pytest.mark.parametrize(
+  "micro_batches, old",
+  [(1, "implicit"), (3, "scored"),
+   pytest.param(3, "implicit", marks=pytest.mark.slow),
+   pytest.param(1, "scored", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_importance_ratio_is_one_on_the_first_update(
   config, params, tokenizer, batch, micro_batches, old
 ):
