@@ -273,6 +273,8 @@ class Instruments:
       metrics["perf/decode_bandwidth_utilisation"] = (
         moved / parts["rollout"] / self._ceilings.bandwidth
       )
+    if rollouts.decode_steps is not None and rollouts.decode_steps.any():
+      metrics["perf/live_slots"] = float(rollouts.live_slots)
     peak = peak_memory()
     if peak is not None:
       metrics["perf/peak_memory_gib"] = peak / 2**30

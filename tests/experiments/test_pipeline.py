@@ -94,7 +94,7 @@ def test_metrics_bear_the_promised_names(workdir):
     "mode/think/mean_length", "mode/no_think/clipped_ratio", "mode/winner_think_frac",
     "mode/tie_frac", "mode/tag_entropy", "mode/tag_kl", "time/rollout", "time/reward",
     "time/logprob", "time/update", "time/checkpoint", "perf/tokens_per_second", "perf/mfu",
-    "perf/compiles",
+    "perf/compiles", "perf/live_slots",
   }  # fmt: skip
   assert all(abs(row["importance_ratio/mean"] - 1) < 1e-6 for row in steps)
   assert steps[0]["kl"] == pytest.approx(0, abs=1e-6), "the reference is where HGPO starts"
