@@ -76,7 +76,7 @@ def make_step(
   cast = jax.jit(policy.in_compute_dtype, static_argnums=0)
   spec = rollout.spec(samples, max_tokens)
   objective = update.spec(buckets, micro_batches, beta=beta)
-  score = make_score(config, update.OPENING, 1.0, buckets)
+  score = make_score(config, update.OPENING, 1.0, buckets, mesh)
   learn = make_hgpo_step(config, objective, optimizer, schedule, mesh)
   advantages_of = jax.jit(lambda scores: hgpo.advantages(scores, alpha=1.0, delta=0.2))
   clock, steps = performance.Stopwatch(), 0

@@ -54,7 +54,7 @@ def measure(
   optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
   mesh = parallel.make_mesh()
   state = train_state.create(config, optimizer, mesh, jax.random.key(0))
-  score = make_score(config, OPENING, 1.0, buckets)
+  score = make_score(config, OPENING, 1.0, buckets, mesh)
   step = make_hgpo_step(config, spec(buckets, micro_batches), optimizer, schedule, mesh)
   scores = jax.random.bernoulli(jax.random.key(1), 0.5, rollouts.lengths.shape)
   advantages = hgpo.advantages(scores.astype(jnp.float32), alpha=1.0, delta=0.2)

@@ -66,7 +66,7 @@ def train(
   )
   stage.save_start(state)
   update = make_hgpo_step(run.policy_config, hgpo_spec(run), optimizer, schedule, run.mesh)
-  score_policy = make_score(run.policy_config, opening, c.temperature, c.length_buckets)
+  score_policy = make_score(run.policy_config, opening, c.temperature, c.length_buckets, run.mesh)
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
@@ -124,7 +124,7 @@ def train(
       rollouts = parallel.global_batch(run.mesh, sampled, c.prompts_per_step)
 
       # ---- Scores; the reference's log-probabilities hide the scoring of the last chunk
-      with clock.time("logprob"), parallel.laid_out_like(reference):
+      with clock.time("logprob"):
         ref = score_policy(reference, rollouts)
         old = None
         if c.updates_per_rollout > 1:

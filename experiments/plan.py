@@ -205,7 +205,11 @@ class Planner:
 
   def _score(self) -> Plan:
     fn = make_score(
-      self.policy, _OPENING, self.config.hgpo.temperature, self.config.hgpo.length_buckets
+      self.policy,
+      _OPENING,
+      self.config.hgpo.temperature,
+      self.config.hgpo.length_buckets,
+      self.mesh,
     )
     rollouts = self._rollouts()
     what = f"log-probabilities of {math.prod(rollouts.lengths.shape):,} responses"

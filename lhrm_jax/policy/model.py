@@ -1,5 +1,6 @@
 """The Flax Linen decoder. Used only through the pure functions of `lhrm_jax.policy`."""
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -33,18 +34,20 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-  """A linear map between named axes: an einsum with a kernel and, where asked, a bias.
+  """A linear map of an input's last axes, with a bias where asked.
+
+  It is computed as a product of two matrices. With all leading axes apart, the kernel's gradient
+  would be a product over several axes, whose operands XLA transposes first on a CPU: that took a
+  third of an update.
 
   Attributes:
-    equation: the einsum of input and kernel.
     shape: of the kernel.
     axes: logical names of the kernel's axes.
-    fan_in: how many leading axes of the kernel are summed over.
+    fan_in: how many leading axes of the kernel, the last of the input, are summed over.
     scale: variance of the initial kernel times the summed size.
     use_bias: adds a bias over the remaining axes.
   """
 
-  equation: str
   shape: tuple[int, ...]
   axes: tuple[str, ...]
   fan_in: int = 1
@@ -58,10 +61,13 @@ class Projection(nn.Module):
     kernel = self.param(
       "kernel", nn.with_logical_partitioning(init, self.axes), self.shape, jnp.float32
     )
-    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
+    leading, out = x.shape[: x.ndim - self.fan_in], self.shape[self.fan_in :]
+    fan = math.prod(self.shape[: self.fan_in])
+    y = x.reshape(-1, fan) @ kernel.astype(x.dtype).reshape(fan, -1)
+    y = y.reshape(*leading, *out)
     if self.use_bias:
       bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.fan_in :])
-      y += self.param("bias", bias_init, self.shape[self.fan_in :], jnp.float32).astype(x.dtype)
+      y += self.param("bias", bias_init, out, jnp.float32).astype(x.dtype)
     return y
 
 
@@ -77,9 +83,8 @@ class Attention(nn.Module):
     d, h, k, w = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim
 
     def project(name: str, heads: int, axis: str) -> Array:
-      return Projection(
-        "ntd,dhw->nthw", (d, heads, w), ("embed", axis, "head_dim"), use_bias=c.qkv_bias, name=name
-      )(x)
+      axes = ("embed", axis, "head_dim")
+      return Projection((d, heads, w), axes, use_bias=c.qkv_bias, name=name)(x)
 
     queries = constrain(project("q", h, "heads"), ("batch", None, "heads", None))
     keys = constrain(project("k", k, "kv_heads"), ("batch", None, "kv_heads", None))
@@ -103,7 +108,7 @@ class Attention(nn.Module):
       else:
         out = flash.attend(self.back_end, queries, keys, values, mask, before, cached_masks)
     out = Projection(
-      "nthw,hwd->ntd", (h, w, d), ("heads", "head_dim", "embed"),
+      (h, w, d), ("heads", "head_dim", "embed"),
       fan_in=2, scale=0.5 / c.num_layers, name="o",
     )(out)  # fmt: skip
     return out, (keys, values)
@@ -118,11 +123,10 @@ class SwiGLU(nn.Module):
   def __call__(self, x: Array) -> Array:
     c = self.config
     d, f = c.hidden_size, c.intermediate_size
-    gate = Projection("ntd,df->ntf", (d, f), ("embed", "mlp"), name="gate")(x)
-    up = Projection("ntd,df->ntf", (d, f), ("embed", "mlp"), name="up")(x)
-    return Projection(
-      "ntf,fd->ntd", (f, d), ("mlp", "embed"), scale=0.5 / c.num_layers, name="down"
-    )(constrain(jax.nn.silu(gate) * up, ("batch", None, "mlp")))
+    gate = Projection((d, f), ("embed", "mlp"), name="gate")(x)
+    up = Projection((d, f), ("embed", "mlp"), name="up")(x)
+    hidden = constrain(jax.nn.silu(gate) * up, ("batch", None, "mlp"))
+    return Projection((f, d), ("mlp", "embed"), scale=0.5 / c.num_layers, name="down")(hidden)
 
 
 class DecoderBlock(nn.Module):

@@ -6,6 +6,7 @@ at a time; the gradient with respect to the prompts' keys and values is summed o
 back through the prompts once.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
@@ -105,7 +106,11 @@ class HGPOSpec:
 
 
 def make_score(
-  config: PolicyConfig, opening: tuple[int, int], temperature: float, length_buckets: int = 16
+  config: PolicyConfig,
+  opening: tuple[int, int],
+  temperature: float,
+  length_buckets: int = 16,
+  mesh: Mesh | None = None,
 ) -> Callable[[policy.Params, Rollouts], Scored]:
   """The jitted scoring of sampled ids, for reference and old log-probabilities.
 
@@ -114,9 +119,9 @@ def make_score(
     opening: ids of the two opening tags.
     temperature: the rollouts were sampled at.
     length_buckets: see `HGPOSpec`.
+    mesh: that parameters and rollouts lie on, where it has several devices.
   """
 
-  @jax.jit
   def score(params: policy.Params, rollouts: Rollouts) -> Scored:
     b, m, g, t = rollouts.responses.shape
     widths = bucket_widths(t)
@@ -138,7 +143,12 @@ def make_score(
       _mode_logprobs(config, params, last, opening, temperature),
     )
 
-  return score
+  @jax.jit
+  def score_over_mesh(params: policy.Params, rollouts: Rollouts) -> Scored:
+    with parallel.over(mesh) if mesh else contextlib.nullcontext():
+      return score(params, rollouts)
+
+  return score_over_mesh
 
 
 def hgpo_gradients(

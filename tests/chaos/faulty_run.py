@@ -45,8 +45,8 @@ def reward() -> None:
 
 def logprobs() -> None:
   make = hgpo.make_score
-  hgpo.make_score = lambda *args: on_call(
-    make(*args), AT,
+  hgpo.make_score = lambda *args, **options: on_call(
+    make(*args, **options), AT,
     lambda s: dataclasses.replace(s, logprobs=s.logprobs.at[0, 0, 0, 0].set(-jnp.inf)),
   )  # fmt: skip
 

@@ -67,7 +67,7 @@ def train(sizes: tuple[int, int, int], hft_steps: int, hgpo_steps: int):
     temperature=1.0, opening=opening, length_buckets=4,
   )  # fmt: skip
   update = hgpo_training.make_hgpo_step(CONFIG, objective, OPTIMIZER, SCHEDULE, mesh)
-  score = hgpo_training.make_score(CONFIG, opening, 1.0)
+  score = hgpo_training.make_score(CONFIG, opening, 1.0, mesh=mesh)
   reference = jax.tree.map(lambda x: x.copy(), state.params)
   for i in range(hgpo_steps):
     prompts = Prompts(*encode_prompts(TOKENIZER, TASK.prompts(0, i, PROMPTS), i * PROMPTS, 22))
@@ -77,8 +77,7 @@ def train(sizes: tuple[int, int, int], hft_steps: int, hgpo_steps: int):
     scores = (rollouts.responses[..., 1] % 3 == 0).astype(np.float32)
     advantages = jax.device_get(hgpo.advantages(scores, alpha=1.0, delta=0.2))
     placed = parallel.global_batch(mesh, rollouts, PROMPTS)
-    with parallel.laid_out_like(reference):
-      ref = score(reference, placed)
+    ref = score(reference, placed)
     batch = hgpo_training.HGPOBatch(placed, parallel.global_batch(mesh, advantages, PROMPTS), ref)
     state, metrics = update(state, batch)
     losses.append(float(metrics["loss"]))
