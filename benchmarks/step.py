@@ -52,7 +52,7 @@ def make_step(
   samples: int,
   max_tokens: int,
   *,
-  buckets: int = 16,
+  buckets: int = 8,
   micro_batches: int = 1,
   learning_rate: float = 1e-6,
   beta: float = 0.001,
@@ -154,7 +154,7 @@ def measure(
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   measuring.add_shape_arguments(parser)
-  parser.add_argument("--buckets", type=int, default=16, help="of the update, by length")
+  parser.add_argument("--buckets", type=int, default=8, help="of the update, by length")
   parser.add_argument("--micro-batches", type=int, default=1)
   args = parser.parse_args(argv)
 

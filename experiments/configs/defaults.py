@@ -116,8 +116,8 @@ def get_config() -> ConfigDict:
   config.hgpo.updates_per_rollout = 1
   config.hgpo.micro_batches = 1  # parts of a step's prompts; memory is that of one
   # Responses of a micro-batch, sorted by length, are computed in this many parts, each as wide as
-  # its longest response needs.
-  config.hgpo.length_buckets = 16
+  # its longest response needs. Each adds up a gradient of all parameters, over all devices.
+  config.hgpo.length_buckets = 8
   # Leave responses without advantage out of the update; with beta = 0, they have no gradient.
   config.hgpo.skip_zero_advantages = False
   config.hgpo.learning_rate = 1e-6

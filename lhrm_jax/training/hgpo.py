@@ -94,7 +94,7 @@ class HGPOSpec:
   temperature: float
   opening: tuple[int, int]
   micro_batches: int = 1
-  length_buckets: int = 16
+  length_buckets: int = 8
   skip_zero_advantages: bool = False
 
   def __post_init__(self):
@@ -109,7 +109,7 @@ def make_score(
   config: PolicyConfig,
   opening: tuple[int, int],
   temperature: float,
-  length_buckets: int = 16,
+  length_buckets: int = 8,
   mesh: Mesh | None = None,
 ) -> Callable[[policy.Params, Rollouts], Scored]:
   """The jitted scoring of sampled ids, for reference and old log-probabilities.

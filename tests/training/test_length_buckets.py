@@ -60,6 +60,6 @@ def test_a_hybrid_mix_is_hardly_padded(ragged, longest):
   random = np.random.default_rng(0)
   rows = np.repeat([longest, longest // 8], 128) * (1 - random.uniform(0, ragged, 256))
   widths = bucket_widths(longest)
-  padding = Buckets.of(jnp.array(rows, jnp.int32), 16, widths).padding(widths)
+  padding = Buckets.of(jnp.array(rows, jnp.int32), 8, widths).padding(widths)
   assert padding.mean() <= 0.15
   assert padding.count >= rows.astype(int).sum()
