@@ -49,7 +49,7 @@ def machine(dtype: str = "float32") -> dict[str, Any]:
   return {
     "device": f"{jax.device_count()} x {device.device_kind}",
     "cpu": _cpu_name(),
-    "cores": os.cpu_count(),
+    "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     "python": platform.python_version(),
     **{package: importlib.metadata.version(package) for package in _PACKAGES},
     "ceilings": dataclasses.asdict(ceilings(dtype)),

@@ -20,11 +20,11 @@ SMALL = [
 STEPS = 3
 
 
-def run(module, *arguments):
+def run(module, *arguments, seconds=400):
   command = [sys.executable, "-m", f"experiments.{module}", *arguments]
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "160"}
   result = subprocess.run(
-    command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
+    command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
   )
   assert result.returncode == 0, result.stderr[-3000:]
   return result.stdout

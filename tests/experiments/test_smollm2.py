@@ -33,10 +33,11 @@ pytestmark = [
 
 def test_ten_steps_of_each_stage_and_an_export(tmp_path):
   hft, hgpo, out = (str(tmp_path / name) for name in ("hft", "hgpo", "out"))
-  run("hft", "--config", f"{CONFIGS}hft.py", "--workdir", hft, *SMALL)
+  run("hft", "--config", f"{CONFIGS}hft.py", "--workdir", hft, *SMALL, seconds=1200)
   run(
-    "hgpo", "--config", f"{CONFIGS}hgpo.py", f"--config.init_from={hft}", "--workdir", hgpo, *SMALL
-  )
+    "hgpo", "--config", f"{CONFIGS}hgpo.py", f"--config.init_from={hft}", "--workdir", hgpo, *SMALL,
+    seconds=1200,
+  )  # fmt: skip
   (learned,) = [row for row in rows_of(tmp_path / "hft", "hft") if "loss" in row]
   assert learned["step"] == STEPS and learned["loss"] < 4
   steps = [row for row in rows_of(tmp_path / "hgpo", "hgpo") if "loss" in row]
