@@ -42,7 +42,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   go on has status `preemption.EXIT_STATUS`.
   """
   logging.set_verbosity(logging.WARNING)
-  app.run(lambda argv: _reporting(main, argv), flags_parser=_parse)
+
+  def job(argv: Sequence[str]) -> None:
+    _reporting(main, argv)
+    # Else a scheduler would take a finished run for one that was cut short, and start it again.
+    preemption.disregard_signals()
+
+  app.run(job, flags_parser=_parse)
 
 
 class UserError(Exception):

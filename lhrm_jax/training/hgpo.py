@@ -27,7 +27,14 @@ from lhrm_jax.sampling.rollouts import Rollouts
 from lhrm_jax.sampling.sampler import prefill
 from lhrm_jax.training.length_buckets import Buckets, add_over, bucket_widths, map_over
 from lhrm_jax.training.state import TrainState
-from lhrm_jax.training.update import Metrics, accumulate_scan, add_sums, apply_gradients, jit_step
+from lhrm_jax.training.update import (
+  Metrics,
+  accumulate_scan,
+  add_sums,
+  apply_gradients,
+  jit_step,
+  summed_over_devices,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -241,7 +248,7 @@ def make_hgpo_step(
   are added over them, so the cut changes memory and nothing else.
   """
 
-  def step(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
+  def gradients_of(params: policy.Params, batch: HGPOBatch):
     # policy_version is one scalar for the batch; every micro-batch carries it.
     version = jnp.broadcast_to(batch.rollouts.policy_version, (spec.micro_batches,))
     rollouts = dataclasses.replace(batch.rollouts, policy_version=version)
@@ -250,8 +257,15 @@ def make_hgpo_step(
       lambda x: x if x is version else parallel.stack_rows(x, spec.micro_batches, parts),
       dataclasses.replace(batch, rollouts=rollouts),
     )
-    total = accumulate_scan(
-      lambda micro_batch: hgpo_gradients(config, spec, state.params, micro_batch), stacked
+    return accumulate_scan(
+      lambda micro_batch: hgpo_gradients(config, spec, params, micro_batch), stacked
+    )
+
+  def step(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
+    rows = batch.rollouts.lengths.shape[0]
+    apart = rows % (mesh.shape["data"] * spec.micro_batches) == 0  # each device has its share
+    total = (summed_over_devices(gradients_of, mesh) if apart else gradients_of)(
+      state.params, batch
     )
     return apply_gradients(optimizer, schedule, state, *total)
 

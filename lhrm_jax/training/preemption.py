@@ -21,6 +21,12 @@ EXIT_STATUS = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+def disregard_signals() -> None:
+  """For a process whose work is done: a signal while Python shuts down changes no exit status."""
+  for number in _SIGNALS:
+    signal.signal(number, signal.SIG_IGN)
+
+
 class Preempted(Exception):
   """The run was asked to end, and its state is saved; the same command goes on."""
 

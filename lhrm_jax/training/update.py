@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.objectives.masked import Maximum, SumCount
@@ -55,6 +55,38 @@ def accumulate_scan(
     return add_sums(total, gradients_of(batch)), None
 
   return jax.lax.scan(add, zeros, batches)[0]
+
+
+def summed_over_devices(
+  gradients_of: Callable[[policy.Params, Any], tuple[SumCount, policy.Params, Metrics]], mesh: Mesh
+) -> Callable[[policy.Params, Any], tuple[SumCount, policy.Params, Metrics]]:
+  """`gradients_of(params, batch)`, of each device's own rows first and then added, once.
+
+  For meshes on which every device holds all parameters; on others it is `gradients_of` itself.
+  XLA would add up the devices' gradients inside every loop that adds gradients.
+  """
+  axes = parallel.LOGICAL_RULES["batch"]
+  if mesh.size == 1 or mesh.size > mesh.shape["data"]:
+    return gradients_of
+
+  def add(x: Any) -> Any:
+    if isinstance(x, Maximum):
+      return Maximum(jax.lax.pmax(x.value, axes))
+    return jax.lax.psum(x, axes)
+
+  def of_device(params: policy.Params, batch: Any) -> tuple[SumCount, policy.Params, Metrics]:
+    parts = gradients_of(params, batch)
+    return jax.tree.map(add, parts, is_leaf=lambda x: isinstance(x, Maximum))
+
+  def over_devices(params: policy.Params, batch: Any) -> Any:
+    everywhere, rows = PartitionSpec(), parallel.partition_spec(("batch",))
+    specs = jax.tree.map(lambda x: rows if x.ndim else everywhere, batch)
+    # Unchecked: the check would add a sum over devices to every derivative.
+    return jax.shard_map(
+      of_device, mesh=mesh, in_specs=(everywhere, specs), out_specs=everywhere, check_vma=False
+    )(params, batch)
+
+  return over_devices
 
 
 def add_sums(a: Any, b: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -60,3 +61,26 @@ def test_help_explains(module):
   result = run(module, "--help")
   assert "python -m experiments." in result.stdout
   assert "--config" in result.stdout
+
+
+ENDING = """
+import atexit, sys, time
+from experiments import command_line
+
+def main(argv):
+  atexit.register(lambda: (print("leaving", flush=True), time.sleep(1)))
+
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_job_that_is_done_does_not_make_it_a_failed_one(number):
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  process = subprocess.Popen(
+    [sys.executable, "-c", ENDING], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
+  )
+  assert process.stdout.readline() == "leaving\n"
+  process.send_signal(number)
+  assert process.wait(timeout=20) == 0
+  process.stdout.close()
