@@ -52,20 +52,20 @@ def make_mesh(
   types = (AxisType.Auto,) * len(MESH_AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
-    try:
-      return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
-    except NotImplementedError as error:
-      raise ValueError(
-        f"mesh: {text} does not lie on this torus: every size must be a product of sizes of the "
-        "slice's own axes, as 16 and 4 on 4x4x4."
-      ) from error
+    # A mesh axis may take a part of a torus' axis, as 16 x 4 on 8x8 needs: some neighbours are then
+    # two hops apart. Where whole axes will do, they are taken.
+    laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(laid_out, MESH_AXES, axis_types=types)
   if sizes[0] % slices:
     raise ValueError(
       f"mesh: data={sizes[0]} is no multiple of the {slices} slices: slices talk over the data "
       "centre's network, which only the data axis is meant for."
     )
   within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
-  return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), MESH_AXES, types)
+  laid_out = mesh_utils.create_hybrid_device_mesh(
+    within, across, devices, allow_split_physical_axes=True
+  )
+  return Mesh(laid_out, MESH_AXES, axis_types=types)
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
