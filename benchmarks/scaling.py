@@ -10,6 +10,7 @@ that of the roofline, which is what the task itself asks for.
 import argparse
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,11 +23,15 @@ from lhrm_jax.training import performance
 PARTS = ("prefill", "decode", "logprob", "update", "step")
 
 
+# Scanned over layers: each point is compiled, in every width of the update.
+_TINY = dataclasses.replace(measuring.SHAPES["tiny"], scan_layers=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Point:
   """What is measured at one point; `samples` are per mode."""
 
-  config: PolicyConfig = measuring.SHAPES["tiny"]
+  config: PolicyConfig = _TINY
   prompts: int = 4
   samples: int = 4
   prompt_tokens: int = 64
@@ -84,6 +89,8 @@ def grow(name: str, points: int, repeats: int, base: Point) -> dict[str, Any]:
     point = change(base, value)
     quantities.append(sum(performance.matrix_params(point.config)) if name == "params" else value)
     figures.append(measure(point, repeats))
+    seconds = {part: round(figures[-1][part]["seconds"], 4) for part in PARTS}
+    print(f"  {name} {quantities[-1]:,}: {seconds}", file=sys.stderr, flush=True)
   return {
     "values": quantities,
     "points": [{part: figure[part] for part in PARTS} for figure in figures],
@@ -120,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   }
   for name in args.axes:
     report[name] = grow(name, args.points, args.repeats, base)
+    if args.out:  # a run that is cut short leaves what it has
+      measuring.save(report, args.out)
   measuring.write(report, args.out)
 
 
