@@ -1,6 +1,6 @@
 """The real HGPO command with one fault put in: `python -m tests.chaos.faulty_run FAULT ...`.
 
-Faults, at HGPO's third step: "reward", "logprobs" and "gradient" put a NaN or an infinity there;
+Faults, at HGPO's third step: "reward" and "logprobs" put a NaN there, "gradient" an infinity;
 "disk" is full from then on.
 """
 
@@ -18,18 +18,19 @@ from lhrm_jax.rewards import scoring
 from lhrm_jax.training import checkpoints, hgpo
 
 AT = 3
+PROMPTS = 4  # of a training step; an evaluation has others
 
 
-def on_call(fn, number: int, spoil):
-  """`fn`, the result of its call with this number spoiled."""
+def on_call(fn, number: int, spoil, counts=lambda result: True):
+  """`fn`, the result of the call with this number, of those that count, spoiled."""
   calls = 0
 
   @functools.wraps(fn)
   def wrapped(*args, **kwargs):
     nonlocal calls
-    calls += 1
     result = fn(*args, **kwargs)
-    return spoil(result) if calls == number else result
+    calls += counts(result)
+    return spoil(result) if calls == number and counts(result) else result
 
   return wrapped
 
@@ -40,14 +41,17 @@ def reward() -> None:
     scores[0, 1, 0] = np.nan
     return dataclasses.replace(scored, scores=scores)
 
-  scoring.Scorer.wait = on_call(scoring.Scorer.wait, AT, spoil)
+  scoring.Scorer.wait = on_call(
+    scoring.Scorer.wait, AT, spoil, lambda scored: len(scored.scores) == PROMPTS
+  )
 
 
 def logprobs() -> None:
   make = hgpo.make_score
   hgpo.make_score = lambda *args, **options: on_call(
     make(*args, **options), AT,
-    lambda s: dataclasses.replace(s, logprobs=s.logprobs.at[0, 0, 0, 0].set(-jnp.inf)),
+    # An infinity would be clamped: a reference may give a token no chance.
+    lambda s: dataclasses.replace(s, logprobs=s.logprobs.at[0, 0, 0, 0].set(jnp.nan)),
   )  # fmt: skip
 
 
