@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -77,12 +78,20 @@ def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> No
     sys.exit(preemption.EXIT_STATUS)
   except (UserError, RewardError, CheckpointError, GateError, NonFiniteError) as error:
     _fail(str(error))
+  except OSError as error:
+    if error.errno not in _DISK_FULL:
+      raise
+    _fail(
+      f"{error.filename or 'a log'} could not be written: {error.strerror}. The checkpoints before "
+      "are whole: make room, and the same command goes on."
+    )
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
       raise
     _fail(f"out of memory: {str(error).splitlines()[0]}\n{_SMALLER}")
 
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SMALLER = (
   "Lower what a step holds at once (hgpo.micro_batches up, hft.micro_batch_rows, "
   "evaluation.batch_prompts, data.max_response_tokens down) or spread it over more devices (mesh); "

@@ -1,6 +1,7 @@
 """What a config may hold: a rule for every key, all problems at once, and equivalent deltas."""
 
 import dataclasses
+import errno
 
 import jax
 import numpy as np
@@ -156,13 +157,23 @@ def test_prompts_must_divide_over_the_devices(run):
     validation.check_prompts(run.config, three)
 
 
+def fail(error):
+  def main(_):
+    raise error
+
+  command_line._reporting(main, [])
+
+
+def test_a_full_disk_is_a_message_wherever_it_shows(capsys):
+  with pytest.raises(SystemExit):
+    fail(OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"))
+  message = capsys.readouterr().err
+  assert message.startswith("error: runs/a/metrics.jsonl could not be written: No space left")
+  with pytest.raises(OSError, match="Connection reset"):
+    fail(OSError(errno.ECONNRESET, "Connection reset by peer"))
+
+
 def test_running_out_of_memory_is_a_message_and_other_faults_are_not_hidden(capsys):
-  def fail(error):
-    def main(_):
-      raise error
-
-    command_line._reporting(main, [])
-
   exhausted = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
   for error in (exhausted, MemoryError("Unable to allocate 9 TiB")):
     with pytest.raises(SystemExit):
