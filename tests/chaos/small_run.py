@@ -61,11 +61,11 @@ def outcome(workdir: pathlib.Path) -> dict[str, str]:
     rows.append({k: v for k, v in row.items() if not k.startswith(_MEASURED)})
   found["metrics"] = json.dumps(rows)
   found["rollouts"] = (workdir / "rollouts" / "train.jsonl").read_text()
-  found["events"] = json.dumps(_events(workdir))
+  found["events"] = json.dumps(events_of(workdir))
   return found
 
 
-def _events(workdir: pathlib.Path) -> list[tuple[str, int]]:
+def events_of(workdir: pathlib.Path) -> list[tuple[str, int]]:
   """Tag and step of every scalar that TensorBoard shows, in order; measured ones left out."""
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

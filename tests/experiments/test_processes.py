@@ -12,7 +12,7 @@ import pytest
 
 from launch.local import environment, free_port
 from lhrm_jax.training.preemption import EXIT_STATUS
-from tests.chaos.small_run import ROOT, command, log_of
+from tests.chaos.small_run import ROOT, command, events_of, log_of
 
 # Shorter yet; eight rows divide over four devices in every chunk.
 FLAGS = ["--config.hgpo.steps=6", "--config.hgpo.prompts_per_step=8",
@@ -67,7 +67,7 @@ def assert_same_run(workdir, expected) -> None:
     for name in ("loss", "reward", "grad_norm", "mode/think_rate"):
       np.testing.assert_allclose(row.get(name, 0), other.get(name, 0), rtol=1e-4, atol=1e-5)
   assert (workdir / "report" / "index.html").exists()
-  assert len(list((workdir / "tensorboard").iterdir())) == 1
+  assert events_of(workdir) == events_of(expected)
 
 
 @pytest.fixture(scope="module")
