@@ -34,7 +34,7 @@ from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.parallel import hlo
 from lhrm_jax.parallel.chips import GIB, Topology
-from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, prefill, sample
 from lhrm_jax.sampling.decoding import blocks
 from lhrm_jax.training import state as train_state
@@ -300,7 +300,8 @@ class Planner:
     trips: Sequence[int] = (), kv_cache: int = 0,
   ) -> Plan:  # fmt: skip
     began = time.perf_counter()
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    platform = "tpu" if self.topology.chip.axes > 1 else "cpu"
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), flash.compiling_for(platform):
       lowered = fn.trace(*args).lower(lowering_platforms=None)
     problem, text, memory = "", "", None
     try:

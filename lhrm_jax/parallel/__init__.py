@@ -11,6 +11,7 @@ from lhrm_jax.parallel.mesh import (
   param_shardings,
   partition_spec,
   replicated,
+  spec_in_force,
 )
 from lhrm_jax.parallel.multihost import (
   gather_objects,
@@ -47,6 +48,7 @@ __all__ = [
   "partition_spec",
   "replicated",
   "shard_rows",
+  "spec_in_force",
   "stack_rows",
   "take_rows",
   "wait_for_all",

@@ -21,6 +21,8 @@ _CALL = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# Products of scores' size in each of splash attention's kernels, whose work XLA does not know.
+_SPLASH = {"splash_mqa_fwd": 2, "splash_mqa_dq": 3, "splash_mqa_dkv": 4}
 _FREE = {
   "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call",
   "after-all", "partition-id", "replica-id", "iota", "opt-barrier", "optimization-barrier",
@@ -93,7 +95,7 @@ class Costs:
   """Of one chip, for one run of a program.
 
   Attributes:
-    flops: of matrix products and convolutions, 2 per multiply-add.
+    flops: of matrix products, convolutions and splash attention, 2 per multiply-add.
     bytes: to and from the chip's memory, if every fusion reads its inputs and writes its outputs
       once.
     collectives: by kind and shape, the most expensive first.
@@ -134,6 +136,8 @@ class Program:
       for i in self.computations[name].values():
         if i.opcode in ("dot", "convolution"):
           flops += times * self._flops(name, i)
+        elif i.opcode == "custom-call":
+          flops += times * self._splash_flops(name, i)
         kind = i.opcode.removesuffix("-start")
         if kind in _KINDS:
           found[self._collective(name, i, kind)] += times
@@ -196,6 +200,15 @@ class Program:
       dims = [int(d) for d in contracted[1].split(",") if d] if contracted else []
       return 2.0 * i.types[0].elements * math.prod(lhs.dims[d] for d in dims)
     return _convolution_flops(i, lhs, rhs)
+
+  def _splash_flops(self, computation: str, i: Instruction) -> float:
+    """Of a causal kernel: `T` queries see on average all but half of the last `T` of `S` slots."""
+    products = next((n for kernel, n in _SPLASH.items() if i.name.startswith(kernel)), 0)
+    if not products:
+      return 0.0
+    # After two tables of blocks: queries [..., heads, T, D], then keys [..., S, D].
+    queries, keys = (self._types(computation, o)[0] for o in i.operands[2:4])
+    return 2.0 * products * queries.elements * (keys.dims[-2] - queries.dims[-2] / 2)
 
   def _collective(self, computation: str, i: Instruction, kind: str) -> tuple[str, str, int, int]:
     of_operands = sum(a.bytes for o in i.operands for a in self._types(computation, o))

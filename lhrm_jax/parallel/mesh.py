@@ -126,13 +126,19 @@ def constrain(x: Array, axes: Sequence[str | None]) -> Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return x
+  spec = spec_in_force(axes, x.shape)
+  if mesh.manual_axes and not any(spec):
+    return x
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
+def spec_in_force(axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+  """The mesh axes that `constrain` gives an array of this shape, on the mesh in force."""
+  mesh = jax.sharding.get_abstract_mesh()
 
   def fitting(names: Any, size: int) -> tuple[str, ...] | None:
     names = (names,) if isinstance(names, str) else names or ()
     names = tuple(name for name in names if name not in mesh.manual_axes)
     return names if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
-  spec = [fitting(*pair) for pair in zip(partition_spec(axes), x.shape, strict=True)]
-  if mesh.manual_axes and not any(spec):
-    return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+  return PartitionSpec(*(fitting(*pair) for pair in zip(partition_spec(axes), shape, strict=True)))

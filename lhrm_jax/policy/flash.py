@@ -5,13 +5,18 @@ nothing of segments, so the whole mask goes in as an additive bias; splash masks
 segment ids. `attention.attend` is what they are tested against.
 """
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
+from lhrm_jax import parallel
 from lhrm_jax.policy import attention
 from lhrm_jax.policy.config import PolicyConfig
 
@@ -29,12 +34,13 @@ def choose(config: PolicyConfig, tokens: int) -> str:
     ValueError: the config names a back end that this platform lacks or that does not compute in its
       dtype.
   """
-  platform, wanted = jax.default_backend(), config.attention
+  platform, wanted = _platform(), config.attention
   if wanted == "auto":
     if platform == "gpu" and config.dtype == "bfloat16" and config.head_dim % 8 == 0:
       wanted = "cudnn"
-    elif platform == "tpu" and jax.device_count() == 1:
-      wanted = "splash"  # a Pallas kernel: XLA cannot split it over devices
+    elif platform == "tpu" and (jax.device_count() == 1 or _devices_in_force() > 0):
+      # Several devices: only where the mesh to split it over is known. Its blocks are whole lanes.
+      wanted = "splash" if tokens >= _LANES else "xla"
     else:
       wanted = "xla"
   needs = {"cudnn": "gpu", "splash": "tpu"}.get(wanted, platform)
@@ -87,8 +93,50 @@ def attend(
   keys = jnp.concatenate([*key_parts, keys], axis=2)
   values = jnp.concatenate([*value_parts, values], axis=2)
   key_ids = jnp.concatenate([*id_parts, own], axis=1)
-  run = {"cudnn": _cudnn, "splash": _splash}[back_end]
-  return run(queries, keys, values, own, key_ids)[:, :t]
+  operands = (queries, keys, values, own, key_ids)
+  out = _cudnn(*operands) if back_end == "cudnn" else _on_each_device(_splash, *operands)
+  return out[:, :t]
+
+
+def _on_each_device(
+  run: Callable[..., Array], queries: Array, keys: Array, values: Array, ids: Array, key_ids: Array
+) -> Array:
+  """Runs a Pallas kernel on the rows and heads of each device: XLA cannot split one by itself."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if _devices_in_force() <= 1:
+    return run(queries, keys, values, ids, key_ids)
+  of_keys = parallel.spec_in_force(("batch", "kv_heads", None, None), keys.shape)
+  rows, heads = of_keys[0], of_keys[1]  # whole groups of queries go with their keys
+  of_queries, of_ids = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
+  return jax.shard_map(
+    run, in_specs=(of_queries, of_keys, of_keys, of_ids, of_ids), out_specs=of_queries,
+    axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False,
+  )(queries, keys, values, ids, key_ids)  # fmt: skip
+
+
+def _devices_in_force() -> int:
+  """Devices of the mesh in force that `jax.shard_map` has not split already; 0 without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return 0
+  return math.prod(n for name, n in mesh.shape.items() if name not in mesh.manual_axes)
+
+
+_target: contextvars.ContextVar[str] = contextvars.ContextVar("target", default="")
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+  """Within it, code is traced for another platform than this machine's: "tpu", "gpu" or "cpu"."""
+  token = _target.set(platform)
+  try:
+    yield
+  finally:
+    _target.reset(token)
+
+
+def _platform() -> str:
+  return _target.get() or jax.default_backend()
 
 
 def _cudnn(
@@ -120,7 +168,7 @@ def _splash(
   keys, values = (_pad(_pad(x, 2, _LANES), 3, _LANES) for x in (keys, values))
   ids, key_ids = _pad(ids, 1, _LANES), _pad(key_ids, 1, _LANES)
   kernel = _splash_kernel(
-    h // k, ids.shape[1], key_ids.shape[1], s - t, interpret=jax.default_backend() != "tpu"
+    h // k, ids.shape[1], key_ids.shape[1], s - t, interpret=_platform() != "tpu"
   )
   splash = _splash_module()
 
