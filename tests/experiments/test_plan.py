@@ -118,3 +118,21 @@ def test_loops_that_end_by_themselves_turn_as_often_as_told():
   program = hlo.Program(COND)
   assert program.costs([5, 7]).flops == (5 + 7 + 1) * 1024
   assert program.costs().flops == 1024
+
+
+SPLASH = """
+HloModule test
+
+ENTRY %main (m: s8[1,2,2], q: bf16[2,3,1024,128], k: bf16[2,1536,128]) -> bf16[2,3,1024,128] {
+  %m = s8[1,2,2] parameter(0)
+  %q = bf16[2,3,1024,128] parameter(1)
+  %k = bf16[2,1536,128] parameter(2)
+  ROOT %splash_mqa_dq.1 = bf16[2,3,1024,128] custom-call(%m, %m, %q, %k, %k)
+}
+"""
+
+
+def test_the_work_of_splash_attention_is_counted():
+  """1,024 queries after 512 cached slots see 512 + 512 of 1,536 slots on average; three products
+  of 2 FLOP per channel, 2 x 3 heads of 128."""
+  assert hlo.Program(SPLASH).costs().flops == 3 * 2 * 2 * 3 * 128 * 1024 * (512 + 512)

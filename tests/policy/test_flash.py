@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.policy import attention, flash
 
 N, T, H, K, D = 2, 21, 4, 2, 16
@@ -105,3 +108,54 @@ def test_back_ends_are_refused_where_they_are_not_exact(config, monkeypatch):
   assert flash.choose(bfloat16, 1) == "xla"
   with pytest.raises(ValueError, match="bfloat16 only"):
     flash.choose(dataclasses.replace(config, attention="cudnn"), 8)
+
+
+def test_a_tpu_gets_splash_where_its_kernel_can_be_split(config):
+  with flash.compiling_for("tpu"):
+    assert flash.choose(config, 128) == ("splash" if jax.device_count() == 1 else "xla")
+    assert flash.choose(config, 127) == "xla", "its blocks are 128 wide"
+    with parallel.over(parallel.make_mesh()):
+      assert flash.choose(config, 128) == "splash"
+    with pytest.raises(ValueError, match="needs a GPU, and this is a TPU"):
+      flash.choose(dataclasses.replace(config, attention="cudnn"), 128)
+
+
+ON_DEVICES = """
+import dataclasses, jax, jax.numpy as jnp, numpy as np
+from lhrm_jax import parallel, policy
+from lhrm_jax.policy import flash
+
+config = policy.PolicyConfig(vocab_size=32, hidden_size=32, intermediate_size=64, num_layers=1,
+                             num_heads=4, num_kv_heads=2, attention_chunk=0)
+params = policy.init(config, jax.random.key(0))
+tokens = jax.random.randint(jax.random.key(1), (8, 20), 0, 32)
+packed, padded = [1] * 9 + [2] * 11, [1] * 3 + [2] * 4 + [0] * 13
+ids = jnp.array([[1] * 20, [1] * 7 + [0] * 13, packed, padded] * 2)
+mesh = parallel.make_mesh(2, 2, 2)
+
+def loss(params):
+  with parallel.over(mesh):
+    hidden, _ = policy.apply(config, params, tokens, policy.segment_positions(ids), ids)
+  return jnp.sum(jnp.sin(hidden) * (ids > 0)[..., None])
+
+plain = jax.jit(jax.value_and_grad(loss))(params)
+flash.choose = lambda *_: "splash"
+shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
+fused = jax.jit(jax.value_and_grad(lambda p: loss(p)))
+placed = jax.device_put(params, shardings)
+text = str(jax.make_jaxpr(fused)(placed))
+assert "shard_map" in text and "pallas_call" in text
+for actual, expected in zip(jax.tree.leaves(fused(placed)), jax.tree.leaves(plain), strict=True):
+  np.testing.assert_allclose(actual, expected, atol=2e-4, rtol=1e-4)
+"""
+
+
+def test_splash_runs_on_the_rows_and_heads_of_each_device():
+  """Packed and padded rows over 2 x 2 devices, heads over 2: values and all gradients."""
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+  done = subprocess.run(
+    [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True,
+    timeout=300, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-3000:]
