@@ -17,8 +17,8 @@ from experiments.configs import defaults
 # Axes of the update's mesh (data takes the chips that are left), devices of a host that share a
 # copy of the weights in sampling, rows of a micro-batch and micro-batches of an HGPO update.
 LAYOUTS = {
-  "v5p-64": {"fsdp": 16, "tensor": 4, "sampling": 4, "rows": 16, "micro_batches": 16},
-  "v6e-64": {"fsdp": 16, "tensor": 4, "sampling": 4, "rows": 16, "micro_batches": 16},
+  "v5p-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64, "micro_batches": 4},
+  "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64, "micro_batches": 4},
   "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "rows": 8, "micro_batches": 32},
 }
 

@@ -326,7 +326,7 @@ def _space_outside(text: str) -> int:
 
 def _group_size(attributes: str) -> int:
   """Chips in one group, from any of the ways XLA writes groups."""
-  if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+  if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{}]*\{([^}]*)\}", attributes):
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
     axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
     return math.prod(int(part or sizes[axis]) for axis, part in axes)

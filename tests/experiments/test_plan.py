@@ -136,3 +136,20 @@ def test_the_work_of_splash_attention_is_counted():
   """1,024 queries after 512 cached slots see 512 + 512 of 1,536 slots on average; three products
   of 2 FLOP per channel, 2 x 3 heads of 128."""
   assert hlo.Program(SPLASH).costs().flops == 3 * 2 * 2 * 3 * 128 * 1024 * (512 + 512)
+
+
+@pytest.mark.parametrize(
+  "groups, chips",
+  [
+    ("replica_groups={{0,1,2},{3,4,5}}", 3),
+    ("replica_groups=[2,4]<=[8]", 4),
+    ("replica_groups=mesh['data'=2,'fsdp'=8] {'fsdp'}", 8),
+    ("replica_groups=mesh['data'=2,'fsdp'=8] {'fsdp':(2)4}", 4),
+    ("replica_groups=mesh['a'=1,'b'=64,'c'=4], device_ids=([4,64]T(1,0)) {'b'}", 64),
+  ],
+)
+def test_groups_of_collectives_are_read_however_they_are_written(groups, chips):
+  line = f"  ROOT %g = bf16[64,8] all-gather(%p), {groups}, dimensions={{0}}"
+  text = f"ENTRY %main (p: bf16[8,8]) -> bf16[64,8] {{\n  %p = bf16[8,8] parameter(0)\n{line}\n}}\n"
+  (gather,) = hlo.Program(text).costs().collectives
+  assert gather.chips == chips and gather.sent == 64 * 8 * 2 * (chips - 1) / chips
