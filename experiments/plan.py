@@ -204,13 +204,8 @@ class Planner:
     )  # fmt: skip
 
   def _score(self) -> Plan:
-    fn = make_score(
-      self.policy,
-      _OPENING,
-      self.config.hgpo.temperature,
-      self.config.hgpo.length_buckets,
-      self.mesh,
-    )
+    c = self.config.hgpo
+    fn = make_score(self.policy, _OPENING, c.temperature, c.length_buckets, self.mesh)
     rollouts = self._rollouts()
     what = f"log-probabilities of {math.prod(rollouts.lengths.shape):,} responses"
     return self._compile("score", what, self.mesh, fn, self._state().params, rollouts)

@@ -23,6 +23,9 @@ from lhrm_jax.policy.config import PolicyConfig
 _LANES = 128  # TPU kernels take whole multiples
 _MAX_BLOCK = 512
 
+# The platform that is compiled for, where it is not this machine's (`compiling_for`).
+_target: contextvars.ContextVar[str] = contextvars.ContextVar("target", default="")
+
 
 def choose(config: PolicyConfig, tokens: int) -> str:
   """The back end of attention for blocks of `tokens`: "xla", "cudnn" or "splash".
@@ -120,9 +123,6 @@ def _devices_in_force() -> int:
   if mesh.empty:
     return 0
   return math.prod(n for name, n in mesh.shape.items() if name not in mesh.manual_axes)
-
-
-_target: contextvars.ContextVar[str] = contextvars.ContextVar("target", default="")
 
 
 @contextlib.contextmanager
