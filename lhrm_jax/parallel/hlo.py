@@ -187,7 +187,25 @@ class Program:
       if i.opcode == "constant" and i.types[0].dims == () and i.attributes.isdigit()
     ]
     # A scan counts from 0 up to one constant; a loop that looks at data compares more than that.
-    return constants[0] if len(constants) == 1 and len(compared) == 1 else None
+    if len(constants) != 1 or len(compared) != 1:
+      return None
+    return math.ceil(constants[0] / self._stride(called))
+
+  def _stride(self, called: dict[str, str]) -> int:
+    """What one turn adds to a loop's counter: 2 where XLA unrolled a product over a ring of chips."""
+    condition = self.computations[called["condition"]].values()
+    counters = [i.attributes for i in condition if i.opcode == "get-tuple-element"]
+    body = self.computations[called["body"]]
+    results = next((i for i in body.values() if i.root), None)
+    index = re.search(r"index=(\d+)", counters[0]) if len(counters) == 1 else None
+    if not index or not results or results.opcode != "tuple":
+      return 1
+    counter = body.get(results.operands[int(index[1])])
+    if not counter or counter.opcode != "add":
+      return 1
+    added = (body[operand] for operand in counter.operands if operand in body)
+    steps = [int(i.attributes) for i in added if i.opcode == "constant" and i.attributes.isdigit()]
+    return steps[0] if len(steps) == 1 and steps[0] else 1
 
   def _types(self, computation: str, operand: str) -> tuple[Array, ...]:
     found = self.computations[computation].get(operand)

@@ -120,6 +120,41 @@ def test_loops_that_end_by_themselves_turn_as_often_as_told():
   assert program.costs().flops == 1024
 
 
+RING = """
+HloModule test
+
+%body (s: (f32[8,8], s32[])) -> (f32[8,8], s32[]) {
+  %s = (f32[8,8], s32[]) parameter(0)
+  %a = f32[8,8] get-tuple-element(%s), index=0
+  %n = s32[] get-tuple-element(%s), index=1
+  %step = s32[] constant(STEP)
+  %b = f32[8,8]{1,0} dot(%a, %a), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %next = s32[] add(%n, %step)
+  ROOT %t = (f32[8,8], s32[]) tuple(%b, %next)
+}
+
+%goes_on (c: (f32[8,8], s32[])) -> pred[] {
+  %c = (f32[8,8], s32[]) parameter(0)
+  %m = s32[] get-tuple-element(%c), index=1
+  %last = s32[] constant(8)
+  ROOT %less = pred[] compare(%m, %last), direction=LT
+}
+
+ENTRY %main (p: f32[8,8], i: s32[]) -> (f32[8,8], s32[]) {
+  %p = f32[8,8] parameter(0)
+  %i = s32[] parameter(1)
+  %start = (f32[8,8], s32[]) tuple(%p, %i)
+  ROOT %loop = (f32[8,8], s32[]) while(%start), condition=%goes_on, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize("step, turns", [(1, 8), (2, 4), (3, 3)])
+def test_a_loop_that_counts_in_steps_turns_less_often(step, turns):
+  """XLA unrolls a product over a ring of chips by two: the counter goes up by 2 each turn."""
+  assert hlo.Program(RING.replace("STEP", str(step))).costs().flops == turns * 1024
+
+
 SPLASH = """
 HloModule test
 
