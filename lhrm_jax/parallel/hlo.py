@@ -23,6 +23,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # Products of scores' size in each of splash attention's kernels, whose work XLA does not know.
 _SPLASH = {"splash_mqa_fwd": 2, "splash_mqa_dq": 3, "splash_mqa_dkv": 4}
+_BEGINS = 'custom_call_target="AsyncCollectiveStart"'
 _FREE = {
   "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call",
   "after-all", "partition-id", "replica-id", "iota", "opt-barrier", "optimization-barrier",
@@ -139,7 +140,7 @@ class Program:
         elif i.opcode == "custom-call":
           flops += times * self._splash_flops(name, i)
         kind = i.opcode.removesuffix("-start")
-        if kind in _KINDS:
+        if kind in _KINDS and not self._continues(name, i):
           found[self._collective(name, i, kind)] += times
         if not fused and i.opcode not in _FREE and not i.opcode.endswith(("-done", "-update")):
           moved += times * self._moved(name, i)
@@ -192,7 +193,7 @@ class Program:
     return math.ceil(constants[0] / self._stride(called))
 
   def _stride(self, called: dict[str, str]) -> int:
-    """What one turn adds to a loop's counter: 2 where XLA unrolled a product over a ring of chips."""
+    """What one turn adds to a loop's counter: 2 in products over a ring of chips, unrolled."""
     condition = self.computations[called["condition"]].values()
     counters = [i.attributes for i in condition if i.opcode == "get-tuple-element"]
     body = self.computations[called["body"]]
@@ -227,6 +228,16 @@ class Program:
     # After two tables of blocks: queries [..., heads, T, D], then keys [..., S, D].
     queries, keys = (self._types(computation, o)[0] for o in i.operands[2:4])
     return 2.0 * products * queries.elements * (keys.dims[-2] - queries.dims[-2] / 2)
+
+  def _continues(self, computation: str, i: Instruction) -> bool:
+    """Whether this is a piece of a collective that another instruction began.
+
+    The TPU compiler lets a gather go on inside other fusions, and names it again in each of them.
+    """
+    if "async_collective_fusion_config" not in i.attributes:
+      return False
+    others = self.computations[computation].values()
+    return not any(_BEGINS in o.attributes for o in others if o.opcode == "custom-call")
 
   def _collective(self, computation: str, i: Instruction, kind: str) -> tuple[str, str, int, int]:
     of_operands = sum(a.bytes for o in i.operands for a in self._types(computation, o))

@@ -155,6 +155,43 @@ def test_a_loop_that_counts_in_steps_turns_less_often(step, turns):
   assert hlo.Program(RING.replace("STEP", str(step))).costs().flops == turns * 1024
 
 
+_PIECE = (
+  'channel_id=7, replica_groups={{0,1,2,3}}, backend_config={"async_collective_fusion_config":{}}'
+)
+PIECES = f"""
+HloModule test
+
+%begin (p: bf16[2,8]) -> (bf16[2,8], u32[]) {{
+  %p = bf16[2,8] parameter(0)
+  %g = bf16[8,8] all-gather(%p), {_PIECE}
+  ROOT %c = (bf16[8,8], u32[]) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}}
+
+%beside (p: bf16[2,8]) -> bf16[8,8] {{
+  %p = bf16[2,8] parameter(0)
+  ROOT %g = bf16[8,8] all-gather(%p), {_PIECE}
+}}
+
+%end (p: bf16[2,8]) -> bf16[8,8] {{
+  %p = bf16[2,8] parameter(0)
+  %g = bf16[8,8] all-gather(%p), {_PIECE}
+  ROOT %c = bf16[8,8] custom-call(%g), custom_call_target="AsyncCollectiveDone"
+}}
+
+ENTRY %main (p: bf16[2,8]) -> bf16[8,8] {{
+  %p = bf16[2,8] parameter(0)
+  %a = (bf16[8,8], u32[]) fusion(%p), kind=kCustom, calls=%begin
+  %b = bf16[8,8] fusion(%p), kind=kOutput, calls=%beside
+  ROOT %c = bf16[8,8] fusion(%p), kind=kCustom, calls=%end
+}}
+"""
+
+
+def test_a_gather_that_goes_on_inside_other_fusions_is_one_gather():
+  (gather,) = hlo.Program(PIECES).costs().collectives
+  assert gather.count == 1 and gather.sent == 8 * 8 * 2 * 3 / 4
+
+
 SPLASH = """
 HloModule test
 
