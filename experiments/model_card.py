@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from experiments import setup
+from lhrm_jax.data import urls
 from lhrm_jax.text import tags
 
 _MODES = ("auto", *tags.MODES)  # auto: left free
@@ -47,9 +48,12 @@ def model_card(run: pathlib.Path) -> str:
 
 
 def base_model(run: pathlib.Path) -> str:
-  """What the first run of a chain of runs started from; "" for random parameters."""
+  """What the first run of a chain of runs started from; "" for random parameters.
+
+  A chain is followed on this machine alone: a run in a bucket may be gone since.
+  """
   start = _read(run / "config.json")["init_from"]
-  before = setup.run_folder(start) if start else None
+  before = setup.run_folder(start) if start and not urls.is_url(start) else None
   return base_model(before) if before else start
 
 

@@ -6,6 +6,8 @@ metrics.jsonl tensorboard/ rollouts/ logs, cut back to the checkpoint a run goes
 evaluation/STAGE.json report/        results
 dumps/                               updates that were not finite, for experiments.replay
 lock                                 held while a job works in the folder
+
+A `--workdir` in a bucket is a copy of such a folder: see lhrm_jax.training.bucket.
 """
 
 import fcntl
@@ -13,6 +15,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -22,7 +25,10 @@ from ml_collections import ConfigDict
 from experiments import setup, validation
 from experiments.command_line import UserError
 from lhrm_jax import parallel
-from lhrm_jax.training import log_files
+from lhrm_jax.data import urls
+from lhrm_jax.data.urls import BucketError
+from lhrm_jax.training import bucket, log_files
+from lhrm_jax.training.bucket import Bucket
 from lhrm_jax.training.checkpoints import Checkpoints, Saved
 
 # What may differ when a run goes on: it changes where and how fast, and no result.
@@ -35,18 +41,19 @@ class RunFolder:
   """Use as a context manager; entering refuses what cannot work, before anything is computed.
 
   Attributes:
-    path: of the folder.
+    path: of the folder on this machine.
     checkpoints: by stage.
     saved: by stage, the whole checkpoint to go on from.
   """
 
   def __init__(self, workdir: str, config: ConfigDict, stages: Sequence[str]):
     """Args:
-    workdir: created where missing.
+    workdir: a folder or, on one host, the URL of one in a bucket; created where missing.
     config: the run's.
     stages: of training, in order; none for a job that starts anew each time, such as evaluation.
     """
     self.path, self._workdir = pathlib.Path(workdir), workdir
+    self._bucket: Bucket | None = None
     self._config, self._stages = config, stages
     self._lock: IO[str] | None = None
     self.checkpoints: dict[str, Checkpoints] = {}
@@ -57,25 +64,29 @@ class RunFolder:
     UserError: the config cannot be, or the folder cannot be written, is in use, or holds a run of
       another config.
     """
-    if "://" in self._workdir:
-      raise UserError(
-        f"--workdir={self._workdir} is a URL, and a run needs a folder: mount the bucket or a "
-        "shared file system on every host and name the folder there (docs/launching.md)."
-      )
     validation.check(self._config)
     try:
+      if urls.is_url(self._workdir):
+        self._open_bucket()
       if jax.process_index() == 0:
         self._claim()
       c = self._config.checkpoint
       for stage in self._stages:
         folder = self.path / "checkpoints" / stage
-        self.checkpoints[stage] = Checkpoints(folder, every=c.every, keep=c.keep, best=c.best)
+        self.checkpoints[stage] = Checkpoints(
+          folder, every=c.every, keep=c.keep, best=c.best, after_save=self._copy_or_say_why
+        )
         self.saved[stage] = self.checkpoints[stage].newest()
       if jax.process_index() == 0:
         if self.newest:
           log_files.cut(self.path, self.newest.record["logs"])
         elif aside := log_files.set_aside(self.path):
           print(f"{self.path} holds no checkpoint to go on from; its logs are now in {aside.name}.")
+      if self._bucket:
+        self._bucket.upload()  # what cannot be written is found before anything is computed
+    except BucketError as error:
+      self._release()
+      raise UserError(f"--workdir: {error}") from error
     except OSError as error:
       self._release()
       raise UserError(f"--workdir={self.path} cannot be written: {error}.") from error
@@ -93,7 +104,15 @@ class RunFolder:
     try:
       for checkpoints in self.checkpoints.values():
         checkpoints.close()
+      if self._bucket and error_type is None:
+        self._bucket.upload()
+    except BucketError as error:
+      raise UserError(
+        f"{error} The run is whole in {self.path}; the same command copies it."
+      ) from error
     finally:
+      if error_type is not None:
+        self._copy_or_say_why()
       self._release()
 
   @property
@@ -124,6 +143,25 @@ class RunFolder:
     except OSError as error:
       raise UserError(f"--workdir={self.path} cannot be written: {error}.") from error
 
+  def _open_bucket(self) -> None:
+    if jax.process_count() > 1:
+      raise UserError(
+        f"--workdir={self._workdir} is a URL, and several processes need one folder: mount the "
+        "bucket or a shared file system on every host and name the folder there "
+        "(docs/launching.md)."
+      )
+    self.path = bucket.folder_for(self._workdir, "runs")
+    self._bucket = Bucket(self._workdir, self.path)
+    print(f"{self._workdir} is a copy of {self.path}, made after every checkpoint.", flush=True)
+
+  def _copy_or_say_why(self) -> None:
+    """A bucket that is out of reach for a while does not end the run."""
+    if self._bucket:
+      try:
+        self._bucket.upload()
+      except BucketError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+
   def _claim(self) -> None:
     self.path.mkdir(parents=True, exist_ok=True)
     self._lock = (self.path / "lock").open("a+", encoding="utf-8")
@@ -140,6 +178,8 @@ class RunFolder:
     self._lock.truncate(0)
     self._lock.write(f"process {os.getpid()} on {platform.node()}")
     self._lock.flush()
+    if self._bucket and (aside := self._bucket.take_over()):
+      print(f"{self._workdir} is another run than this machine knew; that is now in {aside}.")
     (self.path / "checkpoints").mkdir(exist_ok=True)
     if any((self.path / "checkpoints").glob("*/*")):
       self._check_config()

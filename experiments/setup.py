@@ -19,12 +19,13 @@ from ml_collections import ConfigDict
 from experiments import validation
 from experiments.command_line import UserError, mendable
 from lhrm_jax import parallel, policy, rewards, text
-from lhrm_jax.data import limits, tasks
+from lhrm_jax.data import limits, tasks, urls
+from lhrm_jax.data.urls import BucketError
 from lhrm_jax.evaluation import EvaluationSpec, Evaluator
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.text import Tokenizer
-from lhrm_jax.training import checkpoints
+from lhrm_jax.training import bucket, checkpoints
 
 STAGES = HFT, HGPO = ("hft", "hgpo")
 _NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk", "attention_chunk")
@@ -34,6 +35,8 @@ _SIZES = (
   "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
   "head_dim", "rms_norm_eps", "qkv_bias", "qk_norm", "tie_embeddings",
 )  # fmt: skip
+# Of a run in a bucket: nobody who starts from it reads these.
+_LOGS = ("dumps/", "profile/", "rollouts/", "tensorboard/")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -167,7 +170,8 @@ def load_policy(
   Args:
     init_from: a run folder (its newest HGPO checkpoint, or HFT's where it has no other), one
       stage's folder of checkpoints in it (its newest), one checkpoint, or what
-      `policy.load_pretrained` takes: a model's folder, a hub id, a GGUF file, `package:NAME`.
+      `policy.load_pretrained` takes: a model's folder, a hub id, a GGUF file, `package:NAME`. Each
+      of these folders may be a URL in a bucket.
     mesh: where the parameters will lie.
     numerics: of a pretrained model, which decides its sizes itself: `dtype`, `scan_layers`, `remat`
       and `logprob_chunk` are taken from here.
@@ -175,6 +179,7 @@ def load_policy(
   Raises:
     UserError: there is no such run, checkpoint or model.
   """
+  init_from = _on_this_machine(init_from)
   if run_folder(init_from) is None:
     return _load_pretrained(init_from, mesh, numerics or {})
   run, checkpoint = find_checkpoint(init_from)
@@ -231,9 +236,30 @@ def _check_sizes(init_from: str, config: PolicyConfig, declared: Mapping[str, An
     )
 
 
+@functools.cache
+def _on_this_machine(init_from: str) -> str:
+  """A path for `init_from`, which may be a URL: what lies in a bucket is fetched, once per job.
+
+  Raises:
+    UserError: it cannot be.
+  """
+  if not urls.is_url(init_from):
+    return init_from
+  root, _, inside = init_from.rstrip("/").partition("/checkpoints/")
+  try:
+    folder = bucket.fetched(root, lambda name: not name.startswith(_LOGS))
+  except BucketError as error:
+    raise UserError(f"init_from: {error}") from error
+  return str(folder / "checkpoints" / inside if inside else folder)
+
+
 def run_folder(init_from: str) -> pathlib.Path | None:
-  """The run folder that a path lies in, if any."""
-  path = pathlib.Path(init_from)
+  """The run folder that a path lies in, if any.
+
+  Raises:
+    UserError: it is a URL that cannot be read.
+  """
+  path = pathlib.Path(_on_this_machine(init_from))
   return next((p for p in (path, *path.parents) if (p / "policy" / "config.json").is_file()), None)
 
 
@@ -243,6 +269,7 @@ def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
   Raises:
     UserError: there is no such run, or it holds no whole checkpoint.
   """
+  init_from = _on_this_machine(init_from)
   path = pathlib.Path(init_from)
   run = run_folder(init_from)
   if run is None:

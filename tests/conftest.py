@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +93,24 @@ def rollouts(config, params, tokenizer, prompts):
   """Paired rollouts, `[6, 2, 3, 9]`."""
   spec = make_spec(tokenizer)
   return sample(config, spec, params, prompts, jax.random.key(7))
+
+
+@pytest.fixture(scope="session")
+def s3():
+  """A server of S3 on this machine, with a bucket `runs`; started processes find it too."""
+  from moto.server import ThreadedMotoServer  # a second to import
+
+  server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+  server.start()
+  host, port = server.get_host_and_port()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    patch.setenv("AWS_ACCESS_KEY_ID", "test")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fsspec.filesystem("s3").mkdir("runs")
+    yield
+  server.stop()
 
 
 def take(tree, index):

@@ -16,7 +16,6 @@ step's rows are then looked up, so that they are a function of (seed, step) alon
 import dataclasses
 import difflib
 import functools
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -233,7 +232,7 @@ def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str)
     return _of_kind(KNOWN[name], name, kind, key)
   if name.startswith(sources.PREFIXES):
     return Known(Source(name), _READERS[kind], kind)
-  if pathlib.Path(name).suffix in sources.SUFFIXES:
+  if name.endswith(sources.SUFFIXES):
     _check_file(name, f"data.{key}")
     return Known(Source(name), _READERS[kind], kind)
   near = difflib.get_close_matches(name, [*own, *KNOWN], n=1)
@@ -292,12 +291,12 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
 
 def _check_file(path: str, key: str) -> None:
   """Finds a missing file before hours of training have passed."""
+  if not path.endswith(sources.SUFFIXES):
+    return
   try:
-    file = pathlib.Path(path).expanduser()
-  except RuntimeError as error:
-    raise ValueError(f"{key}: {path}: {error}") from error
-  if file.suffix in sources.SUFFIXES and not file.is_file():
-    raise ValueError(f"{key}: {path} does not exist.")
+    sources.check_file(path)
+  except (FileNotFoundError, RuntimeError, ValueError) as error:
+    raise ValueError(f"{key}: {error}") from error
 
 
 def _of_kind(known: Known, name: str, kind: type, key: str) -> Known:

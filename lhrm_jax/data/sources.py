@@ -8,13 +8,14 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
+from lhrm_jax.data import urls
 from lhrm_jax.data.rows import BadRow, Fields, columns
 
 Row = TypeVar("Row")
 ON_BAD_ROW = ("raise", "skip")
-SUFFIXES = (".jsonl", ".parquet")
+SUFFIXES = _JSONL, _PARQUET = (".jsonl", ".parquet")
 PREFIXES = _HUB, _TFDS = "hf:", "tfds:"
 _SHOWN = 5  # bad rows that a summary quotes
 
@@ -24,8 +25,9 @@ class Source:
   """Where rows come from, and what their columns are called there.
 
   Attributes:
-    path: a `.jsonl` or `.parquet` file; `hf:` and a hub id, a folder of data files or one that
-      `save_to_disk` wrote; or `tfds:` and a data set's name or its builder's folder.
+    path: a `.jsonl` or `.parquet` file, here or by URL in a bucket (`gs://`, `s3://`); `hf:` and a
+      hub id, a folder of data files or one that `save_to_disk` wrote; or `tfds:` and a data set's
+      name or its builder's folder.
     split: of `hf:` and `tfds:`; slices such as `train[:100]` too.
     subset: of `hf:`, for data sets that have several.
     columns: our name of a column -> the file's.
@@ -92,7 +94,8 @@ def stream(
     record: where skipped rows are counted.
 
   Raises:
-    ValueError: a bad row, under "raise", with the file and the line.
+    ValueError: a bad row, under "raise", with the file and the line, or a bucket that cannot be
+      read.
     FileNotFoundError: there is no such source.
   """
   if on_bad_row not in ON_BAD_ROW:
@@ -132,22 +135,50 @@ def _located(source: Source) -> Iterable[tuple[str, Fields | BadRow]]:
     return _from_datasets(source)
   if source.path.startswith(_TFDS):
     return _from_tfds(source)
-  path = pathlib.Path(source.path).expanduser()
-  if path.suffix not in SUFFIXES:
+  check_file(source.path)
+  read = _from_jsonl if source.path.endswith(_JSONL) else _from_parquet
+  return _from_file(source.path, read)
+
+
+def check_file(path: str) -> None:
+  """Whether a file or URL can be read; reads nothing of it.
+
+  Raises:
+    ValueError: it is no file of rows, or lies in a bucket that cannot be read.
+    FileNotFoundError: it does not exist.
+  """
+  if not path.endswith(SUFFIXES):
     raise ValueError(
-      f"{source.path!r} is no .jsonl or .parquet file; a hub id or folder is written hf:NAME, a "
-      "data set of tensorflow_datasets tfds:NAME."
+      f"{path!r} is no .jsonl or .parquet file; a hub id or folder is written hf:NAME, a data set "
+      "of tensorflow_datasets tfds:NAME."
     )
-  if not path.is_file():
+  if urls.is_url(path):
+    files, name = urls.open_bucket(path)
+    with urls.explained(path, "read"):
+      found = files.isfile(name)
+  else:
+    found = pathlib.Path(path).expanduser().is_file()
+  if not found:
     raise FileNotFoundError(f"{path} does not exist.")
-  return _from_jsonl(path) if path.suffix == ".jsonl" else _from_parquet(path)
 
 
-def _from_jsonl(path: pathlib.Path) -> Iterator[tuple[str, Fields | BadRow]]:
-  with path.open("rb") as file:
-    for number, line in enumerate(file, start=1):
-      if line.strip():
-        yield f"{path}:{number}", _json_object(line)
+_Read = Callable[[IO[bytes], str], Iterator[tuple[str, Fields | BadRow]]]
+
+
+def _from_file(path: str, read: _Read) -> Iterator[tuple[str, Fields | BadRow]]:
+  if urls.is_url(path):
+    files, name = urls.open_bucket(path)
+    with urls.explained(path, "read"), files.open(name, "rb") as file:
+      yield from read(file, path)
+  else:
+    with pathlib.Path(path).expanduser().open("rb") as file:
+      yield from read(file, path)
+
+
+def _from_jsonl(file: IO[bytes], name: str) -> Iterator[tuple[str, Fields | BadRow]]:
+  for number, line in enumerate(file, start=1):
+    if line.strip():
+      yield f"{name}:{number}", _json_object(line)
 
 
 def _json_object(line: bytes) -> Fields | BadRow:
@@ -166,13 +197,13 @@ def _json_object(line: bytes) -> Fields | BadRow:
   return fields
 
 
-def _from_parquet(path: pathlib.Path) -> Iterator[tuple[str, Fields]]:
+def _from_parquet(file: IO[bytes], name: str) -> Iterator[tuple[str, Fields]]:
   import pyarrow.parquet
 
   row = 0
-  for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+  for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
     for fields in batch.to_pylist():
-      yield f"{path}: row {row}", fields
+      yield f"{name}: row {row}", fields
       row += 1
 
 

@@ -67,6 +67,7 @@ class Checkpoints:
     keep: int,
     best: str = "",
     report: Callable[[str], None] = print,
+    after_save: Callable[[], None] = lambda: None,
   ):
     """Args:
     folder: of the stage; created where missing.
@@ -74,9 +75,10 @@ class Checkpoints:
     keep: how many of the newest stay. Step 0, the reference of HGPO, always stays.
     best: a metric; the checkpoint with its highest value is saved when it occurs, and stays too.
     report: told of every damaged checkpoint that is set aside.
+    after_save: called, beside the training, when a checkpoint is whole and older ones are deleted.
     """
     self._folder, self._every, self._keep, self._best = folder.resolve(), every, keep, best
-    self._report = report
+    self._report, self._after_save = report, after_save
     self._finisher = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._pending: Future | None = None
     self._last_step: int | None = None
@@ -180,6 +182,7 @@ class Checkpoints:
         self._delete_old()
     except Exception as error:
       raise self._failed(path, error) from error
+    self._after_save()
 
   def _failed(self, path: pathlib.Path, error: Exception) -> CheckpointError:
     if _first_process():

@@ -1,11 +1,13 @@
 """A small run of the real command, to be interrupted and compared."""
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import IO
 
 from lhrm_jax.training import checkpoints
 from tests.experiments.test_command_line import CONFIG, ROOT
@@ -22,17 +24,19 @@ FLAGS = [
 _MEASURED = ("time/", "perf/")
 
 
-def command(workdir: pathlib.Path, *more: str, module: str = "experiments.hgpo") -> list[str]:
+def command(workdir: pathlib.Path | str, *more: str, module: str = "experiments.hgpo") -> list[str]:
   arguments = ["--config", CONFIG, "--workdir", str(workdir), *FLAGS, *more]
   return [sys.executable, "-m", module, *arguments]
 
 
-def start(workdir: pathlib.Path, *more: str, **options) -> subprocess.Popen:
-  """Starts the run; its output goes to WORKDIR.log."""
+def start(
+  workdir: pathlib.Path | str, *more: str, log: IO[str] | None = None, **options
+) -> subprocess.Popen:
+  """Starts the run; its output goes to `log`, or else to WORKDIR.log."""
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
-  with workdir.with_suffix(".log").open("a") as log:
+  with contextlib.nullcontext(log) if log else workdir.with_suffix(".log").open("a") as output:
     return subprocess.Popen(
-      command(workdir, *more, **options), cwd=ROOT, env=environment, stdout=log,
+      command(workdir, *more, **options), cwd=ROOT, env=environment, stdout=output,
       stderr=subprocess.STDOUT,
     )  # fmt: skip
 

@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 
+import fsspec
 import pytest
 
 from lhrm_jax.data import known, rows, sources
+from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
 from lhrm_jax.text import tags
@@ -287,3 +289,26 @@ def test_columns_of_other_types_than_a_data_set_has_are_bad_rows(tmp_path, name,
   path = write_jsonl(tmp_path / "copy.jsonl", [{**KNOWN_FIELDS[name], **changes}])
   with pytest.raises(ValueError, match=r"copy\.jsonl:1: "):
     known.load_known(name, path=str(path))
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet])
+def test_rows_in_a_bucket(write, tmp_path, s3):
+  local = write(tmp_path / f"rows.{write.__name__.removeprefix('write_')}", FIELDS)
+  url = f"s3://runs/{tmp_path.name}/{local.name}"
+  fsspec.filesystem("s3").put_file(str(local), url)
+  assert sources.load(toy(url), rows.prompt_row).rows == ROWS
+
+
+@pytest.mark.parametrize(
+  "url, message",
+  [
+    ("s3://runs/none.jsonl", r"s3://runs/none\.jsonl does not exist"),
+    ("s3://no-such-bucket-here/none.jsonl", "does not exist"),
+    ("nonsense://runs/none.jsonl", "Protocol not known: nonsense"),
+  ],
+)
+def test_rows_that_are_in_no_bucket(url, message, s3):
+  with pytest.raises((FileNotFoundError, ValueError), match=message):
+    sources.load(toy(url), rows.prompt_row)
+  with pytest.raises(ValueError, match=rf"data\.prompts: .*{message}"):
+    RowTask.from_config({"prompts": url})

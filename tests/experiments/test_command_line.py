@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from experiments.command_line import UserError
+from experiments.configs import arithmetic
 from experiments.run_folder import RunFolder
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -48,10 +50,12 @@ def test_mistakes_are_explained(tmp_path, arguments, message):
   assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_bucket_is_no_run_folder(tmp_path, monkeypatch):
-  """As a path it would name a folder here, on a disk that goes with its machine."""
-  monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError, match="mount the bucket"), RunFolder("gs://b/run", None, ()):
+def test_several_processes_do_not_share_a_bucket(tmp_path, monkeypatch):
+  """Each would work in a folder of its own."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  config = arithmetic.get_config()
+  with pytest.raises(UserError, match="mount the bucket"), RunFolder("gs://b/run", config, ()):
     pass
   assert not list(tmp_path.iterdir())
 

@@ -9,6 +9,9 @@ import time
 
 import pytest
 
+from experiments import setup
+from experiments.command_line import UserError
+from lhrm_jax.training import bucket
 from lhrm_jax.training.preemption import EXIT_STATUS
 from tests.chaos import small_run
 from tests.chaos.small_run import log_of, outcome, start
@@ -21,15 +24,15 @@ def alone(tmp_path_factory):
   return workdir
 
 
-def until(workdir, process, stage, rows):
-  """Waits until a stage has logged so many rows."""
+def until(workdir, process, stage, rows, said=None):
+  """Waits until a stage has logged so many rows; `said` names the log, if not `workdir`."""
   deadline = time.monotonic() + 200
   metrics = workdir / "metrics.jsonl"
   while time.monotonic() < deadline and process.poll() is None:
     if metrics.exists() and metrics.read_text().count(f'"{stage}"') >= rows:
       return
     time.sleep(0.02)
-  raise AssertionError(log_of(workdir))
+  raise AssertionError(log_of(said or workdir))
 
 
 def test_a_killed_run_and_a_terminated_one_end_like_the_one_left_alone(alone, tmp_path):
@@ -87,3 +90,32 @@ def test_an_allowed_change_goes_on(alone, tmp_path):
   assert start(workdir, *longer).wait(timeout=300) == 0, log_of(workdir)
   rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert [r["step"] for r in rows if r["stage"] == "hgpo" and "loss" in r] == list(range(1, 14))
+
+
+def test_a_run_in_a_bucket_goes_on_from_machine_to_machine(alone, tmp_path, monkeypatch, s3):
+  """The first one is lost with its disk."""
+  url = f"s3://runs/{tmp_path.name}"
+
+  def job(machine):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+    with (tmp_path / "run.log").open("a") as log:
+      return small_run.start(url, log=log), bucket.folder_for(url, "runs")
+
+  said = tmp_path / "run"  # whose log it is
+  process, folder = job("first")
+  until(folder, process, "hgpo", 9, said)
+  process.kill()
+  process.wait()
+  shutil.rmtree(tmp_path / "first")
+  process, folder = job("second")
+  assert process.wait(timeout=300) == 0, log_of(said)
+  assert f"Going on in {folder}: hgpo step" in log_of(said)
+  assert outcome(folder) == outcome(alone)
+
+  # Anybody can start from what is there, or from one checkpoint of it.
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
+  run, newest = setup.find_checkpoint(url)
+  assert newest == run / "checkpoints/hgpo/12" and not (run / "rollouts").exists()
+  assert setup.find_checkpoint(f"{url}/checkpoints/hgpo/9")[1].name == "9"
+  with pytest.raises(UserError, match="init_from: s3://runs/none does not exist"):
+    setup.find_checkpoint("s3://runs/none")

@@ -1,0 +1,52 @@
+"""Files in buckets by URL (`gs://`, `s3://`, whatever fsspec knows); errors say what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+
+class BucketError(ValueError):
+  """A bucket could not be read or written; says which, why and how to mend it."""
+
+
+def is_url(path: str) -> bool:
+  """Whether a path is one of these, and no file of this machine."""
+  return "://" in path
+
+
+def open_bucket(url: str) -> tuple[AbstractFileSystem, str]:
+  """The file system of a URL, and the URL's path in it.
+
+  Raises:
+    BucketError: there is no such protocol, or its package is not installed.
+  """
+  with explained(url, "opened"):
+    files, path = fsspec.core.url_to_fs(url)
+    return files, path.rstrip("/")
+
+
+@contextmanager
+def explained(url: str, what: str) -> Iterator[None]:
+  """Within it, whatever goes wrong is a `BucketError`: every protocol has errors of its own.
+
+  Args:
+    url: that is worked with.
+    what: is done to it: "read", "written".
+  """
+  try:
+    yield
+  except BucketError:
+    raise
+  except ImportError as error:
+    raise BucketError(
+      f"{url} cannot be {what}: {error}. pip install 'lhrm_jax[buckets]' brings the packages of "
+      "gs:// and s3://."
+    ) from error
+  except Exception as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+    raise BucketError(
+      f"{url} cannot be {what}: {reason}. Check the name, this machine's credentials and its "
+      "network."
+    ) from error
