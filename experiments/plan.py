@@ -35,7 +35,7 @@ from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.parallel import hlo
 from lhrm_jax.parallel.chips import GIB, Topology
 from lhrm_jax.policy import PolicyConfig, flash
-from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, prefill, sample
+from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample, sampler
 from lhrm_jax.sampling.decoding import blocks
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import make_hft_step
@@ -132,21 +132,22 @@ class Plan:
 class Planner:
   """Compiles the programs of one config for one topology."""
 
-  def __init__(self, config: ConfigDict, topology: Topology, devices: list[jax.Device]):
+  def __init__(self, config: ConfigDict, topology: Topology):
     """Args:
     config: `policy.*` must give the sizes, `vocab_size` among them.
     topology: the chips.
-    devices: stand-ins for them to compile for; one per chip.
+
+    Raises:
+      UserError: see `devices_for`.
     """
     self.config, self.topology = config, topology
     self.policy = PolicyConfig.from_dict(config.policy.to_dict())
-    self.mesh = parallel.make_mesh(**config.mesh, devices=devices)
+    self.mesh = parallel.make_mesh(**config.mesh, devices=devices_for(topology))
     # Like `SamplingLayout`: the devices of one host.
     self.hosts = max(1, topology.chips // topology.chip.host)
-    of_host = devices[: topology.chips // self.hosts]
-    if topology.chip.axes > 1:
-      of_host = [d for d in devices if d.process_index == 0]
-    self.host_mesh = parallel.make_mesh(-1, 1, config.sampling_mesh.tensor, devices=of_host)
+    self.host_mesh = parallel.make_mesh(
+      -1, 1, config.sampling_mesh.tensor, devices=devices_for(topology.of_host)
+    )
 
   def plan(self, program: str) -> Plan:
     """Compiles one of `PROGRAMS`.
@@ -176,7 +177,7 @@ class Planner:
     return self._compile("hft", what, self.mesh, step, self._state(), tuple(batches))
 
   def _prefill(self) -> Plan:
-    fn = jax.jit(lambda params, prompts: prefill(self.policy, params, prompts))
+    fn = jax.jit(lambda *args: sampler.prefill_over(self.policy, self.host_mesh, *args))
     prompts = self._prompts(self.host_mesh, self._prompts_per_host)
     what = f"{self._prompts_per_host} prompts of {prompts.tokens.shape[1]:,} tokens on one host"
     return self._compile("prefill", what, self.host_mesh, fn, self._sampling_params(), prompts)
@@ -440,10 +441,9 @@ def main(_) -> None:
       "policy.vocab_size=0: a plan takes all shapes from the config, so it must say the vocabulary "
       "(a tokenizer's, rounded up to a multiple of 128): --config.policy.vocab_size=N."
     )
-  devices = devices_for(topology)
   plans = []
   try:
-    planner = Planner(config, topology, devices)
+    planner = Planner(config, topology)
     for program in _PROGRAMS.value:
       plans.append(planner.plan(program))
       show(plans[-1], config, topology)

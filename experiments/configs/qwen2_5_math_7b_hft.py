@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from experiments.configs import defaults
 
 # Axes of the update's mesh (data takes the chips that are left), devices of a host that share a
-# copy of the weights in sampling, rows of a micro-batch and micro-batches of an HGPO update.
+# copy of the weights in sampling and parts that a step's prompts are sampled in, rows of a
+# micro-batch and micro-batches of an HGPO update.
 LAYOUTS = {
   "v5p-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64, "micro_batches": 4},
   "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64, "micro_batches": 4},
-  "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "rows": 8, "micro_batches": 32},
+  "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 4, "rows": 8, "micro_batches": 32},
 }
 
 
@@ -76,6 +77,7 @@ def on_chips(config: ConfigDict, chips: str, layouts: dict[str, dict[str, int]])
   layout = layouts[chips]
   config.mesh.fsdp, config.mesh.tensor = layout["fsdp"], layout["tensor"]
   config.sampling_mesh.tensor = layout["sampling"]
+  config.hgpo.sampling_chunks = layout.get("chunks", 1)
   config.hft.micro_batch_rows = layout["rows"]
   config.hgpo.micro_batches = layout["micro_batches"]
   # 1,024 tokens' logits at a time in each part of the batch.

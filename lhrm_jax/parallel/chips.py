@@ -76,6 +76,15 @@ class Topology:
   def chips(self) -> int:
     return math.prod(self.shape)
 
+  @property
+  def of_host(self) -> "Topology":
+    """One host of the slice: GPUs in a row, TPU chips in a square of four."""
+    if self.chips <= self.chip.host:
+      return self
+    if self.chip.axes == 1:
+      return dataclasses.replace(self, shape=(self.chip.host,))
+    return dataclasses.replace(self, shape=(2, 2, 1)[: self.chip.axes])
+
   def seconds_to_send(self, sent: float, group: int) -> float:
     """Least time of a collective in which each chip sends `sent` bytes.
 

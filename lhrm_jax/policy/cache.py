@@ -66,6 +66,10 @@ class KVCache:
   def slots(self) -> int:
     return jax.tree.leaves(self.values)[0].shape[_SLOT_AXIS]
 
+  @property
+  def dtype(self) -> jnp.dtype:
+    return jax.tree.leaves(self.values)[0].dtype
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -138,20 +142,46 @@ def take(cache: KVCache, rows: Array) -> KVCache:
   )
 
 
-def join(blocks: Sequence[KVCache]) -> KVCache:
-  """Consecutive blocks of slots of the same rows as one; all are full but those at the end."""
+def pack(blocks: Sequence[KVCache], rows: Array, count: Array) -> KVCache:
+  """The first `count` of the given `rows`, of consecutive blocks of slots, as one block.
 
-  def concatenate(*buffers: Array, axis: int) -> Array:
-    return jnp.concatenate(buffers, axis)
+  Row by row, in place: a gather of all rows at once holds the cache a second and third time.
 
-  if len(blocks) == 1:
-    return blocks[0]
-  keys_axis = -1 if blocks[0].slots_last else _SLOT_AXIS
-  return dataclasses.replace(
-    blocks[0],
-    keys=jax.tree.map(functools.partial(concatenate, axis=keys_axis), *(b.keys for b in blocks)),
-    values=jax.tree.map(
-      functools.partial(concatenate, axis=_SLOT_AXIS), *(b.values for b in blocks)
-    ),
-    lengths=sum(b.lengths for b in blocks),
-  )
+  Args:
+    blocks: of the same rows; all are full but those at the end.
+    rows: `[R]` int32.
+    count: int32 scalar; the rows after these are left empty.
+  """
+
+  def put(i: Array, packed: Array, *buffers: Array, axis: int) -> Array:
+    at = [0] * packed.ndim
+    at[_ROW_AXIS] = i
+    for buffer in buffers:
+      row = jax.lax.dynamic_slice_in_dim(buffer, rows[i], 1, _ROW_AXIS)
+      packed = jax.lax.dynamic_update_slice(packed, row, at)
+      at[axis] += buffer.shape[axis]
+    return packed
+
+  first = blocks[0]
+  keys_axis = -1 if first.slots_last else _SLOT_AXIS
+
+  def put_all(i: Array, packed: tuple[PerLayer, PerLayer]) -> tuple[PerLayer, PerLayer]:
+    keys, values = packed
+    return (
+      jax.tree.map(functools.partial(put, i, axis=keys_axis), keys, *(b.keys for b in blocks)),
+      jax.tree.map(functools.partial(put, i, axis=_SLOT_AXIS), values, *(b.values for b in blocks)),
+    )
+
+  # Depends on `count`, or the compiler may make all this room before the decoding that leads here.
+  zero, _ = jax.lax.optimization_barrier((jnp.zeros((), first.dtype), count))
+
+  def room(*buffers: Array, axis: int) -> Array:
+    shape = list(buffers[0].shape)
+    shape[_ROW_AXIS], shape[axis] = len(rows), sum(buffer.shape[axis] for buffer in buffers)
+    return jnp.broadcast_to(zero, shape)
+
+  keys = jax.tree.map(functools.partial(room, axis=keys_axis), *(b.keys for b in blocks))
+  values = jax.tree.map(functools.partial(room, axis=_SLOT_AXIS), *(b.values for b in blocks))
+  keys, values = jax.lax.fori_loop(0, jnp.minimum(count, len(rows)), put_all, (keys, values))
+  lengths = sum(block.lengths for block in blocks)[rows]
+  return dataclasses.replace(first, keys=keys, values=values, lengths=lengths)

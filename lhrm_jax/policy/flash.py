@@ -106,14 +106,15 @@ def _on_each_device(
 ) -> Array:
   """Runs a Pallas kernel on the rows and heads of each device: XLA cannot split one by itself."""
   mesh = jax.sharding.get_abstract_mesh()
-  if _devices_in_force() <= 1:
+  left = set(mesh.axis_names) - set(mesh.manual_axes)
+  if not left:  # an axis of one device that is left to XLA is refused too
     return run(queries, keys, values, ids, key_ids)
   of_keys = parallel.spec_in_force(("batch", "kv_heads", None, None), keys.shape)
   rows, heads = of_keys[0], of_keys[1]  # whole groups of queries go with their keys
   of_queries, of_ids = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
   return jax.shard_map(
     run, in_specs=(of_queries, of_keys, of_keys, of_ids, of_ids), out_specs=of_queries,
-    axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False,
+    axis_names=left, check_vma=False,
   )(queries, keys, values, ids, key_ids)  # fmt: skip
 
 

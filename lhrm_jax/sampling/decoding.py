@@ -177,12 +177,9 @@ def decode(
     state = dataclasses.replace(state, responses=dataclasses.replace(responses, steps=steps))
     if stage + 1 == len(slots):
       return state.responses
-    return jax.lax.cond(
-      (state.step < t) & (live(state) > 0),
-      lambda state: run(stage + 1, _move(state, slots[stage + 1], blocks(t - 1, stage + 1))),
-      lambda state: state.responses,
-      state,
-    )
+    # No branch where none is live: what a branch reads stays in memory until it ends, and these
+    # are the caches that moving frees. Then nothing is moved, and no loop makes a turn.
+    return run(stage + 1, _move(state, slots[stage + 1], blocks(t - 1, stage + 1)))
 
   rows = jnp.arange(n, dtype=jnp.int32)
   state = _State(
@@ -196,15 +193,16 @@ def decode(
 def _move(state: _State, slots: int, sizes: list[int]) -> _State:
   """The live rows, in order, in `slots` slots and blocks of these sizes; finished ones fill up."""
   kept = jnp.argsort(state.done, stable=True)[:slots]
+  count = jnp.sum(~state.done)
   per_block = -(-len(state.blocks) // len(sizes))
-  parts = [policy.cache.take(block, kept) for block in state.blocks]
   return dataclasses.replace(
     state,
     rows=state.rows[kept],
     token=state.token[kept],
     done=state.done[kept],
     blocks=tuple(
-      policy.cache.join(parts[i : i + per_block]) for i in range(0, len(parts), per_block)
+      policy.cache.pack(state.blocks[i : i + per_block], kept, count)
+      for i in range(0, len(state.blocks), per_block)
     ),
   )
 

@@ -117,7 +117,7 @@ def sample(
     with clock.time(name):
       return jax.block_until_ready(run())
 
-  last, prefix = timed("prefill", lambda: _prefill(config, mesh, params, batch))
+  last, prefix = timed("prefill", lambda: prefill_over(config, mesh, params, batch))
   decoded = timed(
     "decode",
     lambda: _decode(config, spec, mesh, params, last, prefix, batch.ids, limits, key, options),
@@ -130,7 +130,10 @@ def sample(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _prefill(config: PolicyConfig, mesh: Mesh | None, params, prompts) -> tuple[Array, KVCache]:
+def prefill_over(
+  config: PolicyConfig, mesh: Mesh | None, params: policy.Params, prompts: Prompts
+) -> tuple[Array, KVCache]:
+  """`prefill` of prompts that the data axes of a mesh share out; jitted."""
   run = functools.partial(prefill, config)
   batch = _batch_axes(mesh)
   return _on_each_device(

@@ -73,6 +73,13 @@ def test_flops_are_those_worked_out_by_hand(update):
   assert 3 * forward <= 16 * update["flops"] <= 4.6 * forward
 
 
+def test_each_chip_of_a_host_may_sample_by_itself(tmp_path):
+  """Splash attention in a program that is split over rows already: no axis may be left to XLA."""
+  found = plan("prefill", tmp_path, sampling_mesh__tensor=1, data__max_prompt_tokens=128)
+  assert not found["problem"] and not found["collectives"]
+  assert found["flops"] > 0
+
+
 COND = """
 HloModule test
 
