@@ -9,9 +9,13 @@ import sys
 import jax
 import pytest
 
+from experiments import setup
 from experiments.command_line import UserError
 from experiments.configs import arithmetic
 from experiments.run_folder import RunFolder
+from lhrm_jax.data.urls import BucketError
+from lhrm_jax.training import state as train_state
+from lhrm_jax.training.bucket import Bucket
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "experiments/configs/arithmetic.py"
@@ -58,6 +62,33 @@ def test_several_processes_do_not_share_a_bucket(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="mount the bucket"), RunFolder("gs://b/run", config, ()):
     pass
   assert not list(tmp_path.iterdir())
+
+
+def test_a_bucket_out_of_reach_is_an_error_only_at_the_end(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  url, config = f"file://{tmp_path}/bucket/run", arithmetic.get_config()
+  optimizer = train_state.make_optimizer(lambda _: 0.1, weight_decay=0.0, clip_norm=1.0)
+  state = train_state.from_params({"w": jax.numpy.ones(2)}, optimizer)
+
+  def out_of_reach(_):
+    raise BucketError("the bucket is out of reach.")
+
+  with (
+    pytest.raises(UserError, match=r"whole in .* the same command copies it"),
+    monkeypatch.context() as patch,
+    RunFolder(url, config, ("hft",)) as folder,
+  ):
+    setup.write_json(folder.path / "config.json", setup.plain(config))
+    patch.setattr(Bucket, "upload", out_of_reach)
+    folder.checkpoints["hft"].save(state, 1, lambda: {"logs": {}}, now=True)
+    folder.checkpoints["hft"].wait()
+    assert "warning: the bucket is out of reach" in capsys.readouterr().err
+
+  copied = tmp_path / "bucket" / "run" / "checkpoints" / "hft" / "1" / "checksums.sha256"
+  assert not copied.exists()
+  with RunFolder(url, config, ("hft",)) as folder:
+    assert folder.newest.step == 1
+  assert copied.exists()
 
 
 @pytest.mark.parametrize("module", ["hft", "hgpo", "evaluate", "sample"])
