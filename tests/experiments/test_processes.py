@@ -115,6 +115,8 @@ def test_a_killed_process_ends_the_others_and_the_job_goes_on(alone, tmp_path):
   finally:
     for worker in workers:
       worker.kill()
-  assert "Another process of this job" in logs[0].read_text()
+  # Ours where it waited in a collective, JAX's where its heartbeat was missed first.
+  said = logs[0].read_text()
+  assert "Another process of this job" in said or "another task died" in said, said[-3000:]
   finish(start_job(workdir, 2), workdir)
   assert_same_run(workdir, alone)
