@@ -148,7 +148,7 @@ def test_nothing_is_compiled_once_warm(config, params, tokenizer, prompts):
 
 def compiled_decode(config, spec, params, prompts):
   """The decoding program of `sample` for these shapes."""
-  shapes = jax.eval_shape(functools.partial(sampler._prefill, config, None), params, prompts)
+  shapes = jax.eval_shape(functools.partial(sampler.prefill_over, config, None), params, prompts)
   limits = jnp.zeros((len(prompts.ids), spec.modes, spec.samples), jnp.int32)
   options = (jnp.float32(1), jnp.float32(1), jnp.int32(0))
   arguments = (params, *shapes, prompts.ids, limits, KEY, options)
