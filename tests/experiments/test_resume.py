@@ -83,6 +83,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(alone, tmp_pat
   assert outcome(workdir) == outcome(alone)
 
 
+@pytest.mark.slow
 def test_an_allowed_change_goes_on(alone, tmp_path):
   workdir = tmp_path / "longer"
   shutil.copytree(alone, workdir)
@@ -103,7 +104,7 @@ def test_a_run_in_a_bucket_goes_on_from_machine_to_machine(alone, tmp_path, monk
 
   said = tmp_path / "run"  # whose log it is
   process, folder = job("first")
-  until(folder, process, "hgpo", 9, said)
+  until(folder, process, "hgpo", 5, said)
   process.kill()
   process.wait()
   shutil.rmtree(tmp_path / "first")
