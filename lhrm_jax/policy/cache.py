@@ -66,10 +66,6 @@ class KVCache:
   def slots(self) -> int:
     return jax.tree.leaves(self.values)[0].shape[_SLOT_AXIS]
 
-  @property
-  def dtype(self) -> jnp.dtype:
-    return jax.tree.leaves(self.values)[0].dtype
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -172,13 +168,10 @@ def pack(blocks: Sequence[KVCache], rows: Array, count: Array) -> KVCache:
       jax.tree.map(functools.partial(put, i, axis=_SLOT_AXIS), values, *(b.values for b in blocks)),
     )
 
-  # Depends on `count`, or the compiler may make all this room before the decoding that leads here.
-  zero, _ = jax.lax.optimization_barrier((jnp.zeros((), first.dtype), count))
-
   def room(*buffers: Array, axis: int) -> Array:
     shape = list(buffers[0].shape)
     shape[_ROW_AXIS], shape[axis] = len(rows), sum(buffer.shape[axis] for buffer in buffers)
-    return jnp.broadcast_to(zero, shape)
+    return jnp.zeros(shape, buffers[0].dtype)
 
   keys = jax.tree.map(functools.partial(room, axis=keys_axis), *(b.keys for b in blocks))
   values = jax.tree.map(functools.partial(room, axis=_SLOT_AXIS), *(b.values for b in blocks))
