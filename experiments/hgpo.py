@@ -8,13 +8,14 @@ With --config.init_from=RUN the cold start is skipped; --config.hgpo.steps=0 end
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from experiments import command_line, hft, reporting, setup
 from experiments.progress import ProgressBar
@@ -34,7 +35,13 @@ from lhrm_jax.training import checkpoints
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.gates import Gates
 from lhrm_jax.training.gates import standard as standard_gates
-from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, make_hgpo_step, make_score
+from lhrm_jax.training.hgpo import (
+  HGPOBatch,
+  HGPOSpec,
+  make_hgpo_step,
+  make_score,
+  mini_batches,
+)
 from lhrm_jax.training.metric_writer import MetricWriter, read_metrics
 from lhrm_jax.training.performance import Instruments, Stopwatch
 from lhrm_jax.training.preemption import Preemption
@@ -65,8 +72,11 @@ def train(
     optimizer, lambda: train_state.restart(run.policy_config, optimizer, run.mesh, reference)
   )
   stage.save_start(state)
-  update = make_hgpo_step(run.policy_config, hgpo_spec(run), optimizer, schedule, run.mesh)
+  spec = hgpo_spec(c, opening)
+  update = make_hgpo_step(run.policy_config, spec, optimizer, schedule, run.mesh)
   score_policy = make_score(run.policy_config, opening, c.temperature, c.length_buckets, run.mesh)
+
+  updates = c.updates_per_rollout * c.epochs  # from one step's rollouts
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
@@ -126,9 +136,8 @@ def train(
       # ---- Scores; the reference's log-probabilities hide the scoring of the last chunk
       with clock.time("logprob"):
         ref = score_policy(reference, rollouts)
-        old = None
-        if c.updates_per_rollout > 1:
-          old = score_policy(state.params, rollouts).logprobs
+        # Where these rollouts make one update only, the policy that learns is the one that sampled.
+        old = score_policy(state.params, rollouts) if updates > 1 else None
         jax.block_until_ready(ref)
       with clock.time("reward"):
         scored = scorer.wait(pending)
@@ -142,10 +151,13 @@ def train(
         my_advantages = jax.tree.map(lambda x: np.asarray(x)[mine], advantages)
         placed = parallel.global_batch(run.mesh, my_advantages, c.prompts_per_step)
         batch = HGPOBatch(rollouts, placed, ref, old)
-        for _ in range(c.updates_per_rollout):
-          state, metrics = update(state, batch)
-        metrics = {name: float(value) for name, value in metrics.items()}
-      stage.guard.check(step + 1, metrics, state.params, batch)
+        parts = mini_batches(batch, c.updates_per_rollout, run.mesh) if updates > 1 else (batch,)
+        of_updates = []
+        for part in parts * c.epochs:
+          state, metrics = update(state, part)
+          of_updates.append({name: float(value) for name, value in metrics.items()})
+          stage.guard.check(step + 1, of_updates[-1], state.params, part)
+        metrics = over_updates(of_updates)
 
       # ---- Metrics, rollouts, checkpoint
       done = step + 1
@@ -164,7 +176,7 @@ def train(
         if step % _SHOW_ROLLOUTS_EVERY == 0:
           writer.text("rollouts", as_markdown(rows, texts, scores), done)
       metrics |= gates.check(done, metrics)
-      metrics |= instruments.take(on_host, c.updates_per_rollout, began)
+      metrics |= instruments.take(on_host, c.epochs, began, scored_old=updates > 1)
       metrics["time/reward_total"] = scorer.take_seconds()
       writer.scalars(setup.HGPO, done, metrics)
       shown |= {"loss": metrics["loss"], "reward": metrics["reward"]}
@@ -216,14 +228,28 @@ def gather_texts(mine: Sequence[int], texts: Sequence[str], prompts: int) -> lis
   return [text for of_prompt in found for text in of_prompt]
 
 
-def hgpo_spec(run: setup.Setup) -> HGPOSpec:
-  """The objective that the config describes."""
-  c = run.config.hgpo
+def over_updates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """A step's metrics from those of its updates: their mean, or what the name says."""
+  merged = {name: float(np.mean([of[name] for of in metrics])) for name in metrics[0]}
+  merged |= {name: max(of[name] for of in metrics) for name in merged if name.endswith("/max")}
+  return merged | {name: metrics[-1][name] for name in ("skipped", "skipped_in_a_row")}
+
+
+def hgpo_spec(c: ConfigDict, opening: tuple[int, int]) -> HGPOSpec:
+  """The objective that the `hgpo` section of a config describes.
+
+  Args:
+    c: that section.
+    opening: ids of the two opening tags.
+  """
+  discounted = c.advantage == "hgpo" and c.estimator == "reinforce_pp"
   return HGPOSpec(
     clip_low=c.clip_low, clip_high=c.clip_high, beta=c.beta, aggregation=c.aggregation,
-    tag_weight=c.tag_weight, gamma=c.gamma, temperature=c.temperature,
-    opening=run.tokenizer.tag_ids.opening, micro_batches=c.micro_batches,
-    length_buckets=c.length_buckets, skip_zero_advantages=c.skip_zero_advantages,
+    tag_weight=c.tag_weight, gamma=c.gamma if discounted else 1.0,
+    every_token=discounted and c.literal, tag_normalisation=c.tag_normalisation,
+    tag_kl=c.tag_kl, neither_penalty=c.neither_penalty, temperature=c.temperature,
+    opening=opening, micro_batches=c.micro_batches, length_buckets=c.length_buckets,
+    skip_zero_advantages=c.skip_zero_advantages,
   )  # fmt: skip
 
 
@@ -259,7 +285,7 @@ def make_advantage_fn(run: setup.Setup):
     return lambda scores: (fn(scores), None)
   reward_options = {"delta": c.delta, "tie": c.tie, "skip_unsolved": c.skip_unsolved}
   options = {"alpha": c.alpha, "intra_scope": c.intra_scope, "ddof": c.ddof,
-             "estimator": c.estimator, **reward_options}  # fmt: skip
+             "estimator": c.estimator, "literal": c.literal, **reward_options}  # fmt: skip
 
   @jax.jit
   def hgpo(scores):

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from experiments import command_line, validation
+from experiments import command_line, hgpo, validation
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.objectives.hgpo import Advantages
@@ -39,7 +39,7 @@ from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample, sampler
 from lhrm_jax.sampling.decoding import blocks
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import make_hft_step
-from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, Scored, make_hgpo_step, make_score
+from lhrm_jax.training.hgpo import HGPOBatch, Scored, make_hgpo_step, make_score
 
 PROGRAMS = ("hft", "prefill", "rollout", "score", "update")
 # Ids of tags and of the end of sequence change nothing in a program's cost.
@@ -207,30 +207,27 @@ class Planner:
   def _score(self) -> Plan:
     c = self.config.hgpo
     fn = make_score(self.policy, _OPENING, c.temperature, c.length_buckets, self.mesh)
-    rollouts = self._rollouts()
+    rollouts = self._rollouts(c.prompts_per_step)
     what = f"log-probabilities of {math.prod(rollouts.lengths.shape):,} responses"
     return self._compile("score", what, self.mesh, fn, self._state().params, rollouts)
 
   def _update(self) -> Plan:
     c = self.config.hgpo
-    spec = HGPOSpec(
-      clip_low=c.clip_low, clip_high=c.clip_high, beta=c.beta, aggregation=c.aggregation,
-      tag_weight=c.tag_weight, gamma=c.gamma, temperature=c.temperature, opening=_OPENING,
-      micro_batches=c.micro_batches, length_buckets=c.length_buckets,
-      skip_zero_advantages=c.skip_zero_advantages,
-    )  # fmt: skip
+    spec = hgpo.hgpo_spec(c, _OPENING)
     step = make_hgpo_step(self.policy, spec, *self._optimizer(), self.mesh)
-    rollouts = self._rollouts()
+    rollouts = self._rollouts(c.prompts_per_step // c.updates_per_rollout)
     b, m, g, t = rollouts.responses.shape
 
     def floats(*shape: int) -> jax.ShapeDtypeStruct:
       return self._over(self.mesh, shape, jnp.float32)
 
+    scored = Scored(floats(b, m, g, t), floats(b, m, g, t), floats(b, 3))
+    several = c.updates_per_rollout * c.epochs > 1
     batch = HGPOBatch(
       rollouts,
       Advantages(floats(b, m, g), floats(b, m, g)),
-      Scored(floats(b, m, g, t), floats(b, m, g, t), floats(b, 3)),
-      floats(b, m, g, t) if c.updates_per_rollout > 1 else None,
+      scored,
+      scored if several else None,
     )
     what = (
       f"one update on {b} prompts x {m * g} responses x {t:,} tokens in "
@@ -275,9 +272,8 @@ class Planner:
       return Prompts(*(jax.ShapeDtypeStruct(s, jnp.int32, sharding=whole) for s in shapes))
     return Prompts(*(self._over(mesh, shape, jnp.int32) for shape in shapes))
 
-  def _rollouts(self) -> Rollouts:
-    c = self.config.hgpo
-    b, m, g = c.prompts_per_step, 2, c.samples_per_mode
+  def _rollouts(self, b: int) -> Rollouts:
+    m, g = 2, self.config.hgpo.samples_per_mode
     t = self.config.data.max_response_tokens
     ints = self._over(self.mesh, (b, m, g), jnp.int32)
     return Rollouts(

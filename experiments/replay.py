@@ -60,7 +60,8 @@ def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
     batches = [nonfinite.rebuild(TokenBatch, values) for values in batch]
     loss, grads, _ = jax.jit(functools.partial(update.accumulate, loss_fn))(params, batches)
   else:
-    gradients = functools.partial(hgpo_gradients, run.policy_config, hgpo.hgpo_spec(run))
+    spec = hgpo.hgpo_spec(run.config.hgpo, run.tokenizer.tag_ids.opening)
+    gradients = functools.partial(hgpo_gradients, run.policy_config, spec)
     loss, grads, _ = jax.jit(gradients)(params, nonfinite.rebuild(HGPOBatch, batch))
   assert isinstance(loss, SumCount)
   return float(loss.mean()), grads

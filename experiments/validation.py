@@ -25,6 +25,7 @@ from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.policy import config as policy_config
 from lhrm_jax.rewards import rules as binary_rewards
 from lhrm_jax.text import Tokenizer
+from lhrm_jax.training import hgpo as hgpo_update
 from lhrm_jax.training import performance
 
 # Beyond these a number is a slip of the keyboard: steps are counted in int32, a batch or a length
@@ -203,9 +204,10 @@ RULES: dict[str, Rule] = {
   "hgpo.alpha": real(0),
   "hgpo.delta": real(),
   "hgpo.tie": one_of(*hgpo.TIES),
-  "hgpo.intra_scope": one_of(*hgpo.INTRA_SCOPES),
+  "hgpo.intra_scope": one_of("", *hgpo.INTRA_SCOPES),
   "hgpo.estimator": one_of(*hgpo.ESTIMATORS),
   "hgpo.ddof": one_of(0, 1),
+  "hgpo.literal": FLAG,
   "hgpo.skip_unsolved": FLAG,
   "hgpo.beta": real(0),
   "hgpo.clip_low": SHARE,
@@ -213,7 +215,11 @@ RULES: dict[str, Rule] = {
   "hgpo.aggregation": one_of(*losses.AGGREGATIONS),
   "hgpo.tag_weight": real(0),
   "hgpo.gamma": SHARE,
+  "hgpo.tag_normalisation": one_of(*hgpo_update.TAG_NORMALISATIONS),
+  "hgpo.tag_kl": one_of(*hgpo_update.TAG_KLS),
+  "hgpo.neither_penalty": real(0),
   "hgpo.updates_per_rollout": whole(1, 10_000),
+  "hgpo.epochs": whole(1, 10_000),
   "hgpo.micro_batches": whole(1, _MOST_ROWS),
   "hgpo.length_buckets": whole(1, 2**16),
   "hgpo.skip_zero_advantages": FLAG,
@@ -338,14 +344,19 @@ def _demonstrations(think: int, direct: int) -> str:
   )
 
 
-@_together("hgpo.prompts_per_step", "hgpo.micro_batches")
-def _micro_batches(prompts: int, parts: int) -> str:
-  if prompts % parts == 0:
-    return ""
-  return (
-    f"hgpo.micro_batches={parts} does not divide hgpo.prompts_per_step={prompts}: micro-batches "
-    "are equal parts of a step."
-  )
+@_together("hgpo.prompts_per_step", "hgpo.updates_per_rollout", "hgpo.micro_batches")
+def _parts_of_a_step(prompts: int, updates: int, parts: int) -> str:
+  if prompts % updates:
+    return (
+      f"hgpo.updates_per_rollout={updates} does not divide hgpo.prompts_per_step={prompts}: each "
+      "update is made from an equal part of a step's queries."
+    )
+  if prompts // updates % parts:
+    return (
+      f"hgpo.micro_batches={parts} does not divide the {prompts // updates} queries of an update "
+      "(hgpo.prompts_per_step / hgpo.updates_per_rollout): micro-batches are equal parts of it."
+    )
+  return ""
 
 
 @_together("hgpo.prompts_per_step", "hgpo.sampling_chunks")

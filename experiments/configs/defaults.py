@@ -103,8 +103,9 @@ def get_config() -> ConfigDict:
   config.hgpo.alpha = 1.0
   config.hgpo.delta = 0.2
   config.hgpo.tie = "all"
-  config.hgpo.intra_scope = "mode"
+  config.hgpo.intra_scope = ""  # "mode" or "all"; "": "all" for the estimator "rloo", else "mode"
   config.hgpo.estimator = "grpo"
+  config.hgpo.literal = False  # the estimator's equations as printed, see docs/method.md
   config.hgpo.ddof = 0
   config.hgpo.skip_unsolved = False
   config.hgpo.beta = 0.001
@@ -112,9 +113,16 @@ def get_config() -> ConfigDict:
   config.hgpo.clip_high = 0.5
   config.hgpo.aggregation = "sequence_sum"
   config.hgpo.tag_weight = 1.0
-  config.hgpo.gamma = 1.0
+  config.hgpo.gamma = 0.99  # of the estimator "reinforce_pp"
+  # The first token: log-probabilities of forced tags over the two "tags" or the "vocabulary", its
+  # divergence from the reference "exact" or "k3", and the weight on -log(p_think + p_no_think).
+  config.hgpo.tag_normalisation = "tags"
+  config.hgpo.tag_kl = "exact"
+  config.hgpo.neither_penalty = 1.0
+  # A step's queries make so many updates, a mini-batch of whole queries each, `epochs` times over.
   config.hgpo.updates_per_rollout = 1
-  config.hgpo.micro_batches = 1  # parts of a step's prompts; memory is that of one
+  config.hgpo.epochs = 1
+  config.hgpo.micro_batches = 1  # parts of an update's prompts; memory is that of one
   # Responses of a micro-batch, sorted by length, are computed in this many parts, each as wide as
   # its longest response needs. Each adds up a gradient of all parameters, over all devices.
   config.hgpo.length_buckets = 8

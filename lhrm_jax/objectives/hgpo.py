@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lhrm_jax.objectives.masked import group_normalise, leave_one_out
+from lhrm_jax.objectives.masked import group_normalise, leave_one_out, whiten
 
 TIES = ("all", "first")
 INTRA_SCOPES = ("mode", "all")
@@ -111,24 +111,32 @@ def advantages(
   alpha: float,
   delta: float,
   tie: str = "all",
-  intra_scope: str = "mode",
+  intra_scope: str = "",
   ddof: int = 0,
   skip_unsolved: bool = False,
   estimator: str = "grpo",
+  literal: bool = False,
 ) -> Advantages:
   """`A = norm(r_intra) + 1{opening tag} * alpha * norm(r_inter)`, the advantage of HGPO.
+
+  A mode whose scores are all equal has no better response, so its intra term is 0 whatever the
+  estimator, the scope and the tie rule: with all of its responses tied at 1, a scope beyond the
+  mode would reward a mode that is wrong throughout.
 
   Args:
     scores: `[B, 2, G]`.
     alpha: weight of the inter term on the opening tag.
     delta: see `assign_rewards`.
     tie: see `assign_rewards`.
-    intra_scope: "mode" normalises the intra rewards within each mode, "all" over both.
-    ddof: 0 for the population's standard deviation, 1 for the sample's.
+    intra_scope: responses that `norm(r_intra)` is over: "mode", the `G` of the mode; "all", the
+      `N = 2G` of the query. "" is "all" for "rloo", as eq. 23 has it, and "mode" for "grpo".
+    ddof: of "grpo": 0 for the population's standard deviation, 1 for the sample's.
     skip_unsolved: see `assign_rewards`.
-    estimator: what `norm` is: "grpo" standardises over the group, "rloo" takes away the mean of
-      the others, "reinforce_pp" standardises over the whole batch (its discount on the body is
-      applied where tokens are known, see `losses.token_advantages`).
+    estimator: what `norm` is: "grpo" standardises; "rloo" subtracts the mean of the others
+      (eq. 23); "reinforce_pp" whitens over the batch, queries and modes without signal left out.
+      Its discount is applied where the tokens are known, see `losses.token_advantages`.
+    literal: the equations as printed: modes of equal scores keep their intra term, and
+      "reinforce_pp" does not whiten (eq. 22).
 
   Returns:
     `Advantages`, `[B, 2, G]` float32.
@@ -137,21 +145,26 @@ def advantages(
     ValueError: bad shape or option.
   """
   for name, value, choices in (
-    ("intra_scope", intra_scope, INTRA_SCOPES),
+    ("intra_scope", intra_scope, ("", *INTRA_SCOPES)),
     ("estimator", estimator, ESTIMATORS),
   ):
     if value not in choices:
-      raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}.")
+      raise ValueError(f"{name}={value!r} is none of {', '.join(filter(None, choices))}.")
   r_inter, r_intra = assign_rewards(scores, delta=delta, tie=tie, skip_unsolved=skip_unsolved)
-  intra_axes = (2,) if intra_scope == "mode" else (1, 2)
+  ranked = jnp.max(scores, axis=2, keepdims=True) > jnp.min(scores, axis=2, keepdims=True)
+  scope = intra_scope or ("all" if estimator == "rloo" else "mode")
+  intra_axes = (2,) if scope == "mode" else (1, 2)
   if estimator == "rloo":
     inter, intra = leave_one_out(r_inter, (1, 2)), leave_one_out(r_intra, intra_axes)
+  elif estimator == "reinforce_pp" and literal:
+    inter, intra = r_inter, r_intra
   elif estimator == "reinforce_pp":
-    everything = (0, 1, 2)
-    inter = group_normalise(r_inter, everything, ddof=ddof)
-    intra = group_normalise(r_intra, everything, ddof=ddof)
+    decided = jnp.any(r_inter > 0, axis=(1, 2), keepdims=True)
+    inter, intra = whiten(r_inter, decided), whiten(r_intra, ranked)
   else:
     inter = group_normalise(r_inter, (1, 2), ddof=ddof)
     intra = group_normalise(r_intra, intra_axes, ddof=ddof)
+  if not literal:
+    intra = jnp.where(ranked, intra, 0.0)
   chex.assert_equal_shape([scores, inter, intra])
   return Advantages(tag=intra + alpha * inter, body=intra)

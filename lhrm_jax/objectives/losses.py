@@ -52,8 +52,47 @@ def categorical_kl(logits: Array, ref_logits: Array) -> Array:
   return jnp.sum(jnp.exp(logp) * (logp - ref_logp), axis=-1)
 
 
-def token_advantages(tag: Array, body: Array, tokens: int, gamma: float = 1.0,
-                     lengths: Array | None = None) -> Array:  # fmt: skip
+def tag_logprobs(mode_logprobs: Array) -> Array:
+  """Log-probabilities of the two opening tags given that the first token is one of them.
+
+  Forced tags say nothing about first tokens that are neither: none is ever sampled, so none is ever
+  pushed down, while pushing the losing tag down lifts them. Ratio and loss over the two tags leave
+  that mass to `tag_regulariser`.
+
+  Args:
+    mode_logprobs: `[B, 3]`: first token `<think>`, `<no_think>`, or any other.
+
+  Returns:
+    `[B, 2]`.
+  """
+  return jax.nn.log_softmax(mode_logprobs[:, :2])
+
+
+def tag_regulariser(
+  mode_logprobs: Array, ref_mode_logprobs: Array, *, beta: float, neither_penalty: float
+) -> Array:
+  """What the choice of the first token costs, query by query, beside the surrogate.
+
+  `beta * KL(pi || pi_ref)` over `<think>`, `<no_think>` and any other token, exact, plus
+  `-neither_penalty * log(p_think + p_no_think)`, whose gradient vanishes as p(neither) does.
+
+  Args:
+    mode_logprobs: `[B, 3]`, see `tag_logprobs`.
+    ref_mode_logprobs: `[B, 3]` of the reference.
+    beta: weight of the divergence.
+    neither_penalty: weight of the penalty, in units of an advantage.
+
+  Returns:
+    `[B]`, nats.
+  """
+  outside = -jax.nn.logsumexp(mode_logprobs[:, :2], axis=-1)
+  return beta * categorical_kl(mode_logprobs, ref_mode_logprobs) + neither_penalty * outside
+
+
+def token_advantages(
+  tag: Array, body: Array, tokens: int, gamma: float = 1.0, lengths: Array | None = None,
+  *, every_token: bool = False,
+) -> Array:  # fmt: skip
   """Spreads the two parts of `Advantages` over tokens: the tag is the first token.
 
   Args:
@@ -61,17 +100,24 @@ def token_advantages(tag: Array, body: Array, tokens: int, gamma: float = 1.0,
     body: `[N]`.
     tokens: `T`.
     gamma: discount of the body term as a reward at the last token (REINFORCE++, 0.99 in the paper).
-    lengths: `[N]`, needed with `gamma` below 1.
+    lengths: `[N]`, needed with `gamma` below 1 or `every_token`.
+    every_token: the body term is a reward at every token, whose advantage is the discounted sum of
+      those left, its own included (eq. 22 as printed).
 
   Returns:
     `[N, T]`.
   """
   first = jnp.arange(tokens) == 0
-  if gamma == 1.0:
+  if gamma == 1.0 and not every_token:
     return jnp.where(first, tag[:, None], body[:, None])
-  to_go = jnp.maximum(lengths[:, None] - 1 - jnp.arange(tokens), 0)
-  discounted = body[:, None] * gamma**to_go
-  return discounted + jnp.where(first, (tag - body)[:, None], 0.0)
+  after = jnp.maximum(lengths[:, None] - 1 - jnp.arange(tokens), 0)  # [N, T], tokens still to come
+  if not every_token:
+    weight = gamma**after
+  elif gamma == 1.0:
+    weight = after + 1
+  else:
+    weight = (1 - gamma ** (after + 1)) / (1 - gamma)
+  return body[:, None] * weight + jnp.where(first, (tag - body)[:, None], 0.0)
 
 
 def aggregation_weights(mask: Array, how: str, constant_length: int = 1) -> tuple[Array, Array]:
@@ -137,11 +183,13 @@ def policy_loss(
   aggregation: str = "sequence_sum",
   constant_length: int = 1,
   tag_weight: float = 1.0,
+  tag_kl: bool = True,
 ) -> PolicyLoss:
   """Clipped objective with a KL penalty (https://arxiv.org/abs/2505.14631), negated.
 
   `J = sum_t [ min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) - beta * k3 ]`, aggregated as
   named. The opening tag is in it with the policy's own old log-probability, although it was forced.
+  Eq. 11 prints the HFT policy in the ratio's denominator; Algorithm 1 refreshes it, as here.
 
   Args:
     logprobs: `[N, T]` of the policy that learns.
@@ -155,6 +203,8 @@ def policy_loss(
     aggregation: see `aggregation_weights`.
     constant_length: see `aggregation_weights`.
     tag_weight: factor on the loss of the first token.
+    tag_kl: whether the first token has a k3 term like any other; not where `tag_regulariser` holds
+      the exact divergence.
 
   Returns:
     `PolicyLoss`.
@@ -173,9 +223,10 @@ def policy_loss(
   weights, count = aggregation_weights(mask, aggregation, constant_length)
   is_tag = jnp.arange(mask.shape[1]) == 0
   weights = jnp.where(is_tag, tag_weight * weights, weights)
-  total = masked_sum((beta * k3 - surrogate) * weights, mask)
-
   body = mask & ~is_tag
+  penalty = beta * (k3 if tag_kl else masked(k3, body))
+  total = masked_sum((penalty - surrogate) * weights, mask)
+
   low = (ratio < 1.0 - clip_low) & (advantages < 0)
   high = (ratio > 1.0 + clip_high) & (advantages > 0)
   return PolicyLoss(

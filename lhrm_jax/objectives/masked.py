@@ -99,3 +99,19 @@ def leave_one_out(x: Array, axis: int | tuple[int, ...]) -> Array:
     n *= x.shape[a]
   centred = x - jnp.mean(x, axis=axes, keepdims=True)
   return centred * (n / max(n - 1, 1))
+
+
+def whiten(x: Array, mask: Array) -> Array:
+  """Standardises the visible `x` over all of its axes; 0 behind the mask or without a spread.
+
+  REINFORCE++'s global normalisation (https://arxiv.org/abs/2501.03262).
+
+  Args:
+    x: any shape.
+    mask: bool, broadcastable to `x`.
+  """
+  mask = jnp.broadcast_to(mask, x.shape)
+  centred = x - masked_sum_count(x, mask).mean()
+  std = jnp.sqrt(masked_sum_count(jnp.square(centred), mask).mean())
+  flat = jnp.max(x, initial=-jnp.inf, where=mask) <= jnp.min(x, initial=jnp.inf, where=mask)
+  return masked(centred / jnp.where(flat, 1.0, std), mask & ~flat)

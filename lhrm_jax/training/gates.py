@@ -53,7 +53,7 @@ def standard(
       gates.append(Gate(
         f"clip_ratio_{side}", f"clip_ratio/{side}_mean", high=max_clip_ratio,
         advice="updates leave the trust region: lower hgpo.learning_rate or "
-        "hgpo.updates_per_rollout",
+        "hgpo.epochs",
       ))  # fmt: skip
   if max_kl:
     gates.append(Gate(

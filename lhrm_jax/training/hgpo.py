@@ -8,6 +8,7 @@ back through the prompts once.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -36,11 +37,14 @@ from lhrm_jax.training.update import (
   summed_over_devices,
 )
 
+TAG_NORMALISATIONS = ("tags", "vocabulary")
+TAG_KLS = ("exact", "k3")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scored:
-  """What a policy says of given rollouts.
+  """Log-probabilities and entropies of given rollouts under one policy.
 
   Attributes:
     logprobs: `[B, M, G, T]` float32 of the response tokens.
@@ -61,15 +65,15 @@ class HGPOBatch:
   Attributes:
     rollouts: `[B, M, G, T]`.
     advantages: `[B, M, G]`.
-    ref: what the reference policy says of the rollouts.
-    old_logprobs: `[B, M, G, T]` of the policy that sampled, scored by the trainer; `None` on the
-      first update from these rollouts, where the learning policy is that policy.
+    ref: scores of the rollouts by the reference policy.
+    old: scores by the policy that sampled, made by the trainer; `None` on the only update from
+      these rollouts, where the learning policy is that policy.
   """
 
   rollouts: Rollouts
   advantages: Advantages
   ref: Scored
-  old_logprobs: Array | None = None
+  old: Scored | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,13 @@ class HGPOSpec:
     aggregation: likewise.
     tag_weight: likewise.
     gamma: see `losses.token_advantages`.
+    every_token: likewise.
+    tag_normalisation: distribution that a forced tag's log-probability is taken from, in ratio,
+      surrogate and k3: "tags", the two opening tags (`losses.tag_logprobs`), or "vocabulary", the
+      literal form. Where the policy chose its first token itself, it is always the vocabulary.
+    tag_kl: divergence of the first token from the reference: "exact" (`losses.tag_regulariser`) or
+      "k3", the literal form.
+    neither_penalty: see `losses.tag_regulariser`.
     temperature: the rollouts were sampled at.
     opening: ids of the two opening tags.
     micro_batches: parts that the prompts are cut into; memory is that of one.
@@ -100,11 +111,18 @@ class HGPOSpec:
   gamma: float
   temperature: float
   opening: tuple[int, int]
+  every_token: bool = False
+  tag_normalisation: str = "tags"
+  tag_kl: str = "exact"
+  neither_penalty: float = 1.0
   micro_batches: int = 1
   length_buckets: int = 8
   skip_zero_advantages: bool = False
 
   def __post_init__(self):
+    for name, choices in (("tag_normalisation", TAG_NORMALISATIONS), ("tag_kl", TAG_KLS)):
+      if getattr(self, name) not in choices:
+        raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}.")
     if self.skip_zero_advantages and self.beta:
       raise ValueError(
         f"skip_zero_advantages with beta={self.beta}: the KL penalty gives every response a "
@@ -171,36 +189,51 @@ def hgpo_gradients(
   widths = bucket_widths(t)
   prompts = rollouts.prompts
 
-  def run_prompts(params: policy.Params) -> tuple[Array, PerLayer, PerLayer]:
+  def run_prompts(params: policy.Params) -> tuple[Array, PerLayer, PerLayer, Array]:
     last, prefix = prefill(config, params, prompts)
-    return last, prefix.keys, prefix.values
+    modes = _mode_logprobs(config, params, last, spec.opening, spec.temperature)
+    return last, prefix.keys, prefix.values, modes
 
   given, through_prompts = jax.vjp(run_prompts, params)
 
   responses, sampled = _by_row(rollouts.responses), _by_row(rollouts.logprobs)
   tag, body = _by_row(batch.advantages.tag), _by_row(batch.advantages.body)
-  ref = _by_row(batch.ref.logprobs)
-  old = None if batch.old_logprobs is None else _by_row(batch.old_logprobs)
   all_lengths = _by_row(rollouts.lengths)
+  among_tags = m == 2 and spec.tag_normalisation == "tags"
 
   def bucket_loss(params, given, rows: Array, lengths: Array, width: int):
-    last, keys, values = given
+    last, keys, values, modes = given
+    prompt_of = rows // (m * g)
     new = _score_rows(
-      config, params, last, KVCache(keys, values, prompts.lengths), rows // (m * g),
+      config, params, last, KVCache(keys, values, prompts.lengths), prompt_of,
       take_rows(responses[:, :width], rows), lengths, spec.temperature,
     )  # fmt: skip
+
+    def of_rows(logprobs: Array, mode_logprobs: Array) -> Array:
+      if not among_tags:
+        return logprobs
+      by_prompt = take_rows(losses.tag_logprobs(mode_logprobs), prompt_of)
+      mode = (rows.reshape(-1, 1) // g) % m
+      return logprobs.at[:, 0].set(jnp.take_along_axis(by_prompt, mode, axis=1)[:, 0])
+
+    def given_by(scored: Scored) -> Array:
+      return of_rows(take_rows(_by_row(scored.logprobs)[:, :width], rows), scored.mode_logprobs)
+
     per_token = losses.token_advantages(
-      take_rows(tag, rows), take_rows(body, rows), width, spec.gamma, lengths
-    )
-    before, of_ref, of_sampler = (
-      None if x is None else take_rows(x[:, :width], rows) for x in (old, ref, sampled)
-    )
-    if before is None:
-      before = jax.lax.stop_gradient(new.logprobs)
+      take_rows(tag, rows), take_rows(body, rows), width, spec.gamma, lengths,
+      every_token=spec.every_token,
+    )  # fmt: skip
+    logprobs = of_rows(new.logprobs, modes)
+    old = jax.lax.stop_gradient(logprobs) if batch.old is None else given_by(batch.old)
     mask = jnp.arange(width) < lengths[:, None]
-    loss, metrics = _loss(spec, new, before, of_ref, of_sampler, per_token, mask,
-                          constant_length=t)  # fmt: skip
-    return loss.total, (loss, metrics)
+    parts = losses.policy_loss(
+      logprobs, old, given_by(batch.ref), per_token, mask,
+      clip_low=spec.clip_low, clip_high=spec.clip_high, beta=spec.beta,
+      aggregation=spec.aggregation, constant_length=t, tag_weight=spec.tag_weight,
+      tag_kl=spec.tag_kl == "k3",
+    )  # fmt: skip
+    metrics = _metrics(parts, new, take_rows(sampled[:, :width], rows), mask)
+    return parts.loss.total, (parts.loss, metrics)
 
   differentiate = jax.grad(bucket_loss, argnums=(0, 1), has_aux=True)
 
@@ -220,6 +253,12 @@ def hgpo_gradients(
   start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, given, more))
   grads, given_grads, (loss, metrics) = add_over(buckets, widths, add, start)
 
+  tag_loss, tag_grads = jax.value_and_grad(
+    lambda modes: _tag_loss(spec, modes, batch.ref.mode_logprobs, rollouts)
+  )(given[-1])
+  loss += SumCount(tag_loss, jnp.float32(0))
+  given_grads = (*given_grads[:-1], given_grads[-1] + tag_grads)
+
   with jax.named_scope("prompts_backward"):
     given_grads = jax.tree.map(lambda x, like: x.astype(like.dtype), given_grads, given)
     grads = jax.tree.map(jnp.add, grads, through_prompts(given_grads)[0])
@@ -228,11 +267,35 @@ def hgpo_gradients(
     _, count = losses.aggregation_weights(skipped, spec.aggregation, t)
     loss += SumCount(jnp.float32(0), count)
   prompt_slots = jnp.float32(prompts.tokens.size)
-  metrics |= _mode_metrics(config, spec, params, given[0], batch.ref)
+  metrics |= _mode_metrics(given[-1], batch.ref)
   metrics["perf/padding_share"] = buckets.padding(widths) + SumCount(
     prompt_slots - jnp.sum(prompts.lengths), prompt_slots
   )
   return loss, grads, metrics
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def mini_batches(batch: HGPOBatch, count: int, mesh: Mesh) -> tuple[HGPOBatch, ...]:
+  """Cuts a batch of `B` queries into `count` of whole queries, each device's share by itself.
+
+  Args:
+    batch: laid out over the mesh.
+    count: divides `B`.
+    mesh: over these devices.
+  """
+  with parallel.over(mesh):
+    stacked = _stack_queries(batch, count)
+    return tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count))
+
+
+def _stack_queries(batch: HGPOBatch, count: int) -> HGPOBatch:
+  """A batch's queries as `count` equal parts, stacked on a new leading axis."""
+  parts = parallel.batch_parts(batch.rollouts.lengths.shape[0] // count)
+  return jax.tree.map(
+    # The policy's version is one scalar; every part carries it.
+    lambda x: parallel.stack_rows(x, count, parts) if x.ndim else jnp.broadcast_to(x, (count,)),
+    batch,
+  )
 
 
 def make_hgpo_step(
@@ -249,16 +312,9 @@ def make_hgpo_step(
   """
 
   def gradients_of(params: policy.Params, batch: HGPOBatch):
-    # policy_version is one scalar for the batch; every micro-batch carries it.
-    version = jnp.broadcast_to(batch.rollouts.policy_version, (spec.micro_batches,))
-    rollouts = dataclasses.replace(batch.rollouts, policy_version=version)
-    parts = parallel.batch_parts(batch.rollouts.lengths.shape[0] // spec.micro_batches)
-    stacked = jax.tree.map(
-      lambda x: x if x is version else parallel.stack_rows(x, spec.micro_batches, parts),
-      dataclasses.replace(batch, rollouts=rollouts),
-    )
     return accumulate_scan(
-      lambda micro_batch: hgpo_gradients(config, spec, params, micro_batch), stacked
+      lambda micro_batch: hgpo_gradients(config, spec, params, micro_batch),
+      _stack_queries(batch, spec.micro_batches),
     )
 
   def step(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
@@ -315,18 +371,23 @@ def _mode_logprobs(
   return jax.nn.log_softmax(modes)
 
 
-def _loss(
-  spec: HGPOSpec, new: policy.TokenLogprobs, old: Array, ref: Array, sampled: Array,
-  advantages: Array, mask: Array, constant_length: int,
-) -> tuple[SumCount, Metrics]:  # fmt: skip
-  """The negated objective over rows `[P * R, width]`, and its metrics under TRL's names."""
-  parts = losses.policy_loss(
-    new.logprobs, old, ref, advantages, mask,
-    clip_low=spec.clip_low, clip_high=spec.clip_high, beta=spec.beta,
-    aggregation=spec.aggregation, constant_length=constant_length, tag_weight=spec.tag_weight,
-  )  # fmt: skip
+def _tag_loss(spec: HGPOSpec, modes: Array, ref_modes: Array, rollouts: Rollouts) -> Array:
+  """`losses.tag_regulariser` summed with the weights that the first tokens have in the loss."""
+  beta = spec.beta if spec.tag_kl == "exact" else 0.0
+  per_query = losses.tag_regulariser(
+    modes, ref_modes, beta=beta, neither_penalty=spec.neither_penalty
+  )
+  mask = _by_row(rollouts.mask)
+  weights, _ = losses.aggregation_weights(mask, spec.aggregation, mask.shape[1])
+  return jnp.sum(per_query * spec.tag_weight * weights[:, 0].reshape(len(per_query), -1).sum(1))
+
+
+def _metrics(
+  parts: losses.PolicyLoss, new: policy.TokenLogprobs, sampled: Array, mask: Array
+) -> Metrics:
+  """Metrics of rows `[P * R, width]` under TRL's names."""
   mismatch = jnp.abs(new.logprobs - sampled)
-  return parts.loss, {
+  return {
     "kl": parts.kl,
     "entropy": masked_sum_count(new.entropy, mask & (jnp.arange(mask.shape[1]) > 0)),
     "clip_ratio/low_mean": parts.low_clip,
@@ -337,18 +398,17 @@ def _loss(
   }
 
 
-def _mode_metrics(
-  config: PolicyConfig, spec: HGPOSpec, params: policy.Params, last: Array, ref: Scored
-) -> Metrics:
-  """What becomes of the choice of a mode, prompt by prompt."""
-  logprobs = _mode_logprobs(config, params, last, spec.opening, spec.temperature)
+def _mode_metrics(logprobs: Array, ref: Scored) -> Metrics:
+  """The choice of a mode, query by query, from `[B, 3]` log-probabilities of the first token."""
   probs = jnp.exp(logprobs)
   # p log p is 0 at p = 0, where log p may be -inf.
   terms = jnp.where(probs > 0, probs * logprobs, 0.0)
-  every_query = jnp.ones(last.shape[0], bool)
+  every_query = jnp.ones(len(probs), bool)
   kl = losses.categorical_kl(logprobs, ref.mode_logprobs)
   return {
     "mode/tag_kl": masked_sum_count(kl, every_query),
     "mode/tag_entropy": masked_sum_count(-jnp.sum(terms, axis=-1), every_query),
     "mode/think_prob": masked_sum_count(probs[:, 0], every_query),
+    "mode/neither_prob": masked_sum_count(probs[:, 2], every_query),
+    "mode/neither_prob/max": Maximum(jnp.max(probs[:, 2])),
   }

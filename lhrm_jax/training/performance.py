@@ -243,13 +243,16 @@ class Instruments:
     self.clock, self.compiles = Stopwatch(), CompileCounter()
     self.timeline: list[Span] = []
 
-  def take(self, rollouts: Rollouts, updates: int, began: float) -> dict[str, float]:
+  def take(
+    self, rollouts: Rollouts, epochs: int, began: float, *, scored_old: bool = False
+  ) -> dict[str, float]:
     """Metrics of one step that ends now.
 
     Args:
       rollouts: of the step, on the host. Each prompt counts once, as it is computed.
-      updates: made from them.
+      epochs: times that each went through an update.
       began: when the step did, by `time.perf_counter`.
+      scored_old: whether the policy that sampled scored them again.
     """
     seconds = time.perf_counter() - began
     spans = self.clock.take()
@@ -257,7 +260,7 @@ class Instruments:
     parts = seconds_by_name(spans)
     # Forward in sampling, for the reference, and for old log-probabilities where they are needed;
     # forward and backward (twice the work) in every update.
-    passes = 2 + (updates > 1) + 3 * updates
+    passes = 2 + scored_old + 3 * epochs
     flops = passes * rollout_flops(self._config, rollouts)
     metrics = {
       **{f"time/{name}": value for name, value in parts.items()},

@@ -11,6 +11,7 @@ import pytest
 
 from lhrm_jax import parallel
 from lhrm_jax.objectives import hgpo, losses
+from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hgpo import (
   HGPOBatch,
@@ -80,14 +81,33 @@ def plain_loss(config, spec, params, batch):
     return x.reshape(n, *x.shape[3:])
 
   advantages = losses.token_advantages(
-    flat(batch.advantages.tag), flat(batch.advantages.body), t, spec.gamma, flat(rollouts.lengths)
-  )
-  old = jax.lax.stop_gradient(new) if batch.old_logprobs is None else flat(batch.old_logprobs)
-  return losses.policy_loss(
-    new, old, flat(batch.ref.logprobs), advantages, flat(rollouts.mask),
-    clip_low=spec.clip_low, clip_high=spec.clip_high, beta=spec.beta, tag_weight=spec.tag_weight,
-    aggregation=spec.aggregation, constant_length=t,
+    flat(batch.advantages.tag), flat(batch.advantages.body), t, spec.gamma, flat(rollouts.lengths),
+    every_token=spec.every_token,
   )  # fmt: skip
+  first = jnp.exp(of_response[:, 0])  # [N, V]
+  tags = first[:, jnp.array(spec.opening)]
+  modes = jnp.concatenate([tags, 1 - tags.sum(1, keepdims=True)], axis=1)
+  ref_modes = jnp.exp(jnp.repeat(batch.ref.mode_logprobs, m * g, axis=0))
+  ref = flat(batch.ref.logprobs)
+  old = None if batch.old is None else flat(batch.old.logprobs)
+  if spec.tag_normalisation == "tags":
+    new, ref = (
+      x.at[:, 0].add(-jnp.log(p[:, :2].sum(1))) for x, p in ((new, modes), (ref, ref_modes))
+    )
+    if old is not None:
+      old_modes = jnp.exp(jnp.repeat(batch.old.mode_logprobs, m * g, axis=0))
+      old = old.at[:, 0].add(-jnp.log(old_modes[:, :2].sum(1)))
+  parts = losses.policy_loss(
+    new, jax.lax.stop_gradient(new) if old is None else old, ref, advantages, flat(rollouts.mask),
+    clip_low=spec.clip_low, clip_high=spec.clip_high, beta=spec.beta, tag_weight=spec.tag_weight,
+    aggregation=spec.aggregation, constant_length=t, tag_kl=spec.tag_kl == "k3",
+  )  # fmt: skip
+  extra = -spec.neither_penalty * jnp.log(tags.sum(1))
+  if spec.tag_kl == "exact":
+    extra += spec.beta * jnp.sum(modes * jnp.log(modes / ref_modes), axis=1)
+  weights, _ = losses.aggregation_weights(flat(rollouts.mask), spec.aggregation, t)
+  extra = jnp.sum(extra * weights[:, 0] * spec.tag_weight)
+  return dataclasses.replace(parts, loss=SumCount(parts.loss.total + extra, parts.loss.count))
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
@@ -97,7 +117,18 @@ def plain_loss(config, spec, params, batch):
     {"aggregation": "sequence_sum"},
     {"aggregation": "token_mean", "temperature": 0.7},
     pytest.param({"aggregation": "sequence_mean", "gamma": 0.9}, marks=pytest.mark.slow),
-    {"aggregation": "constant_length", "tag_weight": 3.0},
+    {"aggregation": "constant_length", "tag_weight": 3.0, "neither_penalty": 2.0},
+    pytest.param(
+      {
+        "aggregation": "sequence_sum",
+        "tag_normalisation": "vocabulary",
+        "tag_kl": "k3",
+        "neither_penalty": 0.0,
+        "gamma": 0.9,
+        "every_token": True,
+      },
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_layers):
@@ -111,10 +142,13 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
       "layers": jax.tree.map(lambda *x: jnp.stack(x), params["layer_0"], params["layer_1"]),
     }
   spec = objective(tokenizer, length_buckets=5, **fields)
-  old = batch.ref.logprobs + 0.3 * jnp.sin(jnp.arange(batch.ref.logprobs.size)).reshape(
-    batch.ref.logprobs.shape
+  other = make_score(config, tokenizer.tag_ids.opening, spec.temperature)(
+    jax.tree.map(lambda x: 0.9 * x, params), batch.rollouts
   )
-  batch = pad_batch(dataclasses.replace(batch, old_logprobs=old), response_by=31)
+  shift = 0.3 * jnp.sin(jnp.arange(other.logprobs.size)).reshape(other.logprobs.shape)
+  # Of the tag it says what `mode_logprobs` says.
+  old = dataclasses.replace(other, logprobs=other.logprobs + shift.at[..., 0].set(0))
+  batch = pad_batch(dataclasses.replace(batch, old=old), response_by=31)
   assert len(bucket_widths(batch.rollouts.responses.shape[-1])) == 3
 
   @jax.jit
@@ -186,7 +220,7 @@ def test_importance_ratio_is_one_on_the_first_update(
 ):
   if old == "scored":
     scored = make_score(config, tokenizer.tag_ids.opening, 1.0)(params, batch.rollouts)
-    batch = dataclasses.replace(batch, old_logprobs=scored.logprobs)
+    batch = dataclasses.replace(batch, old=scored)
   _, _, metrics = update(config, tokenizer, params, batch, micro_batches=micro_batches)
   assert abs(float(metrics["importance_ratio/mean"]) - 1) < 1e-6
   assert float(metrics["clip_ratio/low_mean"]) == float(metrics["clip_ratio/high_mean"]) == 0
@@ -234,15 +268,17 @@ def pad_batch(batch, prompt_by=5, response_by=4, fill=11):
     responses=pad(rollouts.responses, response_by, fill),
     logprobs=pad(rollouts.logprobs, response_by, jnp.nan),
   )
-  ref = dataclasses.replace(
-    batch.ref,
-    logprobs=pad(batch.ref.logprobs, response_by, jnp.nan),
-    entropy=pad(batch.ref.entropy, response_by, jnp.nan),
+  ref, old = (
+    None
+    if scored is None
+    else dataclasses.replace(
+      scored,
+      logprobs=pad(scored.logprobs, response_by, jnp.nan),
+      entropy=pad(scored.entropy, response_by, jnp.nan),
+    )
+    for scored in (batch.ref, batch.old)
   )
-  old = batch.old_logprobs
-  if old is not None:
-    old = pad(old, response_by, jnp.nan)
-  return dataclasses.replace(batch, rollouts=rollouts, ref=ref, old_logprobs=old)
+  return dataclasses.replace(batch, rollouts=rollouts, ref=ref, old=old)
 
 
 @pytest.mark.parametrize("aggregation", some_slow(losses.AGGREGATIONS, "sequence_mean"))
