@@ -16,6 +16,7 @@ SMALL = [
   "--config.evaluation.prompts=20", "--config.evaluation.samples=2",
   "--config.hgpo.prompts_per_step=4", "--config.hgpo.samples_per_mode=2",
   "--config.hgpo.eval_every=2", "--config.hgpo.micro_batches=2",
+  "--config.hgpo.updates_per_rollout=2",
 ]  # fmt: skip
 STEPS = 3
 

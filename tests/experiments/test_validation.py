@@ -41,6 +41,8 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
   ("changes", "message"),
   [
     ({"hgpo.sampling_chunks": 3}, "hgpo.prompts_per_step=32 does not divide into hgpo.sampling_ch"),
+    ({"hgpo.updates_per_rollout": 3}, "does not divide hgpo.prompts_per_step=32"),
+    ({"hgpo.updates_per_rollout": 4, "hgpo.micro_batches": 16}, "the 8 queries of an update"),
     ({"hgpo.samples_per_mode": 1}, "always its best"),
     ({"hgpo.pairing": "free"}, "choose another, such as 'grpo'"),
     ({"hgpo.steps": 2**27}, r"at most 67,108,863 steps"),

@@ -84,20 +84,62 @@ def test_unsolved_queries_can_be_skipped():
   np.testing.assert_allclose(skipped.tag[1], literal.tag[1])
 
 
-def test_intra_scope_all_normalises_over_both_modes():
-  scores = jnp.array([[[1.0, 0.0], [0.0, 0.0]]])  # r_intra = [1, 0, 1, 1]: mean .75, std .433
-  result = hgpo.advantages(scores, alpha=1.0, delta=0.2, intra_scope="all")
-  np.testing.assert_allclose(result.body[0], [[0.5774, -1.7321], [0.5774, 0.5774]], atol=1e-4)
+# Think solves one of two, no_think neither: r_inter = [1, 1, 0, 0], r_intra = [1, 0, 1, 1].
+HALF = [[1.0, 0.0], [0.0, 0.0]]
+# Each mode solves one of two: no_think wins, r_inter = [0, 0, 1, 1], r_intra = [1, 0, 1, 0].
+EACH = [[1.0, 0.0], [1.0, 0.0]]
 
 
-def test_rloo_leaves_one_out():
-  scores = jnp.array([[[1.0, 0.0], [0.0, 0.0]]])
-  result = hgpo.advantages(scores, alpha=1.0, delta=0.2, estimator="rloo")
-  # r_inter = [1, 1, 0, 0]: 1 - 1/3 and 0 - 2/3; r_intra within think: 1 - 0 and 0 - 1.
-  np.testing.assert_allclose(result.body[0], [[1, -1], [0, 0]], atol=1e-6)
-  np.testing.assert_allclose(
-    (result.tag - result.body)[0], [[2 / 3, 2 / 3], [-2 / 3, -2 / 3]], atol=1e-6
+@pytest.mark.parametrize(
+  ("scores", "options", "inter", "intra"),
+  [
+    # r_intra over all four: mean .75, deviation .433. Literally, no_think is rewarded for a tie.
+    (HALF, {"intra_scope": "all", "literal": True}, [[1, 1], [-1, -1]],
+     [[0.5774, -1.7321], [0.5774, 0.5774]]),
+    (HALF, {"intra_scope": "all"}, [[1, 1], [-1, -1]], [[0.5774, -1.7321], [0, 0]]),
+    (EACH, {"intra_scope": "all"}, [[-1, -1], [1, 1]], [[1, -1], [1, -1]]),
+    # 1 - 1/3 and 0 - 2/3 for the modes; 1 - 2/3 and 0 - 1 for the responses.
+    (HALF, {"estimator": "rloo"}, [[2 / 3, 2 / 3], [-2 / 3, -2 / 3]], [[1 / 3, -1], [0, 0]]),
+    (HALF, {"estimator": "rloo", "literal": True}, [[2 / 3, 2 / 3], [-2 / 3, -2 / 3]],
+     [[1 / 3, -1], [1 / 3, 1 / 3]]),
+    (EACH, {"estimator": "rloo"}, [[-2 / 3, -2 / 3], [2 / 3, 2 / 3]],
+     [[2 / 3, -2 / 3], [2 / 3, -2 / 3]]),
+    (EACH, {"estimator": "rloo", "intra_scope": "mode"}, [[-2 / 3, -2 / 3], [2 / 3, 2 / 3]],
+     [[1, -1], [1, -1]]),
+    # Whitened over the responses of modes with a spread: think's 1 and 0.
+    (HALF, {"estimator": "reinforce_pp"}, [[1, 1], [-1, -1]], [[1, -1], [0, 0]]),
+    (HALF, {"estimator": "reinforce_pp", "literal": True}, [[1, 1], [0, 0]], [[1, 0], [1, 1]]),
+  ],
+)  # fmt: skip
+def test_estimators_by_hand(scores, options, inter, intra):
+  result = hgpo.advantages(jnp.array([scores]), alpha=1.0, delta=0.2, **options)
+  np.testing.assert_allclose(result.body[0], intra, atol=1e-4)
+  np.testing.assert_allclose((result.tag - result.body)[0], inter, atol=1e-4)
+
+
+def test_whitening_is_over_the_batch_and_leaves_out_what_says_nothing():
+  scores = jnp.array([HALF, np.zeros((2, 2)), [[1.0, 1.0], [1.0, 0.0]]])
+  result = hgpo.advantages(
+    scores, alpha=1.0, delta=0.2, estimator="reinforce_pp", skip_unsolved=True
   )
+  # Two modes have a spread, each with one best of two; query 1 has no winner.
+  body = [[[1, -1], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [1, -1]]]
+  np.testing.assert_allclose(result.body, body, atol=1e-6)
+  np.testing.assert_allclose((result.tag - result.body)[1], 0)
+  np.testing.assert_allclose((result.tag - result.body)[0], [[1, 1], [-1, -1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", hgpo.ESTIMATORS)
+@pytest.mark.parametrize("intra_scope", ["", *hgpo.INTRA_SCOPES])
+@pytest.mark.parametrize("tie", hgpo.TIES)
+def test_no_mode_that_is_wrong_throughout_is_reinforced(estimator, intra_scope, tie):
+  every = np.array(np.meshgrid(*[[0, 1]] * 6)).T.reshape(-1, 2, 3).astype(np.float32)
+  for ddof in (0, 1):
+    result = hgpo.advantages(
+      every, alpha=1.0, delta=0.2, estimator=estimator, intra_scope=intra_scope, tie=tie, ddof=ddof
+    )
+    wrong = (every == 0).all(axis=2)
+    assert wrong.any() and (np.asarray(result.body)[wrong] <= 0).all()
 
 
 def test_queries_do_not_see_each_other():

@@ -81,6 +81,51 @@ def test_discounted_body_by_hand():
   np.testing.assert_allclose(spread[0, :3], [0.25 + 2, 0.5, 1.0])
 
 
+def test_a_reward_at_every_token_by_hand():
+  """Three tokens at gamma 0.5: 1 + .5 + .25, 1 + .5, 1; the tag adds its 2."""
+  spread = losses.token_advantages(
+    jnp.array([3.0]), jnp.array([1.0]), 4, gamma=0.5, lengths=jnp.array([3]), every_token=True
+  )
+  np.testing.assert_allclose(spread[0, :3], [1.75 + 2, 1.5, 1.0])
+  plain = losses.token_advantages(
+    jnp.array([1.0]), jnp.array([1.0]), 3, lengths=jnp.array([3]), every_token=True
+  )
+  np.testing.assert_allclose(plain[0], [3, 2, 1])
+
+
+def test_the_tag_among_tags_by_hand():
+  modes = jnp.log(jnp.array([[0.3, 0.1, 0.6]]))
+  np.testing.assert_allclose(jnp.exp(losses.tag_logprobs(modes)), [[0.75, 0.25]], rtol=1e-6)
+
+
+def test_the_tag_regulariser_by_hand():
+  modes, ref = jnp.log(jnp.array([[0.3, 0.1, 0.6]])), jnp.log(jnp.array([[0.5, 0.4, 0.1]]))
+  kl = 0.3 * np.log(0.6) + 0.1 * np.log(0.25) + 0.6 * np.log(6)
+  value = losses.tag_regulariser(modes, ref, beta=0.1, neither_penalty=2.0)
+  np.testing.assert_allclose(value, [0.1 * kl - 2 * np.log(0.4)], rtol=1e-5)
+
+
+def test_only_the_regulariser_moves_first_tokens_that_are_neither():
+  """Forced tags with advantages that do not cancel: literally, other tokens are lifted along."""
+
+  def modes(logits):  # of a vocabulary of two tags and three other tokens
+    other = jax.nn.logsumexp(logits[2:])
+    return jax.nn.log_softmax(jnp.array([logits[0], logits[1], other]))[None]
+
+  def surrogate(logits, among_tags):
+    logprobs = losses.tag_logprobs(modes(logits)) if among_tags else modes(logits)
+    return logprobs[0, 0] * 1.0 + logprobs[0, 1] * -2.0  # to be maximised
+
+  logits = jnp.array([1.0, 2.0, 0.5, 0.0, -1.0])
+  literal, among = (jax.grad(surrogate)(logits, among_tags) for among_tags in (False, True))
+  assert (literal[2:] > 0).all()
+  np.testing.assert_allclose(among[2:], 0, atol=1e-7)
+  held = jax.grad(
+    lambda x: losses.tag_regulariser(modes(x), modes(x), beta=0.0, neither_penalty=1.0)[0]
+  )(logits)
+  assert (held[2:] > 0).all() and (held[:2] < 0).all()  # a cost: descent lowers what is neither
+
+
 @pytest.mark.parametrize("how", losses.AGGREGATIONS)
 def test_nothing_behind_the_mask_matters(how):
   """NaN and infinity in hidden slots change neither the loss nor any gradient."""

@@ -19,6 +19,7 @@ from lhrm_jax.training.hgpo import (
   hgpo_gradients,
   make_hgpo_step,
   make_score,
+  mini_batches,
 )
 from lhrm_jax.training.length_buckets import bucket_widths
 from lhrm_jax.training.update import accumulate_scan
@@ -177,7 +178,9 @@ def test_skipped_responses_had_no_gradient(config, params, tokenizer, batch, agg
   quiet = dataclasses.replace(
     batch, advantages=jax.tree.map(lambda x: jnp.where(keep, x, 0.0), batch.advantages)
   )
-  fields = {"aggregation": aggregation, "beta": 0.0, "length_buckets": 4}
+  fields = {
+    "aggregation": aggregation, "beta": 0.0, "length_buckets": 4, "neither_penalty": 0.0
+  }  # fmt: skip
   loss, grad = loss_and_grad(config, objective(tokenizer, **fields), params, quiet)
   spec = objective(tokenizer, skip_zero_advantages=True, **fields)
   skipped_loss, skipped_grad = loss_and_grad(config, spec, params, quiet)
@@ -244,6 +247,18 @@ def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregat
     )(params, stacked)
     np.testing.assert_allclose(total.mean(), loss, rtol=1e-5)
     assert_trees_close(jax.tree.map(lambda g, n=total.count: g / n, grads), grad)
+
+
+def test_mini_batches_are_whole_queries(batch):
+  """Every query stands in one of them, with its own responses, advantages and scores."""
+  parts = mini_batches(dataclasses.replace(batch, old=batch.ref), 3, parallel.make_mesh())
+  together = jax.tree.map(lambda *x: jnp.concatenate(x) if x[0].ndim else x[0], *parts)
+  order = np.argsort(together.rollouts.prompts.ids)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(x[order] if x.ndim else x, y),
+    together, dataclasses.replace(batch, old=batch.ref),
+  )  # fmt: skip
+  assert [len(part.advantages.tag) for part in parts] == [2, 2, 2]
 
 
 def test_prompt_order_changes_nothing(config, params, tokenizer, batch):
@@ -324,8 +339,9 @@ def test_an_update_raises_what_had_advantage(config, params, tokenizer, batch):
     scores = jnp.zeros(shape).at[:, winner].set(1.0)
     advantages = hgpo.advantages(scores, alpha=1.0, delta=0.2)
     _, state, before = update(
-      config, tokenizer, params, dataclasses.replace(batch, advantages=advantages)
-    )
+      config, tokenizer, params, dataclasses.replace(batch, advantages=advantages),
+      neither_penalty=0.0,
+    )  # fmt: skip
     after = make_score(config, tokenizer.tag_ids.opening, 1.0)(state.params, batch.rollouts)
     change = float(jnp.exp(after.mode_logprobs[:, 0]).mean() - before["mode/think_prob"])
     assert change > 0.01 if winner == 0 else change < -0.01
@@ -339,7 +355,9 @@ def test_the_reference_pulls_back(config, params, tokenizer, batch):
     advantages=hgpo.Advantages(*(jnp.zeros(batch.rollouts.lengths.shape),) * 2),
     ref=make_score(config, tokenizer.tag_ids.opening, 1.0)(reference, batch.rollouts),
   )
-  step, state, first = update(config, tokenizer, params, quiet, beta=1.0, learning_rate=2e-3)
+  step, state, first = update(
+    config, tokenizer, params, quiet, beta=1.0, learning_rate=2e-3, neither_penalty=0.0
+  )
   for _ in range(10):
     state, last = step(state, quiet)
   assert float(last["kl"]) < 0.5 * float(first["kl"])
