@@ -115,10 +115,10 @@ def get_config() -> ConfigDict:
   config.hgpo.tag_weight = 1.0
   config.hgpo.gamma = 0.99  # of the estimator "reinforce_pp"
   # The first token: log-probabilities of forced tags over the two "tags" or the "vocabulary", its
-  # divergence from the reference "exact" or "k3", and the weight on -log(p_think + p_no_think).
+  # divergence from the reference "k3" or "exact", and the weight on -log(p_think + p_no_think).
   config.hgpo.tag_normalisation = "tags"
-  config.hgpo.tag_kl = "exact"
-  config.hgpo.neither_penalty = 1.0
+  config.hgpo.tag_kl = "k3"
+  config.hgpo.neither_penalty = 10.0
   # A step's queries make so many updates, a mini-batch of whole queries each, `epochs` times over.
   config.hgpo.updates_per_rollout = 1
   config.hgpo.epochs = 1

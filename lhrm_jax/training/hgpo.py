@@ -38,7 +38,7 @@ from lhrm_jax.training.update import (
 )
 
 TAG_NORMALISATIONS = ("tags", "vocabulary")
-TAG_KLS = ("exact", "k3")
+TAG_KLS = ("k3", "exact")
 
 
 @jax.tree_util.register_dataclass
@@ -91,8 +91,8 @@ class HGPOSpec:
     tag_normalisation: distribution that a forced tag's log-probability is taken from, in ratio,
       surrogate and k3: "tags", the two opening tags (`losses.tag_logprobs`), or "vocabulary", the
       literal form. Where the policy chose its first token itself, it is always the vocabulary.
-    tag_kl: divergence of the first token from the reference: "exact" (`losses.tag_regulariser`) or
-      "k3", the literal form.
+    tag_kl: divergence of the first token from the reference: "k3", the literal form, or "exact"
+      (`losses.tag_regulariser`).
     neither_penalty: see `losses.tag_regulariser`.
     temperature: the rollouts were sampled at.
     opening: ids of the two opening tags.
@@ -113,8 +113,8 @@ class HGPOSpec:
   opening: tuple[int, int]
   every_token: bool = False
   tag_normalisation: str = "tags"
-  tag_kl: str = "exact"
-  neither_penalty: float = 1.0
+  tag_kl: str = "k3"
+  neither_penalty: float = 10.0
   micro_batches: int = 1
   length_buckets: int = 8
   skip_zero_advantages: bool = False

@@ -118,7 +118,7 @@ def plain_loss(config, spec, params, batch):
     {"aggregation": "sequence_sum"},
     {"aggregation": "token_mean", "temperature": 0.7},
     pytest.param({"aggregation": "sequence_mean", "gamma": 0.9}, marks=pytest.mark.slow),
-    {"aggregation": "constant_length", "tag_weight": 3.0, "neither_penalty": 2.0},
+    {"aggregation": "constant_length", "tag_weight": 3.0, "tag_kl": "exact"},
     pytest.param(
       {
         "aggregation": "sequence_sum",
