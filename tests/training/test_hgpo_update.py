@@ -37,7 +37,7 @@ def objective(tokenizer, **fields):
   options = {
     "clip_low": 0.2, "clip_high": 0.2, "beta": 0.05, "aggregation": "token_mean",
     "tag_weight": 1.0, "gamma": 1.0, "temperature": 1.0, "micro_batches": 1,
-    "opening": tokenizer.tag_ids.opening, "length_buckets": 2, **fields,
+    "opening": tokenizer.tag_ids.opening, "length_buckets": 2, "neither_penalty": 1.0, **fields,
   }  # fmt: skip
   return HGPOSpec(**options)
 
