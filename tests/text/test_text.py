@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lhrm_jax.text import CharacterTokenizer, load_tokenizer, parse_response, tags
+from lhrm_jax.text import CharacterTokenizer, load_tokenizer, parse_response, printable, tags
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,25 @@ def test_saving_and_loading(tmp_path, tokenizer):
   assert again.encode_prompt(text) == tokenizer.encode_prompt(text)
   with pytest.raises(FileNotFoundError, match="no tokenizer"):
     load_tokenizer(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+  ("text", "shown"),
+  [
+    ("plain é 中 🙂 a\\b", "plain é 中 🙂 a\\b"),
+    ("\x1b]52;c;YQ==\x07", "\\x1b]52;c;YQ==\\x07"),
+    ("a\nb\tc\r\x00\x7f\x9b2J", "a\\nb\\tc\\r\\x00\\x7f\\x9b2J"),
+    ("\u202eevil\u2066\u200f\u2028", "\\u202eevil\\u2066\\u200f\\u2028"),
+    ("half \ud83d, tag \U000e0041", "half \\ud83d, tag \\U000e0041"),
+    ("a\u200db", "a\u200db"),  # the joiner of emoji
+  ],
+)
+def test_text_for_a_terminal_holds_nothing_that_steers_it(text, shown):
+  assert printable(text) == shown
+  printable(text).encode()
+
+
+def test_text_for_a_terminal_is_cut_and_may_keep_its_lines():
+  assert printable("\x1babcdef", 3) == "\\x1bab..."
+  assert printable("abc", 3) == "abc"
+  assert printable("a\n\x1bb", keep="\n") == "a\n\\x1bb"
