@@ -233,13 +233,13 @@ def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str)
   if name.startswith(sources.PREFIXES):
     return Known(Source(name), _READERS[kind], kind)
   if name.endswith(sources.SUFFIXES):
-    _check_file(name, f"data.{key}")
+    _check(Source(name), f"data.{key}")
     return Known(Source(name), _READERS[kind], kind)
   near = difflib.get_close_matches(name, [*own, *KNOWN], n=1)
   hint = f"Did you mean {near[0]!r}? " if near else ""
   raise ValueError(
     f"data.{key}: {name!r} is no source. {hint}Known: {', '.join([*own, *KNOWN])}; or a "
-    f"{' or '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
+    f"{', '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
   )
 
 
@@ -252,10 +252,10 @@ def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> K
       + (f"{', '.join(unknown)} is no field" if unknown else "no path")
       + f"; there are {', '.join(_SOURCE_KEYS)}."
     )
-  _check_file(fields["path"], f"data.sources.{name}")
   given = {field: value for field, value in fields.items() if field != "format"}
   for mapping in ("columns", "constants"):
     given[mapping] = dict(given.get(mapping) or {})
+  _check(Source(**given), f"data.sources.{name}")
   if not fields.get("format"):
     return Known(Source(**given), _READERS[kind], kind)
   if fields["format"] not in KNOWN:
@@ -289,12 +289,10 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
       raise ValueError(f"data.sources.{name}.{field}={value!r} is not {wanted}.")
 
 
-def _check_file(path: str, key: str) -> None:
-  """Finds a missing file before hours of training have passed."""
-  if not path.endswith(sources.SUFFIXES):
-    return
+def _check(source: Source, key: str) -> None:
+  """Finds a missing file or a split that is none before hours of training have passed."""
   try:
-    sources.check_file(path)
+    sources.check(source)
   except (FileNotFoundError, RuntimeError, ValueError) as error:
     raise ValueError(f"{key}: {error}") from error
 

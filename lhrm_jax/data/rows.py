@@ -1,22 +1,17 @@
 """Turns the fields of a file's row into the rows that training reads, or says what is wrong."""
 
-import math
-import numbers
 import re
-from collections.abc import Mapping
 from typing import Any
 
+from lhrm_jax.data.fields import BadRow, Fields, answer_text, columns, short, text_field, writable
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.text import parse_response, tags
 
-Fields = Mapping[str, Any]
+__all__ = [
+  "BadRow", "Fields", "answer_text", "columns", "hft_row", "prompt_row", "text_field"
+]  # fmt: skip
 _MAX_LEVEL = 2**31 - 1
-_SHOWN = 60  # characters of a value, or columns of a row, in a message
 _TAG = re.compile("|".join(map(re.escape, tags.TAGS)))
-
-
-class BadRow(ValueError):
-  """A row that can't be trained on; the message says why, the reader adds where it stands."""
 
 
 def prompt_row(fields: Fields) -> PromptRow:
@@ -31,17 +26,8 @@ def prompt_row(fields: Fields) -> PromptRow:
   source = str(fields.get("source") or "")
   return PromptRow(
     text_field(fields, "prompt"), answer_text(answer), _level(fields.get("level")),
-    _writable(source, "source"),
+    writable(source, "source"),
   )  # fmt: skip
-
-
-def answer_text(answer: Any) -> str:
-  """An answer as rewards take it; what is neither text nor a finite number is bad."""
-  if not isinstance(answer, str | numbers.Real):
-    raise BadRow(f"'answer' is {type(answer).__name__}, neither text nor a number")
-  if isinstance(answer, float) and not math.isfinite(answer):
-    raise BadRow(f"answer={answer}")
-  return _writable(str(answer), "answer")
 
 
 def _level(value: Any) -> int:
@@ -50,9 +36,9 @@ def _level(value: Any) -> int:
   try:
     level = int(value)
   except (OverflowError, TypeError, ValueError):
-    raise BadRow(f"level={_short(value)} is no number") from None
+    raise BadRow(f"level={short(value)} is no number") from None
   if abs(level) > _MAX_LEVEL:
-    raise BadRow(f"level={_short(value)} is beyond {_MAX_LEVEL:,}")
+    raise BadRow(f"level={short(value)} is beyond {_MAX_LEVEL:,}")
   return level
 
 
@@ -73,47 +59,6 @@ def hft_row(fields: Fields) -> HFTRow:
   return HFTRow(prompt, response, mode, earlier=earlier)
 
 
-def text_field(fields: Fields, key: str) -> str:
-  """The text in column `key`; missing, empty and other than text are bad."""
-  value = fields.get(key)
-  if value is None:
-    raise BadRow(f"no {key!r}; the row has {columns(fields) or 'no fields'}")
-  if not isinstance(value, str):
-    raise BadRow(f"{key!r} is {type(value).__name__}, not text")
-  if not value.strip():
-    raise BadRow(f"{key!r} is empty")
-  return _writable(value, key)
-
-
-def columns(fields: Fields) -> str:
-  """The names of a row's columns, as a message lists them."""
-  return _cut(", ".join(sorted(map(str, fields))))
-
-
-def _writable(text: str, key: str) -> str:
-  """The text, if it can be written and read by a tokenizer: JSON can name half of a character, a
-  lone surrogate.
-  """
-  try:
-    text.encode()
-  except UnicodeEncodeError as error:
-    raise BadRow(
-      f"{key!r} holds {text[error.start]!a} at character {error.start}, half of a character"
-    ) from None
-  return text
-
-
-def _short(value: Any) -> str:
-  try:
-    return _cut(repr(value))
-  except ValueError:  # a whole number of more digits than Python prints
-    return f"<{type(value).__name__}>"
-
-
-def _cut(text: str) -> str:
-  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
 def _conversation(messages: Any) -> tuple[tuple[tuple[str, str], ...], str, str]:
   """Splits `[{"role": ..., "content": ...}, ...]` into context, last prompt and last response."""
   try:
@@ -122,20 +67,20 @@ def _conversation(messages: Any) -> tuple[tuple[tuple[str, str], ...], str, str]
     raise BadRow("'messages' is no list of {role, content}") from None
   roles = [role for role, _ in turns]
   if roles[-2:] != ["user", "assistant"]:
-    raise BadRow(f"'messages' must end with user, assistant; the roles are {_short(roles)}")
+    raise BadRow(f"'messages' must end with user, assistant; the roles are {short(roles)}")
   for role, content in turns:
     if not isinstance(role, str) or not role:
-      raise BadRow(f"a message has the role {_short(role)}, not a name")
+      raise BadRow(f"a message has the role {short(role)}, not a name")
     if not isinstance(content, str) or not content.strip():
-      raise BadRow(f"a message of {_short(role)} holds no text")
-    _writable(role + content, "messages")
+      raise BadRow(f"a message of {short(role)} holds no text")
+    writable(role + content, "messages")
   return tuple(turns[:-2]), turns[-2][1], turns[-1][1]
 
 
 def _tagged(response: str, wanted: Any) -> tuple[int, str]:
   """Mode and response, with the tags of a direct response added where it has none."""
   if wanted not in (None, "", *tags.MODES):
-    raise BadRow(f"mode={_short(wanted)} is none of {', '.join(tags.MODES)}")
+    raise BadRow(f"mode={short(wanted)} is none of {', '.join(tags.MODES)}")
   parsed = parse_response(response)
   if parsed.mode == tags.INVALID_MODE and wanted == tags.MODES[tags.NO_THINK]:
     response = f"{tags.OPENING_TAGS[tags.NO_THINK]}{response}{tags.CLOSING_TAGS[tags.NO_THINK]}"
