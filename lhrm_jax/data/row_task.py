@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lhrm_jax.data import rows, sources
+from lhrm_jax.data import questions, rows, sources
 from lhrm_jax.data.known import KNOWN, Known
 from lhrm_jax.data.reasoning_tasks import is_held_out
 from lhrm_jax.data.schema import HFTRow, PromptRow
@@ -32,6 +32,7 @@ from lhrm_jax.text import Tokenizer, tags
 _PROMPTS, _THINK, _NO_THINK, _EVALUATION = range(4)
 _SOURCE_KEYS = ("format", *(field.name for field in dataclasses.fields(Source)))
 _READERS: dict[type, Callable] = {PromptRow: rows.prompt_row, HFTRow: rows.hft_row}
+_REASONS = 5  # for skipping rows that a note counts one by one
 _WORDS = {PromptRow: "queries", HFTRow: "demonstrations"}
 
 
@@ -39,9 +40,9 @@ _WORDS = {PromptRow: "queries", HFTRow: "demonstrations"}
 class RowTask:
   """Rows of named sources as a task.
 
-  What is evaluated is never trained on: with evaluation sources, every row whose prompt they ask is
-  left out of training (compared without case and spacing); without, a tenth of the queries, chosen
-  by a checksum of the prompt, is kept for evaluation.
+  What is evaluated is never trained on: every row that asks a question of the evaluation, however
+  it is written (see `questions`), is left out of training. Without evaluation sources a tenth of
+  the queries, chosen by a checksum of the prompt, is kept for evaluation.
 
   Attributes:
     prompt_sources: of HGPO's queries, by name.
@@ -153,6 +154,10 @@ class RowTask:
     return _Pool(kept, f"data.evaluation: {len(kept):,} queries kept from data.prompts.")
 
   @functools.cached_property
+  def _asked(self) -> questions.Asked:
+    return questions.Asked(self._evaluation_pool.rows)
+
+  @functools.cached_property
   def _prompt_pool(self) -> "_Pool":
     return self._without_evaluation("prompts", self.prompt_sources)
 
@@ -171,28 +176,34 @@ class RowTask:
     if not named:
       raise ValueError(f"task='rows' has nothing to train on: set data.{key}.")
     pool = self._load(key, named)
-    asked = {_plain(row.prompt) for row in self._evaluation_pool.rows}
 
-    def reserved(prompt: str) -> bool:
-      return _plain(prompt) in asked or (not self.evaluation_sources and is_held_out(prompt))
+    def reserved(row: PromptRow | HFTRow) -> bool:
+      held_out = not self.evaluation_sources and is_held_out(row.prompt)
+      return held_out or row in self._asked
 
-    kept = [row for row in pool.rows if not reserved(row.prompt)]
+    kept = [row for row in pool.rows if not reserved(row)]
     if not kept:
       raise ValueError(f"data.{key}: the evaluation asks every one of its prompts.")
     left_out = len(pool.rows) - len(kept)
     return _Pool(kept, f"{pool.note} {left_out:,} are left out, being evaluated on.")
 
   def _load(self, key: str, named: Mapping[str, Known]) -> "_Pool":
-    loaded, skipped, examples = [], 0, []
+    loaded: sources.Loaded = sources.Loaded()
     for known in named.values():
       part = sources.load(known.source, known.to_row, self.on_bad_row)
-      loaded += part.rows
-      skipped += part.skipped
-      examples += part.examples[:1]
-    note = f"data.{key}: {len(loaded):,} rows from {', '.join(named)}."
-    if skipped:
-      note += f" {skipped:,} bad rows were skipped, e.g. {examples[0]}."
-    return _Pool(loaded, note)
+      loaded.rows += part.rows
+      loaded.bad += part.bad
+      loaded.examples += part.examples[:1]
+    note = f"data.{key}: {len(loaded.rows):,} rows from {', '.join(named)}."
+    if loaded.skipped:
+      reasons = [f"{count:,} {reason}" for reason, count in loaded.bad.most_common(_REASONS)]
+      if more := loaded.skipped - sum(count for _, count in loaded.bad.most_common(_REASONS)):
+        reasons.append(f"{more:,} for other reasons")
+      note += (
+        f" {loaded.skipped:,} bad rows were skipped, e.g. {loaded.examples[0]}. By reason: "
+        f"{'; '.join(reasons)}."
+      )
+    return _Pool(loaded.rows, note)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,10 +229,6 @@ def in_order(key: Sequence[int], first: int, count: int, size: int) -> list[int]
 @functools.lru_cache(maxsize=8)
 def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
   return np.random.default_rng(key).permutation(size)
-
-
-def _plain(prompt: str) -> str:
-  return " ".join(prompt.lower().split())
 
 
 def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) -> Known:
