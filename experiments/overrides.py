@@ -1,0 +1,73 @@
+"""Overrides of what a user names: `--config.data.sources.mine.path=mine.jsonl`.
+
+`ml_collections` overrides only keys that a config has; these sections begin empty, and their keys
+are the user's own.
+"""
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+OPEN_SECTIONS = ("data.sources", "reward_weights")
+_OPEN = re.compile(
+  rf"--?config\.({'|'.join(map(re.escape, OPEN_SECTIONS))})\.([^=]+)(?:=(.*))?", re.DOTALL
+)
+# What stays the text it is, even where it reads as a number.
+_TEXT = re.compile(r"data\.sources\.[^.]+\.(?:path|split|subset|format|columns\..+)")
+
+
+def split_off(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+  """Takes the overrides of open sections out of a command line.
+
+  Args:
+    argv: program, then arguments.
+
+  Returns:
+    The other arguments, and values by dotted key; a value is the Python literal it reads as, or
+    else text.
+  """
+  rest, found = [], {}
+  arguments = iter(argv)
+  for argument in arguments:
+    if argument == "--":
+      return [*rest, argument, *arguments], found
+    match = _OPEN.fullmatch(argument)
+    if not match:
+      rest.append(argument)
+      continue
+    section, name, value = match.groups()
+    key = f"{section}.{name}"
+    found[key] = _value(key, next(arguments, "") if value is None else value)
+  return rest, found
+
+
+def _value(key: str, text: str) -> Any:
+  if _TEXT.fullmatch(key):
+    return text
+  try:
+    return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+  except (MemoryError, RecursionError, SyntaxError, ValueError):
+    return text
+
+
+def apply(config: ConfigDict, values: Mapping[str, Any]) -> None:
+  """Sets the keys that `split_off` found; what their values must be is checked with all others.
+
+  Raises:
+    ValueError: the config has no such section, or a key lies in what is no section.
+  """
+  with config.unlocked(), config.ignore_type():
+    for key, value in values.items():
+      section = next(s for s in OPEN_SECTIONS if key.startswith(f"{s}."))
+      node: Any = config
+      *path, last = (*section.split("."), *key.removeprefix(f"{section}.").split("."))
+      for depth, name in enumerate(path):
+        if name not in node and depth > section.count("."):
+          node[name] = ConfigDict()
+        node = node.get(name)
+        if not isinstance(node, ConfigDict):
+          raise ValueError(f"{key}: {'.'.join(path[: depth + 1])} is no section.")
+      node[last] = value
