@@ -148,8 +148,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
   Of rows from files and data sets, says once how many were read, skipped and left out.
 
   Raises:
-    UserError: a source cannot be read, or a row is bad; says where. Or a step's prompts do not
-      divide over the mesh.
+    UserError: a source cannot be read, or a row is bad; says where. Or the chat template refuses a
+      conversation, or a step's prompts do not divide over the mesh.
   """
   seed, c = run.config.seed, run.config.hft
   if HGPO in stages:
@@ -160,6 +160,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
       run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
     if HGPO in stages:
       run.task.prompts(seed, 0, 1)
+    if run.config.task == tasks.ROWS:
+      run.task.check_conversations(run.tokenizer)
   except (ImportError, OSError, ValueError) as error:
     raise UserError(f"task={run.config.task!r}: {error}") from error
   if run.config.task == tasks.ROWS and parallel.is_writer():

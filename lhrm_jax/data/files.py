@@ -26,6 +26,7 @@ SUFFIXES = (
 )  # fmt: skip
 # No row of text is longer; what unpacks to more is a bomb, or no file of rows.
 _MAX_ROW_BYTES = 16 * 2**20
+_MAX_BLANK_BYTES = 2**20
 _TOO_LONG = f"is longer than {_MAX_ROW_BYTES >> 20} MiB, which no row of text is"
 _CHUNK = 2**16
 # How files begin that hold no text.
@@ -125,8 +126,11 @@ def _lines(file: io.BufferedReader) -> Iterator[Located]:
     if not line:
       return
     blank = 0 if line.strip() else blank + len(line)
-    if max(len(line), blank) > _MAX_ROW_BYTES:
+    if len(line) > _MAX_ROW_BYTES:
       yield f":{number}", Unreadable(_TOO_LONG)
+      return
+    if blank > _MAX_BLANK_BYTES:
+      yield f":{number}", Unreadable("comes after too many blank lines for a file of rows")
       return
     if not blank:
       yield f":{number}", _json_object(line)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from lhrm_jax.data import questions, rows, sources
+from lhrm_jax.data.batches import prompt_ids
 from lhrm_jax.data.known import KNOWN, Known
 from lhrm_jax.data.reasoning_tasks import is_held_out
 from lhrm_jax.data.schema import HFTRow, PromptRow
@@ -92,11 +93,13 @@ class RowTask:
   @property
   def notes(self) -> tuple[str, ...]:
     """Where the rows came from and what was left out, of the sources read so far."""
-    return tuple(
-      pool.note
-      for name in ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
-      if (pool := self.__dict__.get(name))
-    )
+    return tuple(pool.note for pool in self._pools)
+
+  @property
+  def _pools(self) -> "list[_Pool]":
+    """Those that have been read: each is a cached property."""
+    names = ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
+    return [pool for name in names if (pool := self.__dict__.get(name))]
 
   def tokenizer(self) -> Tokenizer:
     """Raises ValueError: rows of text are for a policy that can already read."""
@@ -139,6 +142,21 @@ class RowTask:
     """At most `count` queries, the same for every seed."""
     pool = self._evaluation_pool.rows
     return [pool[i] for i in in_order((_EVALUATION,), 0, min(count, len(pool)), len(pool))]
+
+  def check_conversations(self, tokenizer: Tokenizer) -> None:
+    """Encodes one row of every order of roles among the sources read so far.
+
+    Raises:
+      ValueError: the tokenizer's chat template refuses an order, or takes no conversations.
+    """
+    by_roles = {
+      tuple(role for role, _ in row.earlier): row
+      for pool in self._pools
+      for row in pool.rows
+      if row.earlier
+    }
+    for row in by_roles.values():
+      prompt_ids(tokenizer, row)
 
   @functools.cached_property
   def _evaluation_pool(self) -> "_Pool":

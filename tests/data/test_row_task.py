@@ -2,6 +2,7 @@
 
 import collections
 import json
+import pathlib
 import re
 
 import pytest
@@ -10,9 +11,10 @@ from ml_collections import ConfigDict
 from lhrm_jax.data import tasks
 from lhrm_jax.data.known import MATH_SUFFIX
 from lhrm_jax.data.row_task import in_order
-from lhrm_jax.text import tags
+from lhrm_jax.text import CharacterTokenizer, PretrainedTokenizer, tags
 from tests.data.test_sources import write_jsonl, write_parquet
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 QUESTIONS = [f"What is {i} + {i}?" for i in range(40)]
 
 
@@ -133,6 +135,20 @@ def test_demonstrations_of_both_modes_from_several_sources(folder):
   assert no_think[0].response == "<no_think>Hi!</no_think>"
   assert no_think[0].earlier == (("system", "Be kind."),)
   assert task.demonstrations(0, 5, 8, 2) == (think, no_think)
+
+
+def test_orders_of_roles_that_a_template_refuses_are_found_beforehand(folder):
+  chat = {"path": "DIR/chat.jsonl", "constants": {"mode": "no_think"}}
+  task = make(folder, prompts="DIR/queries.jsonl", demonstrations="chat", sources={"chat": chat})
+  tokenizer = PretrainedTokenizer.load(GOLDEN / "qwen3_tied")
+  task.check_conversations(CharacterTokenizer("1"))  # nothing is read yet
+  task.demonstrations(0, 0, 0, 1)
+  task.check_conversations(tokenizer)
+  refuses = "{{ raise_exception('no system role') if messages[0].role == 'system' }}"
+  with pytest.raises(ValueError, match=r"refuses a conversation of .'system', 'user'.*no system"):
+    task.check_conversations(tokenizer.with_template(refuses))
+  with pytest.raises(ValueError, match="which CharacterTokenizer cannot encode"):
+    task.check_conversations(CharacterTokenizer("1"))
 
 
 def test_a_mode_without_rows_is_an_error_that_says_which_key_to_set(folder):
