@@ -5,18 +5,29 @@ are the user's own.
 """
 
 import ast
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-OPEN_SECTIONS = ("data.sources", "reward_weights")
-_OPEN = re.compile(
-  rf"--?config\.({'|'.join(map(re.escape, OPEN_SECTIONS))})\.([^=]+)(?:=(.*))?", re.DOTALL
-)
+from experiments.configs import defaults
+
 # What stays the text it is, even where it reads as a number.
 _TEXT = re.compile(r"data\.sources\.[^.]+\.(?:path|split|subset|format|columns\..+)")
+
+
+@functools.cache
+def _open_sections() -> tuple[str, ...]:
+  """Dotted keys of the sections that begin empty."""
+
+  def walk(section: ConfigDict, prefix: str) -> Iterator[str]:
+    for name, value in section.items():
+      if isinstance(value, ConfigDict):
+        yield from walk(value, f"{prefix}{name}.") if value else [f"{prefix}{name}"]
+
+  return tuple(walk(defaults.get_config(), ""))
 
 
 def split_off(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -29,12 +40,14 @@ def split_off(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     The other arguments, and values by dotted key; a value is the Python literal it reads as, or
     else text.
   """
+  sections = "|".join(map(re.escape, _open_sections()))
+  override = re.compile(rf"--?config\.({sections})\.([^=]+)(?:=(.*))?", re.DOTALL)
   rest, found = [], {}
   arguments = iter(argv)
   for argument in arguments:
     if argument == "--":
       return [*rest, argument, *arguments], found
-    match = _OPEN.fullmatch(argument)
+    match = override.fullmatch(argument)
     if not match:
       rest.append(argument)
       continue
@@ -61,7 +74,7 @@ def apply(config: ConfigDict, values: Mapping[str, Any]) -> None:
   """
   with config.unlocked(), config.ignore_type():
     for key, value in values.items():
-      section = next(s for s in OPEN_SECTIONS if key.startswith(f"{s}."))
+      section = next(s for s in _open_sections() if key.startswith(f"{s}."))
       node: Any = config
       *path, last = (*section.split("."), *key.removeprefix(f"{section}.").split("."))
       for depth, name in enumerate(path):

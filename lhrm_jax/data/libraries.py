@@ -36,8 +36,9 @@ def from_datasets(
   folder = pathlib.Path(name).expanduser()
   with _explained(name):
     saved = _saved(folder)
-    if saved is not None and subset:
-      raise ValueError(f"subset={subset!r} has no effect on a folder that save_to_disk wrote")
+    for field, value in (("subset", subset), ("streaming", streaming)):
+      if saved is not None and value:
+        raise ValueError(f"{field}={value!r} has no effect on a folder that save_to_disk wrote")
     for part in parts:
       if saved is not None:
         data = _split_of_saved(saved, part.name)

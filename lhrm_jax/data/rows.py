@@ -18,6 +18,7 @@ _TAG = re.compile("|".join(map(re.escape, tags.TAGS)))
 _CONVERSATIONS = ("messages", "conversations")
 _RESPONSES = ("response", "completion")
 _LISTS = (list, Mapping)  # of messages; a mapping of columns is one too
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
 # A template's way to switch thinking off; white space may be of any kind.
 _EMPTY_THOUGHT = re.compile(r"<think>[\s\u200b-\u200f\u2060\ufeff]*</think>")
 # How other models open a thought.
@@ -60,6 +61,8 @@ def _conversation(fields: Fields, key: str) -> list[Message]:
     found = messages.read(fields[key], key)
   else:
     found = [Message("user", text_field(fields, key))]
+    if _MESSAGES_AS_TEXT.match(found[0].content):
+      raise BadRow(f"{key!r} is messages written as text: store them as a list")
   return messages.with_system(found, fields.get("system"))
 
 

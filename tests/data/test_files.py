@@ -4,6 +4,7 @@ import gzip
 import json
 import tracemalloc
 
+import fsspec
 import pytest
 
 from lhrm_jax.data import files, rows, sources
@@ -48,6 +49,15 @@ def test_every_format_and_compression_gives_the_same_rows(tmp_path, name, data):
   assert load(path).rows == ROWS
   assert load(path, split="train[-4:5]+train[:1]").rows == [*ROWS[2:5], ROWS[0]]
   assert load(path, split="train[:50%]").rows + load(path, split="train[50%:]").rows == ROWS
+
+
+@pytest.mark.parametrize(("name", "data"), FORMATS, ids=without_bytes)
+def test_files_in_buckets_are_read_alike(name, data):
+  fsspec.filesystem("memory").pipe(f"/rows/{name}", data)
+  assert load(f"memory://rows/{name}", split="train[-2:]").rows == ROWS[-2:]
+  with pytest.raises(ValueError, match=r"memory://rows/.*(cannot be unpacked|is no JSON)"):
+    fsspec.filesystem("memory").pipe(f"/rows/{name}", data[:-9])
+    load(f"memory://rows/{name}")
 
 
 def test_elements_of_an_array_may_lie_across_any_places_of_the_file(tmp_path):

@@ -150,6 +150,7 @@ def test_an_empty_thought_is_none(empty):
     ({"prompt": [], "response": THOUGHT}, "'prompt' is no list of"),
     ({"prompt": [{"from": "alien", "value": "x"}], "response": "5"}, "is from 'alien', none of"),
     ({"prompt": [{"role": 3, "content": "x"}], "response": "5"}, "the role 3, not a name"),
+    ({"prompt": '[{"role": "user"}]', "response": "5"}, "'prompt' is messages written as text"),
     ({"prompt": ["x"], "response": "5"}, "'prompt' is no list of"),
     ({"prompt": [BRIEF, ASK], "system": "Be kind.", "response": "5"}, "another system prompt"),
     ({"prompt": "x", "system": 3, "response": "5"}, "'system' is int, not text"),

@@ -119,6 +119,7 @@ def test_splits_of_a_saved_data_set_go_by_name(saved):
     ("one", {"split": "train[0]"}, "is not understood"),
     ("one", {"split": "train[:50%](pct1_dropremainder)"}, "needs 100 rows or more"),
     ("one", {"split": "train", "subset": "main"}, "subset='main' has no effect"),
+    ("one", {"split": "train", "streaming": True}, "streaming=True has no effect"),
     ("files", {"split": "test"}, 'Unknown split "test"'),
     ("files", {"split": "train[:50%]", "streaming": True}, "length of a stream is not known"),
     ("files", {"split": "train[-2:]", "streaming": True}, "length of a stream is not known"),
