@@ -36,6 +36,11 @@ def test_slices(split, expected):
   assert rows(split, 10) == list(expected)
 
 
+def test_a_percentage_from_the_end_that_rounds_to_no_row_is_no_row():
+  assert rows("train[-10%:]", 5) == []
+  assert rows("train[:-10%]", 5) == list(range(5))
+
+
 def test_multiples_of_a_whole_percent_leave_the_remainder():
   assert rows("train[:50%](pct1_dropremainder)", 250) == list(range(100))
   with pytest.raises(ValueError, match="needs 100 rows or more"):
