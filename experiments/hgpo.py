@@ -80,7 +80,9 @@ def train(
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
-  make_scorer = functools.partial(scoring.Scorer, run.reward_fn, workers=c.reward_workers)
+  make_scorer = functools.partial(
+    scoring.Scorer, run.reward_fn, workers=c.reward_workers, tag_ids=tokenizer.tag_ids
+  )
   advantage_fn = make_advantage_fn(run)
 
   mine = parallel.local_rows(run.mesh, c.prompts_per_step)
@@ -165,7 +167,7 @@ def train(
         r_inter = rewards[0] if rewards else None
         on_host = parallel.gather_rows(run.mesh, sampled, c.prompts_per_step)
         texts = gather_texts(mine, texts, c.prompts_per_step)
-        metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids)
+        metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids, texts)
         metrics |= scored.metrics()
         metrics["data/long_prompts"] = long_prompts
         if parallel.is_writer():

@@ -159,9 +159,7 @@ def _tagged(response: str, wanted: Any) -> tuple[int, str]:
     )
   if wanted and parsed.mode != tags.MODES.index(wanted):
     raise BadRow(f"mode={wanted!r}, but the response opens {tags.OPENING_TAGS[parsed.mode]}")
-  if not parsed.closed:
-    raise BadRow(f"the response lacks {tags.CLOSING_TAGS[parsed.mode]}")
-  if len(_TAG.findall(response)) != 2:
-    # They would become the tags' own tokens, in the middle of a text about them.
-    raise BadRow("the response holds further tags inside")
+  if not parsed.well_formed:
+    # Further tags would become the tags' own tokens, in the middle of a text about them.
+    raise BadRow(f"the response {parsed.problem}")
   return parsed.mode, response

@@ -48,7 +48,7 @@ class RewardModel:
 
   Only the answer part is shown to the model, so that both modes are judged on what the user reads.
   The score is the sigmoid of the model's logit: between 0 and 1 like a rule's, and above the 0 of a
-  response that was never closed. (A raw logit is often negative; not finishing would then pay.)
+  malformed response. (A raw logit is often negative; not finishing would then pay.)
 
   Args:
     config: of the model's decoder.
@@ -128,7 +128,7 @@ class RewardModel:
   def score_batch(
     self, prompts: Sequence[str], responses: Sequence[str], answers: Sequence[str]
   ) -> list[float]:
-    """A score in (0, 1) for each response, 0.0 for those without their closing tag."""
+    """A score in (0, 1) for each response, 0.0 for those that are malformed."""
     del answers
     parts = [parse_response(response).answer for response in responses]
     closed = [i for i, part in enumerate(parts) if part is not None]

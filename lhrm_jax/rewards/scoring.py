@@ -23,8 +23,8 @@ from lhrm_jax.rewards.registry import (
   name_of,
 )
 from lhrm_jax.sampling import STOPPED, Rollouts
-from lhrm_jax.text import Tokenizer
-from lhrm_jax.text.responses import parse_response
+from lhrm_jax.text import TagIds, Tokenizer
+from lhrm_jax.text.form import well_formed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,9 @@ def decode(tokenizer: Tokenizer, rollouts: Rollouts) -> list[str]:
 
 
 def score(
-  reward_fn: RewardFn, rows: Sequence[PromptRow], rollouts: Rollouts, texts: Sequence[str]
-) -> np.ndarray:
+  reward_fn: RewardFn, rows: Sequence[PromptRow], rollouts: Rollouts, texts: Sequence[str],
+  tag_ids: TagIds | None = None,
+) -> np.ndarray:  # fmt: skip
   """Scores every response by its query's answer, here and now: `[B, M, G]` float32.
 
   See `Scorer.start` for the arguments, and for what scores 0 whatever it says.
@@ -72,7 +73,7 @@ def score(
   Raises:
     RewardError: the reward failed, or gave a score that is not finite.
   """
-  with Scorer(reward_fn, background=False) as scorer:
+  with Scorer(reward_fn, background=False, tag_ids=tag_ids) as scorer:
     scores = scorer.wait([scorer.start(rows, rollouts, texts)]).scores
   if not np.isfinite(scores).all():
     at = int(np.flatnonzero(~np.isfinite(scores))[0])
@@ -110,10 +111,14 @@ class Scorer:
     reward_fn: `reward_fn(prompt, response, answer) -> score`.
     workers: processes of the pool, which is started only where `math` is asked for.
     background: if not, everything is scored in `start`.
+    tag_ids: the policy's; they decide which mode a response opens, see `form.well_formed`.
   """
 
-  def __init__(self, reward_fn: RewardFn, *, workers: int = 2, background: bool = True):
-    self._reward_fn = reward_fn
+  def __init__(
+    self, reward_fn: RewardFn, *, workers: int = 2, background: bool = True,
+    tag_ids: TagIds | None = None,
+  ):  # fmt: skip
+    self._reward_fn, self._tag_ids = reward_fn, tag_ids
     self._clock = BusyClock()
     self._worker = Worker("rewards") if background else None
     leaves: list[_Leaf] = []
@@ -128,14 +133,15 @@ class Scorer:
 
     Args:
       rows: the `B` queries.
-      rollouts: their responses, on the host. A response cut off by the length limit, or without its
-        closing tag, scores 0 whatever it says; no reward is asked about it.
+      rollouts: their responses, on the host. A response cut off by the length limit, or
+        malformed, scores 0 whatever it says; no reward is asked about it.
       texts: `decode(tokenizer, rollouts)`.
     """
     shape, n = rollouts.lengths.shape, len(texts)
     of_text = [row for row in rows for _ in range(n // len(rows))]
     stopped = np.asarray(jax.device_get(rollouts.finish_reason)).reshape(-1) == STOPPED
-    finished = stopped & np.array([parse_response(text).closed for text in texts], bool)
+    first_ids = np.asarray(jax.device_get(rollouts.responses))[..., 0].reshape(-1)
+    finished = stopped & well_formed(texts, first_ids, self._tag_ids)
     definite = np.array([has_answer(row.answer) for row in of_text], bool)
     leaves: list[_Leaf] = []
     combine = _plan(self._reward_fn, "", np.ones(n, bool), definite, leaves)

@@ -40,20 +40,15 @@ def sample_tokens(
   logits = logits / jnp.where(greedy, 1.0, temperature)
   logprobs = jax.nn.log_softmax(logits, axis=-1)
 
-  def draw(logprobs: Array) -> Array:
-    return _draw(_blocks(jnp.exp(logprobs)), uniforms)
+  def most_likely(logprobs: Array) -> Array:
+    return jnp.argmax(logprobs, axis=-1).astype(jnp.int32)
 
-  def draw_truncated(logprobs: Array) -> Array:
-    probs = _blocks(jnp.exp(logprobs))
-    return _draw(_truncate(probs, top_p, top_k), uniforms)
+  def drawn(logprobs: Array) -> Array:
+    probs, truncated = _blocks(jnp.exp(logprobs)), (top_p < 1.0) | (top_k > 0)
+    return _draw(jax.lax.cond(truncated, _truncate, lambda p, *_: p, probs, top_p, top_k), uniforms)
 
-  way = jnp.where(greedy, 0, 1 + ((top_p < 1.0) | (top_k > 0)))
-  tokens = jax.lax.switch(way, [_most_likely, draw, draw_truncated], logprobs)
+  tokens = jax.lax.cond(greedy, most_likely, drawn, logprobs)
   return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
-
-
-def _most_likely(logprobs: Array) -> Array:
-  return jnp.argmax(logprobs, axis=-1).astype(jnp.int32)
 
 
 def _blocks(probs: Array) -> Array:
