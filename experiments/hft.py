@@ -3,6 +3,8 @@
 python -m experiments.hft --config experiments/configs/arithmetic.py --workdir runs/hft
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 import optax
@@ -39,6 +41,8 @@ def train(
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
   )
+  if c.steps >= c.until.check_every:  # now, and not after the first steps
+    no_think_rows([row.level for row in evaluator.rows], c.until.no_think_levels)
   state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
   update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh)
 
@@ -121,11 +125,31 @@ def demonstration_batches(run: setup.Setup, step: int) -> tuple[tuple[TokenBatch
 def forced_accuracy(evaluator: Evaluator, params: policy.Params, no_think_levels) -> dict:
   """Accuracy of forced thinking on all prompts, and of forced no-think on some levels."""
   scores = evaluator.forced(params).scores[..., 0]  # [K, 2]
-  chosen = np.isin([row.level for row in evaluator.rows], no_think_levels)
+  chosen = no_think_rows([row.level for row in evaluator.rows], no_think_levels)
   return {
     "think": float(scores[:, tags.THINK].mean()),
-    "no_think": float(scores[chosen, tags.NO_THINK].mean()) if chosen.any() else 0.0,
+    "no_think": float(scores[chosen, tags.NO_THINK].mean()),
   }
+
+
+def no_think_rows(levels: Sequence[int], no_think_levels: Sequence[int]) -> np.ndarray:
+  """Which evaluation rows tell the accuracy of forced no-think, `[K]` bool.
+
+  Those of `no_think_levels`; all where no row has a level.
+
+  Raises:
+    UserError: rows have levels, but none of these.
+  """
+  levels = np.asarray(levels)
+  chosen = np.isin(levels, no_think_levels)
+  if not levels.any():
+    return np.ones(levels.shape, bool)
+  if not chosen.any():
+    raise command_line.UserError(
+      f"hft.until.no_think_levels={tuple(no_think_levels)} names no level of the evaluation prompts; "
+      f"they have {', '.join(map(str, sorted(set(levels.tolist()))))}."
+    )
+  return chosen
 
 
 def reached(accuracy: dict, until) -> bool:

@@ -303,13 +303,18 @@ def make_advantage_fn(run: setup.Setup):
 def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float]:
   """What the policy does when left free, on the evaluation prompts."""
   values = evaluator.summarise(evaluator.auto(params), 0)
+  first = evaluator.summarise_first_token(evaluator.first_token_probs(params))
   metrics = {
     "mode/think_rate": values["think_rate"],
     "eval/accuracy": values["accuracy"],
     "eval/mean_tokens": values["mean_tokens"],
+    "eval/malformed_rate": values["malformed_rate"],
+    "eval/p_neither": first["neither"],
   }
+  metrics |= {f"eval/{name}": rate for name, rate in values["form"].items()}
   for level, of_level in values["by_level"].items():
     metrics[f"mode/think_rate/level_{level}"] = of_level["think_rate"]
+    metrics[f"eval/p_neither/level_{level}"] = first["by_level"][level]["neither"]
   return metrics
 
 

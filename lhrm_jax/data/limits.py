@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lhrm_jax.data.batches import Encoded, encode, prompt_ids
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.tasks import Task
-from lhrm_jax.text import Tokenizer
+from lhrm_jax.text import Tokenizer, parse_response, tags
 
 # "raise" ends the run, "skip" takes another row in its place, "truncate_left" cuts the beginning of
 # the user's text (never the chat template around it).
@@ -166,8 +166,8 @@ def draw_demonstrations(
     long_demonstrations: one of `LONG_DEMONSTRATIONS`.
 
   Raises:
-    ValueError: there is no such policy, a demonstration is too long under "raise", or hardly any
-      fits.
+    ValueError: there is no such policy, a demonstration is malformed (`text.parse_response`) or,
+      under "raise", too long, or hardly any fits.
   """
   _check(long_demonstrations, LONG_DEMONSTRATIONS, "long_demonstrations")
   kept: tuple[list[Encoded], list[Encoded]] = ([], [])
@@ -178,6 +178,7 @@ def draw_demonstrations(
       for row in rows:
         if len(kept[mode]) == counts[mode]:
           break
+        _check_form(row, mode)
         sequence = encode(tokenizer, row)
         if len(sequence.ids) <= max_tokens[mode]:
           kept[mode].append(sequence)
@@ -192,6 +193,18 @@ def draw_demonstrations(
     "tokens: raise data.max_prompt_tokens, data.max_response_tokens or data.max_no_think_tokens, "
     "or hft.packed_length where it is set."
   )
+
+
+def _check_form(row: HFTRow, mode: int) -> None:
+  parsed = parse_response(row.response)
+  problem = parsed.problem
+  if not problem and parsed.mode != mode:
+    problem = f"opens {tags.OPENING_TAGS[parsed.mode]} among those of mode {tags.MODES[mode]}"
+  if problem:
+    raise ValueError(
+      f"The response of a demonstration {problem}: {row.response[:60]!r}, to {row.prompt[:60]!r}. It "
+      "must be <think>reasoning</think>answer or <no_think>answer</no_think>, without further tags."
+    )
 
 
 def _too_long(row: HFTRow, sequence: Encoded, most: int) -> str:

@@ -228,7 +228,7 @@ def _first_token_probs(
 
 
 def mode_probs(logits: jax.Array, opening: tuple[int, int]) -> jax.Array:
-  """`[B, 3]` probabilities of `<think>`, `<no_think>` and all other tokens, from logits `[B, V]`."""
+  """`[B, 3]` probabilities of `<think>`, `<no_think>` and all other tokens, of logits `[B, V]`."""
   probs = jax.nn.softmax(logits)
   # The others are summed, not taken as what is left of 1: that is rounding where it matters.
   is_tag = jnp.isin(jnp.arange(probs.shape[-1]), jnp.array(opening))

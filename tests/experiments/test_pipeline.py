@@ -48,15 +48,19 @@ def test_summary_has_the_promised_shape(workdir):
   assert set(summary) == {"stages", "seconds", "config", "versions"}
   assert set(summary["stages"]) == {"hft", "hgpo"}
   for stage in summary["stages"].values():
-    assert set(stage) == {"auto", "think", "no_think", "hacc"}
+    assert set(stage) == {"auto", "think", "no_think", "first_token", "hacc"}
     for mode in ("auto", "think", "no_think"):
-      assert {"accuracy", "mean_tokens", "think_rate", "by_level"} <= set(stage[mode])
+      assert {"accuracy", "mean_tokens", "think_rate", "malformed_rate"} <= set(stage[mode])
+      assert stage[mode]["form"]
       assert set(stage[mode]["by_level"]) == {"1", "2", "3", "4", "5", "6"}
     assert stage["think"]["think_rate"] == 1 and stage["no_think"]["think_rate"] == 0
     assert set(stage["hacc"]) == {
       "score", "always_think", "always_no_think", "random", "tie_frac", "decided_score",
-      "invalid_frac", "interval",
+      "invalid_frac", "interval", "expected_score", "ceiling", "regret_accuracy", "regret_tokens",
     }  # fmt: skip
+    for first in (stage["first_token"], *stage["first_token"].pop("by_level").values()):
+      assert set(first) == {"think", "no_think", "neither"}
+      assert sum(first.values()) == pytest.approx(1, abs=1e-5)
   assert summary["config"]["hgpo"]["steps"] == STEPS
   assert summary["seconds"]["total"] > 0
 
