@@ -28,7 +28,8 @@ from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation import Evaluator, figures
 from lhrm_jax.objectives import advantages as advantage_registry
 from lhrm_jax.objectives import hgpo as hgpo_maths
-from lhrm_jax.rewards import scoring
+from lhrm_jax.objectives import mode_choice
+from lhrm_jax.rewards import registry, rules, scoring
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, concatenate, sample
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import checkpoints
@@ -337,6 +338,17 @@ def cold_start(
   return reached
 
 
+def mode_choice_note(config: ConfigDict) -> str | None:
+  """What thinking must reach to be chosen, where scores are 0 or 1 and modes are paired."""
+  c = config.hgpo
+  binary = not config.reward_weights and registry.get(config.reward) in rules.BINARY
+  if not (binary and c.advantage == "hgpo" and c.pairing == "paired"):
+    return None
+  return mode_choice.describe(
+    delta=c.delta, samples=c.samples_per_mode, skip_unsolved=c.skip_unsolved
+  )
+
+
 def main(_) -> None:
   with (
     Preemption() as preemption,
@@ -349,6 +361,8 @@ def main(_) -> None:
       step, params = cold_start(run, folder, report, preemption)
       report.evaluate(setup.HFT, step, params)
       if run.config.hgpo.steps:
+        if (note := mode_choice_note(run.config)) is not None:
+          report.note(note)
         stage = Stage(setup.HGPO, run, folder, report.writer, preemption)
         step, params = train(run, stage, params, folder.path, report.writer, report.evaluator)
         report.took(setup.HGPO, stage.seconds())

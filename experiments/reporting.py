@@ -36,6 +36,7 @@ class Reporting:
     self._seconds: dict[str, float] = {}
     self._started = time.perf_counter()
     self._samples: list[dict[str, Any]] = []
+    self._notes = list(run.task.notes)
     self.writer = MetricWriter(self._workdir) if parallel.is_writer() else SilentWriter()
     self.evaluator = run.evaluator()
 
@@ -57,15 +58,19 @@ class Reporting:
       "versions": setup.versions(),
     }
     metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
-    page = write_report(
-      self._workdir / "report", summary, metrics, self._samples, self._run.task.notes
-    )
+    page = write_report(self._workdir / "report", summary, metrics, self._samples, self._notes)
     self._print_table()
     print(f"Report:      {page}", flush=True)
 
   def took(self, part: str, seconds: float) -> None:
     """Puts a part's wall seconds into the report."""
     self._seconds[part] = self._seconds.get(part, 0.0) + seconds
+
+  def note(self, text: str) -> None:
+    """Prints a remark on the run, and puts it into the report."""
+    self._notes.append(text)
+    if parallel.is_writer():
+      print(text, flush=True)
 
   def evaluate(self, stage: str, step: int, params: policy.Params) -> dict[str, Any]:
     """Evaluates a stage's policy for the report, and keeps a few replies to show.

@@ -202,8 +202,8 @@ def _check_form(row: HFTRow, mode: int) -> None:
     problem = f"opens {tags.OPENING_TAGS[parsed.mode]} among those of mode {tags.MODES[mode]}"
   if problem:
     raise ValueError(
-      f"The response of a demonstration {problem}: {row.response[:60]!r}, to {row.prompt[:60]!r}. It "
-      "must be <think>reasoning</think>answer or <no_think>answer</no_think>, without further tags."
+      f"The response of a demonstration {problem}: {row.response[:60]!r}, to {row.prompt[:60]!r}. "
+      "Write <think>reasoning</think>answer or <no_think>answer</no_think>, and no further tags."
     )
 
 

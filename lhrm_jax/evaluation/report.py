@@ -28,8 +28,9 @@ def write_report(
     folder: `WORKDIR/report`, created where missing.
     summary: "stages" (each as `Evaluator.evaluate` returns), "seconds", "config", "versions".
     metrics: rows of `metrics.jsonl` by stage.
-    samples: prompts with replies: "level", "prompt", "answer", "chosen", "p_think", "p_neither", and per
-      forced mode "think" and "no_think" a text and whether it is "think_right" and "no_think_right".
+    samples: prompts with replies: "level", "prompt", "answer", "chosen", "p_think", "p_neither",
+      and per forced mode "think" and "no_think" a text and whether it is "think_right" and
+      "no_think_right".
     notes: remarks on the task that a reader of the figures must know.
 
   Returns:
