@@ -140,3 +140,20 @@ def test_long_demonstrations_are_replaced_whole_by_others_of_their_mode():
   assert demonstrations(0, "skip", (9, 7)) == drawn
   with pytest.raises(ValueError, match=r"has 10 tokens, more than the 9 that fit.*data\.long_demo"):
     demonstrations(0, "raise", (9, 20))
+
+
+@pytest.mark.parametrize(
+  "response, problem",
+  [
+    ("<think>1</think>1</think>", "holds further tags inside"),
+    ("<no_think>1</no_think>", "opens <no_think> among those of mode think"),
+    ("<think>1", "lacks </think>"),
+  ],
+)
+def test_malformed_demonstrations_of_any_task_are_refused(tokenizer, response, problem):
+  class Odd:
+    def demonstrations(self, seed, step, think, no_think):
+      return [HFTRow("1", response, tags.THINK)] * think, []
+
+  with pytest.raises(ValueError, match=f"demonstration {problem}"):
+    limits.draw_demonstrations(Odd(), tokenizer, 0, 0, (1, 0), max_tokens=(30, 30))
