@@ -14,7 +14,6 @@ __all__ = [
   "BadRow", "Fields", "answer_text", "columns", "hft_row", "prompt_row", "text_field"
 ]  # fmt: skip
 _MAX_LEVEL = 2**31 - 1
-_TAG = re.compile("|".join(map(re.escape, tags.TAGS)))
 _CONVERSATIONS = ("messages", "conversations")
 _RESPONSES = ("response", "completion")
 _LISTS = (list, Mapping)  # of messages; a mapping of columns is one too
