@@ -40,14 +40,15 @@ def sample_tokens(
   logits = logits / jnp.where(greedy, 1.0, temperature)
   logprobs = jax.nn.log_softmax(logits, axis=-1)
 
-  def most_likely(logprobs: Array) -> Array:
-    return jnp.argmax(logprobs, axis=-1).astype(jnp.int32)
+  # Of the logits themselves: their log-probabilities may be equal by rounding.
+  def most_likely(logits: Array, _: Array) -> Array:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
-  def drawn(logprobs: Array) -> Array:
+  def drawn(_: Array, logprobs: Array) -> Array:
     probs, truncated = _blocks(jnp.exp(logprobs)), (top_p < 1.0) | (top_k > 0)
     return _draw(jax.lax.cond(truncated, _truncate, lambda p, *_: p, probs, top_p, top_k), uniforms)
 
-  tokens = jax.lax.cond(greedy, most_likely, drawn, logprobs)
+  tokens = jax.lax.cond(greedy, most_likely, drawn, logits, logprobs)
   return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
 
 

@@ -68,6 +68,7 @@ def test_summary_has_the_promised_shape(workdir):
 def test_report_is_one_page_that_needs_nothing_else(workdir):
   page = (workdir / "report" / "index.html").read_text()
   assert page.count("data:image/png;base64,") >= 7
+  assert "p(neither)" in page and "it must be right with" in page
   for outside in ('src="http', "<script", "<link"):
     assert outside not in page
   assert len(list((workdir / "report").glob("*.png"))) >= 7
@@ -99,14 +100,16 @@ def test_metrics_bear_the_promised_names(workdir):
     "mode/think/mean_length", "mode/no_think/clipped_ratio", "mode/winner_think_frac",
     "mode/tie_frac", "mode/tag_entropy", "mode/tag_kl", "time/rollout", "time/reward",
     "time/logprob", "time/update", "time/checkpoint", "perf/tokens_per_second", "perf/mfu",
-    "perf/compiles", "perf/live_slots",
+    "perf/compiles", "perf/live_slots", "mode/think/malformed_rate", "mode/no_think/leak_rate",
+    "mode/no_think/malformed_rate", "mode/think/empty_rate", "completions/malformed_rate",
   }  # fmt: skip
   assert all(abs(row["importance_ratio/mean"] - 1) < 1e-6 for row in steps)
   assert steps[0]["kl"] == pytest.approx(0, abs=1e-6), "the reference is where HGPO starts"
   free = [row for row in rows_of(workdir, "hgpo") if "mode/think_rate" in row]
   assert [row["step"] for row in free] == [0, 2, 3]
+  assert {"eval/p_neither", "eval/p_neither/level_1", "eval/malformed_rate"} <= set(free[0])
   judged = rows_of(workdir, "evaluation")
-  assert {"hacc/score", "hacc/always_think", "hacc/tie_frac"} <= set(judged[0])
+  assert {"hacc/score", "hacc/always_think", "hacc/ceiling", "mode/p_neither"} <= set(judged[0])
 
 
 def test_nothing_is_compiled_after_the_first_step(workdir):
@@ -140,7 +143,8 @@ def test_later_jobs_start_from_the_run(workdir, tmp_path):
   printed = run(
     "sample", f"--config.init_from={workdir}", "Left to right, last digit: what is 3+4?"
   )
-  assert "p(think) =" in printed and "<think>" in printed and "<no_think>" in printed
+  assert "p(think) =" in printed and "p(neither) =" in printed
+  assert "<think>" in printed and "<no_think>" in printed
 
   refused = subprocess.run(
     [sys.executable, "-m", "experiments.sample", f"--config.init_from={workdir}", "What is love?"],
