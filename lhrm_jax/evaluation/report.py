@@ -109,6 +109,20 @@ def _figures(
       "Mean score of training rollouts",
       "score",
     )
+    drawn["hgpo_form"] = figures.curves(
+      rows,
+      {
+        "mode/think/malformed_rate": "malformed, think",
+        "mode/no_think/malformed_rate": "malformed, no-think",
+        "mode/think/empty_rate": "think without a thought",
+        "mode/no_think/leak_rate": "reasoning markers in no-think",
+      },
+      "Form of training rollouts",
+      "share of a mode's responses",
+    )
+    drawn["hgpo_neither"] = figures.curves(
+      rows, {"eval/p_neither": "neither tag"}, "First token that is no opening tag", "probability"
+    )
     drawn["hgpo_kl"] = figures.curves(
       rows,
       {"mode/tag_kl": "mode choice (exact)", "kl": "body tokens (k3)"},
