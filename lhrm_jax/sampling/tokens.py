@@ -40,22 +40,25 @@ def sample_tokens(
   logits = logits / jnp.where(greedy, 1.0, temperature)
   logprobs = jax.nn.log_softmax(logits, axis=-1)
 
+  probs, truncated = _blocks(jnp.exp(logprobs)), ~greedy & ((top_p < 1.0) | (top_k > 0))
+  probs = jax.lax.cond(truncated, _truncate, lambda p, *_: p, probs, top_p, top_k)
   # Of the logits themselves: their log-probabilities may be equal by rounding.
-  def most_likely(logits: Array, _: Array) -> Array:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-  def drawn(_: Array, logprobs: Array) -> Array:
-    probs, truncated = _blocks(jnp.exp(logprobs)), (top_p < 1.0) | (top_k > 0)
-    return _draw(jax.lax.cond(truncated, _truncate, lambda p, *_: p, probs, top_p, top_k), uniforms)
-
-  tokens = jax.lax.cond(greedy, most_likely, drawn, logits, logprobs)
+  tokens = jnp.where(greedy, _most_likely(_blocks(logits, -jnp.inf)), _draw(probs, uniforms))
   return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
 
 
-def _blocks(probs: Array) -> Array:
-  """`[N, V]` as `[N, blocks, _BLOCK]`, filled up with 0."""
-  n, v = probs.shape
-  return jnp.pad(probs, ((0, 0), (0, -v % _BLOCK))).reshape(n, -1, _BLOCK)
+def _blocks(x: Array, fill: float = 0.0) -> Array:
+  """`[N, V]` as `[N, blocks, _BLOCK]`, filled up."""
+  n, v = x.shape
+  padding = ((0, 0), (0, -v % _BLOCK))
+  return jnp.pad(x, padding, constant_values=fill).reshape(n, -1, _BLOCK)
+
+
+def _most_likely(logits: Array) -> Array:
+  """The first tokens `[N]` of the highest logits `[N, blocks, _BLOCK]`."""
+  block = jnp.argmax(jnp.max(logits, axis=2), axis=1)[:, None]
+  inside = jnp.take_along_axis(logits, block[:, :, None], axis=1)[:, 0]
+  return (block[:, 0] * _BLOCK + jnp.argmax(inside, axis=1)).astype(jnp.int32)
 
 
 def _draw(probs: Array, uniforms: Array) -> Array:
@@ -93,23 +96,13 @@ def _first(reached: Array, allowed: Array) -> Array:
 
 def _truncate(probs: Array, top_p: Array, top_k: Array) -> Array:
   """Sets the tokens outside top-p and top-k to probability 0; the most likely always stays."""
-
-  def by_mass(probs: Array) -> Array:
-    return _fewest(probs, probs, top_p)
-
-  def by_count(probs: Array) -> Array:
-    return _fewest(probs, None, jnp.asarray(top_k, jnp.float32))
-
-  def all_of(probs: Array) -> Array:
-    return jnp.ones(probs.shape, bool)
-
-  keep = jax.lax.cond(top_p < 1.0, by_mass, all_of, probs)
-  keep &= jax.lax.cond(top_k > 0, by_count, all_of, probs)
-  return jnp.where(keep, probs, 0.0)
+  by_mass = _fewest(probs, probs, top_p, top_p < 1.0)
+  by_count = _fewest(probs, None, jnp.asarray(top_k, jnp.float32), top_k > 0)
+  return jnp.where(by_mass & by_count, probs, 0.0)
 
 
-def _fewest(probs: Array, weights: Array | None, target: Array) -> Array:
-  """Mask of the most likely tokens, as few as weigh `target` together.
+def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -> Array:
+  """Mask of the most likely tokens, as few as weigh `target` together; all where not `wanted`.
 
   Bisects the least probability that is kept, over the bits of a float32: read as whole numbers,
   they are in the order of the values. No sort: each pass is one masked sum. It ends when one token
@@ -119,6 +112,7 @@ def _fewest(probs: Array, weights: Array | None, target: Array) -> Array:
     probs: `[N, blocks, _BLOCK]`.
     weights: likewise, the probabilities themselves; `None` weighs every token 1.
     target: scalar above 0.
+    wanted: bool scalar.
   """
 
   def least(low: Array) -> Array:
@@ -148,7 +142,7 @@ def _fewest(probs: Array, weights: Array | None, target: Array) -> Array:
 
   low = jnp.zeros(probs.shape[0], jnp.int32)
   top = jax.lax.bitcast_convert_type(jnp.max(probs, axis=(1, 2)), jnp.int32)
-  state = (low, top + 1, jnp.full(low.shape, jnp.inf), jnp.zeros(low.shape))
+  state = (low, jnp.where(wanted, top + 1, 0), jnp.full(low.shape, jnp.inf), jnp.zeros(low.shape))
   low, high, _, from_high = jax.lax.while_loop(unfinished, halve, state)
 
   certain = probs >= least(high)
