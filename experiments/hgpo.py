@@ -310,12 +310,12 @@ def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float
     "eval/accuracy": values["accuracy"],
     "eval/mean_tokens": values["mean_tokens"],
     "eval/malformed_rate": values["malformed_rate"],
-    "eval/p_neither": first["neither"],
+    "eval/neither_prob": first["neither"],
   }
   metrics |= {f"eval/{name}": rate for name, rate in values["form"].items()}
   for level, of_level in values["by_level"].items():
     metrics[f"mode/think_rate/level_{level}"] = of_level["think_rate"]
-    metrics[f"eval/p_neither/level_{level}"] = first["by_level"][level]["neither"]
+    metrics[f"eval/neither_prob/level_{level}"] = first["by_level"][level]["neither"]
   return metrics
 
 

@@ -116,7 +116,7 @@ class Reporting:
     first = summary.get("first_token", {})  # not in what older runs left
     by_level = {f"level_{level}": values for level, values in first.get("by_level", {}).items()}
     neither = {
-      f"mode/p_neither{place}": values["neither"]
+      f"mode/neither_prob{place}": values["neither"]
       for place, values in {"": first, **{f"/{k}": v for k, v in by_level.items()}}.items()
       if values
     }

@@ -121,7 +121,10 @@ def _figures(
       "share of a mode's responses",
     )
     drawn["hgpo_neither"] = figures.curves(
-      rows, {"eval/p_neither": "neither tag"}, "First token that is no opening tag", "probability"
+      rows,
+      {"eval/neither_prob": "neither tag"},
+      "First token that is no opening tag",
+      "probability",
     )
     drawn["hgpo_kl"] = figures.curves(
       rows,

@@ -107,9 +107,9 @@ def test_metrics_bear_the_promised_names(workdir):
   assert steps[0]["kl"] == pytest.approx(0, abs=1e-6), "the reference is where HGPO starts"
   free = [row for row in rows_of(workdir, "hgpo") if "mode/think_rate" in row]
   assert [row["step"] for row in free] == [0, 2, 3]
-  assert {"eval/p_neither", "eval/p_neither/level_1", "eval/malformed_rate"} <= set(free[0])
+  assert {"eval/neither_prob", "eval/neither_prob/level_1", "eval/malformed_rate"} <= set(free[0])
   judged = rows_of(workdir, "evaluation")
-  assert {"hacc/score", "hacc/always_think", "hacc/ceiling", "mode/p_neither"} <= set(judged[0])
+  assert {"hacc/score", "hacc/always_think", "hacc/ceiling", "mode/neither_prob"} <= set(judged[0])
 
 
 def test_nothing_is_compiled_after_the_first_step(workdir):
