@@ -459,7 +459,8 @@ if __name__ == "__main__":
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is locked: plan side by side
   jax.config.update("jax_platforms", "cpu")
   _CONFIG = command_line.define_config()
-  _TOPOLOGY = flags.DEFINE_string("topology", None, "E.g. v5p:4x4x4 or h100:8.", required=True)
+  _TOPOLOGY = flags.DEFINE_string("topology", None, "E.g. v5p:4x4x4 or h100:8.")
+  command_line.require("topology", "v5p:4x4x4")
   _PROGRAMS = flags.DEFINE_multi_enum("program", list(PROGRAMS), PROGRAMS, "Which to plan.")
   _JSON = flags.DEFINE_string("json", None, "File to write all figures to.")
   command_line.run(main)

@@ -90,4 +90,4 @@ def as_table(rows) -> Table:
 
 
 if __name__ == "__main__":
-  command_line.run(main)
+  command_line.run(main, arguments="DUMP")
