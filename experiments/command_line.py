@@ -68,13 +68,13 @@ def require(flag: str, example: str) -> None:
 def given_keys() -> frozenset[str]:
   """Dotted keys of the config that the command line overrides; none outside of a job."""
   flag = _parsed_config()
-  return frozenset(flag.override_values) if flag else frozenset()
+  return frozenset() if flag is None else frozenset(flag.override_values)
 
 
 def config_file() -> pathlib.Path | None:
   """The config file of the job; `None` outside of one."""
   flag = _parsed_config()
-  return pathlib.Path(flag.config_filename.partition(":")[0]) if flag else None
+  return None if flag is None else pathlib.Path(flag.config_filename.partition(":")[0])
 
 
 def _parsed_config():
@@ -168,12 +168,16 @@ def _parse(argv: Sequence[str], arguments: str) -> list[str]:
     rest, own_keys = overrides.split_off([program, *rest])
     with _command_line(rest):  # the config's flag looks there for its overrides
       _, *words = flags.FLAGS(rest)
-    config = flags.FLAGS[CONFIG].value if CONFIG in flags.FLAGS else None
-    if config is not None and not isinstance(config, ConfigDict):
-      config.keys  # noqa: B018  a file that could not be opened answers with an OSError
+    given = CONFIG in flags.FLAGS and flags.FLAGS[CONFIG].present
+    config = flags.FLAGS[CONFIG].value if given else ConfigDict()
+    if not isinstance(config, ConfigDict):
+      getattr(config, "keys", None)  # a file that could not be opened raises its OSError here
       raise TypeError(f"get_config() returned a {type(config).__name__}, no ConfigDict")
+    if own_keys:
+      overrides.apply(config, own_keys)
+      flags.FLAGS[CONFIG].override_values.update(own_keys)
   except Exception as error:  # a config file is a program, and may raise anything
-    _fail(_unknown_key(before) or _what_failed(error))
+    _fail(_unknown_key(rest) or _what_failed(error))
   if missing := [flag for flag in _needed if flags.FLAGS[flag].value is None]:
     _fail_without(missing)
   if words and not arguments:
@@ -224,10 +228,9 @@ def _unknown_key(argv: Sequence[str]) -> str:
   path = next((m[1] or argv[i + 1] for i, m in enumerate(named) if m), None)
   path = path or next(iter(_default_config), "")
   try:
-    config = _load(path)
+    keys = list(_keys(_load(path)))
   except Exception:  # whatever it is, parsing has met it too
     return ""
-  keys = list(_keys(config))
   for argument in argv:
     found = re.match(rf"--?(?:no)?{CONFIG}\.([^=]+)", argument)
     if not found or found[1] in keys:

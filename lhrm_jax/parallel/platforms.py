@@ -1,9 +1,9 @@
 """Which of JAX's platforms a job tries."""
 
 import importlib.metadata
-import importlib.util
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 import jax
 
@@ -18,11 +18,11 @@ def skip_absent_tpu(environment: Mapping[str, str] = os.environ) -> None:
   """
   if jax.config.jax_platforms or "JAX_FORCE_TPU_INIT" in environment:
     return
-  if importlib.util.find_spec("libtpu") and not _other_plugins():
+  if find_spec("libtpu") and not _other_plugins():
     jax.config.update("jax_platforms", "cpu")
 
 
 def _other_plugins() -> bool:
   """Whether any plug-in is installed; libtpu is none, JAX knows it by name."""
-  found = importlib.util.find_spec("jax_plugins") is not None
+  found = find_spec("jax_plugins") is not None
   return found or bool(importlib.metadata.entry_points(group="jax_plugins"))

@@ -16,6 +16,7 @@ from experiments.command_line import UserError
 from experiments.configs import arithmetic
 from experiments.run_folder import RunFolder
 from lhrm_jax.data.urls import BucketError
+from lhrm_jax.parallel import platforms as jax_platforms
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.bucket import Bucket
 
@@ -103,7 +104,16 @@ def parse(monkeypatch, capsys):
   monkeypatch.setattr(command_line, "_needed", {})
   monkeypatch.setattr(command_line, "_default_config", [])
 
+  def forget():
+    for name in set(flags.FLAGS) - before:
+      delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    sys.modules.pop("config_config", None)  # the last config file
+    command_line._needed.clear()
+    command_line._default_config.clear()
+
   def run(*argv, default=None, arguments=""):
+    forget()
     monkeypatch.setattr(sys, "argv", ["job", *argv])
     command_line.define_config(default)
     command_line.define_workdir(required=not default)
@@ -113,9 +123,7 @@ def parse(monkeypatch, capsys):
       return ended.code, "".join(capsys.readouterr()), []
 
   yield run
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
-  flags.FLAGS.unparse_flags()
+  forget()
 
 
 @pytest.mark.parametrize(
@@ -209,34 +217,30 @@ def test_a_config_file_with_a_fault_is_one_line(parse, tmp_path, source, message
   assert line.startswith("error: --config: ") and message in line
 
 
-TPU = """
-import importlib.util, sys
-from lhrm_jax import parallel
-from lhrm_jax.parallel import platforms
-import jax
-
-present = {"libtpu"} | set(sys.argv[1:])
-importlib.util.find_spec = lambda name: name in present or None
-parallel.skip_absent_tpu({})
-print(jax.config.jax_platforms)
-"""
-
-
 @pytest.mark.parametrize(
-  ("environment", "installed", "platforms"),
+  ("chosen", "environment", "installed", "platforms"),
   [
-    ({}, [], "cpu"),
-    ({}, ["jax_plugins"], "None"),  # a GPU's: JAX chooses
-    ({"JAX_PLATFORMS": "tpu,cpu"}, [], "tpu,cpu"),  # as JAX sets them where it sees chips
+    ("", {}, ["libtpu"], "cpu"),
+    ("", {}, [], ""),  # nothing to keep JAX from
+    ("", {}, ["libtpu", "jax_plugins"], ""),  # a GPU's: JAX chooses
+    ("", {"JAX_FORCE_TPU_INIT": "1"}, ["libtpu"], ""),
+    ("tpu,cpu", {}, ["libtpu"], "tpu,cpu"),  # as JAX sets them where it sees chips
   ],
 )
-def test_libtpu_is_left_alone_where_there_is_no_tpu(environment, installed, platforms):
-  variables = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | environment
-  result = subprocess.run(
-    [sys.executable, "-c", TPU, *installed], cwd=ROOT, env=variables, capture_output=True,
-    text=True, check=True,
-  )  # fmt: skip
-  assert result.stdout.strip() == platforms
+def test_libtpu_is_left_alone_where_there_is_no_tpu(
+  monkeypatch, chosen, environment, installed, platforms
+):
+  class Settings:
+    jax_platforms = chosen
+
+    def update(self, name, value):
+      setattr(self, name, value)
+
+  settings = Settings()
+  monkeypatch.setattr(jax_platforms.jax, "config", settings)
+  monkeypatch.setattr(jax_platforms, "find_spec", lambda name: name in installed or None)
+  jax_platforms.skip_absent_tpu(environment)
+  assert settings.jax_platforms == platforms
 
 
 ENDING = """
