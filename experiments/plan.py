@@ -170,6 +170,9 @@ class Planner:
       rows = (c.think_per_step, c.no_think_per_step)
       shapes = [(n, d.max_prompt_tokens + w - 1) for n, w in zip(rows, widths, strict=True) if n]
     batches = []
+    parts = math.prod(self.mesh.shape[axis] for axis in parallel.LOGICAL_RULES["batch"])
+    # As `parallel.shard_rows` fills up what does not divide.
+    shapes = [(-(-n // parts) * parts, t) for n, t in shapes]
     for n, t in shapes:
       ints, floats = (self._over(self.mesh, (n, t), d) for d in (jnp.int32, jnp.float32))
       batches.append(TokenBatch(ints, ints, ints, ints, floats))

@@ -14,16 +14,22 @@ _LINE_EVERY_SECONDS = 10.0
 class ProgressBar:
   """Use as a context manager, then call `update` after each step."""
 
-  def __init__(self, title: str, total: int):
+  def __init__(self, title: str, total: int, *, at_most: bool = False):
+    """Args:
+    title: of what is done.
+    total: steps.
+    at_most: whether it may end before; the time left is then said to be at most that.
+    """
     self._silent = not parallel.is_writer()
     self._console = Console()
-    self._title, self._total = title, total
+    self._title, self._total, self._at_most = title, total, "at most " if at_most else ""
     self._started = self._last_line = time.monotonic()
     self._bar = Progress(
       TextColumn("[bold]{task.description}"),
       BarColumn(bar_width=24),
       MofNCompleteColumn(),
       TextColumn("{task.fields[metrics]}"),
+      TextColumn(self._at_most.strip()),
       TimeRemainingColumn(),
       console=self._console,
       disable=self._silent or not self._console.is_terminal,
@@ -46,4 +52,11 @@ class ProgressBar:
     if not self._console.is_terminal and due and not self._silent:
       self._last_line = now
       left = (now - self._started) / max(done, 1) * (self._total - done)
-      print(f"{self._title} {done}/{self._total}  {text}  {left:.0f} s left", flush=True)
+      print(
+        f"{self._title} {done}/{self._total}  {text}  {self._at_most}{left:.0f} s left", flush=True
+      )
+
+  def say(self, message: str) -> None:
+    """Prints a line above the bar, on the process that prints."""
+    if not self._silent:
+      self._bar.console.print(message, highlight=False, markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from experiments import command_line, idle
 from experiments.command_line import UserError
 from experiments.configs import defaults
 from lhrm_jax import parallel, rewards
@@ -118,6 +119,13 @@ WEIGHTS = Rule(
   lambda x: isinstance(x, Mapping | ConfigDict) and all(_finite(weight) for weight in x.values()),
   'rewards with finite weights, as in ConfigDict({"math": 1.0})',
 )
+OPTIONS = Rule(
+  lambda x: (
+    isinstance(x, Mapping | ConfigDict)
+    and all(isinstance(value, str | int | float) for value in x.values())
+  ),
+  'arguments with numbers, flags or texts, as in ConfigDict({"margin": 0.1})',
+)
 SOURCES = Rule(
   lambda x: (
     isinstance(x, Mapping | ConfigDict)
@@ -201,6 +209,7 @@ RULES: dict[str, Rule] = {
   "hgpo.top_p": real(0, 1, above=True),
   "hgpo.top_k": whole(0),
   "hgpo.advantage": NAME,
+  "hgpo.advantage_options": OPTIONS,
   "hgpo.alpha": real(0),
   "hgpo.delta": real(),
   "hgpo.tie": one_of(*hgpo.TIES),
@@ -278,6 +287,8 @@ def problems(config: ConfigDict) -> list[str]:
   for keys, problem in _TOGETHER:
     if not wrong.keys() & set(keys) and (message := problem(*(values[key] for key in keys))):
       found.append(message)
+  if not found:
+    found += idle.problems(values, _defaults())
   return found
 
 
@@ -301,14 +312,14 @@ def _wrong(key: str, rule: Rule, values: Mapping[str, Any]) -> str:
     return ""
   return (
     f"{key}={short(values[key])} must be {rule.allowed}. Set --config.{key}; the default is "
-    f"{_defaults()[key]!r}."
+    f"{short(_defaults()[key])}."
   )
 
 
 def short(value: Any) -> str:
   """A value as an error shows it: its beginning, where it is long."""
   try:
-    text = repr(value)
+    text = repr(value.to_dict() if isinstance(value, ConfigDict) else value)
   except ValueError:  # a whole number of more digits than Python prints
     return f"<a {type(value).__name__} too large to print>"
   return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
@@ -395,6 +406,17 @@ def _pairing(advantage: str, pairing: str) -> str:
   return (
     "hgpo.advantage='hgpo' compares the modes of paired rollouts; with hgpo.pairing='free' "
     "choose another, such as 'grpo'."
+  )
+
+
+@_together("hgpo.top_p", "hgpo.top_k")
+def _truncation(top_p: float, top_k: int) -> str:
+  if top_p == 1 and not top_k:
+    return ""
+  return (
+    f"hgpo.top_p={top_p} and hgpo.top_k={top_k}: the update takes log-probabilities under the "
+    "whole distribution, so rollouts must be drawn from it: hgpo.top_p=1 and hgpo.top_k=0. To "
+    "sharpen rollouts, lower hgpo.temperature, which the update follows."
   )
 
 
@@ -546,7 +568,16 @@ def check_prompts(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def warnings(config: ConfigDict) -> list[str]:
-  """What a config may not mean, a sentence or two each."""
+  """What a config may not mean, a sentence or two each: for the terminal, before HGPO.
+
+  Only of what somebody set: who keeps the default of `hgpo.delta` needs no telling at every run.
+  """
+  given = "hgpo.delta" in command_line.given_keys()
+  return notes(config) if given or config.hgpo.delta != _defaults()["hgpo.delta"] else []
+
+
+def notes(config: ConfigDict) -> list[str]:
+  """What a reader of the report must know about the config."""
   c = config.hgpo
   binary = not config.reward_weights and rewards.get(config.reward) in binary_rewards.BINARY
   if not (c.steps and c.advantage == "hgpo" and binary):
