@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from lhrm_jax.objectives import advantages
 
 Values = Mapping[str, Any]  # of a config, by dotted key
@@ -73,8 +75,8 @@ def _taken(values: Values) -> set[str]:
   return {f"hgpo.{name}" for name in advantages.settings_of(values["hgpo.advantage"])}
 
 
-def problems(values: Values, default: Values) -> Iterator[str]:
-  """A sentence or two for each setting that has no effect.
+def without_effect(values: Values, default: Values) -> Iterator[tuple[str, str]]:
+  """Each key that is set and has no effect, and under which other settings.
 
   Args:
     values: the config's, each valid by itself.
@@ -82,23 +84,18 @@ def problems(values: Values, default: Values) -> Iterator[str]:
   """
   for keys, why in _IDLE:
     for key in keys:
-      if _set(key, values, default) and (reason := why(values)):
-        yield f"{key}={values[key]!r} has no effect with {reason}. Leave one of them out."
-  yield from _of_advantage(values, default)
+      if _plain(values[key]) != _plain(default[key]) and (reason := why(values)):
+        yield key, reason
+  for setting in advantages.SETTINGS:
+    key = f"hgpo.{setting}"
+    if key not in _taken(values) and values[key] != default[key]:
+      yield key, f"hgpo.advantage={values['hgpo.advantage']!r}, which takes no argument {setting}"
 
 
-def _of_advantage(values: Values, default: Values) -> Iterator[str]:
+def argument_problems(values: Values) -> Iterator[str]:
+  """What is wrong with `hgpo.advantage_options`, a sentence each."""
   name, own = values["hgpo.advantage"], values["hgpo.advantage_options"]
-  try:
-    signature = inspect.signature(advantages.get(name))
-  except ValueError:  # unknown, which is reported elsewhere
-    return
-  for key in (f"hgpo.{setting}" for setting in advantages.SETTINGS):
-    if key not in _taken(values) and _set(key, values, default):
-      yield (
-        f"{key}={values[key]!r} has no effect with hgpo.advantage={name!r}, which takes no "
-        f"argument {key.removeprefix('hgpo.')}. Leave it out, or let the function take it."
-      )
+  signature = inspect.signature(advantages.get(name))
   parameters = list(signature.parameters.values())[1:]  # without the scores
   named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
   for option in own:
@@ -117,5 +114,6 @@ def _of_advantage(values: Values, default: Values) -> Iterator[str]:
       )
 
 
-def _set(key: str, values: Values, default: Values) -> bool:
-  return values[key] != default[key]
+def _plain(value: Any) -> Any:
+  """To be compared: a locked section differs from one that is not."""
+  return value.to_dict() if isinstance(value, ConfigDict) else value

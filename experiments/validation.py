@@ -288,7 +288,11 @@ def problems(config: ConfigDict) -> list[str]:
     if not wrong.keys() & set(keys) and (message := problem(*(values[key] for key in keys))):
       found.append(message)
   if not found:
-    found += idle.problems(values, _defaults())
+    found += [
+      f"{key}={short(values[key])} has no effect with {reason}. Leave one of them out."
+      for key, reason in idle.without_effect(values, _defaults())
+    ]
+    found += idle.argument_problems(values)
   return found
 
 

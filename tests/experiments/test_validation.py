@@ -129,6 +129,12 @@ def test_an_advantage_is_given_what_it_names_and_nothing_is_dropped(
   np.testing.assert_allclose(found.tag, [[[1 + weight, weight - 1], [-weight, -weight]]])
 
 
+def test_a_locked_config_has_the_defaults_it_had():
+  """As the command line gives it: an empty section that is locked is no setting."""
+  config = arithmetic.get_config().lock()
+  assert validation.problems(config) == []
+
+
 def test_options_that_an_advantage_does_not_take_are_refused():
   config = arithmetic.get_config()
   config.hgpo.advantage_options = ConfigDict({"margin": 0.1})
