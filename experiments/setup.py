@@ -150,6 +150,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
   seed, c = run.config.seed, run.config.hft
   if HGPO in stages:
     validation.check_prompts(run.config, run.mesh)
+  if HFT in stages and c.steps:
+    validation.check_memory(run.config, run.policy_config)
   try:
     run.task.evaluation(1)
     if HFT in stages:

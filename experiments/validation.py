@@ -9,10 +9,12 @@ import dataclasses
 import functools
 import math
 import numbers
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -32,6 +34,8 @@ from lhrm_jax.training import performance
 # Beyond these a number is a slip of the keyboard: steps are counted in int32, a batch or a length
 # of so many rows or tokens fits no machine.
 _MOST_STEPS, _MOST_ROWS, _MOST_TOKENS, _MOST_WIDTH = 2**31 - 1, 2**20, 2**24, 2**20
+# Of the scores of all pairs of tokens, in the forward and backward pass of one layer.
+_SCORE_COPIES = 4
 _SHOWN = 80  # characters of a value in a message
 
 
@@ -565,6 +569,33 @@ def check_prompts(config: ConfigDict, mesh: Mesh) -> None:
     raise UserError(
       f"hgpo.sampling_chunks={chunks} does not divide {mine}, a host's share of "
       f"hgpo.prompts_per_step={prompts}: choose a divisor."
+    )
+
+
+def check_memory(config: ConfigDict, policy: PolicyConfig) -> None:
+  """Checks that a step of unpacked HFT is not far beyond the memory of a machine of CPUs.
+
+  There attention keeps the scores of all pairs of tokens, which grow with the square of the limits.
+
+  Raises:
+    UserError: it is; a system out of memory would kill the process without a word.
+  """
+  c, d = config.hft, config.data
+  chunked = policy.attention_chunk or c.packed_length or jax.default_backend() != "cpu"
+  if chunked or policy.attention not in ("auto", "xla"):
+    return
+  rows = (c.think_per_step, c.no_think_per_step)
+  widths = (d.max_response_tokens, d.max_no_think_tokens)
+  pairs = max(n * (d.max_prompt_tokens + w) ** 2 for n, w in zip(rows, widths, strict=True))
+  layers = policy.num_layers if policy.remat == "none" else 1
+  needed = _SCORE_COPIES * 4 * pairs * policy.num_heads * layers
+  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  if needed > memory:
+    raise UserError(
+      f"attention over hft.think_per_step={c.think_per_step} demonstrations of up to "
+      f"data.max_prompt_tokens={d.max_prompt_tokens} + data.max_response_tokens="
+      f"{d.max_response_tokens} tokens takes about {needed / 2**30:.0f} GiB; this machine has "
+      f"{memory / 2**30:.0f}. Lower these, or set policy.attention_chunk, e.g. 128."
     )
 
 

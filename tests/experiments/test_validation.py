@@ -245,6 +245,21 @@ def test_prompts_must_divide_over_the_devices(run):
     validation.check_prompts(run.config, three)
 
 
+def test_a_step_that_is_far_beyond_the_memory_is_refused_before_it_is_compiled(run, monkeypatch):
+  config = defaults.get_config()
+  pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 * 2**18}  # 4 GiB
+  monkeypatch.setattr(validation.os, "sysconf", pages.get)
+  monkeypatch.setattr(validation.jax, "default_backend", lambda: "cpu")
+  # 4 copies of 64 rows x 4 heads x 1536^2 pairs x 3 layers, 4 bytes each
+  with pytest.raises(UserError, match="takes about 27 GiB; this machine has 4"):
+    validation.check_memory(config, run.policy_config)
+  for key, value in (("attention_chunk", 128), ("attention", "splash")):
+    validation.check_memory(config, dataclasses.replace(run.policy_config, **{key: value}))
+  validation.check_memory(run.config, run.policy_config)
+  monkeypatch.setattr(validation.jax, "default_backend", lambda: "tpu")
+  validation.check_memory(config, run.policy_config)
+
+
 def fail(error):
   def main(_):
     raise error
