@@ -188,3 +188,16 @@ def test_every_layout_of_the_shipped_configs_can_be_planned():
   lines = done.stdout.splitlines()
   assert len(lines) == 5 * (2 * 2 + 2 * 3)
   assert all("64 x 32,768 tokens" in line for line in lines if "v5p-64 hft" in line)
+
+
+def test_the_config_of_the_readme_is_one(tmp_path):
+  """The blocks of "Make it yours", put into one file as they are."""
+  readme = (ROOT / "README.md").read_text(encoding="utf-8")
+  section = readme.split("## Make it yours")[1].split("\n## ")[0]
+  file = tmp_path / "mine.py"
+  file.write_text("\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL)))
+  config = command_line._load(str(file))
+  config.reward = "brief"
+  validation.check(config)
+  config.hgpo.advantage_options.body_weight = 0.1
+  validation.check(config)
