@@ -24,6 +24,7 @@ class ProgressBar:
     self._console = Console()
     self._title, self._total, self._at_most = title, total, "at most " if at_most else ""
     self._started = self._last_line = time.monotonic()
+    self._before: int | None = None  # steps done when this process took over
     self._bar = Progress(
       TextColumn("[bold]{task.description}"),
       BarColumn(bar_width=24),
@@ -47,11 +48,13 @@ class ProgressBar:
     """Shows that `done` steps are done, with a few metrics."""
     text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
     self._bar.update(self._task, completed=done, metrics=text)
+    if self._before is None:
+      self._before = done - 1
     now = time.monotonic()
     due = now - self._last_line > _LINE_EVERY_SECONDS or done == self._total
     if not self._console.is_terminal and due and not self._silent:
       self._last_line = now
-      left = (now - self._started) / max(done, 1) * (self._total - done)
+      left = (now - self._started) / (done - self._before) * (self._total - done)
       print(
         f"{self._title} {done}/{self._total}  {text}  {self._at_most}{left:.0f} s left", flush=True
       )
