@@ -50,11 +50,16 @@ lint: $(TESTS)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-# For every platform and Python at once. After a change of requirements.txt; with UPGRADE=1, all of
-# it at its newest.
+# For every platform and Python at once, of versions that go with every extra too. After a change of
+# requirements.txt; `make lock UPGRADE=1` takes the newest of everything.
+COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --no-header \
+  --no-annotate $(if $(UPGRADE),--upgrade)
 lock: $(BASE)
-	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  $(if $(UPGRADE),--upgrade) --output-file requirements.lock requirements.txt
+	mkdir -p build
+	$(if $(UPGRADE),,cp requirements.lock build/with-extras.txt)
+	$(COMPILE) --all-extras --output-file build/with-extras.txt pyproject.toml
+	$(COMPILE) --generate-hashes --constraint build/with-extras.txt \
+	  --output-file requirements.lock requirements.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info
