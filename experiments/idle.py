@@ -29,14 +29,35 @@ _IDLE: list[tuple[tuple[str, ...], Callable[[Values], str]]] = [
   ),
   (
     ("hgpo.intra_scope",),
-    lambda v: _estimator(v, "reinforce_pp", "standardises over the whole batch"),
+    lambda v: _estimator(v, "reinforce_pp", "is over the whole batch"),
   ),
-  (("hgpo.ddof",), lambda v: _estimator(v, "rloo", "divides by no deviation")),
+  (
+    ("hgpo.ddof",),
+    lambda v: (
+      _estimator(v, "rloo", "divides by no deviation")
+      or _estimator(v, "reinforce_pp", "is over the whole batch")
+    ),
+  ),
+  (
+    ("hgpo.gamma",),
+    lambda v: (
+      ""
+      if v["hgpo.estimator"] == "reinforce_pp"
+      else f"hgpo.estimator={v['hgpo.estimator']!r}: only 'reinforce_pp' discounts"
+    ),
+  ),
+  (
+    ("hgpo.tag_normalisation",),
+    lambda v: "" if v["hgpo.pairing"] == "paired" else "hgpo.pairing='free': no tag is forced",
+  ),
+  (("hgpo.tag_kl",), lambda v: "" if v["hgpo.beta"] else "hgpo.beta=0"),
   (
     ("evaluation.top_p",),
     lambda v: (
       ""
-      if v["evaluation.temperature"] or v["evaluation.hacc_temperature"]
+      if v["evaluation.temperature"]
+      or v["evaluation.hacc_temperature"]
+      or v["evaluation.top_p"] == 1
       else "evaluation.temperature=0 and evaluation.hacc_temperature=0 (greedy)"
     ),
   ),

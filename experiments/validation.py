@@ -293,7 +293,8 @@ def problems(config: ConfigDict) -> list[str]:
       found.append(message)
   if not found:
     found += [
-      f"{key}={short(values[key])} has no effect with {reason}. Leave one of them out."
+      f"{key}={short(values[key])} has no effect with {reason}. Set it back to "
+      f"{short(_defaults()[key])}, its default, or change the other."
       for key, reason in idle.without_effect(values, _defaults())
     ]
     found += idle.argument_problems(values)
