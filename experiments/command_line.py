@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import importlib.util
+import os
 import pathlib
 import re
 import sys
@@ -95,6 +96,8 @@ def run(main: Callable[[Sequence[str]], None], *, arguments: str = "") -> None:
   """
   logging.set_verbosity(logging.WARNING)
   parallel.skip_absent_tpu()
+  # transformers renders chat templates here; that PyTorch is missing is no news.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
   def job(argv: Sequence[str]) -> None:
     _reporting(main, argv)

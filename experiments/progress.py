@@ -55,9 +55,8 @@ class ProgressBar:
     if not self._console.is_terminal and due and not self._silent:
       self._last_line = now
       left = (now - self._started) / (done - self._before) * (self._total - done)
-      print(
-        f"{self._title} {done}/{self._total}  {text}  {self._at_most}{left:.0f} s left", flush=True
-      )
+      parts = (f"{self._title} {done}/{self._total}", text, f"{self._at_most}{left:.0f} s left")
+      print("  ".join(filter(None, parts)), flush=True)
 
   def say(self, message: str) -> None:
     """Prints a line above the bar, on the process that prints."""

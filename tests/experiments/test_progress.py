@@ -36,7 +36,7 @@ def test_a_stage_that_may_end_early_says_at_most_and_why_it_ended(clock, capsys)
     bar.update(1600, {})
     bar.say(hft.stopped_early(1600, c, accuracy))
   line, why = capsys.readouterr().out.splitlines()
-  assert line == "HFT 1600/3000    at most 15400 s left"
+  assert line == "HFT 1600/3000  at most 15400 s left"
   assert why == (
     "HFT ends at step 1600 of 3000: the accuracies of hft.until are reached (think 0.997 of 0.99 "
     "and no_think 1.000 of 0.99)."
