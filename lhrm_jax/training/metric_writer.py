@@ -68,13 +68,8 @@ class MetricWriter:
 
   def scalars(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
     """Writes scalars of one step."""
-    row: dict[str, Any] = {"stage": stage, "step": step}
-    for name, value in values.items():
-      value = float(value)
-      row[name] = value if math.isfinite(value) else str(value)
     self.show(stage, step, values)
-    self._lines.write(json.dumps(row) + "\n")
-    self._lines.flush()
+    self.log(stage, step, values)
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
       self.flush()
 
@@ -85,8 +80,12 @@ class MetricWriter:
         self._event(stage, summary.scalar(_tag(name), value), step)
 
   def log(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-    """Writes finite scalars to `metrics.jsonl` alone."""
-    self._lines.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+    """Writes scalars to `metrics.jsonl` alone."""
+    row: dict[str, Any] = {"stage": stage, "step": step}
+    for name, value in values.items():
+      value = float(value)
+      row[name] = value if math.isfinite(value) else str(value)
+    self._lines.write(json.dumps(row) + "\n")
     self._lines.flush()
 
   def text(self, stage: str, tag: str, markdown: str, step: int) -> None:
