@@ -24,7 +24,7 @@ _IDLE: list[tuple[tuple[str, ...], Callable[[Values], str]]] = [
     lambda v: "reward_weights, which take its place" if v["reward_weights"] else "",
   ),
   (
-    ("data.demonstrations", "data.prompts", "data.evaluation", "data.sources", "data.on_bad_row"),
+    ("data.on_bad_row",),
     lambda v: "" if v["task"] == "rows" else f"task={v['task']!r}: only 'rows' reads sources",
   ),
   (

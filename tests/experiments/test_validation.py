@@ -62,7 +62,6 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
     # Without an effect under the other settings:
     ({"hft.micro_batch_rows": 4}, "hft.micro_batch_rows=4 has no effect with hft.packed_length=0"),
     ({"reward": "length", "reward_weights": {"exact_match": 1.0}}, "reward='length' has no effect"),
-    ({"data.prompts": "gsm8k"}, "data.prompts='gsm8k' has no effect with task='arithmetic'"),
     ({"data.on_bad_row": "skip"}, "data.on_bad_row='skip' has no effect with task='arithmetic'"),
     (
       {"hgpo.estimator": "reinforce_pp", "hgpo.intra_scope": "all"},
