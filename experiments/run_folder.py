@@ -1,6 +1,7 @@
 """The folder of a run (`--workdir`): whose it is, which config it is of, and where it goes on.
 
 config.json versions.json policy/    what was run, and with what
+config.py                            the config file that was named, as it was then
 checkpoints/STAGE/STEP/              see lhrm_jax.training.checkpoints
 metrics.jsonl tensorboard/ rollouts/ logs, cut back to the checkpoint a run goes on from
 evaluation/STAGE.json report/        results
@@ -22,7 +23,7 @@ from typing import IO, Any
 import jax
 from ml_collections import ConfigDict
 
-from experiments import setup, validation
+from experiments import command_line, setup, validation
 from experiments.command_line import UserError
 from lhrm_jax import parallel
 from lhrm_jax.data import urls
@@ -140,6 +141,8 @@ class RunFolder:
       run.tokenizer.save(self.policy)
       setup.write_json(self.path / "versions.json", setup.versions())
       setup.write_json(self.path / "config.json", setup.plain(run.config))
+      if source := command_line.config_file():
+        (self.path / "config.py").write_bytes(source.read_bytes())
     except OSError as error:
       raise UserError(f"--workdir={self.path} cannot be written: {error}.") from error
 
@@ -231,6 +234,6 @@ def difference(
     old, new = before.get(key), now.get(key)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
       found |= difference(old, new, f"{prefix}{key}.")
-    elif old != new:
+    elif old != new and (old is not None or new != {}):  # what names may be put into came later
       found[f"{prefix}{key}"] = (old, new)
   return found

@@ -8,7 +8,6 @@ import json
 import pathlib
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,9 +132,6 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   validation.check_shards(policy_config, mesh)
   validation.check_shards(policy_config, sampling.mesh, "sampling_mesh")
   validation.check_policy(config, policy_config, tokenizer)
-  if parallel.is_writer():
-    for warning in validation.warnings(config):
-      print(f"warning: {warning}", file=sys.stderr, flush=True)
   return Setup(config, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
 
 
@@ -154,6 +150,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
   seed, c = run.config.seed, run.config.hft
   if HGPO in stages:
     validation.check_prompts(run.config, run.mesh)
+  if HFT in stages and c.steps:
+    validation.check_memory(run.config, run.policy_config)
   try:
     run.task.evaluation(1)
     if HFT in stages:
