@@ -7,9 +7,9 @@ PY := $(VENV)/bin/python
 BASE := $(VENV)/.installed
 TESTS := $(VENV)/.installed-test
 WORKDIR ?= runs/arithmetic
-# The versions that the tests ran with, each with the hashes of its files; `make LOCK= demo` takes
-# the newest that requirements.txt allows.
-LOCK ?= requirements.lock
+# `make LOCK=requirements.lock demo` takes the versions listed there, each checked by its hashes; left
+# out, the newest that requirements.txt allows.
+LOCK ?=
 INSTALL := $(PY) -m uv pip install --quiet --python $(PY) $(if $(LOCK),--constraint $(LOCK))
 
 .PHONY: setup demo test test-slow chaos lint lock clean
