@@ -68,6 +68,11 @@ def check_tensors(config: PolicyConfig, checkpoint: Checkpoint) -> None:
   Raises:
     ValueError: a tensor is missing, is one too many, or has another shape; all are named.
   """
+  if config.num_layers > len(checkpoint.names()):  # before a list of millions of names is made
+    raise ValueError(
+      f"{checkpoint.where}: the config says {config.num_layers} layers, the weights are "
+      f"{len(checkpoint.names())} tensors."
+    )
   expected = dict(layout.stored_shapes(config))
   found = {name for name in checkpoint.names() if not _is_derived(name, config)}
   problems = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - found)]
@@ -81,6 +86,33 @@ def check_tensors(config: PolicyConfig, checkpoint: Checkpoint) -> None:
     raise ValueError(
       f"{checkpoint.where} doesn't hold the tensors its config asks for: " + "; ".join(shown) + "."
     )
+
+
+def with_stored_head(config: PolicyConfig, checkpoint: Checkpoint) -> PolicyConfig:
+  """The config with an untied head where the checkpoint holds one that differs from its embedding.
+
+  As in transformers, the tensors rule where `tie_word_embeddings` says something else than they.
+  """
+  if not config.tie_embeddings or not {layout.EMBEDDING, layout.HEAD} <= checkpoint.names():
+    return config
+  if checkpoint.shape(layout.EMBEDDING) == checkpoint.shape(layout.HEAD):
+    embedding, head = (checkpoint.read(name) for name in (layout.EMBEDDING, layout.HEAD))
+    if np.array_equal(embedding, head):
+      return config
+  return dataclasses.replace(config, tie_embeddings=False)
+
+
+def _check_finite(values: np.ndarray, checkpoint: Checkpoint, name: str) -> np.ndarray:
+  """Raises:
+  ValueError: a weight is NaN or infinite: one poisons every logit.
+  """
+  # Extremes instead of a mask: no second array as large as the tensor.
+  if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+    raise ValueError(
+      f"{checkpoint.where}: {name} holds NaN or infinite weights: the file is damaged, or its "
+      "training had diverged."
+    )
+  return values
 
 
 def _is_derived(name: str, config: PolicyConfig) -> bool:
@@ -111,6 +143,9 @@ def build_params(
 
   Returns:
     Nested dict of arrays.
+
+  Raises:
+    ValueError: a weight is NaN or infinite, or becomes so in `dtype`.
   """
   dtype = jnp.dtype(dtype)
   params: dict[str, Any] = {}
@@ -128,12 +163,14 @@ def build_params(
     if weight.name in (layout.EMBEDDING, layout.HEAD):
       stored = rows.grow(stored, dtype)
     value = np.asarray(weight.from_stored(stored), dtype)
+    _check_finite(value, checkpoint, weight.name)
     _insert(params, weight.path, _put(value, sharding_of(weight.path)))
   for weight in layout.layer_weights(config):
 
     def read(index: int, weight: layout.Weight = weight) -> np.ndarray:
-      stored = checkpoint.read(layout.layer_name(index, weight.name))
-      return np.asarray(weight.from_stored(stored), dtype)
+      name = layout.layer_name(index, weight.name)
+      value = np.asarray(weight.from_stored(checkpoint.read(name)), dtype)
+      return _check_finite(value, checkpoint, name)
 
     if config.scan_layers:
       path = ("layers", *weight.path)

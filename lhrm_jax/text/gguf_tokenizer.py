@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lhrm_jax.text import gguf_file
 from lhrm_jax.text.pretrained import PretrainedTokenizer
 
 # How each `tokenizer.ggml.pre` cuts a text into words before merging. The names are llama.cpp's,
@@ -27,11 +28,13 @@ _IDS = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_tok
 _CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
 
 
-def from_reader(reader: Any, chat_template: str | None = None) -> PretrainedTokenizer:
+def from_contents(
+  contents: gguf_file.Contents, chat_template: str | None = None
+) -> PretrainedTokenizer:
   """The tokenizer that a GGUF file defines.
 
   Args:
-    reader: `gguf.GGUFReader` of the file.
+    contents: of the file.
     chat_template: replaces the file's own.
 
   Raises:
