@@ -2,7 +2,7 @@
 
 import pathlib
 
-from lhrm_jax.text import chat, gguf_tokenizer, tags
+from lhrm_jax.text import chat, gguf_file, gguf_tokenizer, tags
 from lhrm_jax.text.characters import CharacterTokenizer, printable
 from lhrm_jax.text.pretrained import PretrainedTokenizer
 from lhrm_jax.text.responses import ParsedResponse, parse_response
@@ -33,9 +33,7 @@ def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
   """
   folder = pathlib.Path(folder)
   if folder.suffix == ".gguf" and folder.is_file():
-    from gguf import GGUFReader
-
-    return gguf_tokenizer.from_reader(GGUFReader(folder))
+    return gguf_tokenizer.from_contents(gguf_file.Contents(folder))
   if CharacterTokenizer.saved_in(folder):
     return CharacterTokenizer.load(folder)
   if PretrainedTokenizer.saved_in(folder):

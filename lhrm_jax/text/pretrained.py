@@ -169,7 +169,7 @@ class PretrainedTokenizer:
       return rendered(tokens).replace(_BREAK, "") == text
 
     if not unbroken(typed):
-      # The template acts on some of these tokens, for instance cuts a thought out. It must see them.
+      # The template acts on some of these tokens, e.g. cuts a thought out: it must see those.
       typed = {token for token in typed if unbroken({token})}
     return rendered(typed) if unbroken(typed) else text
 
@@ -268,13 +268,8 @@ def _parser(tokenizer: Any, special_tokens: Iterable[str]) -> Any:
   parser.no_truncation()
   parser.no_padding()
   parser.post_processor = None
-  parser.add_special_tokens(
-    [
-      AddedToken(token, normalized=False)
-      for token in special_tokens
-      if parser.token_to_id(token) is None
-    ]
-  )
+  missing = [token for token in special_tokens if parser.token_to_id(token) is None]
+  parser.add_special_tokens([AddedToken(token, normalized=False) for token in missing])
   # Adding a token that exists changes nothing but its being special.
   parser.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in tags.TAGS])
   return parser

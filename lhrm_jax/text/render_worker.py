@@ -1,8 +1,8 @@
-"""Renders chat templates in a process of its own: a template is a program that a model brings along.
+"""Renders chat templates in a process of its own: a template is a program that a model brings.
 
-Started by `rendering` as a script. It reads one JSON object a line, `{"template", "variables"}`, and
-answers with `{"text"}` or `{"error"}`. A render that takes too much processor time or memory costs
-this process, not the trainer.
+Started by `rendering` as a script. It reads one JSON object a line, `{"template", "variables"}`,
+and answers with `{"text"}` or `{"error"}`. A render that takes too much processor time or memory
+costs this process, not the trainer.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-_CPU_S = 5.0  # of one render; usual ones take a millisecond
+_CPU_S = 2.0  # of one render; usual ones take a millisecond
 _MEMORY_MIB = 512  # beyond what the libraries take
 _MAX_CHARACTERS = 2**24
 

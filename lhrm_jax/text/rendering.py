@@ -1,10 +1,10 @@
-"""The process that renders chat templates: started at the first use, replaced when a template breaks it.
+"""The process that renders chat templates: started at first use, replaced when it was stopped.
 
 Templates come with models, from anybody, and transformers' sandbox bounds neither loops nor powers.
-Rendering once in a child and then in the trainer would not do: what a template does may depend on the
-conversation. So every render goes through one child, under limits on processor time and memory; a
-prompt pays a pipe's round trip. The child imports transformers' renderer instead of this process,
-which makes loading no slower.
+Rendering once in a child and then in the trainer would not do: what a template does may depend on
+the conversation. So every render goes through one child, under limits on processor time and memory;
+a prompt pays a pipe's round trip. The child imports transformers' renderer instead of this process,
+so that loading takes no longer.
 """
 
 import atexit
@@ -83,9 +83,11 @@ _worker: _Worker | None = None
 
 
 def start() -> None:
-  """Starts the process, if there is none, and does not wait: it gets ready while weights are read."""
+  """Starts the process if there is none, without waiting: it gets ready while weights are read."""
   global _worker
   with _lock:
+    if _worker is not None and _worker.process.poll() is not None:
+      _drop()  # somebody else ended it
     if _worker is None:
       _worker = _Worker()
 

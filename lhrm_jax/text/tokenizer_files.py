@@ -25,8 +25,8 @@ def read_tokenizer(folder: pathlib.Path) -> Any:
   path = model_files.find(folder, TOKENIZER_FILE)
   if path is None:
     raise FileNotFoundError(
-      f"{folder} holds no {TOKENIZER_FILE}. A model that has only a SentencePiece file must be saved "
-      "once with transformers' fast tokenizer."
+      f"{folder} holds no {TOKENIZER_FILE}. A model that has only a SentencePiece file must be "
+      "saved once with transformers' fast tokenizer."
     )
   return build(model_files.read_text(path), where=str(path))
 
@@ -64,8 +64,8 @@ def add_config_tokens(tokenizer: Any, config: Mapping[str, Any], where: str) -> 
     tokenizer.add_tokens([token])
     if tokenizer.token_to_id(name) != i:
       raise ValueError(
-        f"{where}: added_tokens_decoder gives {name!r} the id {i}, but in {TOKENIZER_FILE} the next "
-        f"free id is {tokenizer.token_to_id(name)}: the two files are of different tokenizers."
+        f"{where}: added_tokens_decoder gives {name!r} the id {i}, but the next free one of "
+        f"{TOKENIZER_FILE} is {tokenizer.token_to_id(name)}: they are of different tokenizers."
       )
 
 
@@ -104,7 +104,7 @@ def eos_ids(folder: pathlib.Path) -> list[int]:
 
 
 def bos_first(config: Mapping[str, Any]) -> bool | None:
-  """Whether `tokenizer_config.json` has BOS before every text; `None` leaves it to the tokenizer."""
+  """Whether `tokenizer_config.json` wants BOS before every text; `None` where it does not say."""
   if "add_bos_token" not in config and "add_eos_token" not in config:
     return None
   return bool(config.get("add_bos_token"))
