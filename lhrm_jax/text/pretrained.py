@@ -58,13 +58,13 @@ class PretrainedTokenizer:
     self._special_tokens = dict(special_tokens)
     self.trained_vocab_size = max(vocabulary.values()) + 1
     if not chat_template:
-      bos = tokenizer_files.first_token(tokenizer)
-      if bos is not None and bos_first is None:
-        self._special_tokens["bos_token"] = bos
-      bos_first = (
-        "bos_token" in self._special_tokens and (bos is not None, bos_first)[bos_first is not None]
+      first = tokenizer_files.first_token(tokenizer)
+      if first is not None and bos_first is not False:
+        self._special_tokens["bos_token"] = first
+      wanted = first is not None if bos_first is None else bos_first
+      chat_template = chat.default_template(
+        vocabulary, wanted and "bos_token" in self._special_tokens
       )
-      chat_template = chat.default_template(vocabulary, bos_first)
     self.chat_template = chat_template
     self._parser = _parser(tokenizer, self._special_tokens.values())
     ids = {tag: self._parser.token_to_id(tag) for tag in tags.TAGS}

@@ -105,9 +105,8 @@ def eos_ids(folder: pathlib.Path) -> list[int]:
 
 def bos_first(config: Mapping[str, Any]) -> bool | None:
   """Whether `tokenizer_config.json` wants BOS before every text; `None` where it does not say."""
-  if "add_bos_token" not in config and "add_eos_token" not in config:
-    return None
-  return bool(config.get("add_bos_token"))
+  value = config.get("add_bos_token")
+  return value if isinstance(value, bool) else None
 
 
 def first_token(tokenizer: Any) -> str | None:
