@@ -152,15 +152,12 @@ def _rope_scaling(fields: Mapping[str, Any], where: str) -> RopeScaling:
   if kind == "linear":
     return RopeScaling("linear", need("factor"))
   if kind == "llama3":
-    # Where transformers looks for the length, in its order.
-    trained = fields.get("original_max_position_embeddings")
-    positions = need("original_max_position_embeddings", fields.get("max_position_embeddings"))
     return RopeScaling(
       "llama3",
       need("factor"),
       need("low_freq_factor"),
       need("high_freq_factor"),
-      positions if trained is None else trained,
+      need("original_max_position_embeddings", fields.get("max_position_embeddings")),
     )
   raise ValueError(
     f"{where}: RoPE scaling {kind!r} is not implemented (default, linear, llama3 are). Remove it "

@@ -102,12 +102,17 @@ def with_stored_head(config: PolicyConfig, checkpoint: Checkpoint) -> PolicyConf
   return dataclasses.replace(config, tie_embeddings=False)
 
 
-def _check_finite(values: np.ndarray, checkpoint: Checkpoint, name: str) -> np.ndarray:
-  """Raises:
-  ValueError: a weight is NaN or infinite: one poisons every logit.
+def _cast(weight: np.ndarray, dtype: np.dtype, checkpoint: Checkpoint, name: str) -> np.ndarray:
+  """A weight in the parameters' dtype.
+
+  Raises:
+    ValueError: a value of it is NaN or infinite: one poisons every logit.
   """
-  # Extremes instead of a mask: no second array as large as the tensor.
-  if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+  with np.errstate(invalid="ignore", over="ignore"):
+    values = np.asarray(weight, dtype)
+    # Extremes instead of a mask: no second array as large as the tensor.
+    finite = not values.size or (np.isfinite(values.min()) and np.isfinite(values.max()))
+  if not finite:
     raise ValueError(
       f"{checkpoint.where}: {name} holds NaN or infinite weights: the file is damaged, or its "
       "training had diverged."
@@ -162,15 +167,13 @@ def build_params(
     stored = checkpoint.read(weight.name)
     if weight.name in (layout.EMBEDDING, layout.HEAD):
       stored = rows.grow(stored, dtype)
-    value = np.asarray(weight.from_stored(stored), dtype)
-    _check_finite(value, checkpoint, weight.name)
+    value = _cast(weight.from_stored(stored), dtype, checkpoint, weight.name)
     _insert(params, weight.path, _put(value, sharding_of(weight.path)))
   for weight in layout.layer_weights(config):
 
     def read(index: int, weight: layout.Weight = weight) -> np.ndarray:
       name = layout.layer_name(index, weight.name)
-      value = np.asarray(weight.from_stored(checkpoint.read(name)), dtype)
-      return _check_finite(value, checkpoint, name)
+      return _cast(weight.from_stored(checkpoint.read(name)), dtype, checkpoint, name)
 
     if config.scan_layers:
       path = ("layers", *weight.path)

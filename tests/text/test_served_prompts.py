@@ -1,4 +1,4 @@
-"""Training's prompts are those of a server: ids of ten conversations under every template at hand."""
+"""Training's prompts are a server's: ids of ten conversations under every template at hand."""
 
 import itertools
 import json
@@ -54,8 +54,8 @@ TEMPLATES = {
   "date unless given": "{%- if not date_string is defined %}\n"
   "  {%- set date_string = strftime_now('%d %b %Y') %}\n{%- endif %}\n{{- date_string + '\n' }}"
   + LOOP + TURN + "{% endfor %}" + OPENED + "{% endif %}",
-  "system by mode": "{% if enable_thinking is defined and not enable_thinking %}/no_think{% endif %}"
-  + LOOP + TURN + "{% endfor %}" + OPENED + "{% endif %}",
+  "system by mode": "{% if enable_thinking is defined and not enable_thinking %}/no_think"
+  "{% endif %}" + LOOP + TURN + "{% endfor %}" + OPENED + "{% endif %}",
   "bos and many lines": """\
 {%- set ns = namespace(n=0) %}
 {{- bos_token }}
@@ -205,8 +205,9 @@ def test_marks_of_generation_stand_where_they_stood(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_responses_decode_back_to_what_they_were(kind):
   ours = PretrainedTokenizer(trained(kind), special_tokens=SPECIAL)
-  for text in ("<think>a few</think>more", "<think> a  few </think> more", "<no_think>2+3</no_think>",
-               "a few", " a few", "<think></think>"):  # fmt: skip
+  texts = ("<think>a few</think>more", "<think> a  few </think> more", "<no_think>2+3</no_think>",
+           "a few", " a few", "<think></think>")  # fmt: skip
+  for text in texts:
     assert ours.decode(ours.encode_response(text)) == text, text
 
 
