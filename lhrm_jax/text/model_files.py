@@ -25,8 +25,8 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
   root, target = folder.resolve(), path.resolve()
   if not target.is_relative_to(root) and not _is_hub_blob(root, target):
     raise ValueError(
-      f"{path} leads out of its folder, to {target}: a model's files must lie in its folder (only "
-      "links within the hub's cache are followed). Copy the file there if you trust it."
+      f"{folder}: {name} leads out of its folder, to {target}: a model's files must lie in its "
+      "folder (only links within the hub's cache are followed). Copy the file if you trust it."
     )
   if not target.is_file():
     raise ValueError(f"{path} is no plain file: put the model's own {name} in its place.")

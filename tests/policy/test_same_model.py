@@ -260,7 +260,8 @@ def test_the_hub_fetches_the_model_and_nothing_beside_it(monkeypatch, tmp_path):
             "special_tokens_map.json", "chat_template.jinja", "model.safetensors",
             "model.safetensors.index.json", "model-00001-of-00002.safetensors"]  # fmt: skip
   others = ["consolidated.safetensors", "consolidated-00001-of-00002.safetensors",
-            "original/params.json", "checkpoint-5/model.safetensors", "checkpoint-5/config.json", "pytorch_model.bin",
+            "original/params.json", "checkpoint-5/model.safetensors", "checkpoint-5/config.json",
+            "pytorch_model.bin",
             "adapter_model.safetensors", "onnx/model.onnx", "model.fp16.safetensors",
             "model-00001-of-00002/x-00001-of-00002.safetensors", "tokenizer.model"]  # fmt: skip
   commit = tmp_path / "snapshots" / "0123abc"
