@@ -58,7 +58,8 @@ class TableRows:
     grown = np.zeros((self.total, table.shape[1]), dtype)
     grown[: len(table)] = table
     if self.new_ids:
-      grown[list(self.new_ids)] = table[: self.trained].mean(axis=0, dtype=np.float32)
+      with np.errstate(invalid="ignore", over="ignore"):  # told with the tensor's name, by `_cast`
+        grown[list(self.new_ids)] = table[: self.trained].mean(axis=0, dtype=np.float32)
     return grown
 
 

@@ -262,9 +262,9 @@ def _parser(tokenizer: Any, special_tokens: Iterable[str]) -> Any:
   they decode, and a reader of the response needs the tags. A first token comes from the chat
   template alone: were it also put before every text, a rendered prompt would begin with two.
   """
-  from tokenizers import AddedToken, Tokenizer
+  from tokenizers import AddedToken
 
-  parser = Tokenizer.from_str(tokenizer.to_str())
+  parser = tokenizer_files.build(tokenizer.to_str(), where=TOKENIZER_FILE)
   parser.no_truncation()
   parser.no_padding()
   parser.post_processor = None
@@ -281,9 +281,9 @@ def _plain(parser: Any, marks: Mapping[str, str], added: Mapping[int, Any]) -> A
   So one pass reads a text in which some control tokens are meant and some were typed, and every
   stretch of it is cut as it would be between the tokens themselves.
   """
-  from tokenizers import AddedToken, Tokenizer
+  from tokenizers import AddedToken
 
-  plain = Tokenizer.from_str(parser.to_str())
+  plain = tokenizer_files.build(parser.to_str(), where=TOKENIZER_FILE)
   plain.add_special_tokens([AddedToken(tag, normalized=False) for tag in tags.TAGS])
   plain.encode_special_tokens = True
   by_content = {token.content: token for token in added.values()}

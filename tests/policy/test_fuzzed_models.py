@@ -15,17 +15,17 @@ from tests.policy.test_gguf import random_params, tiny, write_gguf
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 FOLDERS = ("qwen3_sharded", "llama_scaled", "qwen2_tied")
-VALUES = (None, True, False, -1, 0, 1, 3, 2**31, 2**32 - 1, 2**63, 10**400, 1e308, float("nan"), "",
-          "x" * 5000, "\ud800", "../../x", "{{ 1 / 0 }}", "<think>", [], {}, [[[]]], {"a": {"b": []}},
-          list(range(50)))  # fmt: skip
+VALUES = (None, True, False, -1, 0, 1, 3, 2**31, 2**32 - 1, 2**63, 10**400, 1e308, float("nan"),
+          "", "x" * 5000, "\ud800", "../../x", "{{ 1 / 0 }}", "<think>", [], {}, [[[]]],
+          {"a": {"b": []}}, list(range(50)))  # fmt: skip
 SECONDS_EACH = 30.0  # on a busy machine; most take milliseconds
 GROWTH_MIB = 1024
 
 
 def paths_in(node, path=()):
   yield path
-  entries = node.items() if isinstance(node, dict) else enumerate(node)
-  for key, child in entries if isinstance(node, dict | list) else ():
+  entries = dict(enumerate(node)) if isinstance(node, list) else node
+  for key, child in entries.items() if isinstance(entries, dict) else ():
     yield from paths_in(child, (*path, key))
 
 
@@ -46,11 +46,11 @@ def damaged_json(rng: random.Random, fields):
       case 0:
         del node[key]
       case 1 if isinstance(node, list):
-        node.append(node[key])
+        node.append(copy.deepcopy(node[key]))
       case 2 if isinstance(node, dict):
-        node[rng.choice(("", "a", "content", "id"))] = node[key]
+        node[rng.choice(("", "a", "content", "id"))] = copy.deepcopy(node[key])
       case _:
-        node[key] = rng.choice(VALUES)
+        node[key] = copy.deepcopy(rng.choice(VALUES))
   return fields
 
 
@@ -114,6 +114,7 @@ def fuzz(count: int, seed: int, tmp_path: pathlib.Path) -> dict[str, float]:
   write_gguf(source, tiny(num_layers=1), random_params(tiny(num_layers=1)), "llama")
   policy.load_pretrained(source)  # what every load needs is in memory from here on
   counts = {"loaded": 0, "refused": 0, "slowest": 0.0}
+  wrong = []
   before = peak_mib()
   for i in range(count):
     whole = source if rng.random() < 0.3 else GOLDEN / rng.choice(FOLDERS)
@@ -124,14 +125,16 @@ def fuzz(count: int, seed: int, tmp_path: pathlib.Path) -> dict[str, float]:
     start = time.perf_counter()
     try:
       counts[outcome(load, place)] += 1
-    except BaseException as error:
-      raise AssertionError(f"seed {seed}, input {i}: {name} of {place}: {error!r}") from error
+    except BaseException as error:  # a panic of a library is no Exception
+      wrong.append(f"seed {seed}, input {i}, {name}: {type(error).__name__}: {str(error)[:200]}")
     seconds = time.perf_counter() - start
-    assert seconds < SECONDS_EACH, f"seed {seed}, input {i}: {name} took {seconds:.1f} s"
+    if seconds > SECONDS_EACH:
+      wrong.append(f"seed {seed}, input {i}, {name}: {seconds:.1f} s")
     counts["slowest"] = max(counts["slowest"], seconds)
     place.unlink() if place.is_file() else shutil.rmtree(place)
   counts["growth_mib"] = peak_mib() - before
   print(f"{count} inputs: {counts}")
+  assert not wrong, "\n".join(wrong)
   assert counts["growth_mib"] < GROWTH_MIB
   return counts
 
