@@ -102,8 +102,9 @@ def _check_switches(family: str, fields: Mapping[str, Any], where: str) -> None:
   if family.startswith("qwen"):
     window = window if fields["use_sliding_window"] else None
   kinds = fields.get("layer_types") or []
-  unknown = [kind for kind in kinds if kind != "full_attention"]
-  if unknown and not (window is not None and set(unknown) == {"sliding_attention"}):
+  known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")
+  unknown = [kind for kind in kinds if kind not in known] if isinstance(kinds, list) else [kinds]
+  if unknown:
     raise ValueError(f"{where}: layer_types holds {unknown[0]!r}, which is not implemented.")
   if window is None:
     return

@@ -12,6 +12,7 @@ import pytest
 
 from lhrm_jax import policy, text
 from tests.policy.test_gguf import random_params, tiny, write_gguf
+from tests.text.test_served_prompts import KINDS, TEMPLATES, trained
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 FOLDERS = ("qwen3_sharded", "llama_scaled", "qwen2_tied")
@@ -80,7 +81,8 @@ def damage(rng: random.Random, place: pathlib.Path) -> str:
   if place.suffix == ".gguf":
     place.write_bytes(damaged_bytes(rng, place.read_bytes()))
     return place.name
-  path = rng.choice([path for path in place.iterdir() if path.suffix in (".json", ".safetensors")])
+  kinds = (".json", ".safetensors", ".jinja")
+  path = rng.choice(sorted(path for path in place.iterdir() if path.suffix in kinds))
   if path.suffix == ".json" and rng.random() < 0.8:
     path.write_text(json.dumps(damaged_json(rng, json.loads(path.read_text()))))
   else:
@@ -113,6 +115,7 @@ def fuzz(count: int, seed: int, tmp_path: pathlib.Path) -> dict[str, float]:
   source = tmp_path / "m.gguf"
   write_gguf(source, tiny(num_layers=1), random_params(tiny(num_layers=1)), "llama")
   policy.load_pretrained(source)  # what every load needs is in memory from here on
+  tokenizers = [trained(kind, bos=True) for kind in KINDS]
   counts = {"loaded": 0, "refused": 0, "slowest": 0.0}
   wrong = []
   before = peak_mib()
@@ -120,6 +123,10 @@ def fuzz(count: int, seed: int, tmp_path: pathlib.Path) -> dict[str, float]:
     whole = source if rng.random() < 0.3 else GOLDEN / rng.choice(FOLDERS)
     place = tmp_path / f"{i}{whole.suffix}"
     shutil.copy(whole, place) if whole.is_file() else shutil.copytree(whole, place)
+    if place.is_dir() and rng.random() < 0.5:
+      rng.choice(tokenizers).save(str(place / "tokenizer.json"))
+      template = rng.choice(list(TEMPLATES.values())[1:])
+      (place / "chat_template.jinja").write_text(template)
     name = damage(rng, place)
     load = text.load_tokenizer if rng.random() < 0.5 and "token" in name else policy.load_pretrained
     start = time.perf_counter()
