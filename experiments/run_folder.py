@@ -28,6 +28,7 @@ from experiments.command_line import UserError
 from lhrm_jax import parallel
 from lhrm_jax.data import urls
 from lhrm_jax.data.urls import BucketError
+from lhrm_jax.policy import hub_commit
 from lhrm_jax.training import bucket, log_files
 from lhrm_jax.training.bucket import Bucket
 from lhrm_jax.training.checkpoints import Checkpoints, Saved
@@ -127,7 +128,7 @@ class RunFolder:
     return self.path / "policy"
 
   def describe(self, run: setup.Setup) -> None:
-    """Writes config, versions, policy config and tokenizer.
+    """Writes config, versions, policy config and tokenizer, and which commit a hub id stood for.
 
     Raises:
       UserError: the folder cannot be written.
@@ -139,6 +140,9 @@ class RunFolder:
         (self.path / name).mkdir(exist_ok=True)
       setup.write_json(self.policy / "config.json", run.policy_config.to_dict())
       run.tokenizer.save(self.policy)
+      if run.params is not None and (commit := hub_commit(run.config.init_from)):
+        base = {"init_from": run.config.init_from, "commit": commit}
+        setup.write_json(self.policy / "base_model.json", base)
       setup.write_json(self.path / "versions.json", setup.versions())
       setup.write_json(self.path / "config.json", setup.plain(run.config))
       if source := command_line.config_file():

@@ -96,12 +96,13 @@ class GGUFFile:
     if value is None:
       raise ValueError(f"{self.where} lacks the metadata key {key!r}.")
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-      raise ValueError(f"{self.where}: {key}={str(value)[:60]} should be a {kind.__name__}.")
+      raise ValueError(f"{self.where}: {key}={str(value)[:60]} should be of type {kind.__name__}.")
     return value
 
   def _config(self) -> PolicyConfig:
     if layout.EMBEDDING not in self._tensors:
       raise ValueError(f"{self.where} lacks the tensor token_embd.weight.")
+    self._check_switches()
     heads = self._field("attention.head_count", int)
     width = self._field("embedding_length", int)
     try:
@@ -123,6 +124,20 @@ class GGUFFile:
     except ValueError as error:
       raise ValueError(f"{self.where}: {error}") from error
 
+  def _check_switches(self) -> None:
+    """Refuses what would load and then compute something else, as `huggingface` does."""
+    positions = self._field("context_length", int)
+    window = self._field("attention.sliding_window", int, 0)
+    if 0 < window < positions:
+      raise ValueError(f"{self.where}: attention.sliding_window={window} is not implemented.")
+    heads = max(1, self._field("attention.head_count", int))
+    width = self._field("attention.key_length", int, self._field("embedding_length", int) // heads)
+    rotated = self._field("rope.dimension_count", int, width)
+    if rotated != width:
+      raise ValueError(
+        f"{self.where}: rope.dimension_count={rotated} of {width} channels is not implemented."
+      )
+
   def _read_rope_factors(self) -> np.ndarray | None:
     tensor = self._tensors.pop(_ROPE_FACTORS, None)
     if tensor is None:
@@ -136,11 +151,13 @@ class GGUFFile:
     if self._rope_factors is not None:
       # All models written so far share the three other numbers; `factor` is the largest stretch.
       return RopeScaling("llama3", float(self._rope_factors.max()), **_LLAMA3)
-    kind = self._field("rope.scaling.type", str, "none")
+    # As llama.cpp reads it: a factor without a type is linear, under either of its names.
+    factor = self._field("rope.scaling.factor", float, self._field("rope.scale_linear", float, 0.0))
+    kind = self._field("rope.scaling.type", str, "linear" if factor else "none")
     if kind == "none":
       return RopeScaling()
     if kind == "linear":
-      return RopeScaling("linear", self._field("rope.scaling.factor", float))
+      return RopeScaling("linear", factor)
     raise ValueError(f"RoPE scaling {kind!r} is not implemented (none, linear are).")
 
   def _check_rope_factors(self) -> None:

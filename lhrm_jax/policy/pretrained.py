@@ -98,14 +98,16 @@ def _table_rows(
 
 
 def hub_commit(path: pathlib.Path | str) -> str | None:
-  """The commit of the hub repository that `load_pretrained(path)` reads, to record beside a run.
+  """The commit of the hub repository that `load_pretrained(path)` has read, to record beside a run.
 
-  Asks no network: call it after loading. `None` where `path` is no hub id.
+  Looks into the hub's cache alone: call it after loading. `None` where `path` is no hub id, or
+  nothing was loaded from it.
   """
-  if _split_hub_id(path) is None:
+  hub_id = _split_hub_id(path)
+  try:
+    return _from_hub(*hub_id, local_files_only=True).name if hub_id else None
+  except FileNotFoundError:
     return None
-  place = locate(path)
-  return place.name if place.parent.name == "snapshots" else None
 
 
 def _split_hub_id(path: pathlib.Path | str) -> tuple[str, str | None] | None:
@@ -167,7 +169,7 @@ def _only_gguf(folder: pathlib.Path, what: str) -> pathlib.Path:
   return found[0]
 
 
-def _from_hub(name: str, revision: str | None) -> pathlib.Path:
+def _from_hub(name: str, revision: str | None, local_files_only: bool = False) -> pathlib.Path:
   from huggingface_hub import snapshot_download
   from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -178,6 +180,7 @@ def _from_hub(name: str, revision: str | None) -> pathlib.Path:
         revision=revision,
         allow_patterns=list(_HUB_FILES),
         ignore_patterns=list(_NOT_HUB_FILES),
+        local_files_only=local_files_only,
       )
     )
   except (HfHubHTTPError, LocalEntryNotFoundError) as error:

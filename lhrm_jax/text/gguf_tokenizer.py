@@ -55,7 +55,7 @@ def _build(contents: gguf_file.Contents, chat_template: str | None) -> Pretraine
   def field(key: str, kind: type, default: Any = None) -> Any:
     value = contents.fields.get(f"tokenizer.{key}", default)
     if value is not None and type(value) is not kind:
-      raise ValueError(f"tokenizer.{key}={str(value)[:60]} should be a {kind.__name__}.")
+      raise ValueError(f"tokenizer.{key}={str(value)[:60]} should be of type {kind.__name__}.")
     return value
 
   kind = field("ggml.model", str)

@@ -47,3 +47,12 @@ def test_results_configuration_and_the_first_model_of_the_chain_are_on_the_card(
 def test_a_run_without_a_report_has_a_card_without_results(tmp_path):
   card = model_card(write_run(tmp_path / "hft", "", report=False))
   assert "random parameters" in card and "## Results" not in card and "base_model" not in card
+
+
+def test_the_card_names_the_repository_without_its_revision_and_the_commit_that_was_read(tmp_path):
+  first = write_run(tmp_path / "hft", "someone/tiny@v1", report=False)
+  base = {"init_from": "someone/tiny@v1", "commit": "0123abc"}
+  (first / "policy" / "base_model.json").write_text(json.dumps(base))
+  card = model_card(write_run(tmp_path / "hgpo", str(first), report=False))
+  assert "base_model: someone/tiny\n" in card
+  assert "Started from `someone/tiny@v1` (commit `0123abc`)" in card

@@ -375,3 +375,51 @@ def test_loading_never_holds_a_second_copy_of_the_model(tmp_path):
   assert size > 500 * 2**20
   # The parameters, one tensor (the embedding table) and the tokenizer.
   assert growth < 1.3 * size
+
+
+@pytest.mark.parametrize(
+  ("keys", "scaling"),
+  [
+    ({}, RopeScaling()),
+    ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, RopeScaling()),
+    ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+    ({"rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+    ({"rope.scale_linear": 2.0}, RopeScaling("linear", 2.0)),
+    ({"rope.scaling.type": "linear"}, "factor=0.0 must be a positive number"),
+    ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "'yarn' is not implemented"),
+    ({"rope.dimension_count": 8}, "rope.dimension_count=8 of 16 channels"),
+    ({"attention.sliding_window": 32}, "attention.sliding_window=32 is not implemented"),
+    ({"attention.sliding_window": 64}, RopeScaling()),
+  ],
+)
+def test_rope_and_windows_are_read_as_llama_cpp_reads_them(keys, scaling, tmp_path, monkeypatch):
+  original = gguf.GGUFWriter.add_context_length
+
+  def add(self, length):
+    original(self, length)
+    for key, value in keys.items():
+      kind = {float: self.add_float32, int: self.add_uint32, str: self.add_string}[type(value)]
+      kind(f"llama.{key}", value)
+
+  monkeypatch.setattr(gguf.GGUFWriter, "add_context_length", add)
+  config = tiny(num_layers=1)
+  write_gguf(tmp_path / "m.gguf", config, random_params(config), "llama")
+  if isinstance(scaling, str):
+    with pytest.raises(ValueError, match=scaling):
+      policy.load_pretrained(tmp_path / "m.gguf")
+  else:
+    assert policy.load_pretrained(tmp_path / "m.gguf")[0].rope_scaling == scaling
+
+
+@pytest.mark.parametrize(("says", "first"), [(None, False), (False, False), (True, True)])
+def test_a_base_model_begins_with_bos_where_the_file_says_so(says, first, tmp_path, monkeypatch):
+  def add(self, _):  # in the place of a chat template
+    self.add_bos_token_id(257)
+    if says is not None:
+      self.add_add_bos_token(says)
+
+  monkeypatch.setattr(gguf.GGUFWriter, "add_chat_template", add)
+  config = tiny(num_layers=1)
+  write_gguf(tmp_path / "m.gguf", config, random_params(config), "llama")
+  ids = policy.load_pretrained(tmp_path / "m.gguf")[2].encode_prompt("a")
+  assert (ids[0] == 257) == first and ids.count(257) == first

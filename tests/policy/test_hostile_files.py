@@ -296,7 +296,7 @@ def patched(monkeypatch, path, method: str, *arguments) -> None:
 @pytest.mark.parametrize(
   ("method", "value", "message"),
   [
-    ("add_layer_norm_rms_eps", float("nan"), "layer_norm_rms_epsilon=nan should be a float"),
+    ("add_layer_norm_rms_eps", float("nan"), "layer_norm_rms_epsilon=nan should be of type float"),
     ("add_rope_freq_base", 0.0, "rope_theta=0.0 must be"),
     ("add_block_count", 2**31 - 1, "says 2147483647 layers"),
     ("add_head_count", 0, "num_heads=0 must be at least 1"),

@@ -267,7 +267,7 @@ def test_the_hub_fetches_the_model_and_nothing_beside_it(monkeypatch, tmp_path):
   commit = tmp_path / "snapshots" / "0123abc"
   commit.mkdir(parents=True)
 
-  def download(name, *, revision, allow_patterns, ignore_patterns):
+  def download(name, *, revision, allow_patterns, ignore_patterns, local_files_only):
     assert (name, revision) == ("someone/tiny", "v1")
     kept = filter_repo_objects(
       wanted + others, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
