@@ -165,13 +165,14 @@ class PretrainedTokenizer:
 
       return self._render([of(message) for message in messages])
 
-    def unbroken(tokens: set[str]) -> bool:
-      return rendered(tokens).replace(_BREAK, "") == text
+    def unchanged(broken: str) -> bool:
+      return broken.replace(_BREAK, "") == text
 
-    if not unbroken(typed):
+    broken = rendered(typed)
+    if not unchanged(broken):
       # The template acts on some of these tokens, e.g. cuts a thought out: it must see those.
-      typed = {token for token in typed if unbroken({token})}
-    return rendered(typed) if unbroken(typed) else text
+      broken = rendered({token for token in typed if unchanged(rendered({token}))})
+    return broken if unchanged(broken) else text
 
   def _encode(self, tokenizer: Any, parts: Sequence[str]) -> list[int]:
     """Ids of plain texts and, between each two of them, a control token."""
