@@ -224,7 +224,7 @@ def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
       settings={name: numerics[name] for name in settings if name in numerics},
     )
     return config, tokenizer, params
-  except (FileNotFoundError, ImportError, ValueError) as error:
+  except (ImportError, OSError, ValueError) as error:
     raise UserError(
       f"init_from={init_from!r} is no run folder (no policy/config.json in it), and no model that "
       f"can be loaded: {error}"

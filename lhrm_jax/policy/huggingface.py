@@ -91,7 +91,8 @@ def _check_switches(family: str, fields: Mapping[str, Any], where: str) -> None:
   for switch in ("attention_bias", "mlp_bias"):
     if fields.get(switch):
       raise ValueError(f"{where}: {switch}=true is not implemented.")
-  for switch in ("tie_word_embeddings", "use_sliding_window"):
+  qwen = family.startswith("qwen")
+  for switch in ("tie_word_embeddings", *(["use_sliding_window"] if qwen else [])):
     if not isinstance(fields[switch], bool):
       raise ValueError(f"{where}: {switch}={fields[switch]!r} must be true or false.")
   if fields.get("quantization_config"):
@@ -99,7 +100,7 @@ def _check_switches(family: str, fields: Mapping[str, Any], where: str) -> None:
       f"{where}: quantization_config is not implemented: load the unquantised model or a GGUF file."
     )
   window, positions = fields.get("sliding_window"), fields.get("max_position_embeddings")
-  if family.startswith("qwen"):
+  if qwen:
     window = window if fields["use_sliding_window"] else None
   kinds = fields.get("layer_types") or []
   known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")

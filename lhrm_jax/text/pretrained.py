@@ -28,6 +28,7 @@ class PretrainedTokenizer:
     chat_template: Jinja source that turns messages into a prompt.
     new_tag_ids: tags the vocabulary lacked.
     new_ids: these and the special tokens it lacked; the model has no trained row for them.
+    bos_id: of `bos_token`; `None` where the model has none.
     trained_vocab_size: one more than the largest id of the vocabulary before that.
   """
 
@@ -90,6 +91,8 @@ class PretrainedTokenizer:
     self.eos_ids = self._find_eos_ids(eos_ids)
     pad = self._special_tokens.get("pad_token")
     self.pad_id = self._parser.token_to_id(pad) if pad else self.eos_ids[0]
+    bos = self._special_tokens.get("bos_token")
+    self.bos_id = self._parser.token_to_id(bos) if bos else None
     self._silent = ({*self._control.values(), self.pad_id, *self.eos_ids}) - set(ids.values())
     # Some decoders drop the space that a text begins with; behind a tag they do not.
     spaced = self._continuing.encode(" a", add_special_tokens=False).ids

@@ -101,7 +101,7 @@ def render(template: str, variables: dict[str, Any]) -> str:
 
   Raises:
     RenderError: the template failed or took more than it may.
-    RuntimeError: no process that could render came up.
+    ChildProcessError: no process that could render came up.
   """
   with _lock:
     start()
@@ -129,7 +129,7 @@ def _wait_ready(worker: _Worker) -> None:
     worker.ready = True
   except (TimeoutError, EOFError) as error:
     command = " ".join(worker.process.args)
-    raise RuntimeError(
+    raise ChildProcessError(
       f"The process that renders chat templates did not start; run it to see why: {command}"
     ) from error
 

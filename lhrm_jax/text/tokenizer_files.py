@@ -135,6 +135,8 @@ def read_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None
       )
   if template is not None and not isinstance(template, str):
     raise ValueError(f"{where}: chat_template is a {type(template).__name__}, not Jinja source.")
+  if template and len(template) > _TEMPLATE_BYTES:
+    raise ValueError(f"{where}: chat_template is larger than {_TEMPLATE_BYTES} characters.")
   return template or None
 
 

@@ -172,6 +172,21 @@ def test_ids_far_beyond_the_vocabulary_are_refused(single):
       text.load_tokenizer(single)
 
 
+@pytest.mark.parametrize("top", [2**31, 2**32, 2**63, -1])
+def test_ids_of_added_tokens_beyond_the_vocabulary_are_refused(top, single):
+  token = {"content": "<x>", "special": True, "normalized": False, "lstrip": False,
+           "rstrip": False, "single_word": False}  # fmt: skip
+  edit(single / "tokenizer_config.json", added_tokens_decoder={str(top): token})
+  refused(single, f"gives '<x>' the id {top}, but the next free one")
+  edit(single / "tokenizer_config.json", added_tokens_decoder={})
+  added = json.loads((single / "tokenizer.json").read_text())["added_tokens"]
+  edit(single / "tokenizer.json", added_tokens=[*added, {**token, "id": top}])
+  try:  # the library may number such a token anew
+    assert text.load_tokenizer(single).vocab_size < 310
+  except ValueError as error:
+    assert "tokenizer" in str(error)
+
+
 def test_a_tokenizer_of_another_model_is_told_by_its_size(single):
   fields = json.loads((single / "tokenizer.json").read_text())
   fields["model"]["vocab"] |= {f"word{i}": 300 + i for i in range(2000)}
@@ -191,6 +206,9 @@ def test_a_hostile_template_is_one_error_at_load(template, single):
 def test_a_template_without_end_is_too_large(single):
   (single / "chat_template.jinja").write_text("a" * 2**21)
   refused(single, "is larger than 1048576 bytes")
+  (single / "chat_template.jinja").unlink()
+  edit(single / "tokenizer_config.json", chat_template="a" * 2**21)
+  refused(single, "is larger than 1048576 characters")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,19 @@ def test_prompts_do_not_change_with_the_day(template, prompt):
   assert rendered(chat.hybrid_template(template)) == prompt
 
 
+def test_a_template_that_an_older_export_wrote_takes_a_mode_and_a_day_too():
+  old = (
+    "{#- lhrm: both modes -#}{% set lhrm_prompt %}{{ strftime_now('%Y') }}{% endset %}"
+    "{% if add_generation_prompt %}{{ lhrm_prompt }}"
+    "{% if enable_thinking is defined and enable_thinking is not none %}"
+    "{{ '<think>' if enable_thinking else '<no_think>' }}{% endif %}"
+    "{% else %}{{ lhrm_prompt }}{% endif %}"
+  )
+  hybrid = chat.hybrid_template(old)
+  assert rendered(hybrid) == "2024"
+  assert rendered(hybrid, enable_thinking=False) == "2024<no_think>"
+
+
 def test_a_server_may_still_give_a_date():
   hybrid = chat.hybrid_template("{{ date_string }}")
   assert rendered(hybrid, date_string="1 Jan 2030") == "1 Jan 2030"
