@@ -122,7 +122,7 @@ def _rope_fields(fields: Mapping[str, Any], where: str) -> Mapping[str, Any]:
   rope = fields.get(name) or {}
   if not isinstance(rope, Mapping):
     raise ValueError(f"{where}: {name}={str(rope)[:60]!r} should be an object {{...}}.")
-  nested = [key for key, value in rope.items() if isinstance(value, Mapping)]
+  nested = [k for k, v in rope.items() if isinstance(v, Mapping) or k.endswith("_attention")]
   if nested:
     raise ValueError(
       f"{where}: {name} by layer type ({', '.join(nested)}) is not implemented. If all layers have "

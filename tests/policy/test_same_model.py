@@ -87,6 +87,7 @@ def test_rope_is_read_as_transformers_reads_it(family, fields):
     ({"rope_theta": 10**400}, "rope_theta=1000"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not implemented"),
     ({"full_attention": {"rope_theta": 1e6}, "sliding_attention": {}}, "by layer type"),
+    ({"full_attention": None, "rope_theta": 1e6}, "by layer type"),
     ("linear", "should be an object"),
   ],
 )
