@@ -1,6 +1,7 @@
 """What the tokenizer's files of a Hugging Face folder say, each value checked."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 _MAP_FILE = "special_tokens_map.json"
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token")
 _TEMPLATE_BYTES = 2**20
+_MOST_GROWTH = 1000  # of a text when normalised: usual ones replace one letter by one
 
 
 def read_tokenizer(folder: pathlib.Path) -> Any:
@@ -20,7 +22,8 @@ def read_tokenizer(folder: pathlib.Path) -> Any:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is not one that the library reads.
+    ValueError: it is not one that the library reads, draws at random, or makes a text many times
+      as long.
   """
   path = model_files.find(folder, TOKENIZER_FILE)
   if path is None:
@@ -28,7 +31,16 @@ def read_tokenizer(folder: pathlib.Path) -> Any:
       f"{folder} holds no {TOKENIZER_FILE}. A model that has only a SentencePiece file must be "
       "saved once with transformers' fast tokenizer."
     )
-  return build(model_files.read_text(path), where=str(path))
+  tokenizer = build(model_files.read_text(path), where=str(path))
+  tokenizer.no_padding()  # which may be to any length
+  tokenizer.no_truncation()
+  if getattr(tokenizer.model, "dropout", None):
+    raise ValueError(f"{path}: model.dropout draws another encoding each time: set it to null.")
+  for name in ("normalizer", "decoder"):
+    growth = _growth(_state(getattr(tokenizer, name)))
+    if growth > _MOST_GROWTH:
+      raise ValueError(f"{path}: its {name} can make a text {growth} times as long: is it damaged?")
+  return tokenizer
 
 
 def build(source: str, where: str) -> Any:
@@ -153,6 +165,15 @@ def without_prefix(tokenizer: Any) -> Any:
   other = build(json.dumps({**json.loads(tokenizer.to_str()), **changed}), where=TOKENIZER_FILE)
   other.encode_special_tokens = tokenizer.encode_special_tokens
   return other
+
+
+def _growth(stage: Any) -> int:
+  """How many characters a normaliser or decoder can make of one, by what it replaces and adds."""
+  if stage is None:
+    return 1
+  inner = stage.get("normalizers") or stage.get("decoders") or []
+  added = len(stage.get("content") or "") + len(stage.get("prepend") or "")
+  return math.prod([max(1, added), *map(_growth, inner)])
 
 
 def _state(stage: Any) -> Any:

@@ -187,6 +187,42 @@ def test_ids_of_added_tokens_beyond_the_vocabulary_are_refused(top, single):
     assert "tokenizer" in str(error)
 
 
+def replacing(times: int) -> dict:
+  step = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+  return {"type": "Sequence", "normalizers": [step] * times}
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"normalizer": replacing(40)}, "its normalizer can make a text 1000"),
+    ({"normalizer": {"type": "Prepend", "prepend": "a" * 10**6}}, "its normalizer can make"),
+    (
+      {"decoder": {**replacing(1)["normalizers"][0], "content": "a" * 5000}},
+      "its decoder can make",
+    ),
+  ],
+)
+def test_a_tokenizer_that_would_blow_a_text_up_is_refused(fields, message, single):
+  edit(single / "tokenizer.json", **fields)
+  refused(single, message)
+
+
+def test_a_tokenizer_that_draws_at_random_is_refused(single):
+  model = json.loads((single / "tokenizer.json").read_text())["model"]
+  edit(single / "tokenizer.json", model={**model, "dropout": 0.1})
+  refused(single, "dropout draws another encoding each time")
+
+
+def test_padding_and_truncation_of_the_file_do_not_count(single):
+  expected = text.load_tokenizer(single).encode_prompt("2+3?")
+  padding = {"strategy": {"Fixed": 2**40}, "direction": "Right", "pad_to_multiple_of": None,
+             "pad_id": 0, "pad_type_id": 0, "pad_token": "<|end|>"}  # fmt: skip
+  truncation = {"max_length": 1, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+  edit(single / "tokenizer.json", padding=padding, truncation=truncation)
+  assert text.load_tokenizer(single).encode_prompt("2+3?") == expected
+
+
 def test_a_tokenizer_of_another_model_is_told_by_its_size(single):
   fields = json.loads((single / "tokenizer.json").read_text())
   fields["model"]["vocab"] |= {f"word{i}": 300 + i for i in range(2000)}
