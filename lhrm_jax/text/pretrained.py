@@ -272,8 +272,11 @@ def _parser(tokenizer: Any, special_tokens: Iterable[str]) -> Any:
   parser.no_truncation()
   parser.no_padding()
   parser.post_processor = None
-  missing = [token for token in special_tokens if parser.token_to_id(token) is None]
-  parser.add_special_tokens([AddedToken(token, normalized=False) for token in missing])
+  # As transformers does: what is special by name is read as one token in a rendered text.
+  known = {token.content for token in parser.get_added_tokens_decoder().values()}
+  parser.add_special_tokens(
+    [AddedToken(token, normalized=False) for token in special_tokens if token not in known]
+  )
   # Adding a token that exists changes nothing but its being special.
   parser.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in tags.TAGS])
   return parser

@@ -160,6 +160,22 @@ def test_ids_in_training_are_the_ids_that_transformers_renders_from_the_export(
   assert again.encode_messages(CONVERSATIONS[-1]) == ids
 
 
+def test_a_token_that_is_special_by_name_alone_is_one_token_in_training_too(tmp_path):
+  fields = json.loads(trained("byte level").to_str())
+  fields["added_tokens"] = [
+    t for t in fields["added_tokens"] if t["content"] not in ("</s>", "<s>")
+  ]
+  ours = PretrainedTokenizer(
+    Tokenizer.from_str(json.dumps(fields)),
+    special_tokens=SPECIAL,
+    chat_template=TEMPLATES["bos and many lines"],
+  )
+  theirs = exported(ours, tmp_path)
+  ids = ours.encode_messages(CONVERSATIONS[-1])
+  assert ids == served(theirs, CONVERSATIONS[-1])
+  assert ids[0] == ours.bos_id and ids.count(ours.eos_ids[0]) == 3
+
+
 @pytest.mark.parametrize("template", [name for name in TEMPLATES if name != "default"])
 def test_typed_control_tokens_stay_text_where_a_server_would_read_them_as_tokens(template):
   ours = PretrainedTokenizer(
