@@ -30,6 +30,7 @@ def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
 
   Raises:
     FileNotFoundError: it holds none.
+    ValueError: a file of it is damaged or hostile; it is named.
   """
   folder = pathlib.Path(folder)
   if folder.suffix == ".gguf" and folder.is_file():

@@ -78,7 +78,9 @@ def _limit_memory() -> None:
       used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
   except (ImportError, OSError):
     return  # the limit on time holds on every platform
-  resource.setrlimit(resource.RLIMIT_AS, (used + (_MEMORY_MIB << 20),) * 2)
+  limit, hard = used + (_MEMORY_MIB << 20), resource.getrlimit(resource.RLIMIT_AS)[1]
+  if hard == resource.RLIM_INFINITY or limit < hard:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
