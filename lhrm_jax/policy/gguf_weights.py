@@ -8,7 +8,7 @@ import numpy as np
 
 from lhrm_jax.policy import layout, rope
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
-from lhrm_jax.text import gguf_file
+from lhrm_jax.text import gguf_file, printable
 
 # Which of our switches each `general.architecture` sets. Mistral and SmolLM2 are "llama".
 _FAMILIES = {
@@ -65,11 +65,11 @@ class GGUFFile:
     for name, tensor in contents.tensors.items():
       if tensor.type_name not in TYPES:
         raise ValueError(
-          f"{self.where}: tensor {name} has type {tensor.type_name}, which is none of "
-          f"{', '.join(TYPES)}."
+          f"{self.where}: tensor {printable(name, 200)} has type {tensor.type_name}, which is none "
+          f"of {', '.join(TYPES)}."
         )
       if self._tensors.setdefault(_huggingface_name(name), tensor) is not tensor:
-        raise ValueError(f"{self.where} holds two tensors for {_huggingface_name(name)}.")
+        raise ValueError(f"{self.where} holds two tensors for {_huggingface_name(name)!r}.")
     self._rope_factors = self._read_rope_factors()
     self.config = self._config()
     self._check_rope_factors()

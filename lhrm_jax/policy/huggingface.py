@@ -9,7 +9,7 @@ import numpy as np
 
 from lhrm_jax.policy import layout
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
-from lhrm_jax.text import model_files
+from lhrm_jax.text import model_files, printable
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -246,11 +246,12 @@ class SafetensorsFolder:
         ) from error
 
   def _add(self, name: str, path: pathlib.Path, tensor: Any) -> None:
+    shown = printable(name, 200)
     if name in self._files:
-      raise ValueError(f"{self.where}: {name} stands in {self._files[name].name} and {path.name}.")
+      raise ValueError(f"{self.where}: {shown} stands in {self._files[name].name} and {path.name}.")
     if tensor.get_dtype() not in _FLOATS:
       raise ValueError(
-        f"{path}: {name} is of type {tensor.get_dtype()}: weights are {', '.join(_FLOATS)}."
+        f"{path}: {shown} is of type {tensor.get_dtype()}: weights are {', '.join(_FLOATS)}."
       )
     self._files[name] = path
     self._shapes[name] = tuple(tensor.get_shape())
@@ -279,7 +280,7 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
   if index is not None:
     weight_map = model_files.read_json(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not names or not all(isinstance(name, str) for name in names):
+    if not names or not all(isinstance(name, str) and name.isprintable() for name in names):
       raise ValueError(
         f"{index} holds no weight_map from tensors to files: fetch it again, or delete it if "
         f"{SINGLE_FILE} holds the weights."

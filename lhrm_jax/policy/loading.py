@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from lhrm_jax.policy import layout
 from lhrm_jax.policy.config import PolicyConfig
+from lhrm_jax.text import printable
 
 
 class Checkpoint(Protocol):
@@ -85,7 +86,8 @@ def check_tensors(config: PolicyConfig, checkpoint: Checkpoint) -> None:
   if problems:
     shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
     raise ValueError(
-      f"{checkpoint.where} doesn't hold the tensors its config asks for: " + "; ".join(shown) + "."
+      f"{checkpoint.where} doesn't hold the tensors its config asks for: "
+      f"{printable('; '.join(shown))}."
     )
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from lhrm_jax.text import rendering, tags
+from lhrm_jax.text.characters import printable
 
 Message = Mapping[str, str]
 
@@ -84,8 +85,8 @@ def render(
   except rendering.RenderError as error:
     roles = [message["role"] for message in messages]
     raise ValueError(
-      f"The chat template refuses a conversation of {roles}: {error}. Give the tokenizer another "
-      "template (`chat_template=`) or drop the messages it does not take."
+      f"The chat template refuses a conversation of {roles}: {printable(str(error), 500)}. Give "
+      "the tokenizer another template (`chat_template=`) or drop the messages it does not take."
     ) from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lhrm_jax.text import model_files
+from lhrm_jax.text.characters import printable
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -52,7 +53,9 @@ def build(source: str, where: str) -> Any:
   except BaseException as error:  # the library raises plain Exceptions, and panics beside them
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
       raise
-    raise ValueError(f"{where} is no tokenizer that can be read: {str(error)[:300]}") from error
+    raise ValueError(
+      f"{where} is no tokenizer that can be read: {printable(str(error), 300)}"
+    ) from error
 
 
 def add_config_tokens(tokenizer: Any, config: Mapping[str, Any], where: str) -> None:

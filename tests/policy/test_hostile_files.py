@@ -9,6 +9,7 @@ import struct
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lhrm_jax import policy, text
 from tests.policy.test_gguf import random_params, tiny, write_gguf
@@ -19,7 +20,7 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-  return pathlib.Path(shutil.copytree(GOLDEN / "qwen3_sharded", tmp_path / "model"))
+  return pathlib.Path(shutil.copytree(GOLDEN / "qwen3_sharded", tmp_path / "shards"))
 
 
 @pytest.fixture
@@ -237,6 +238,36 @@ def test_a_tokenizer_of_another_model_is_told_by_its_size(single):
 def test_a_hostile_template_is_one_error_at_load(template, single):
   (single / "chat_template.jinja").write_text(template)
   refused(single, "The chat template refuses a conversation")
+
+
+ESCAPE = "\x1b]52;c;aGk=\x07\u202e"
+
+
+def test_what_files_say_reaches_no_terminal_raw(single, folder):
+  (single / "chat_template.jinja").write_text(f"{{{{ raise_exception('{ESCAPE}') }}}}")
+  messages = [failure(single)]
+  (single / "chat_template.jinja").unlink()
+  tensors = load_file(single / "model.safetensors")
+  save_file({**tensors, ESCAPE: np.ones(1, np.float32)}, single / "model.safetensors")
+  messages.append(failure(single))
+  save_file({**tensors, ESCAPE: np.ones(1, np.int8)}, single / "model.safetensors")
+  messages.append(failure(single))
+  edit(folder / "model.safetensors.index.json", weight_map={"a": f"../{ESCAPE}"})
+  messages.append(failure(folder))
+  edit(single / "config.json", model_type=ESCAPE)
+  messages.append(failure(single))
+  (single / "tokenizer.json").write_text(json.dumps({ESCAPE: 5}))
+  (single / "config.json").write_bytes((GOLDEN / "qwen3_tied" / "config.json").read_bytes())
+  save_file(tensors, single / "model.safetensors")
+  messages.append(failure(single))
+  for message in messages:
+    assert message.isprintable(), message
+
+
+def failure(place: pathlib.Path) -> str:
+  with pytest.raises((ValueError, OSError)) as error:
+    policy.load_pretrained(place)
+  return str(error.value)
 
 
 def test_a_template_without_end_is_too_large(single):
