@@ -4,14 +4,13 @@ A stage's folder holds one folder per saved step with two checkpointables, `para
 evaluation and export load alone, and `training`, the optimiser and the counters; a JSON record of
 what else the run needs to go on (`Saved.record`); and SHA-256 checksums of every file, in the
 format of `sha256sum`. Orbax makes a step's folder appear at once or not at all; its checksums are
-written last, so a folder that bears right checksums is whole.
+written last, so a folder that bears right checksums is whole (`checksums.damage`).
 """
 
 import dataclasses
-import hashlib
 import math
-import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,11 +26,13 @@ from orbax.checkpoint import v1 as ocp
 from lhrm_jax import parallel, policy
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.training import state as train_state
+from lhrm_jax.training.checksums import CHECKSUMS, damage, write_checksums
+from lhrm_jax.training.literal_paths import is_literal, literal, too_long
 from lhrm_jax.training.state import TrainState
 
-CHECKSUMS = "checksums.sha256"
 _PARAMS, _TRAINING, _RECORD = "params", "training", "record"
 _DAMAGED = "damaged-"
+_STEP = re.compile("0|[1-9][0-9]{0,8}")
 
 
 class CheckpointError(Exception):
@@ -76,6 +77,9 @@ class Checkpoints:
     best: a metric; the checkpoint with its highest value is saved when it occurs, and stays too.
     report: told of every damaged checkpoint that is set aside.
     after_save: called, beside the training, when a checkpoint is whole and older ones are deleted.
+
+    Raises:
+      CheckpointError: no checkpoint could be written below such a path.
     """
     self._folder, self._every, self._keep, self._best = folder.resolve(), every, keep, best
     self._report, self._after_save = report, after_save
@@ -83,6 +87,7 @@ class Checkpoints:
     self._pending: Future | None = None
     self._last_step: int | None = None
     self._highest = -math.inf
+    _check_folder(self._folder)
     if _first_process():
       self._folder.mkdir(parents=True, exist_ok=True)
       for leftover in self._folder.glob("*tmp*"):  # of a save that a crash cut short
@@ -96,7 +101,7 @@ class Checkpoints:
     step = -1
     if _first_process():
       for path in reversed(_steps(self._folder)):
-        problem = damage(path)
+        problem = damage(path) or _unreadable(path)
         if problem is None:
           step = int(path.name)
           break
@@ -148,7 +153,7 @@ class Checkpoints:
     try:
       with _no_sharding_file():
         response = ocp.save_checkpointables_async(
-          path, {_PARAMS: state.params, _TRAINING: training}, custom_metadata=extra
+          literal(path), {_PARAMS: state.params, _TRAINING: training}, custom_metadata=extra
         )
     except Exception as error:
       raise self._failed(path, error) from error
@@ -215,6 +220,15 @@ class Checkpoints:
       return -math.inf
 
 
+def _unreadable(path: pathlib.Path) -> str | None:
+  """What is wrong with a checkpoint whose files are all as its checksums say."""
+  try:
+    _saved(path)
+  except CheckpointError as error:
+    return str(error).removesuffix(".")
+  return None
+
+
 def restore(
   saved: Saved, config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
@@ -246,12 +260,13 @@ def restore_params(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> poli
 
 def save_tree(path: pathlib.Path, tree: Any) -> None:
   """Writes a tree of arrays, and returns when it is written."""
-  ocp.save(path.resolve(), tree)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  ocp.save(literal(path), tree)
 
 
 def load_tree(path: pathlib.Path) -> Any:
   """What `save_tree` wrote, as nested dicts and lists of arrays on the first device."""
-  path, device = path.resolve(), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  path, device = literal(path), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
     ocp.metadata(path).metadata,
@@ -264,9 +279,9 @@ def load_arrays(path: pathlib.Path, checkpointable: str) -> dict[str, np.ndarray
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-    ocp.checkpointables_metadata(path.resolve()).metadata[checkpointable],
+    ocp.checkpointables_metadata(literal(path)).metadata[checkpointable],
   )
-  loaded = ocp.load_checkpointables(path.resolve(), {checkpointable: target})[checkpointable]
+  loaded = ocp.load_checkpointables(literal(path), {checkpointable: target})[checkpointable]
   leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(loaded))
   return {jax.tree_util.keystr(at, simple=True, separator="/"): leaf for at, leaf in leaves}
 
@@ -283,67 +298,43 @@ def newest(folder: pathlib.Path) -> pathlib.Path:
   raise FileNotFoundError(f"{folder} holds no whole checkpoint.")
 
 
-def damage(path: pathlib.Path) -> str | None:
-  """What is wrong with a step's folder by its checksums; `None` where all is well."""
-  try:
-    text = (path / CHECKSUMS).read_text(encoding="ascii")
-  except FileNotFoundError:
-    return f"it has no {CHECKSUMS}: its save never ended, or the file was removed"
-  except (OSError, UnicodeDecodeError) as error:
-    return f"{CHECKSUMS} cannot be read: {error}"
-  first, _, lines = text.partition("\n")
-  if first != _heading(lines):
-    return f"{CHECKSUMS} itself is changed"
-  for line in lines.splitlines():
-    digest, _, name = line.partition("  ")
-    try:
-      found = _sha256(path / name)
-    except OSError:
-      return f"{name} is missing or cannot be read"
-    if found != digest:
-      return f"{name} is changed"
-  return None
-
-
-def write_checksums(path: pathlib.Path) -> None:
-  """Writes `CHECKSUMS` of all files below `path`; `sha256sum --check` reads it too."""
-  names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
-  lines = "".join(f"{_sha256(path / name)}  {name}\n" for name in names)
-  unfinished = path / f"{CHECKSUMS}.tmp"
-  with unfinished.open("w", encoding="ascii") as file:
-    file.write(f"{_heading(lines)}\n{lines}")
-    file.flush()
-    os.fsync(file.fileno())
-  unfinished.rename(path / CHECKSUMS)
-
-
-def _heading(lines: str) -> str:
-  return f"# sha256 of the lines below: {hashlib.sha256(lines.encode('ascii')).hexdigest()}"
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
   """Step folders, oldest first."""
-  found = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
-  return sorted(found, key=lambda p: int(p.name))
+  found = folder.iterdir() if folder.is_dir() else ()
+  return sorted((p for p in found if _STEP.fullmatch(p.name)), key=lambda p: int(p.name))
 
 
 def _saved(path: pathlib.Path) -> Saved:
-  metadata = ocp.checkpointables_metadata(path)
-  return Saved(path, int(path.name), metadata.custom_metadata[_RECORD])
+  """Raises:
+  CheckpointError: the step's metadata cannot be read.
+  """
+  try:
+    record = ocp.checkpointables_metadata(literal(path)).custom_metadata[_RECORD]
+    return Saved(path, int(path.name), dict(record))
+  except Exception as error:
+    raise CheckpointError(f"the checkpoint {path} has no record: {_reason(error)}.") from error
 
 
 def _load(path: pathlib.Path, target: Mapping[str, Any]) -> dict[str, Any]:
   try:
-    return ocp.load_checkpointables(path, target)
+    return ocp.load_checkpointables(literal(path), target)
   except Exception as error:
     raise CheckpointError(
       f"the checkpoint {path} does not fit this policy and optimiser: {_reason(error)}."
     ) from error
+
+
+def _check_folder(folder: pathlib.Path) -> None:
+  if too_long(folder):
+    raise CheckpointError(
+      f"{folder}: the path is too long, at {len(str(folder))} characters, for a checkpoint's files "
+      "below it. Choose a shorter one."
+    )
+  if jax.process_count() > 1 and not is_literal(folder):
+    raise CheckpointError(
+      f"{str(folder)!r}: several processes cannot write checkpoints below a path with any of "
+      "* ? [ ] \\ or control characters. Choose another name."
+    )
 
 
 def _no_sharding_file() -> ocp.Context:

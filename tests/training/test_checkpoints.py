@@ -2,17 +2,19 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from lhrm_jax import parallel
-from lhrm_jax.training import checkpoints
+from lhrm_jax.training import checkpoints, checksums
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.checkpoints import Checkpoints
 
@@ -144,3 +146,115 @@ def test_a_checkpoint_of_another_policy_is_refused(two_saved, config, optimizer)
   saved = Checkpoints(two_saved, every=3, keep=2).newest()
   with pytest.raises(checkpoints.CheckpointError, match="does not fit"):
     checkpoints.restore(saved, other, optimizer, parallel.make_mesh())
+
+
+NAMES = (
+  "exp[lr=1e-3]",
+  "[0]",
+  "a\\b",
+  "a*b",
+  "**",
+  "what?",
+  "50%",
+  "#1",
+  "a b",
+  "é中",
+  "a\nb",
+  "\udcff",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_of_any_name_holds_checkpoints(tmp_path, name):
+  """`acb` matches `a*b`, and must not be taken for it."""
+  for folder in (name, "acb"):
+    checkpoints.save_tree(tmp_path / folder / "arrays", {"w": jnp.full(3, len(folder))})
+  found = checkpoints.load_tree(tmp_path / name / "arrays")["w"]
+  np.testing.assert_array_equal(found, np.full(3, len(name)))
+  assert {path.name for path in tmp_path.iterdir()} == {name, "acb"}
+
+
+def test_a_stage_in_a_folder_of_any_name_is_found_again(tmp_path, state, config, optimizer):
+  folder = tmp_path / "exp[lr=1e-3]\\" / "hft"
+  stage = Checkpoints(folder, every=1, keep=1)
+  for step in (1, 2):
+    stage.save(state, step, lambda: {"note": "here"})
+  stage.close()
+  assert [path.name for path in folder.iterdir()] == ["2"]
+  saved = Checkpoints(folder, every=1, keep=1).newest()
+  assert (saved.path, saved.step, saved.record) == (folder / "2", 2, {"note": "here"})
+  equal(checkpoints.restore(saved, config, optimizer, parallel.make_mesh()), state)
+  loaded = checkpoints.load_arrays(folder / "2", "params")
+  np.testing.assert_array_equal(loaded["embedding"], state.params["embedding"])
+
+
+def test_what_no_checkpoint_can_be_written_below_is_refused_first(tmp_path, monkeypatch):
+  deep = tmp_path.joinpath(*["x" * 200] * 19)
+  with pytest.raises(checkpoints.CheckpointError, match="too long"):
+    Checkpoints(deep, every=1, keep=1)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(checkpoints.CheckpointError, match="several processes cannot write"):
+    Checkpoints(tmp_path / "seed[0]", every=1, keep=1)
+  assert not list(tmp_path.iterdir())
+
+
+def _listed(folder, line):
+  """Adds a line to a folder's checksums, under the heading that suits it."""
+  path = folder / checksums.CHECKSUMS
+  lines = path.read_text().partition("\n")[2] + line + "\n"
+  path.write_text(f"{checksums._heading(lines)}\n{lines}")
+
+
+def _pipe(path):
+  path.unlink(missing_ok=True)
+  os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+  ("harm", "message"),
+  [
+    (lambda f: _pipe(f / "pipe"), "pipe is a link, a pipe or a device"),
+    (lambda f: _pipe(f / "a"), "a is a link, a pipe or a device"),
+    (lambda f: _pipe(f / checksums.CHECKSUMS), "no regular file"),
+    (lambda f: (f / "link").symlink_to("/dev/zero"), "link is a link"),
+    (lambda f: (f / "sub").symlink_to("/etc", target_is_directory=True), "sub is a link"),
+    (lambda f: _listed(f, "0" * 64 + "  ../outside"), "outside the folder"),
+    (lambda f: _listed(f, "0" * 64 + "  /etc/passwd"), "outside the folder"),
+    (lambda f: _listed(f, "0" * 64 + "  a\0b"), r"a\\x00b is missing"),
+    (lambda f: _listed(f, "0" * 64 + "  sub/\x1b]52;"), r"sub/\\x1b\]52; is missing"),
+    (lambda f: _listed(f, "cafe"), "a line that is no checksum"),
+    (lambda f: (f / checksums.CHECKSUMS).write_bytes(b"\xff"), "cannot be read"),
+    (lambda f: os.truncate(f / checksums.CHECKSUMS, 2**27), "longer than"),
+  ],
+)  # fmt: skip
+def test_a_hostile_list_opens_nothing_else_and_waits_for_nothing(tmp_path, harm, message):
+  folder = tmp_path / "7"
+  folder.mkdir()
+  (folder / "a").write_text("content")
+  (tmp_path / "outside").write_text("content")
+  checksums.write_checksums(folder)
+  assert checksums.damage(folder) is None
+  harm(folder)
+  assert re.search(message, checksums.damage(folder))
+
+
+def test_only_numbers_as_they_are_written_are_steps(two_saved, tmp_path):
+  folder = tmp_path / "hft"
+  shutil.copytree(two_saved, folder)
+  for name in ("²", "007", "-1", "9" * 200, "7.0"):
+    (folder / name).mkdir()
+  (folder / "8").write_text("no folder")
+  told = []
+  assert Checkpoints(folder, every=3, keep=2, report=told.append).newest().step == 6
+  assert len(told) == 1 and "damaged-8" in told[0]
+
+
+def test_a_checkpoint_without_a_record_is_damaged_whatever_its_checksums_say(two_saved, tmp_path):
+  folder = tmp_path / "hft"
+  shutil.copytree(two_saved, folder)
+  (folder / "6" / "_CHECKPOINT_METADATA").write_text("5")
+  (folder / "6" / checksums.CHECKSUMS).unlink()
+  checksums.write_checksums(folder / "6")
+  told = []
+  assert Checkpoints(folder, every=3, keep=2, report=told.append).newest().step == 3
+  assert "has no record" in told[0]
