@@ -14,16 +14,20 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from lhrm_jax.data.urls import BucketError, explained, open_bucket
+from lhrm_jax.text.characters import printable
 
 INDEX = "copy.json"
 _CHECKPOINTS = "checkpoints/"
+_LARGEST_INDEX, _LONGEST_NAME = 2**26, 1024
 # Of this machine, of the moment.
 _LEFT_OUT, _UNFINISHED = (INDEX, "lock"), (".tmp", "-tmp")
 
@@ -58,14 +62,16 @@ class Bucket:
       Where to, if there was anything.
 
     Raises:
-      BucketError: the bucket cannot be read, or holds files and no run.
+      BucketError: the bucket cannot be read, or holds files and no run, or a copy that is damaged
+        or names files outside the folder; nothing here is changed then.
     """
     found = self._found()
     there, here = self._index_there(found), self._index_here()
     if there is None:
       if found:
         raise BucketError(
-          f"{self.url} holds files and no run, e.g. {min(found)}. Choose another folder."
+          f"{self.url} holds files and no run, e.g. {printable(min(found), 200)}. Choose another "
+          "folder."
         )
       return self._set_aside() if here else None  # the copy was deleted, or never made
     self._left_over = {
@@ -74,6 +80,12 @@ class Bucket:
     if here and here["id"] == there["id"]:
       self._copied = here["files"]
       return None
+    self._check_names(there["files"])
+    if missing := set(there["files"]) - set(found):
+      raise BucketError(
+        f"{self.url} lacks {printable(min(missing), 200)}, which its {INDEX} names: the copy is "
+        "damaged, and nothing here was changed."
+      )
     aside = self._set_aside()
     self._download(there["files"])
     self._copied = dict(self._listed())
@@ -93,15 +105,18 @@ class Bucket:
     there, here = self._index_there(found), self._index_here()
     if there is None:
       listing = json.dumps(sorted(found.items())).encode()
-      there = {"id": hashlib.sha256(listing).hexdigest(), "files": list(found)}
+      # Consoles make empty objects that stand for folders.
+      files = [name for name in found if name and not name.endswith("/")]
+      there = {"id": hashlib.sha256(listing).hexdigest(), "files": files}
     names = [name for name in there["files"] if wanted(name)]
     if not names:
       raise BucketError(f"{self.url} does not exist, or holds nothing of use.")
+    self._check_names(names)
     if here and here["id"] == there["id"]:
       return
     self._folder.mkdir(parents=True, exist_ok=True)
     for path in self._held():
-      shutil.rmtree(path) if path.is_dir() else path.unlink()
+      shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     self._download(names)
     self._write_index_here(there["id"])
 
@@ -115,6 +130,11 @@ class Bucket:
     changed = [name for name, stamp in now.items() if before.get(name) != stamp]
     gone = (set(before) | self._left_over) - set(now)
     here = self._index_here()
+    if before and not here:
+      raise BucketError(
+        f"{self._folder} was deleted or emptied since it was last copied to {self.url}, which "
+        "stays as it is. The same command fetches the copy and resumes from it."
+      )
     if here and not (changed or gone):
       return
     if here and (self._index_there({INDEX: 0}) or {}).get("id") != here["id"]:
@@ -131,8 +151,8 @@ class Bucket:
       self._write_index(this, sorted(now))
       self._copied = now
       self._write_index_here(this)
-      if gone:
-        self._files.rm(self._paths(sorted(gone)))
+      for path in self._paths(sorted(gone)):
+        self._files.rm_file(path)  # `rm` would take a bracket in the URL for a pattern
       self._left_over = set()
 
   def _found(self) -> dict[str, int]:
@@ -148,7 +168,22 @@ class Bucket:
     if INDEX not in found:
       return None
     with explained(self.url, "read"):
-      return json.loads(self._files.cat_file(f"{self._root}/{INDEX}"))
+      content = self._files.cat_file(f"{self._root}/{INDEX}", start=0, end=_LARGEST_INDEX + 1)
+    try:
+      if len(content) > _LARGEST_INDEX:
+        raise ValueError(f"it is longer than {_LARGEST_INDEX:,} bytes")
+      index = json.loads(content)
+      names = index["files"]
+      if not (isinstance(index["id"], str) and isinstance(names, list)):
+        raise ValueError("it lists no files")
+      if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError("it lists what is no file's name, or a file twice")
+      return index
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+      raise BucketError(
+        f"{self.url}/{INDEX} is damaged ({printable(str(error), 200)}). Choose another folder, or "
+        "restore that file."
+      ) from error
 
   def _write_index(self, this: str, names: Sequence[str]) -> None:
     index = json.dumps({"id": this, "files": names}, indent=0)
@@ -158,8 +193,9 @@ class Bucket:
     """What the copy was when the folder last was the same; `None` for a folder that never was."""
     try:
       index = json.loads((self._folder / INDEX).read_text(encoding="utf-8"))
-      return index if index["url"] == self.url else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+      right = isinstance(index["id"], str) and isinstance(index["files"], dict)
+      return index if right and index["url"] == self.url else None
+    except (FileNotFoundError, KeyError, RecursionError, TypeError, ValueError):
       return None
 
   def _write_index_here(self, this: str) -> None:
@@ -169,11 +205,23 @@ class Bucket:
     unfinished.rename(self._folder / INDEX)
 
   def _download(self, names: Sequence[str]) -> None:
-    targets = [self._folder / name for name in names]
-    for parent in {target.parent for target in targets}:
-      parent.mkdir(parents=True, exist_ok=True)
+    targets, root = [self._folder / name for name in names], self._folder.resolve()
     with explained(self.url, "read"):
+      for parent in {target.parent for target in targets}:
+        if not parent.resolve().is_relative_to(root):
+          raise BucketError(f"{parent} leads out of {self._folder}: remove that link.")
+        parent.mkdir(parents=True, exist_ok=True)
       self._files.get(self._paths(names), [str(target) for target in targets])
+
+  def _check_names(self, names: Sequence[str]) -> None:
+    """Raises:
+    BucketError: a file of the copy would not lie in the folder here, or replace what is its own.
+    """
+    if bad := next((name for name in names if not is_inside(name) or name in _LEFT_OUT), None):
+      raise BucketError(
+        f"{self.url} holds {printable(bad, 200)!r}, which is no name of a file in a run's folder: "
+        "nothing of it is copied here."
+      )
 
   def _paths(self, names: Sequence[str]) -> list[str]:
     return [f"{self._root}/{name}" for name in names]
@@ -184,14 +232,18 @@ class Bucket:
       for file in files:
         path = pathlib.Path(folder, file)
         name = path.relative_to(self._folder).as_posix()
-        if name not in _LEFT_OUT and not any(mark in name for mark in _UNFINISHED):
-          with suppress(FileNotFoundError):  # the training goes on meanwhile
-            stat = path.stat()
-            yield name, [stat.st_size, stat.st_mtime_ns]
+        mine = name in _LEFT_OUT or any(mark in name for mark in _UNFINISHED)
+        if mine or not is_inside(name):  # nobody could fetch it again
+          continue
+        with suppress(FileNotFoundError):  # the training goes on meanwhile
+          found = path.lstat()
+          if stat.S_ISREG(found.st_mode):  # a link may lead anywhere, a pipe never ends
+            yield name, [found.st_size, found.st_mtime_ns]
 
   def _held(self) -> list[pathlib.Path]:
     """What lies in the folder here, but for the lock of whoever uses it."""
-    return [path for path in self._folder.glob("*") if path.name != "lock"]
+    found = self._folder.iterdir() if self._folder.is_dir() else ()
+    return [path for path in found if path.name != "lock"]
 
   def _set_aside(self) -> pathlib.Path | None:
     """Moves what the folder holds beside it."""
@@ -205,6 +257,13 @@ class Bucket:
     for path in held:
       path.rename(aside / path.name)
     return aside
+
+
+def is_inside(name: str) -> bool:
+  """Whether a name of a bucket, joined to a folder, is a file below it on any system."""
+  parts = name.split("/")
+  plain = name.isprintable() and "\\" not in name and not re.match("[A-Za-z]:", name)
+  return plain and not {"", ".", ".."} & set(parts) and len(name) <= _LONGEST_NAME
 
 
 def fetched(url: str, wanted: Callable[[str], bool] = lambda name: True) -> pathlib.Path:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import fsspec
 import pytest
@@ -186,3 +187,129 @@ def test_a_missing_package_is_named(tmp_path):
   fsspec.register_implementation("gone", "gone.Files", errtxt="Install gone", clobber=True)
   with pytest.raises(BucketError, match=r"Install gone. pip install 'lhrm_jax\[buckets\]'"):
     Bucket("gone://b/run", tmp_path)
+
+
+OUTSIDE = (
+  "../outside", "a/../../outside", "/etc/outside", "a//b", "./a", "C:\\outside", "..\\outside",
+  "C:outside", "a\0b", "a\nb", "\x1b]52;c;aGk=\x07", "a/", "lock", "copy.json", "x" * 2000,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_in_a_copy_leaves_the_folder_or_takes_its_own_files(machine, tmp_path, name):
+  """Neither one that the index lists nor, where there is no index, a key of the bucket."""
+  folder = machine("first")
+  write(folder, notes="mine")
+  copy = Bucket(f"file://{tmp_path}/bucket/run", folder)
+  before = sorted(tmp_path.rglob("*"))
+  copy._index_there = lambda _: {"id": "1", "files": ["config.json", name]}
+  copy._found = lambda: {"copy.json": 1, "config.json": 1, name: 1}
+  for read in (copy.take_over, copy.fetch):
+    with pytest.raises(BucketError, match="no name of a file") as error:
+      read()
+    assert str(error.value).isprintable()
+  copy._index_there = lambda _: None
+  if name != "a/":  # an empty object that stands for a folder
+    with pytest.raises(BucketError, match="no name of a file"):
+      copy.fetch()
+  assert sorted(tmp_path.rglob("*")) == before and held(folder) == {"notes": "mine"}
+
+
+def test_a_key_with_dots_is_refused_as_a_server_gives_it(machine, s3):
+  files, _ = fsspec.core.url_to_fs("s3://runs")
+  files.call_s3("put_object", Bucket="runs", Key="dots/../../outside", Body=b"x")
+  with pytest.raises(BucketError, match="no name of a file"):
+    Bucket("s3://runs/dots", machine("first")).fetch()
+
+
+@pytest.mark.parametrize(
+  "index",
+  [b"5", b"null", b"", b"\xff", b'{"id": "1"', b'{"id": 1, "files": []}', b'{"files": []}',
+   b'{"id": "1", "files": "abc"}', b'{"id": "1", "files": [5]}', b"[" * 100_000,
+   b'{"id": "1", "files": ["a", "a"]}', b'{"id": "1", "files": {"a": 1}}'],
+)  # fmt: skip
+def test_a_damaged_index_is_an_error_and_nothing_is_touched(machine, tmp_path, index, monkeypatch):
+  folder, url = machine("first"), f"file://{tmp_path}/bucket/run"
+  write(folder, notes="mine")
+  Bucket(url, machine("other")).upload()
+  (tmp_path / "bucket/run/copy.json").write_bytes(index)
+  for read in (Bucket(url, folder).take_over, Bucket(url, folder).fetch):
+    with pytest.raises(BucketError, match=r"copy\.json is damaged"):
+      read()
+  assert held(folder) == {"notes": "mine"}
+  monkeypatch.setattr("lhrm_jax.training.bucket._LARGEST_INDEX", 3)
+  (tmp_path / "bucket/run/copy.json").write_text('{"id": "1", "files": []}')
+  with pytest.raises(BucketError, match="longer than 3 bytes"):
+    Bucket(url, folder).fetch()
+
+
+def test_a_copy_that_lacks_a_file_of_its_index_changes_nothing_here(url, machine):
+  first, second = machine("first"), machine("second")
+  write(first, metrics_jsonl="1\n", checkpoints__hft__3="three")
+  Bucket(url, first).upload()
+  files, root = fsspec.core.url_to_fs(url)
+  files.rm_file(f"{root}/checkpoints/hft/3")
+  write(second, notes="mine")
+  with pytest.raises(BucketError, match="lacks checkpoints/hft/3"):
+    Bucket(url, second).take_over()
+  assert held(second) == {"notes": "mine"}
+
+
+def test_a_folder_that_was_emptied_during_the_run_does_not_empty_its_copy(url, machine):
+  folder = machine("first")
+  bucket = Bucket(url, folder)
+  bucket.take_over()
+  write(folder, metrics_jsonl="1\n", checkpoints__hft__3="three")
+  bucket.upload()
+  copied = copy_of(url)
+  shutil.rmtree(folder)
+  for empty in (folder, folder / "checkpoints"):  # what a save would make again
+    empty.mkdir()
+    with pytest.raises(BucketError, match="was deleted or emptied"):
+      bucket.upload()
+  assert copy_of(url) == copied
+
+
+def test_links_and_pipes_are_not_copied(url, machine, tmp_path):
+  folder = machine("first")
+  (tmp_path / "secret").write_text("secret")
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "elsewhere" / "secret").write_text("secret")
+  write(folder, metrics_jsonl="1\n")
+  (folder / "config.json").symlink_to(tmp_path / "secret")
+  (folder / "rollouts").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+  os.mkfifo(folder / "pipe")
+  (folder / "a\\b").write_text("a name that could not be fetched again")
+  Bucket(url, folder).upload()
+  assert copy_of(url) == ["copy.json", "metrics.jsonl"]
+
+
+def test_a_link_in_the_folder_here_leads_no_file_out_of_it(machine, tmp_path, monkeypatch):
+  url, first, second = f"file://{tmp_path}/bucket/run", machine("first"), machine("second")
+  write(first, checkpoints__hft__3="three")
+  Bucket(url, first).upload()
+  (second / "checkpoints").symlink_to(machine("outside"), target_is_directory=True)
+  bucket = Bucket(url, second)
+  with monkeypatch.context() as patch:
+    patch.setattr(bucket, "_held", lambda: [])  # as if it came after the folder was emptied
+    with pytest.raises(BucketError, match="leads out of"):
+      bucket.fetch()
+  assert not list((tmp_path / "outside").iterdir())
+  bucket.fetch()  # the link goes, and what it leads to stays
+  assert held(second) == {"checkpoints/hft/3": "three"} and (tmp_path / "outside").is_dir()
+
+
+def test_a_bracket_in_a_url_is_no_pattern(tmp_path, machine, s3):
+  """`run[0]` as a pattern would be `run0`."""
+  folders = {name: machine(f"of-{i}") for i, name in enumerate(("run[0]", "run0"))}
+  for name, folder in folders.items():
+    bucket = Bucket(f"s3://runs/{tmp_path.name}/{name}", folder)
+    bucket.take_over()
+    write(folder, checkpoints__hft__3=name)
+    bucket.upload()
+  (folders["run[0]"] / "checkpoints/hft/3").unlink()
+  again = Bucket(f"s3://runs/{tmp_path.name}/run[0]", folders["run[0]"])
+  again.take_over()
+  again.upload()
+  assert copy_of(f"s3://runs/{tmp_path.name}/run[0]") == ["copy.json"]
+  assert copy_of(f"s3://runs/{tmp_path.name}/run0") == ["checkpoints/hft/3", "copy.json"]
