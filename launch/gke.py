@@ -9,6 +9,7 @@ tells each pod of TPU node pools who the others are. See docs/launching.md.
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,9 @@ ACCELERATORS = {  # node labels
   "v6e": "tpu-v6e-slice",
 }
 _CHIPS_PER_HOST = 4
+# Of 63 characters in a pod's name, the JobSet controller takes 20 for its own numbers.
+_NAME = "[a-z]([-a-z0-9]{0,38}[a-z0-9])?"
+_MOST = 100_000
 _MEND = 2  # the status of a job that a restart can't help
 _GRACE_SECONDS = 300  # from SIGTERM to SIGKILL: a step, and its checkpoint
 
@@ -43,12 +47,24 @@ def jobset(
     command: of every pod.
 
   Raises:
-    ValueError: there is no such topology.
+    ValueError: there is no such topology, or Kubernetes takes no such name or number.
   """
+  for what, given in (("the name", name), ("--claim", claim)):
+    if not re.fullmatch(_NAME, given):
+      raise ValueError(
+        f"{what} {given!r} is none for Kubernetes: at most 40 lower-case letters, digits and "
+        "hyphens, from a letter on"
+      )
+  if not re.fullmatch(r"[!-~]+", image):
+    raise ValueError(f"--image={image!r} is no name of an image")
+  if not (1 <= slices <= _MOST and 0 <= restarts <= _MOST):
+    raise ValueError(
+      f"--slices={slices} --restarts={restarts}: at least 1 slice and 0 restarts, at most {_MOST:,}"
+    )
   kind, _, shape = topology.partition(":")
   if kind not in ACCELERATORS:
     raise ValueError(f"--topology={topology}: {kind!r} is none of {', '.join(ACCELERATORS)}")
-  if not all(size.isdigit() and int(size) for size in shape.split("x")):
+  if not re.fullmatch("[1-9][0-9]{0,5}(x[1-9][0-9]{0,5}){1,2}", shape):
     raise ValueError(f"--topology={topology}: after the colon stands the shape, as in v5p:4x4x4")
   chips = math.prod(int(size) for size in shape.split("x"))
   if chips > 1 and chips % _CHIPS_PER_HOST:
@@ -124,7 +140,7 @@ def jobset(
 def main(argv: Sequence[str] | None = None) -> int:
   argv = list(sys.argv[1:] if argv is None else argv)
   at = argv.index("--") if "--" in argv else len(argv)
-  arguments, command = argv[:at], argv[at + 1 :]
+  own, command = argv[:at], argv[at + 1 :]
   parser = argparse.ArgumentParser(
     description=__doc__.partition("\n")[0], epilog="After --: the command that each pod runs."
   )
@@ -135,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--image", required=True, help="built from launch/Dockerfile")
   parser.add_argument("--claim", required=True, help="PersistentVolumeClaim mounted at /runs")
   parser.add_argument("--restarts", type=int, default=100)
-  args = parser.parse_args(arguments)
+  args = parser.parse_args(own)
   if not command:
     parser.error("name the command after --, e.g. -- python -m experiments.hgpo --config FILE")
   try:

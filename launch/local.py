@@ -9,8 +9,10 @@ shown again, the others are ended, and the launcher ends with that process's sta
 
 import argparse
 import collections
+import io
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from collections.abc import Mapping, Sequence
 
 _TAIL = 30  # lines of a failed process that are shown again
 _GRACE_SECONDS = 10.0
+_MOST = 1024
 
 
 def environment(
@@ -40,6 +43,8 @@ def environment(
 
 def run(command: Sequence[str], processes: int, devices: int) -> int:
   """Runs the job; returns 0, or the status of the process that failed first."""
+  if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack what a worker prints
+    sys.stdout.reconfigure(errors="backslashreplace")
   coordinator = f"127.0.0.1:{free_port()}"
   workers = [
     subprocess.Popen(
@@ -137,11 +142,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   command = args.command[1:] if args.command[:1] == ["--"] else args.command
   if not command:
     parser.error("name the command after --, e.g. -- python -m experiments.hgpo --config FILE")
+  if not (1 <= args.processes <= _MOST and 1 <= args.devices <= _MOST):
+    parser.error(f"--processes and --devices are from 1 to {_MOST}")
   if args.dry_run:
     for i in range(args.processes):
       added = environment(i, args.processes, args.devices, "127.0.0.1:PORT", {})
       print(shlex.join([*(f"{k}={v}" for k, v in added.items()), *command]))
     return 0
+  if not shutil.which(command[0]):
+    parser.error(f"{command[0]!r} is no command of this machine")
   return run(command, args.processes, args.devices)
 
 

@@ -10,6 +10,7 @@ same command attaches to it again, `logs` shows it, `delete` ends it. See docs/l
 
 import argparse
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -27,6 +28,7 @@ RUNTIMES = {  # the image of a TPU's VM, by the start of its accelerator type
 PREEMPTED = 75  # a job's status when it was asked to end and saved
 _NO_CONNECTION = 255  # ssh's own status
 _POLL_SECONDS = 30
+_NAME = "[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 # Together: a job's workers wait for one another.
 _TO_ALL = ("--node=all", "--worker=all", "--batch-size=all")
 
@@ -126,6 +128,14 @@ class Slices:
     return subprocess.run(command, text=True, **options)
 
 
+def start_script(command: Sequence[str]) -> str:
+  """Shell that starts a command on a worker, and leaves one alone that still runs."""
+  quoted, end = shlex.join(command), "END"
+  while end in quoted.split("\n"):  # an argument of several lines may hold it
+    end += "_"
+  return re.sub(r"\bEND\b", end, START).replace("COMMAND", quoted)
+
+
 def run(
   slices: Slices, accelerator: str, count: int, spot: bool, setup: str, command: Sequence[str]
 ) -> int:
@@ -134,7 +144,7 @@ def run(
   Returns:
     The job's status.
   """
-  start = START.replace("COMMAND", shlex.join(command))
+  start = start_script(command)
   while True:
     if (state := slices.state()) != "ACTIVE":
       if state:
@@ -157,7 +167,7 @@ def run(
 def main(argv: Sequence[str] | None = None) -> int:
   argv = list(sys.argv[1:] if argv is None else argv)
   at = argv.index("--") if "--" in argv else len(argv)
-  arguments, command = argv[:at], argv[at + 1 :]
+  own, command = argv[:at], argv[at + 1 :]
   parser = argparse.ArgumentParser(
     description=__doc__.partition("\n")[0], epilog="After --: the command that each worker runs."
   )
@@ -177,15 +187,22 @@ def main(argv: Sequence[str] | None = None) -> int:
       verb_parser.add_argument("--spot", action="store_true", help="cheaper, may be taken away")
       verb_parser.add_argument("--setup", default="", help="on every worker first, e.g. a mount")
       verb_parser.add_argument("--keep", action="store_true", help="don't delete them at the end")
-  args = parser.parse_args(arguments)
+  args = parser.parse_args(own)
+  if not re.fullmatch(_NAME, args.name):
+    parser.error(f"NAME {args.name!r}: lower-case letters, digits and hyphens, from a letter on")
+  if not re.fullmatch(_NAME, args.zone):
+    parser.error(f"--zone={args.zone!r}: such as us-east5-a")
   slices = Slices(args.name, args.zone, args.dry_run)
   if args.verb == "logs":
     return slices.on_all_workers(FOLLOW)
   if args.verb == "delete":
     slices.delete()
     return 0
-  if args.accelerator.partition("-")[0] not in RUNTIMES:
+  kind, _, size = args.accelerator.partition("-")
+  if kind not in RUNTIMES or not (size.isascii() and size.isdigit() and int(size)):
     parser.error(f"--accelerator: of {', '.join(RUNTIMES)}, with a size, e.g. v5litepod-16")
+  if args.slices < 1:
+    parser.error(f"--slices={args.slices}: at least 1")
   if not command:
     parser.error("name the command after --, e.g. -- python -m experiments.hgpo --config FILE")
   if args.dry_run:
@@ -195,6 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     print(f"\nThe job goes on without this terminal; end it: delete {args.name}", file=sys.stderr)
     return 130
+  except FileNotFoundError as error:  # nothing was created, and nothing can be deleted
+    print(f"error: {error.filename} is not installed on this machine", file=sys.stderr)
+    return 2
   except (RuntimeError, subprocess.CalledProcessError) as error:
     print(f"error: {error}", file=sys.stderr)
     status = 2

@@ -92,3 +92,44 @@ def test_the_schema_catches_a_field_that_is_misspelt(capfd):
   job["backofLimit"] = job.pop("backoffLimit")
   with pytest.raises(jsonschema.ValidationError, match="backofLimit"):
     jsonschema.Draft202012Validator(SCHEMA).validate(made)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (["--slices=-3"], "at least 1 slice"),
+    (["--slices", "0"], "at least 1 slice"),
+    (["--slices", "9" * 30], "at most 100,000"),
+    (["--restarts=-1"], "0 restarts"),
+    (["--claim", "My_Claim"], "none for Kubernetes"),
+    (["--image", "a b"], "no name of an image"),
+    (["--image", ""], "no name of an image"),
+    (["--topology", "v5e:4x"], "as in v5p:4x4x4"),
+    (["--topology", "v5e:4x²"], "as in v5p:4x4x4"),
+    (["--topology", "v5e:-4x-4"], "as in v5p:4x4x4"),
+    (["--topology", "v5e:0x4"], "as in v5p:4x4x4"),
+    (["--topology", "v5e:4"], "as in v5p:4x4x4"),
+  ],
+)
+def test_numbers_and_names_that_cannot_be_are_refused(capfd, options, message):
+  usual = ["hgpo", "--topology", "v5e:4x4", "--image", "i", "--claim", "c"]
+  with pytest.raises(SystemExit):
+    gke.main([*usual, *options, "--", "true"])
+  shown = capfd.readouterr()
+  assert message in shown.err and not shown.out
+
+
+@pytest.mark.parametrize("name", ["Hgpo", "a b", "a/b", "1st", "a" * 41, "a-", "a\nkind: Pod", ""])
+def test_a_name_that_kubernetes_would_refuse_is_refused(capfd, name):
+  with pytest.raises(SystemExit):
+    gke.main([name, "--topology", "v5e:4x4", "--image", "i", "--claim", "c", "--", "true"])
+  assert "none for Kubernetes" in capfd.readouterr().err
+
+
+def test_arguments_of_any_text_stay_one_argument_each(capfd):
+  odd = ["python", "a: b", "- x", "END", "'\"", "{{x}}", "a\nkind: Pod", "#", "é", "yes", "1"]
+  usual = ["hgpo", "--topology", "v5e:4x4", "--image", "i", "--claim", "c"]
+  assert gke.main([*usual, "--", *odd]) == 0
+  made = yaml.safe_load(capfd.readouterr().out)
+  pod = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+  assert pod["containers"][0]["command"] == odd

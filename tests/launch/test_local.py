@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 from launch import local
 
 
@@ -27,3 +29,18 @@ def test_a_dry_run_starts_nothing(capfd):
   assert len(lines) == 2
   assert "JAX_PROCESS_ID=1" in lines[1] and lines[1].endswith(" false")
   assert "--xla_force_host_platform_device_count=4" in lines[1]
+
+
+@pytest.mark.parametrize(
+  "option", ["--processes=0", "--processes=-1", "--devices=0", "--devices=-2"]
+)
+def test_numbers_that_cannot_be_are_refused(capfd, option):
+  with pytest.raises(SystemExit):
+    local.main([option, "--", "true"])
+  assert "from 1 to 1024" in capfd.readouterr().err
+
+
+def test_a_command_that_is_not_there_is_named(capfd):
+  with pytest.raises(SystemExit):
+    local.main(["--", "no-such-command-here"])
+  assert "'no-such-command-here' is no command of this machine" in capfd.readouterr().err

@@ -169,3 +169,42 @@ def test_an_accelerator_that_is_not_known_is_refused(capfd):
   with pytest.raises(SystemExit):
     tpu_vm.main(["run", "job", "--zone", "z", "--accelerator", "v5e-16", "--", "true"])
   assert "v5litepod-16" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("lines", ["END", "END\nEND_", "COMMAND", "a'b\nEND\n\"$HOME `id`"])
+def test_no_line_of_an_argument_ends_the_script_it_stands_in(cloud, tmp_path, lines):
+  """What follows that line would run on the worker before its job, or instead."""
+  echo = f'printf "%s" "$1" > {cloud}/got'
+  assert tpu_vm.main([
+    "run", "job", "--zone", "z", "--accelerator", "v5p-8", "--", "bash", "-c", echo, "-", lines,
+  ]) == 0  # fmt: skip
+  assert (cloud / "got").read_text() == lines
+  script = tpu_vm.start_script(["echo", lines])
+  assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "message"),
+  [
+    ("a b", [], "lower-case letters"),
+    ("Job", [], "lower-case letters"),
+    ("a;id", [], "lower-case letters"),
+    ("job", ["--zone", "z; id"], "such as us-east5-a"),
+    ("job", ["--slices", "0"], "--slices=0: at least 1"),
+    ("job", ["--slices=-2"], "--slices=-2: at least 1"),
+    ("job", ["--accelerator", "v5p"], "with a size"),
+    ("job", ["--accelerator", "v5p-²"], "with a size"),
+    ("job", ["--accelerator", "v5p-0"], "with a size"),
+  ],
+)
+def test_what_no_slices_can_have_is_refused(cloud, name, options, message, capfd):
+  usual = ["--zone", "z", "--accelerator", "v5p-8"]
+  with pytest.raises(SystemExit):
+    tpu_vm.main(["run", name, *usual, *options, "--", "true"])
+  assert message in capfd.readouterr().err and not (cloud / "calls").exists()
+
+
+def test_a_machine_without_gcloud_is_told_so(monkeypatch, tmp_path, capfd):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  assert tpu_vm.main(["run", "job", "--zone", "z", "--accelerator", "v5p-8", "--", "true"]) == 2
+  assert capfd.readouterr().err == "error: gcloud is not installed on this machine\n"
