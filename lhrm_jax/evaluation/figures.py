@@ -27,12 +27,13 @@ def think_rate_over_time(history: Sequence[Mapping[str, Any]]) -> Figure:
   """
   prefix = "mode/think_rate/level_"
   history = [row for row in history if any(name.startswith(prefix) for name in row)]
-  levels = sorted({int(name[len(prefix) :]) for row in history for name in row if prefix in name})
+  names = {name.removeprefix(prefix) for row in history for name in row if name.startswith(prefix)}
+  levels = sorted(int(name) for name in names if name.isdecimal())
   figure, axes = _axes(6.4, 3.8)
   shades = _shades(len(levels))
   steps = [row["step"] for row in history]
   for level, shade in zip(levels, shades, strict=True):
-    rates = [row[f"{prefix}{level}"] for row in history]
+    rates = [float(row.get(f"{prefix}{level}", "nan")) for row in history]
     axes.plot(steps, rates, color=shade, marker=".", label=f"level {level}")
   axes.set(xlabel="HGPO step", ylabel="think rate", ylim=(-0.04, 1.04))
   axes.set_title("When the policy chooses to think")

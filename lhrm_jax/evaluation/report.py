@@ -60,7 +60,7 @@ def write_report(
     config=json.dumps(summary["config"], indent=2),
   )
   path = folder / "index.html"
-  path.write_text(page, encoding="utf-8")
+  path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")  # a lone surrogate of a row
   return path
 
 

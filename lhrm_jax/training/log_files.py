@@ -19,10 +19,13 @@ def sizes(workdir: pathlib.Path) -> dict[str, int]:
   return {str(path.relative_to(workdir)): path.stat().st_size for path in _logs(workdir)}
 
 
-def cut(workdir: pathlib.Path, to: Mapping[str, int]) -> None:
+def cut(workdir: pathlib.Path, to: Mapping[str, int]) -> list[str]:
   """Cuts every log back to the sizes recorded; removes those that did not exist then.
 
   No writer may have them open.
+
+  Returns:
+    Those that are shorter than recorded or gone: something else has been at them.
   """
   for path in _logs(workdir):
     size = to.get(str(path.relative_to(workdir)), 0)
@@ -30,6 +33,20 @@ def cut(workdir: pathlib.Path, to: Mapping[str, int]) -> None:
       path.unlink()
     elif path.stat().st_size > size:
       os.truncate(path, size)
+  left = sizes(workdir)
+  for path in _logs(workdir):
+    if path.suffix == ".jsonl":
+      _end_line(path)
+  return [name for name, size in to.items() if left.get(name, 0) < size]
+
+
+def _end_line(path: pathlib.Path) -> None:
+  """Ends a line that was left half-written, so that what is appended stands on its own."""
+  with path.open("r+b") as file:
+    if file.seek(0, os.SEEK_END):
+      file.seek(-1, os.SEEK_END)
+      if file.read(1) != b"\n":
+        file.write(b"\n")
 
 
 def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:

@@ -40,6 +40,7 @@ _LAYOUT = {
     "share cut off": ["Multiline", ["completions/clipped_ratio"]],
   },
 }  # fmt: skip
+_MOST = 2**53  # a whole number beyond it in metrics.jsonl is no count of anything
 
 
 class MetricWriter:
@@ -168,14 +169,37 @@ class SilentWriter(MetricWriter):
 
 
 def read_metrics(workdir: pathlib.Path, stage: str) -> list[dict[str, Any]]:
-  """The rows of one stage in `metrics.jsonl`, in order; a half-written last line is left out."""
-  rows = []
+  """The rows of one stage in `metrics.jsonl`, in order; damaged lines are left out."""
+  rows = map(_row, _lines(workdir))
+  return [row for row in rows if row is not None and row["stage"] == stage]
+
+
+def damaged_lines(workdir: pathlib.Path) -> int:
+  """How many lines of `metrics.jsonl` hold no row of metrics."""
+  return sum(_row(line) is None for line in _lines(workdir))
+
+
+def _lines(workdir: pathlib.Path) -> list[bytes]:
   path = workdir / "metrics.jsonl"
-  for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      continue
-    if row["stage"] == stage:
-      rows.append(row)
-  return rows
+  return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+  """The row that a line holds: a stage, a step, and numbers by name."""
+  try:
+    row = json.loads(line)
+  except (RecursionError, ValueError):
+    return None
+  if not isinstance(row, dict) or not isinstance(row.get("stage"), str):
+    return None
+  values = [value for name, value in row.items() if name not in ("stage", "step")]
+  step = row.get("step")
+  right = type(step) is int and 0 <= step < _MOST and all(map(_is_number, values))
+  return row if right else None
+
+
+def _is_number(value: Any) -> bool:
+  """As `MetricWriter.scalars` writes them; JSON's own NaN and Infinity are numbers to Python."""
+  if type(value) is int:
+    return abs(value) < _MOST
+  return type(value) is float or (isinstance(value, str) and value in ("nan", "inf", "-inf"))

@@ -1,8 +1,8 @@
 """Writes every training rollout as a line of JSON, and shows a few as text."""
 
-import html
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +11,7 @@ from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.sampling import FINISH_REASONS, Rollouts
 from lhrm_jax.text import TagIds, tags
+from lhrm_jax.text.characters import printable
 
 
 def write_rollouts(
@@ -60,7 +61,8 @@ def write_rollouts(
     if rewards is not None:
       line["r_inter"], line["r_intra"] = (_number(r[b, m, g]) for r in rewards)
     lines.append(json.dumps(line, ensure_ascii=False))
-  with path.open("a", encoding="utf-8") as file:
+  # A lone surrogate, which UTF-8 lacks, becomes the escape that JSON has for it.
+  with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
     file.write("\n".join(lines) + "\n")
 
 
@@ -76,15 +78,29 @@ def as_markdown(
   _, modes, samples = scores.shape
   titles = tags.MODES if modes == len(tags.MODES) else ("free",)
   lines = [
-    "| level | prompt | answer | " + " | ".join(titles) + " |",
+    "| level | prompt | answer | " + " | ".join(map(literal, titles)) + " |",
     "|---" * (3 + len(titles)) + "|",
   ]
   for b, row in enumerate(rows[:prompts]):
     cells = []
     for m in range(modes):
       mark = "**✓**" if scores[b, m, 0] > 0.5 else "**✗**"
-      text = html.escape(texts[(b * modes + m) * samples]).replace("|", "&#124;")
-      cells.append(f"{mark} {text.replace(chr(10), '<br>')}")
-    prompt = html.escape(row.prompt).replace("|", "&#124;").replace("\n", "<br>")
-    lines.append(f"| {row.level} | {prompt} | {html.escape(row.answer)} | {' | '.join(cells)} |")
+      cells.append(f"{mark} {literal(texts[(b * modes + m) * samples])}")
+    cells = [str(row.level), literal(row.prompt), literal(row.answer), *cells]
+    lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
+
+
+def literal(text: str) -> str:
+  """Text of anybody as Markdown that shows it as it is, on one line.
+
+  Every character but letters, digits and single spaces is an entity, so that nothing is markup:
+  no emphasis, cell, link or picture, and no HTML.
+  """
+  lines = printable(text, keep="\n\t").replace("\t", "  ").split("\n")
+  return "<br>".join(_literal_line(line) for line in lines)
+
+
+def _literal_line(line: str) -> str:
+  line = re.sub(" (?= )|^ | $", "\u00a0", line)  # browsers run spaces together
+  return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in line)

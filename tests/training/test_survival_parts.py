@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,13 @@ import optax
 import pytest
 
 from lhrm_jax import parallel
+from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.training import gates, log_files, nonfinite, update
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.metric_writer import MetricWriter, read_metrics
 from lhrm_jax.training.preemption import EXIT_STATUS
+from lhrm_jax.training.rollout_log import as_markdown
 
 
 def test_logs_end_where_the_checkpoint_saw_them(tmp_path):
@@ -155,6 +158,69 @@ def test_a_gate_that_stops_ends_the_run_also_on_nan():
   for value in (0.2, np.nan):
     with pytest.raises(gates.GateError, match="sampler and trainer disagree"):
       watch.check(2, {name: value})
+
+
+MARKUP = [
+  "7*9+1*9",
+  "a|b",
+  "one\ntwo",
+  "`code`",
+  "```\nfenced\n```",
+  "![x](http://evil/x.png)",
+  "1. one",
+  "[here](http://evil)",
+  "<b>bold</b>",
+  "<script>alert(1)</script>",
+  "# title",
+  "    indented",
+  "_a_ __b__",
+  "$x_1$",
+  "a\\*b\\|c",
+  "&lt;b&gt; &#42;",
+  "http://evil.org",
+  "<http://evil.org>",
+  "- item\n- item",
+  "> quote",
+  "|---|---|",
+  "---",
+  "two  spaces ",
+  "\ttab",
+  "[ref]: http://evil",
+  "~~gone~~",
+  "<!-- hidden -->",
+  "é 中 ✓",
+  "",
+  "\\begin{a} & b \\\\ \\end{a}",
+  "\r\n",
+  "a\u2028b",
+]
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_tensorboard_shows_rollouts_as_they_are(text):
+  """Through the renderer that its text page uses."""
+  from tensorboard.plugin_util import markdown_to_safe_html
+
+  rows = [PromptRow(text, text, 1)] * 2
+  html = markdown_to_safe_html(as_markdown(rows, [text] * 4, np.array([[[1.0], [0.0]]] * 2)))
+  table = ElementTree.fromstring(f"<all>{html.replace('<br>', '<br/>')}</all>")
+  tags = {element.tag for element in table.iter()} - {"br"}
+  assert tags == {"all", "table", "thead", "tbody", "tr", "th", "td", "strong"}
+  assert not any(element.attrib for element in table.iter())
+  shown = [["".join(_lines(cell)) for cell in row] for row in table.iter("tr")][1:]
+  as_it_is = text.replace("\t", "  ").replace("\r", "\\r").replace("\u2028", "\\u2028")
+  assert shown == [["1", as_it_is, as_it_is, f"✓ {as_it_is}".rstrip(" " * (not text)),
+                    f"✗ {as_it_is}".rstrip(" " * (not text))]] * 2  # fmt: skip
+
+
+def _lines(cell):
+  """The texts of a cell, with its breaks."""
+  for element in cell.iter():
+    if element.tag == "br":
+      yield "\n"
+    yield (element.text or "").replace("\u00a0", " ")
+    if element is not cell:
+      yield (element.tail or "").replace("\u00a0", " ")
 
 
 SIGNALLED = """
