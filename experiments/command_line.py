@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import importlib.util
+import io
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import overrides
 from lhrm_jax import parallel
 from lhrm_jax.rewards import RewardError
+from lhrm_jax.text.characters import printable
 from lhrm_jax.training import preemption
 from lhrm_jax.training.checkpoints import CheckpointError
 from lhrm_jax.training.gates import GateError
@@ -98,6 +100,9 @@ def run(main: Callable[[Sequence[str]], None], *, arguments: str = "") -> None:
   parallel.skip_absent_tpu()
   # transformers renders chat templates here; that PyTorch is missing is no news.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+  for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character gets its escape
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
 
   def job(argv: Sequence[str]) -> None:
     _reporting(main, argv)
@@ -311,6 +316,7 @@ def _check_config_path(argv: Sequence[str]) -> None:
 
 
 def _fail(message: str) -> None:
+  message = printable(message, keep="\n")
   print(f"error: {message}", file=sys.stderr)
   if jax.distributed.is_initialized():
     parallel.leave(2)

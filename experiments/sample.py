@@ -15,6 +15,7 @@ from lhrm_jax import parallel, policy
 from lhrm_jax.evaluation import mode_probs
 from lhrm_jax.sampling import FINISH_REASONS, Prompts, SamplerSpec, prefill, sample
 from lhrm_jax.text import parse_response, tags
+from lhrm_jax.text.characters import printable
 
 _DEFAULT_CONFIG = "experiments/configs/sample.py"
 
@@ -78,11 +79,16 @@ def answer(c, config, tokenizer, params, question: str) -> None:
     problem = parse_response(text).problem
     if FINISH_REASONS[rollouts.finish_reason[0, m, 0]] == "length":
       problem = "cut off"
-    texts.append(Text(text))
+    texts.append(shown(text))
     footers.append(f"{length} tokens" + (f"; malformed: {problem}" if problem else ""))
   table.add_row(*texts)
   table.add_row(*footers)
   console.print(table)
+
+
+def shown(reply: str) -> Text:
+  """A reply as a terminal may show it: what could move the cursor or do worse is escaped."""
+  return Text(printable(reply, keep="\n\t"))
 
 
 if __name__ == "__main__":
