@@ -6,10 +6,13 @@ The chat template in it takes `enable_thinking=True`, `False`, or neither: then 
 Only policies that started from a pretrained model can be exported.
 """
 
+import pathlib
+
 from absl import flags
 
 from experiments import command_line, setup
 from experiments.model_card import model_card
+from experiments.run_folder import RESERVED
 from lhrm_jax import parallel, policy
 
 
@@ -19,13 +22,29 @@ def main(_) -> None:
     raise command_line.UserError(
       "Name a run and a folder: python -m experiments.export --config.init_from=RUN --out DIR"
     )
+  out = pathlib.Path(_OUT.value).expanduser().absolute()
+  check_out(out)
   run, _ = setup.find_checkpoint(c.init_from)
+  card = model_card(run)
   config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
   try:
-    policy.export_pretrained(_OUT.value, config, params, tokenizer, model_card(run), dtype=c.dtype)
-  except (FileExistsError, ValueError) as error:
-    raise command_line.UserError(f"--out {_OUT.value}: {error}") from error
-  print(f"Exported to {_OUT.value}")
+    policy.export_pretrained(out, config, params, tokenizer, card, dtype=c.dtype)
+  except (OSError, ValueError) as error:
+    raise command_line.UserError(f"--out {out}: {error}") from error
+  print(f"Exported to {out}")
+
+
+def check_out(out: pathlib.Path) -> None:
+  """Raises:
+  UserError: a model there would overwrite files of a run, or hide it.
+  """
+  run = next((p for p in (out, *out.parents) if setup.is_run(p)), None)
+  of_run = run and (out == run or out.relative_to(run).parts[0] in RESERVED)
+  if of_run:
+    raise command_line.UserError(
+      f"--out {out} is a run's folder ({run}): the model would overwrite its files or hide it. "
+      f"Choose another, such as {run.with_name(f'{run.name}-export')}."
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m experiments.hft --config experiments/configs/arithmetic.py --workdir runs/hft
 """
 
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -47,6 +48,8 @@ def train(
 
   # ---- Loop
   if parallel.is_writer():
+    if stage.start < c.steps <= c.warmup_steps and not stage.finished:
+      print(warm_up_warning(c.steps, c.warmup_steps), file=sys.stderr, flush=True)
     print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
   may_stop = bool(c.until.think or c.until.no_think)
   with stage.profiler as profiler, ProgressBar("HFT", c.steps, at_most=may_stop) as bar:
@@ -78,6 +81,15 @@ def train(
       stage.end_step(state, done, finished=finished, metrics=accuracy)
   stage.wait()
   return done, state.params
+
+
+def warm_up_warning(steps: int, warmup_steps: int) -> str:
+  """For a run that ends before its learning rate has reached `hft.learning_rate`."""
+  return (
+    f"warning: hft.steps={steps} end within hft.warmup_steps={warmup_steps}: the learning rate "
+    f"gets no further than {steps - 1}/{warmup_steps} of hft.learning_rate. Lower "
+    "hft.warmup_steps or raise hft.steps."
+  )
 
 
 def fresh_state(run: setup.Setup, optimizer: optax.GradientTransformation) -> TrainState:
@@ -174,11 +186,12 @@ def stopped_early(done: int, c, accuracy: dict[str, float]) -> str:
 
 
 def main(_) -> None:
+  config = setup.with_absolute_paths(_CONFIG.value)
   with (
     Preemption() as preemption,
-    RunFolder(_WORKDIR.value, _CONFIG.value, stages=(setup.HFT,)) as folder,
+    RunFolder(_WORKDIR.value, config, stages=(setup.HFT,)) as folder,
   ):
-    run = setup.make(_CONFIG.value, folder.policy if folder.newest else None)
+    run = setup.make(config, folder.policy if folder.newest else None)
     setup.check_rows(run, (setup.HFT,))
     folder.describe(run)
     with reporting.Reporting(run, folder, preemption, stages=(setup.HFT,)) as report:

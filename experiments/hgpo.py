@@ -362,11 +362,12 @@ def mode_choice_note(config: ConfigDict) -> str | None:
 
 
 def main(_) -> None:
+  config = setup.with_absolute_paths(_CONFIG.value)
   with (
     Preemption() as preemption,
-    RunFolder(_WORKDIR.value, _CONFIG.value, stages=setup.STAGES) as folder,
+    RunFolder(_WORKDIR.value, config, stages=setup.STAGES) as folder,
   ):
-    run = setup.make(_CONFIG.value, folder.policy if folder.newest else None)
+    run = setup.make(config, folder.policy if folder.newest else None)
     setup.check_rows(run, setup.STAGES if run.params is None else (setup.HGPO,))
     if parallel.is_writer():
       for warning in validation.warnings(run.config):

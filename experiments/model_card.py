@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from experiments import setup
+from experiments.command_line import UserError, mendable
 from lhrm_jax.data import urls
 from lhrm_jax.text import tags
 
@@ -41,10 +42,16 @@ def model_card(run: pathlib.Path) -> str:
     lines.append(f"base_model: {base.partition('@')[0]}")
   lines += ["---", "", "# A hybrid-reasoning policy", "", _INTRODUCTION, ""]
   start = f"`{base or 'random parameters'}`" + (f" (commit `{commit}`)" if commit else "")
-  lines += [f"Started from {start}; task `{config['task']}`.", "", _USE, ""]
+  lines += [f"Started from {start}; task `{config.get('task')}`.", "", _USE, ""]
   summary_file = run / "report" / "summary.json"
   if summary_file.is_file():
-    lines += results(_read(summary_file))
+    try:
+      lines += results(_read(summary_file))
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
+      raise UserError(
+        f"{summary_file} is no report of this version: {error!r}. The run's own command writes it "
+        "again; without it, the card has no results."
+      ) from error
   lines += ["## Training configuration", "", "```json", json.dumps(config, indent=2), "```", ""]
   return "\n".join(lines)
 
@@ -54,19 +61,23 @@ def base_model(run: pathlib.Path) -> str:
 
   A chain is followed on this machine alone: a run in a bucket may be gone since.
   """
-  return _read(_first_run(run) / "config.json")["init_from"]
+  return _read(_first_run(run) / "config.json").get("init_from", "")
 
 
 def _first_run(run: pathlib.Path) -> pathlib.Path:
-  start = _read(run / "config.json")["init_from"]
-  before = setup.run_folder(start) if start and not urls.is_url(start) else None
-  return _first_run(before) if before else run
+  seen: set[pathlib.Path] = set()
+  while run not in seen:  # a record that was edited may lead in a circle
+    seen.add(run)
+    start = _read(run / "config.json").get("init_from", "")
+    before = setup.run_folder(start) if start and not urls.is_url(start) else None
+    run = before or run
+  return run
 
 
 def _commit(run: pathlib.Path) -> str:
   """What the hub id that a run started from stood for; "" for other starts and older runs."""
   path = run / "policy" / "base_model.json"
-  return _read(path)["commit"] if path.is_file() else ""
+  return _read(path).get("commit", "") if path.is_file() else ""
 
 
 def results(summary: dict[str, Any]) -> list[str]:
@@ -137,4 +148,8 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _read(path: pathlib.Path) -> Any:
-  return json.loads(path.read_text(encoding="utf-8"))
+  with mendable(OSError, ValueError):
+    content = setup.read_json(path)
+    if not isinstance(content, dict):
+      raise ValueError(f"{path} is damaged: it holds no object.")
+    return content

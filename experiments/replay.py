@@ -8,7 +8,6 @@ tasks or advantages, name it: --config RUN/config.py.
 """
 
 import functools
-import json
 import pathlib
 import sys
 from typing import Any
@@ -33,11 +32,11 @@ _MANY = 12  # arrays; more are counted and not listed
 def main(argv) -> None:
   if len(argv) != 2:
     raise command_line.UserError("Name one dump: python -m experiments.replay RUN/dumps/STAGE-STEP")
-  dump = pathlib.Path(argv[1])
+  dump = pathlib.Path(argv[1]).expanduser().absolute()
   try:
     about, params, batch = nonfinite.load_dump(dump)
-    config = json.loads((dump.parent.parent / "config.json").read_text(encoding="utf-8"))
-  except FileNotFoundError as error:
+    config = setup.read_json(dump.parent.parent / "config.json")
+  except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
     raise command_line.UserError(f"{dump} is no dump in a run folder: {error}.") from error
   run = setup.make(with_defaults(config), dump.parent.parent / "policy")
   loss, grads = recompute(run, about["stage"], params, batch)

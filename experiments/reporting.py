@@ -1,5 +1,6 @@
 """What surrounds training in every job: metric files, evaluations, the report at the end."""
 
+import hashlib
 import json
 import pathlib
 import shlex
@@ -12,11 +13,12 @@ from ml_collections import ConfigDict
 
 from experiments import setup, validation
 from experiments.configs import defaults
-from experiments.run_folder import RunFolder
+from experiments.run_folder import RunFolder, warn
 from lhrm_jax import parallel, policy
 from lhrm_jax.evaluation import Evaluator, Replies, figures
 from lhrm_jax.evaluation.report import finite, write_report
 from lhrm_jax.text import tags
+from lhrm_jax.text.characters import printable
 from lhrm_jax.training.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.training.preemption import Preemption
 
@@ -24,6 +26,7 @@ _SAMPLES_PER_LEVEL = 3
 # Hyperparameters that are shown even at their defaults.
 _ALWAYS = ("seed", "hgpo.advantage", "hgpo.alpha", "hgpo.beta", "hgpo.delta", "hgpo.learning_rate",
            "hgpo.samples_per_mode")  # fmt: skip
+_DIGEST = "sha256"  # of all else in evaluation/STAGE.json
 # Parts of the config that decide an evaluation, beside the policy's stage and step.
 _DECIDING = ("evaluation", "data", "task", "reward", "reward_weights")
 
@@ -101,7 +104,7 @@ class Reporting:
     path = self._workdir / "evaluation" / f"{stage}.json"
     config = setup.plain(self._run.config)
     key = {"step": step, **{name: config[name] for name in _DECIDING}}
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = kept_evaluation(path)
     if found.get("key") != key:
       began = time.perf_counter()
       params = self._run.sampling_params(params)
@@ -112,7 +115,7 @@ class Reporting:
       # Finite now, so that what is read back by a run that goes on is the same.
       found = finite({"key": key, "summary": summary, "samples": samples, "seconds": seconds})
       if parallel.is_writer():
-        setup.write_json(path, found)
+        setup.write_json(path, {**found, _DIGEST: _digest(found)})
     self.took("evaluation", found["seconds"])
     self._stages[stage], self._samples = found["summary"], found["samples"]
     self._log(stage, step, found["summary"])
@@ -179,6 +182,25 @@ def tensorboard_command(folder: pathlib.Path) -> str:
   program = pathlib.Path(sys.executable).with_name("tensorboard")
   name = str(program) if program.exists() else f"{sys.executable} -m tensorboard.main"
   return f"{name} --logdir {shlex.quote(str(folder))}"
+
+
+def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:
+  """What an evaluation of before wrote; empty where there is none, or none that is whole."""
+  try:
+    found = setup.read_json(path)
+    if not isinstance(found, dict) or found.get(_DIGEST, _digest(found)) != _digest(found):
+      raise ValueError(f"{path} is damaged: it was changed since it was written")
+    return found
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError) as error:
+    warn(f"{printable(str(error))}. The evaluation is made again.")
+    return {}
+
+
+def _digest(found: Any) -> str:
+  rest = {key: value for key, value in found.items() if key != _DIGEST}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def sample_replies(evaluator: Evaluator, params: policy.Params) -> list[dict[str, Any]]:

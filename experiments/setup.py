@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments import validation
+from experiments import policy_settings, validation
 from experiments.command_line import UserError, mendable
 from lhrm_jax import parallel, policy, rewards, text
 from lhrm_jax.data import limits, tasks, urls
@@ -24,16 +24,11 @@ from lhrm_jax.evaluation import EvaluationSpec, Evaluator
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.text import Tokenizer
+from lhrm_jax.text.characters import printable
 from lhrm_jax.training import bucket, checkpoints
 
+_LARGEST_JSON = 2**26
 STAGES = HFT, HGPO = ("hft", "hgpo")
-_NUMERICS = ("dtype", "scan_layers", "remat", "logprob_chunk", "attention_chunk")
-# Beside init_from, what a config may change of a model whose sizes it names, and those sizes.
-_CONTEXT = ("max_positions", "rope_theta")
-_SIZES = (
-  "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
-  "head_dim", "rms_norm_eps", "qkv_bias", "qk_norm", "tie_embeddings",
-)  # fmt: skip
 # Of a run in a bucket: nobody who starts from it reads these.
 _LOGS = ("dumps/", "profile/", "rollouts/", "tensorboard/")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -44,7 +39,7 @@ class Setup:
   """What every job needs; made from a config, once.
 
   Attributes:
-    config: locked.
+    config: locked; its `policy.*` are those of the policy that is trained.
     mesh: over all devices, for updates.
     sampling: over each host's devices.
     policy_config: static part of the policy.
@@ -106,13 +101,14 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   Args:
     config: locked.
     saved_policy: the `policy/` folder of a run that goes on: policy config and tokenizer are taken
-      from there, and `init_from` is not loaded again.
+      from there, and `init_from` is not loaded again. Numerics are as the config asks.
 
   Raises:
     UserError: the config asks for something that cannot be; says what.
   """
   validation.check(config)
   use_compilation_cache(config.compilation_cache)
+  asked = policy_settings.asked(config)
   with mendable(KeyError, OSError, ValueError):
     mesh = parallel.make_mesh(**config.mesh)
     task = tasks.get(config.task, config.data)
@@ -121,18 +117,21 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     if config.reward_weights:
       reward_fn = rewards.compose(config.reward_weights.to_dict())
     if saved_policy is not None:
-      policy_config, tokenizer, params = *_saved_policy(saved_policy), None
+      (policy_config, tokenizer), params = _saved_policy(saved_policy), None
+      policy_config = policy_settings.applied(policy_config, asked, str(saved_policy))
     elif config.init_from:
-      policy_config, tokenizer, params = load_policy(config.init_from, mesh, config.policy)
+      policy_config, tokenizer, params = load_policy(config.init_from, mesh, asked)
     else:
       tokenizer, params = task.tokenizer(), None
       policy_config = PolicyConfig.from_dict({
         **config.policy.to_dict(), "vocab_size": tokenizer.vocab_size
       })  # fmt: skip
+      policy_settings.check(policy_config, asked, f"task={config.task!r} with its tokenizer")
   validation.check_shards(policy_config, mesh)
   validation.check_shards(policy_config, sampling.mesh, "sampling_mesh")
   validation.check_policy(config, policy_config, tokenizer)
-  return Setup(config, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
+  truth = policy_settings.recorded(config, policy_config)
+  return Setup(truth, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
 
 
 _in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
@@ -169,12 +168,13 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
 def use_compilation_cache(folder: str) -> None:
   """Keeps compiled programs between runs: most of a short run's first minute is compiling."""
   if folder:
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
+    absolute = str(pathlib.Path(folder).expanduser().resolve())
+    jax.config.update("jax_compilation_cache_dir", absolute)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def load_policy(
-  init_from: str, mesh: Mesh, numerics: Mapping[str, Any] | None = None
+  init_from: str, mesh: Mesh, asked: Mapping[str, Any] | None = None
 ) -> tuple[PolicyConfig, Tokenizer, policy.Params]:
   """Loads a run's policy, or a pretrained model.
 
@@ -184,44 +184,42 @@ def load_policy(
       `policy.load_pretrained` takes: a model's folder, a hub id, a GGUF file, `package:NAME`. Each
       of these folders may be a URL in a bucket.
     mesh: where the parameters will lie.
-    numerics: of a pretrained model, which decides its sizes itself: `dtype`, `scan_layers`, `remat`
-      and `logprob_chunk` are taken from here.
+    asked: fields of the policy, see `policy_settings.asked`.
 
   Raises:
-    UserError: there is no such run, checkpoint or model.
+    UserError: there is no such run, checkpoint or model, or it has other sizes than asked for.
   """
   init_from = _on_this_machine(init_from)
   if run_folder(init_from) is None:
-    return _load_pretrained(init_from, mesh, numerics or {})
+    return _load_pretrained(init_from, mesh, asked or {})
   run, checkpoint = find_checkpoint(init_from)
   config, tokenizer = _saved_policy(run / "policy")
+  config = policy_settings.applied(config, asked or {}, f"init_from={init_from!r}")
   validation.check_shards(config, mesh)
   return config, tokenizer, checkpoints.restore_params(checkpoint, config, mesh)
 
 
 def _saved_policy(folder: pathlib.Path) -> tuple[PolicyConfig, Tokenizer]:
   try:
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields = read_json(folder / "config.json")
+    if wrong := validation.policy_problems(fields):
+      raise ValueError("; ".join(wrong))
     return PolicyConfig.from_dict(fields), text.load_tokenizer(folder)
-  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-    raise UserError(f"{folder} holds no policy and tokenizer of this version: {error}") from error
+  except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+    raise UserError(
+      printable(f"{folder} holds no policy and tokenizer of this version: {error}", 500)
+    ) from error
 
 
-def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
-  declared = bool(numerics.get("vocab_size"))
-  settings = (*_NUMERICS, *(_CONTEXT if declared else ()))
-
+def _load_pretrained(init_from: str, mesh: Mesh, asked: Mapping[str, Any]):
   def shardings(config: PolicyConfig) -> Any:
-    if declared:
-      _check_sizes(init_from, config, numerics)
+    policy_settings.check(config, asked, f"init_from={init_from!r}")
     validation.check_shards(config, mesh)
     return parallel.param_shardings(mesh, policy.logical_axes(config))
 
   try:
     config, params, tokenizer = policy.load_pretrained(
-      init_from,
-      shardings=shardings,
-      settings={name: numerics[name] for name in settings if name in numerics},
+      init_from, shardings=shardings, settings=policy_settings.for_pretrained(asked)
     )
     return config, tokenizer, params
   except (ImportError, OSError, ValueError) as error:
@@ -231,47 +229,67 @@ def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
     ) from error
 
 
-def _check_sizes(init_from: str, config: PolicyConfig, declared: Mapping[str, Any]) -> None:
-  """Raises:
-  UserError: the model is not of the sizes that the config says it has.
-  """
-  wrong = [
-    f"policy.{name}={declared[name]} (the model's: {getattr(config, name)})"
-    for name in _SIZES
-    if (declared[name] or getattr(config, name)) != getattr(config, name)
-  ]
-  if wrong:
-    raise UserError(
-      f"init_from={init_from!r} is another model than the config describes: {', '.join(wrong)}. "
-      "Correct these keys, or set policy.vocab_size=0 to take whatever the model has."
-    )
-
-
 @functools.cache
 def _on_this_machine(init_from: str) -> str:
-  """A path for `init_from`, which may be a URL: what lies in a bucket is fetched, once per job.
+  """An absolute path for `init_from`, or the name of a model that is not on this machine.
+
+  It may be a URL: what lies in a bucket is fetched, once per job.
 
   Raises:
     UserError: it cannot be.
   """
   if not urls.is_url(init_from):
-    return init_from
+    return absolute(init_from)
   root, _, inside = init_from.rstrip("/").partition("/checkpoints/")
   try:
     folder = bucket.fetched(root, lambda name: not name.startswith(_LOGS))
-  except BucketError as error:
+  except (BucketError, OSError) as error:  # OSError: the cache cannot be written
     raise UserError(f"init_from: {error}") from error
   return str(folder / "checkpoints" / inside if inside else folder)
 
 
+def absolute(path: str) -> str:
+  """A path that holds wherever this process goes; what is no path of this machine stays as it is.
+
+  Args:
+    path: or a URL, a hub id, `package:NAME`, "".
+  """
+  try:
+    found = pathlib.Path(path).expanduser()
+    return str(found.absolute()) if path and not urls.is_url(path) and found.exists() else path
+  except (OSError, RuntimeError, ValueError):  # ~nobody, a name too long
+    return path
+
+
+def same_path(a: str, b: str) -> bool:
+  """Whether two `init_from` name the same, be it there or not."""
+  if not (a and b) or urls.is_url(a) or urls.is_url(b):
+    return a == b
+  return pathlib.Path(a).expanduser().absolute() == pathlib.Path(b).expanduser().absolute()
+
+
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+  """The config itself, whose `init_from` now holds wherever the run's record is read."""
+  if isinstance(config.init_from, str):  # what else it may be, `validation.check` reports
+    config.init_from = absolute(config.init_from)
+  return config
+
+
 def run_folder(init_from: str) -> pathlib.Path | None:
-  """The run folder that a path lies in, if any.
+  """The run that a path names as `load_policy` does: by its folder or by checkpoints in it, if any.
 
   Raises:
     UserError: it is a URL that cannot be read.
   """
   path = pathlib.Path(_on_this_machine(init_from))
-  return next((p for p in (path, *path.parents) if (p / "policy" / "config.json").is_file()), None)
+  above = path.parents[:3]  # RUN/checkpoints/STAGE/STEP
+  within = [p for n, p in enumerate(above) if path.parts[-1 - n] == "checkpoints"]
+  return next((p for p in (path, *within) if is_run(p)), None)
+
+
+def is_run(folder: pathlib.Path) -> bool:
+  """Whether a folder is one that a training run or an evaluation wrote into."""
+  return (folder / "policy" / "config.json").is_file()
 
 
 def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -289,7 +307,8 @@ def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
     if problem := checkpoints.damage(path):
       raise UserError(f"init_from={init_from!r} is damaged: {problem}.")
     return run, path
-  stages = [path] if path != run else [run / "checkpoints" / stage for stage in (HGPO, HFT)]
+  within = path not in (run, run / "checkpoints")
+  stages = [path] if within else [run / "checkpoints" / stage for stage in (HGPO, HFT)]
   for stage in stages:
     with contextlib.suppress(FileNotFoundError):
       return run, checkpoints.newest(stage)
@@ -303,10 +322,19 @@ def versions() -> dict[str, str]:
   found |= {package: importlib.metadata.version(package) for package in _PACKAGES}
   device = jax.devices()[0]
   found["devices"] = f"{jax.device_count()} x {device.device_kind}"
-  git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
-  result = subprocess.run(git, capture_output=True, text=True, check=False)
-  found["commit"] = result.stdout.strip() or "unknown"
+  found["commit"] = _commit() or "unknown"
   return found
+
+
+def _commit() -> str:
+  """ "" where there is none, or no git to ask."""
+  git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
+  try:
+    return subprocess.run(
+      git, capture_output=True, text=True, errors="replace", timeout=30, check=False
+    ).stdout.strip()
+  except (OSError, subprocess.TimeoutExpired):
+    return ""
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,8 +342,23 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(config.to_json())
 
 
+def read_json(path: pathlib.Path) -> Any:
+  """Raises:
+  OSError: there is no such file.
+  ValueError: it is no JSON; the message names it.
+  """
+  if path.exists() and not (path.is_file() and path.stat().st_size <= _LARGEST_JSON):
+    raise ValueError(f"{path} is damaged: it is no file of at most {_LARGEST_JSON:,} bytes")
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (RecursionError, ValueError) as error:
+    raise ValueError(f"{path} is damaged: {error or 'it is nested too deeply'}") from error
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes `value`, whole or not at all."""
+  """Writes `value`, whole or not at all; a link in its place is replaced and not followed."""
   unfinished = path.with_name(f"{path.name}.tmp")
-  unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+  unfinished.unlink(missing_ok=True)
+  with unfinished.open("x", encoding="utf-8") as file:
+    file.write(json.dumps(value, indent=2) + "\n")
   unfinished.rename(path)

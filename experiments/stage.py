@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments import setup
+from experiments import resuming, setup
 from experiments.run_folder import RunFolder
 from lhrm_jax.training import checkpoints, log_files
 from lhrm_jax.training.metric_writer import MetricWriter
@@ -35,7 +35,7 @@ class Stage:
     record = self._saved.record if self._saved else {}
     self._seconds_before = record.get("seconds", 0.0)
     self.start = self._saved.step if self._saved else 0
-    self.finished = record.get("finished", False)
+    self.finished = resuming.over(name, self._saved, run.config)
     c = run.config.numerics
     self.guard = NonFiniteGuard(
       folder.path / "dumps", name, limit=c.max_skipped_in_a_row, dumps=c.max_dumps
@@ -85,6 +85,7 @@ class Stage:
     self._checkpoints.wait()
 
   def _record(self) -> dict[str, Any]:
+    self._folder.check_there()
     self._writer.flush()
     return {
       "config": setup.plain(self._run.config),

@@ -555,6 +555,19 @@ def check_policy(config: ConfigDict, policy: PolicyConfig, tokenizer: Tokenizer)
     raise UserError(str(error)) from error
 
 
+def policy_problems(fields: Any) -> list[str]:
+  """What is wrong with the fields of a saved policy's config, before anything is made of them."""
+  if not isinstance(fields, Mapping):
+    return ["it is no object with fields"]
+  rules = {key.removeprefix("policy."): rule for key, rule in RULES.items() if "policy." in key}
+  rules["logit_vocab_size"] = rules["vocab_size"]
+  return [
+    f"{name}={short(fields[name])} must be {rule.allowed}"
+    for name, rule in rules.items()
+    if name in fields and not rule.holds(fields[name])
+  ]
+
+
 def check_prompts(config: ConfigDict, mesh: Mesh) -> None:
   """Checks that the prompts of an HGPO step divide over the mesh and, on each host, into chunks.
 
