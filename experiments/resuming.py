@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from experiments import policy_settings, setup
 from experiments.command_line import UserError
-from experiments.configs import defaults
 from lhrm_jax.training.checkpoints import CheckpointError, Saved
 
 # What may differ when a run is resumed: it changes where and how fast, and no result.
@@ -125,7 +124,6 @@ def _changes(
 ) -> Iterator[tuple[str, tuple[Any, Any]]]:
   """Keys that differ in what they ask for; see `policy_settings.asked`."""
   asked = policy_settings.asked(config)
-  before = _filled(before, setup.plain(defaults.get_config()))  # it may be older than some keys
   for key, (old, new) in difference(before, setup.plain(config)).items():
     section, _, name = key.partition(".")
     # What a run started from may be gone when it is resumed.
@@ -133,15 +131,6 @@ def _changes(
     left_alone = section == "policy" and config.init_from and name not in asked
     if not (_within(key, FREE) or same_path or left_alone):
       yield key, (old, new)
-
-
-def _filled(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-  """Nested values, and the defaults of those that are not there."""
-  found = {**default, **values}
-  for key in default.keys() & values.keys():
-    if isinstance(default[key], Mapping) and isinstance(values[key], Mapping):
-      found[key] = _filled(values[key], default[key])
-  return found
 
 
 def _within(key: str, names: Sequence[str]) -> bool:
