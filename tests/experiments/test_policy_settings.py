@@ -1,6 +1,7 @@
 """`policy.*` beside a policy that is loaded: applied or refused, and recorded as it is."""
 
 import json
+import pathlib
 
 import jax
 import optax
@@ -10,9 +11,11 @@ from experiments import policy_settings, setup
 from experiments.command_line import UserError
 from experiments.configs import arithmetic
 from experiments.run_folder import RunFolder
+from lhrm_jax import parallel
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.training import state as train_state
 
+TINY = pathlib.Path(__file__).parents[1] / "golden" / "qwen3_tied"
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2,
          "num_kv_heads": 2}  # fmt: skip
 
@@ -137,3 +140,12 @@ def test_a_second_run_is_resumed_by_its_own_command(run_folder, tmp_path):
   assert record["hidden_size"] == 16 and record["remat"] == "dots"
   with pytest.raises(UserError, match=r"policy\.remat: 'dots' -> 'full'"):
     write_run(path, other(run_folder, remat="full"))
+
+
+def test_a_pretrained_model_is_loaded_as_asked_or_refused():
+  mesh = parallel.make_mesh()
+  asked = {"attention": "xla", "remat": "full", "scan_layers": False, "max_positions": 48}
+  loaded, _, params = setup.load_policy(str(TINY), mesh, asked)
+  assert {name: getattr(loaded, name) for name in asked} == asked and "layer_0" in params
+  with pytest.raises(UserError, match=r"policy\.num_layers=9 \(there: "):
+    setup.load_policy(str(TINY), mesh, asked | {"num_layers": 9, "hidden_size": 8})
