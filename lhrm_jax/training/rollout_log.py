@@ -92,15 +92,16 @@ def as_markdown(
 
 
 def literal(text: str) -> str:
-  """Text of anybody as Markdown that shows it as it is, on one line.
+  """Text of anybody as Markdown that shows it as it is, within a cell of a table.
 
-  Every character but letters, digits and single spaces is an entity, so that nothing is markup:
-  no emphasis, cell, link or picture, and no HTML.
+  Nothing in it is markup: no emphasis, cell, link or picture, and no HTML.
   """
   lines = printable(text, keep="\n\t").replace("\t", "  ").split("\n")
-  return "<br>".join(_literal_line(line) for line in lines)
+  return "<br>".join(map(_literal_line, lines))
 
 
 def _literal_line(line: str) -> str:
   line = re.sub(" (?= )|^ | $", "\u00a0", line)  # browsers run spaces together
-  return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in line)
+  # An escaped bar or backquote still splits cells or opens code in some renderers; entities don't.
+  line = re.sub(r"[\\`|<>&]", lambda match: f"&#{ord(match[0])};", line)
+  return re.sub(r"[*_\[\]()!]", r"\\\g<0>", line)

@@ -213,6 +213,19 @@ def test_tensorboard_shows_rollouts_as_they_are(text):
                     f"✗ {as_it_is}".rstrip(" " * (not text))]] * 2  # fmt: skip
 
 
+def test_no_text_of_special_characters_is_markup():
+  from tensorboard.plugin_util import markdown_to_safe_html
+
+  characters, rng = np.array(list("\\`*_{}[]()#+-.!|<>&;:/~ a0\n\"'")), np.random.default_rng(0)
+  texts = ["".join(rng.choice(characters, rng.integers(1, 24))) for _ in range(400)]
+  rows = [PromptRow(text, text) for text in texts]
+  scores = np.ones((len(rows), 1, 1))
+  html = markdown_to_safe_html(as_markdown(rows, texts, scores, prompts=len(rows)))
+  table = ElementTree.fromstring(f"<all>{html.replace('<br>', '<br/>')}</all>")
+  cells = [["".join(_lines(cell)) for cell in row] for row in table.iter("tr")][1:]
+  assert [row[1:3] for row in cells] == [[text, text] for text in texts]
+
+
 def _lines(cell):
   """The texts of a cell, with its breaks."""
   for element in cell.iter():
