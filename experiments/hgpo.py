@@ -80,7 +80,7 @@ def train(
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
-  make_scorer = functools.partial(scoring.Scorer, run.reward_fn, workers=c.reward_workers)
+  make_scorer = functools.partial(scoring.Scorer, run.reward_fn, **run.scoring_options())
   advantage_fn = make_advantage_fn(run)
 
   mine = parallel.local_rows(run.mesh, c.prompts_per_step)
@@ -300,8 +300,10 @@ def make_advantage_fn(run: setup.Setup):
 
 def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float]:
   """What the policy does when left free, on the evaluation prompts."""
-  values = evaluator.summarise(evaluator.auto(params), 0)
+  replies = evaluator.auto(params)
+  values = evaluator.summarise(replies, 0)
   metrics = {
+    **{f"eval/failed/{reason}": count for reason, count in replies.failed.items()},
     "mode/think_rate": values["think_rate"],
     "eval/accuracy": values["accuracy"],
     "eval/mean_tokens": values["mean_tokens"],

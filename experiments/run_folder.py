@@ -33,7 +33,7 @@ from lhrm_jax.training.checkpoints import Checkpoints, Saved
 
 # What may differ when a run goes on: it changes where and how fast, and no result.
 FREE = ("allow_config_change", "checkpoint", "compilation_cache", "gates", "hgpo.reward_workers",
-        "hgpo.sampling_chunks", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
+        "hgpo.sampling_chunks", "judging", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
 _SHOWN = 20
 
 

@@ -91,7 +91,13 @@ class Setup:
         self.task, self.tokenizer, c.prompts,
         max_tokens=spec.max_prompt_tokens, long_prompts=self.config.data.long_prompts,
       )  # fmt: skip
-      return Evaluator(self.policy_config, self.tokenizer, self.reward_fn, rows, spec)
+      return Evaluator(
+        self.policy_config, self.tokenizer, self.reward_fn, rows, spec, **self.scoring_options()
+      )
+
+  def scoring_options(self) -> dict[str, Any]:
+    """How `rewards.scoring.Scorer` judges, of training and of evaluation alike."""
+    return {"workers": self.config.hgpo.reward_workers, **self.config.judging.to_dict()}
 
 
 def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
@@ -150,7 +156,10 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
     if HFT in stages:
       run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
     if HGPO in stages:
-      run.task.prompts(seed, 0, 1)
+      rows = run.task.prompts(seed, 0, 1)
+      if any(hasattr(fn, "check") for fn in rewards.parts_of(run.reward_fn)):
+        for row in getattr(run.task, "queries", rows):
+          rewards.check_answer(run.reward_fn, row.answer)
   except (ImportError, OSError, ValueError) as error:
     raise UserError(f"task={run.config.task!r}: {error}") from error
 

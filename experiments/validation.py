@@ -238,6 +238,8 @@ RULES: dict[str, Rule] = {
   "checkpoint.keep": whole(1),
   "checkpoint.best": SHORT,
   "allow_config_change": TEXT,
+  "judging.deadline_s": real(0, 86_400, above=True),
+  "judging.max_failed_share": SHARE,
   "gates.max_logp_difference": real(0),
   "gates.max_clip_ratio": SHARE,
   "gates.max_kl": real(0),

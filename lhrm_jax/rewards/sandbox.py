@@ -21,11 +21,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
+from lhrm_jax.rewards.registry import CannotJudge
+
 _RUNS = itertools.count(os.getpid() * 1000)
 _JAIL = pathlib.Path(__file__).with_name("jail.py")
 
 
-class SandboxUnavailable(RuntimeError):
+class SandboxUnavailable(RuntimeError, CannotJudge):
   """This platform cannot isolate a program; nothing was run."""
 
 
