@@ -309,7 +309,7 @@ def _entry_points(
     if not (isinstance(names, list) and names and all(map(_is_name, names))):
       raise BadAnswer(f"'entry_point' is a name or a list of names, not {_short(stated)}")
     return set(names), True
-  unknown = {name for test in tests for name in test.names} - known
+  unknown = {name for test in tests for name in test.names} - known - _BARRED
   if called := unknown & set().union(*(test.called() for test in tests)):
     return called, False
   # A function with the name of a built-in one, as in MBPP's `sum(10, 15)`.

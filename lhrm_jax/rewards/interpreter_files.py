@@ -14,7 +14,7 @@ warnings.simplefilter("ignore")
 for folder in list(sys.path):
   for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
     module, _, rest = name.partition(".")
-    if rest.endswith("so") and not module.startswith(("_test", "xx", "_xx", "readline")):
+    if rest.endswith("so") and not module.startswith(("_test", "xx", "_xx", "_tk", "readline")):
       try:
         importlib.import_module(module)
       except Exception:

@@ -96,12 +96,14 @@ class TestSandbox:
     )
     assert result.end == "memory"
 
-  @pytest.mark.parametrize(
-    "path",
-    ["/x", "/usr/x", "/usr/../x", "/etc/passwd", "/proc/sys/kernel/core_pattern", "/dev/sda"],
-  )
-  def test_nothing_outside_can_be_written(self, run, path):
-    assert run(f"open({path!r}, 'w').write('x')").code == 1
+  def test_nothing_outside_can_be_written(self, run):
+    paths = ["/x", "/usr/x", "/usr/../x", "/etc/passwd", "/proc/sys/kernel/core_pattern",
+             "/dev/sda", "/dev/x", sandbox.interpreter(), os.__file__]  # fmt: skip
+    result = run(
+      f"for path in {paths}:\n  try: open(path, 'r+' if path[-1] != 'x' else 'w')\n"
+      "  except OSError: continue\n  print(path)"
+    )
+    assert result == sandbox.Result("exit", 0, b"", b"")
 
   def test_the_files_of_the_user_are_not_there(self, run):
     secret = pathlib.Path(__file__).resolve()
@@ -256,20 +258,20 @@ class TestWhatIsShown:
 class TestMemory:
   """None is hidden from the count: not in files, not in mappings that no process shows."""
 
-  @pytest.mark.parametrize(
-    "code",
-    [
+  def test_it_cannot_lie_outside_of_processes(self, run):
+    ways = [
       "os.memfd_create('x')",
       "mmap.mmap(-1, 1 << 20)",
       "mmap.mmap(os.open('/dev/zero', os.O_RDWR), 1 << 20)",
       "mmap.mmap(-1, 1 << 21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)",
       "fcntl.fcntl(os.pipe()[0], 1031, 1 << 20)",
       "open('/dev/shm/x', 'w')",
-    ],
-  )
-  def test_it_cannot_lie_outside_of_processes(self, run, code):
-    result = run(f"import fcntl, mmap, os\ntry: {code}\nexcept OSError: print('denied')")
-    assert result.stdout == b"denied\n", result
+    ]
+    result = run(
+      f"import fcntl, mmap, os\nfor way in {ways}:\n  try: eval(way)\n"
+      "  except OSError: continue\n  print(way)"
+    )
+    assert result == sandbox.Result("exit", 0, b"", b"")
 
   def test_it_is_counted_where_the_first_thread_has_ended(self, run):
     result = run(
@@ -295,13 +297,13 @@ class TestSystemCalls:
     )
     assert result == sandbox.Result("exit", 0, b"", b"")
 
-  @pytest.mark.parametrize("family", [2, 10, 15, 16, 17, 38, 40])
-  def test_sockets_reach_nothing_but_the_program_itself(self, run, family):
+  def test_sockets_reach_nothing_but_the_program_itself(self, run):
     """Internet, PF_KEY, netlink, packets, the kernel's cryptography, the host of a machine."""
     result = run(
       "import socket\nsocket.socketpair()\n"
-      f"for kind in (1, 2, 3, 5):\n  try: socket.socket({family}, kind); print('open')\n"
-      "  except PermissionError: pass"
+      "for family in (2, 10, 15, 16, 17, 38, 40):\n  for kind in (1, 2, 3, 5):\n"
+      "    try: socket.socket(family, kind); print(family, kind)\n"
+      "    except PermissionError: pass"
     )
     assert result == sandbox.Result("exit", 0, b"", b"")
 
