@@ -120,6 +120,8 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     reward_fn = rewards.get(config.reward)
     if config.reward_weights:
       reward_fn = rewards.compose(config.reward_weights.to_dict())
+    if config.hgpo.reward_scale:
+      reward_fn = rewards.rescaled(reward_fn, config.hgpo.reward_scale)
     if saved_policy is not None:
       policy_config, tokenizer, params = *_saved_policy(saved_policy), None
     elif config.init_from:

@@ -102,7 +102,10 @@ def get_config() -> ConfigDict:
   config.hgpo.top_k = 0
   config.hgpo.advantage = "hgpo"  # lhrm_jax.objectives.advantages
   config.hgpo.alpha = 1.0
-  config.hgpo.delta = 0.2
+  config.hgpo.delta = 0.2  # in units of the score
+  # Of a reward model's scores: "raw", "sigmoid", "standardised" or "percentile"
+  # (lhrm_jax.rewards.scales); "" is what the model was made with.
+  config.hgpo.reward_scale = ""
   config.hgpo.tie = "all"
   config.hgpo.intra_scope = ""  # "mode" or "all"; "": "all" for the estimator "rloo", else "mode"
   config.hgpo.estimator = "grpo"

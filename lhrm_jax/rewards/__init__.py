@@ -21,6 +21,7 @@ from lhrm_jax.rewards.registry import (
   names,
   parts_of,
   register,
+  rescaled,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
   "names",
   "parts_of",
   "register",
+  "rescaled",
   "rules",
   "shaping",
 ]

@@ -181,3 +181,23 @@ def compose(weights: Mapping[str, float], **own: RewardFn) -> Composed:
     raise ValueError(f"compose({dict(weights)}): give one weight or more, and none named 'total'")
   parts = {name: own[name] if name in own else get(name) for name in weights}
   return Composed({name: float(weight) for name, weight in weights.items()}, parts)
+
+
+def rescaled(fn: RewardFn, scale: str) -> RewardFn:
+  """`fn` with the scores of its reward models on another scale (`scales.SCALES`).
+
+  Raises:
+    ValueError: there is no reward model in `fn`, or the scale needs what the model lacks.
+  """
+  if not any(hasattr(part, "with_scale") for part in parts_of(fn)):
+    raise ValueError(f"there is no reward model in {name_of(fn)!r} whose scale could be {scale!r}")
+  return _rescaled(fn, scale)
+
+
+def _rescaled(fn: RewardFn, scale: str) -> RewardFn:
+  if isinstance(fn, Composed):
+    parts = {name: _rescaled(part, scale) for name, part in fn.parts.items()}
+    return Composed(fn.weights, parts)
+  if isinstance(fn, ByQuery):
+    return ByQuery(_rescaled(fn.definite, scale), _rescaled(fn.open_ended, scale))
+  return fn.with_scale(scale) if hasattr(fn, "with_scale") else fn
