@@ -121,7 +121,10 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     if config.reward_weights:
       reward_fn = rewards.compose(config.reward_weights.to_dict())
     if config.hgpo.reward_scale:
-      reward_fn = rewards.rescaled(reward_fn, config.hgpo.reward_scale)
+      try:
+        reward_fn = rewards.rescaled(reward_fn, config.hgpo.reward_scale)
+      except ValueError as error:
+        raise UserError(f"hgpo.reward_scale={config.hgpo.reward_scale!r}: {error}.") from error
     if saved_policy is not None:
       policy_config, tokenizer, params = *_saved_policy(saved_policy), None
     elif config.init_from:
