@@ -317,6 +317,7 @@ class TestNoResponseEndsARun:
       "import os\nos.write(3, b'\\xff\\x00')\nos._exit(0)",
       "import os\nos.write(3, b'[[\"int\", [1]]]')\nos._exit(0)",
       "import os\nos.write(3, b'[[\"list\", {}]]')\nos._exit(0)",
+      "import os\nos.write(3, b'[[\"list\"]]')\nos._exit(0)",
       'import os\nos.write(3, b\'[["decimal", "1e999999999999"]]\')\nos._exit(0)',
       "(" * 5000,
       "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)",

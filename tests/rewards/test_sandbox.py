@@ -276,11 +276,13 @@ class TestMemory:
   def test_it_is_counted_where_the_first_thread_has_ended(self, run):
     result = run(
       "import ctypes, os, threading, time\n"
-      "for _ in range(3):\n"
+      "def take():\n  time.sleep(0.5)\n  kept = bytearray(80 << 20)\n  time.sleep(4)\n"
+      "for _ in range(6):\n"
       "  if os.fork() == 0: break\n"
-      "kept = bytearray(80 << 20)\n"
-      "threading.Thread(target=time.sleep, args=(3,)).start()\n"
-      "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)"
+      "else:\n  time.sleep(6)\n  os._exit(0)\n"
+      "threading.Thread(target=take).start()\n"
+      "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)",
+      sandbox.Limits(wall_s=10, cpu_s=2, memory_mib=400),
     )
     assert result.end == "memory"
 
