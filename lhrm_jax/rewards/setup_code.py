@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import sys
 from collections.abc import Iterable
 
 from lhrm_jax.rewards.registry import BadAnswer
@@ -49,7 +50,8 @@ def split(setup: str) -> list[Statement]:
   """The statements of a set-up.
 
   Raises:
-    BadAnswer: it is no Python, or imports everything of a module we don't know.
+    BadAnswer: it is no Python, imports what is not of the standard library, or imports everything
+      of a module we don't know.
   """
   try:
     body = ast.parse(setup.replace("\r\n", "\n")).body
@@ -112,6 +114,12 @@ def _root(node: ast.AST) -> str:
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+  modules = (
+    [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+  )
+  for module in modules:
+    if module.partition(".")[0] not in sys.stdlib_module_names:
+      raise BadAnswer(f"'setup' imports {module!r}: programs get the standard library only")
   names = {alias.asname or alias.name.partition(".")[0] for alias in node.names}
   if "*" not in names:
     return names

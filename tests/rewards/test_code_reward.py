@@ -217,6 +217,7 @@ def test_only_the_entry_point_is_asked_of_the_program(right, tests, wrong):
     (one("assert f(1) == 2", 3), "'setup' is Python code"),
     (one("assert f(1) == 2", "x ="), "'setup' is no Python"),
     (one("assert f(1) == 2", "from os import *"), "everything of 'os'"),
+    (one("assert f(1) == 2", "import numpy as np"), "imports 'numpy': programs get the standard"),
     (one("f(1) == 2"), "is not one assert"),
     (one("assert f(1); assert f(2)"), "is not one assert"),
     (one("x = 1"), "is not one assert"),
