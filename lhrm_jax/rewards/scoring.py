@@ -256,12 +256,14 @@ class Scorer:
       self._bound.add(leaf.name, scores)
       return scores
 
-    if responses and leaf.fn in (rules.math, rules.multiple_choice):
+    if not responses:
+      return _done(([], 0 if leaf.fn is rules.math else None))
+    if leaf.fn in (rules.math, rules.multiple_choice):
       self._pool = self._pool or VerifierPool(self._workers)
       rule = leaf.fn.__name__
       verdicts = self._pool.score_async(answers, responses, rule)
       return _joined([verdicts], functools.partial(self._of_verdicts, leaf.name, rule))
-    if responses and leaf.fn is rules.code:
+    if leaf.fn is rules.code:
       self._programs = self._programs or Worker("programs", 2 * self._workers)
       fn = _by_deadline(self._deadline_s)
       single = [
@@ -271,12 +273,10 @@ class Scorer:
       return _joined(single, lambda found: ([scores[0] for scores in found], None))
     if not self._runs_here(leaf.fn):
       return self._worker.submit(lambda: (job(), None))
-    future: Future = Future()
     try:
-      future.set_result((job(), None))
+      return _done((job(), None))
     except Exception as error:
-      future.set_exception(error)
-    return future
+      return _failed(error)
 
   def _of_verdicts(self, name: str, rule: str, found: list[list]) -> tuple[list[float], int | None]:
     scores, undecided = [], 0
@@ -329,6 +329,12 @@ def _plan(
   place = len(leaves)
   leaves.append(_Leaf(name or name_of(fn), fn, asked))
   return lambda columns: columns[place]
+
+
+def _done(result: object) -> Future:
+  future: Future = Future()
+  future.set_result(result)
+  return future
 
 
 def _failed(error: Exception) -> Future:
