@@ -61,6 +61,9 @@ class Server:
     out, err = (base64.b64decode(reply[name]) for name in ("stdout", "stderr"))
     return sandbox.Result(reply["end"], reply["code"], out, err)
 
+  def passes(self, program, tests) -> bool:
+    return self._ask({"program": program, "tests": tests})["passes"]
+
   def _ask(self, job):
     self._process.stdin.write(json.dumps(job) + "\n")
     self._process.stdin.flush()
@@ -70,12 +73,14 @@ class Server:
 
 def serve() -> None:
   """Answers jobs until there are no more."""
-  from lhrm_jax.rewards import sandbox
+  from lhrm_jax.rewards import code, sandbox
 
   for line in sys.stdin:
     job = json.loads(line)
     if not job:
       reply = {"unavailable": sandbox.why_unavailable()}
+    elif "program" in job:
+      reply = {"passes": code.passes(job["program"], job["tests"])}
     else:
       result = sandbox.run(
         [sandbox.interpreter(), "-I", "-S", "-c", job["code"]],

@@ -5,6 +5,7 @@ import datetime
 import decimal
 import fractions
 import json
+import os
 import time
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from lhrm_jax import rewards
 from lhrm_jax.rewards import Failed, code, code_harness, code_judge, code_tests, sandbox
 from lhrm_jax.rewards.registry import BadAnswer
+from tests.rewards.sandbox_server import Server
 
 needs_sandbox = pytest.mark.skipif(
   sandbox.why_unavailable() is not None, reason=str(sandbox.why_unavailable())
@@ -109,6 +111,17 @@ class TestPrograms:
     assert reward("", f"<think>{block}</think>{wrong}", answer) == 0.0
     assert reward("", f"<think>{block}</think>no code", answer) == 0.0
     assert reward("", f"<think>a</think>{block}"[1:], answer) == 0.0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become an ordinary user")
+def test_an_ordinary_user_s_programs_are_judged_like_root_s():
+  with Server("ordinary") as server:
+    if problem := server.why_unavailable():
+      pytest.skip(problem)
+    assert server.passes(GOOD, ASSERTS)
+    assert not server.passes(GOOD.replace("a + b", "a - b"), ASSERTS)
+    assert not server.passes('import os; os.write(3, b\'[["int", "0x3"]]\')', ASSERTS)
+    assert server.passes("print(int(input()) + 1)", IO)
 
 
 def test_without_isolation_the_reward_refuses(monkeypatch):
