@@ -195,6 +195,8 @@ SHAPES = [
   ("f = lambda x: [0, 1]", one("assert all(a == i for i, a in enumerate(f(1)))"),
    "f = lambda x: [1]"),
   ("f = sorted", one("assert f(x) == [i for i in range(3)]", "x = [2, 1, 0]"), "f = id"),
+  ("f = lambda a, b: a + b\ng = abs", one("assert f(1, g(-2)) == 3", entry_point=["f", "g"]),
+   "f = g = lambda *a: 2"),
   ("f = abs", one("assert same(f(-2), 2)", SAME, entry_point="f"), "f = same = lambda *a: 1"),
 ]  # fmt: skip
 
@@ -247,6 +249,9 @@ def test_only_the_entry_point_is_asked_of_the_program(right, tests, wrong):
     (one("assert check(f(1), 2)"), "which of check, f are the program's"),
     (one("assert not check(f(1), 2)"), "which of check, f are the program's"),
     (one("assert check(f(1), 2) is True"), "which of check, f are the program's"),
+    (one("assert distance(f(1), [2]) < 1e-6"), "which of distance, f are the program's"),
+    (one("assert distance(f(1), b=[2]) == 0"), "which of distance, f are the program's"),
+    (one("assert len(pick(f(1), 2)) == 0"), "which of f, pick are the program's"),
     (one("assert f(1) == g(1)", entry_point="f"), "g is neither called"),
     (one("assert f(1) == 2", entry_point=[]), "'entry_point' is a name"),
     (one("assert f(1) == 2", entry_point="h"), "calls nothing of the program"),
