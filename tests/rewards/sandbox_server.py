@@ -6,6 +6,7 @@ package where everybody may read them, and with mounts that a sandbox must not s
 """
 
 import base64
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -44,7 +45,8 @@ class Server:
     return self
 
   def __exit__(self, *_):
-    self._process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
     self._process.wait()
     shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -65,8 +67,9 @@ class Server:
     return self._ask({"program": program, "tests": tests})["passes"]
 
   def _ask(self, job):
-    self._process.stdin.write(json.dumps(job) + "\n")
-    self._process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.write(json.dumps(job) + "\n")
+      self._process.stdin.flush()
     line = self._process.stdout.readline()
     return json.loads(line) if line else {"unavailable": "the test's own process did not start"}
 
@@ -120,7 +123,7 @@ def prepare(kind: str, folder: str) -> None:
   shutil.copyfile(__file__, server)
   os.chmod(server, 0o644)
   library = os.path.dirname(os.__file__).removeprefix(sys.base_prefix)
-  for place in (f"{prefix}{library}/turtledemo", "/usr/local"):
+  for place in (f"{prefix}{library}/turtledemo", "/usr/share"):
     if os.path.isdir(place):
       mount("tmpfs", place, "tmpfs", 0, b"mode=777")
       pathlib.Path(place, "secret").write_text("x")

@@ -346,7 +346,8 @@ class TestNoResponseEndsARun:
     test = "assert f(1) * 1.5 > float(f(2)) and f(3)[0] == 1 or f(4) == 1"
     assert not code.passes(program, one(test), LIMITS)
 
-  def test_a_judge_that_its_values_hang_is_a_failed_judgement(self):
+  def test_a_judge_that_its_values_hang_is_a_failed_judgement(self, monkeypatch):
+    monkeypatch.setattr(code, "_JUDGE_LIMITS", LIMITS)
     tests = code_tests.read(json.dumps(one("assert sum(f(1)) == 1")))
     found = code._judge("f = lambda x: range(10 ** 15)", tests, LIMITS, None)
     assert isinstance(found, Failed) and (found, found.reason) == (0.0, "judge")
