@@ -12,7 +12,7 @@ from lhrm_jax.rewards.registry import BadAnswer
 
 _MODULES = (
   "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools",
-  "heapq", "itertools", "math", "operator", "re", "statistics", "string",
+  "heapq", "itertools", "json", "math", "operator", "re", "statistics", "string", "sys",
 )  # fmt: skip
 _MEMBERS = {
   "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
