@@ -31,7 +31,7 @@ _HARNESS = pathlib.Path(__file__).with_name("code_harness.py")
 _JUDGE = pathlib.Path(__file__).with_name("code_judge.py")
 MAX_PROGRAM = 200_000
 # Of one program, and of all runs of it: tests of standard input run it once for each.
-LIMITS = sandbox.Limits(wall_s=10.0, cpu_s=6)
+LIMITS = sandbox.Limits()
 RESPONSE_S = 60.0
 _JUDGE_LIMITS = sandbox.Limits(wall_s=10.0, cpu_s=4)
 _PYTHON = ("", "python", "py", "python3")
