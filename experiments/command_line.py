@@ -11,6 +11,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import overrides
 from lhrm_jax import parallel
 from lhrm_jax.rewards import RewardError
 from lhrm_jax.training import preemption
@@ -102,13 +103,28 @@ _SMALLER = (
 def _parse(argv: Sequence[str]) -> list[str]:
   _check_config_path(argv)
   try:
-    return app.parse_flags_with_usage(list(argv))
+    argv, own_keys = overrides.split_off(argv)
+    with _command_line(argv):  # the config's flag looks there for its overrides
+      words = app.parse_flags_with_usage(list(argv))
+    if own_keys:
+      overrides.apply(flags.FLAGS[CONFIG].value, own_keys)
+      flags.FLAGS[CONFIG].override_values.update(own_keys)
+    return words
   except (AttributeError, KeyError) as error:
     # ml_collections says which key was meant, as an AttributeError from deep inside.
     _fail(f"--{CONFIG}: {error.args[0]}".replace("\\n", " ").replace("\n", " "))
   except (TypeError, ValueError) as error:
     _fail(f"--{CONFIG}: {error}")
   raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _command_line(argv: Sequence[str]) -> Iterator[None]:
+  before, sys.argv = sys.argv, list(argv)
+  try:
+    yield
+  finally:
+    sys.argv = before
 
 
 def _check_config_path(argv: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ def main(_) -> None:
   workdir = _WORKDIR.value or f"{c.init_from}/evaluation-of-{time.strftime('%Y%m%d-%H%M%S')}"
   with Preemption() as preemption, RunFolder(workdir, c, stages=()) as folder:
     run = setup.make(c)
+    setup.check_rows(run, ())
     folder.describe(run)
     with reporting.Reporting(run, folder, preemption, stages=()) as report:
       stage, step = setup.HFT, 0  # what a pretrained model stands for: nothing of HGPO in it

@@ -3,6 +3,8 @@
 python -m experiments.hft --config experiments/configs/arithmetic.py --workdir runs/hft
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 import optax
@@ -39,6 +41,7 @@ def train(
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
   )
+  no_think_rows([row.level for row in evaluator.rows], c.until)  # now, not after the first steps
   state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
   update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh)
 
@@ -63,7 +66,7 @@ def train(
       finished, accuracy = done == c.steps, {}
       if done % c.until.check_every == 0:
         weights = run.sampling_params(state.params)
-        accuracy = forced_accuracy(evaluator, weights, c.until.no_think_levels)
+        accuracy = forced_accuracy(evaluator, weights, c.until)
         shown |= accuracy
         accuracy = {f"eval/{mode}": value for mode, value in accuracy.items()}
         writer.scalars(setup.HFT, done, accuracy)
@@ -118,14 +121,35 @@ def demonstration_batches(run: setup.Setup, step: int) -> tuple[tuple[TokenBatch
   return parallel.shard_rows(run.mesh, batches), drawn.long
 
 
-def forced_accuracy(evaluator: Evaluator, params: policy.Params, no_think_levels) -> dict:
+def forced_accuracy(evaluator: Evaluator, params: policy.Params, until) -> dict:
   """Accuracy of forced thinking on all prompts, and of forced no-think on some levels."""
   scores = evaluator.forced(params).scores[..., 0]  # [K, 2]
-  chosen = np.isin([row.level for row in evaluator.rows], no_think_levels)
+  chosen = no_think_rows([row.level for row in evaluator.rows], until)
   return {
     "think": float(scores[:, tags.THINK].mean()),
-    "no_think": float(scores[chosen, tags.NO_THINK].mean()) if chosen.any() else 0.0,
+    "no_think": float(scores[chosen, tags.NO_THINK].mean()),
   }
+
+
+def no_think_rows(levels: Sequence[int], until) -> np.ndarray:
+  """Which evaluation rows tell the accuracy of forced no-think, `[K]` bool.
+
+  Those of `until.no_think_levels`; all where no row has a level.
+
+  Raises:
+    UserError: `until.no_think` waits for these levels, and no row has one of them.
+  """
+  levels = np.asarray(levels)
+  chosen = np.isin(levels, until.no_think_levels)
+  if chosen.any():
+    return chosen
+  if levels.any() and until.no_think:
+    have = ", ".join(map(str, sorted(set(levels.tolist()))))
+    raise command_line.UserError(
+      f"hft.until.no_think={until.no_think:g} would never be reached: no evaluation prompt "
+      f"is of hft.until.no_think_levels={tuple(until.no_think_levels)}. Their levels are {have}."
+    )
+  return np.ones(levels.shape, bool)
 
 
 def reached(accuracy: dict, until) -> bool:

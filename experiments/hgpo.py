@@ -28,7 +28,8 @@ from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation import Evaluator, figures
 from lhrm_jax.objectives import advantages as advantage_registry
 from lhrm_jax.objectives import hgpo as hgpo_maths
-from lhrm_jax.rewards import scoring
+from lhrm_jax.objectives import mode_choice
+from lhrm_jax.rewards import registry, rules, scoring
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, concatenate, sample
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import checkpoints
@@ -80,7 +81,9 @@ def train(
 
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
-  make_scorer = functools.partial(scoring.Scorer, run.reward_fn, **run.scoring_options())
+  make_scorer = functools.partial(
+    scoring.Scorer, run.reward_fn, tag_ids=tokenizer.tag_ids, **run.scoring_options()
+  )
   advantage_fn = make_advantage_fn(run)
 
   mine = parallel.local_rows(run.mesh, c.prompts_per_step)
@@ -165,7 +168,7 @@ def train(
         r_inter = rewards[0] if rewards else None
         on_host = parallel.gather_rows(run.mesh, sampled, c.prompts_per_step)
         texts = gather_texts(mine, texts, c.prompts_per_step)
-        metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids)
+        metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids, texts)
         metrics |= scored.metrics()
         metrics["data/long_prompts"] = long_prompts
         if parallel.is_writer():
@@ -302,14 +305,19 @@ def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float
   """What the policy does when left free, on the evaluation prompts."""
   replies = evaluator.auto(params)
   values = evaluator.summarise(replies, 0)
+  first = evaluator.summarise_first_token(evaluator.first_token_probs(params))
   metrics = {
     **{f"eval/failed/{reason}": count for reason, count in replies.failed.items()},
     "mode/think_rate": values["think_rate"],
     "eval/accuracy": values["accuracy"],
     "eval/mean_tokens": values["mean_tokens"],
+    "eval/malformed_rate": values["malformed_rate"],
+    "eval/neither_prob": first["neither"],
   }
+  metrics |= {f"eval/{name}": rate for name, rate in values["form"].items()}
   for level, of_level in values["by_level"].items():
     metrics[f"mode/think_rate/level_{level}"] = of_level["think_rate"]
+    metrics[f"eval/neither_prob/level_{level}"] = first["by_level"][level]["neither"]
   return metrics
 
 
@@ -332,6 +340,17 @@ def cold_start(
   return reached
 
 
+def mode_choice_note(config: ConfigDict) -> str | None:
+  """What thinking must reach to be chosen, where scores are 0 or 1 and modes are paired."""
+  c = config.hgpo
+  binary = not config.reward_weights and registry.get(config.reward) in rules.BINARY
+  if not (binary and c.advantage == "hgpo" and c.pairing == "paired"):
+    return None
+  return mode_choice.describe(
+    delta=c.delta, samples=c.samples_per_mode, skip_unsolved=c.skip_unsolved
+  )
+
+
 def main(_) -> None:
   with (
     Preemption() as preemption,
@@ -344,6 +363,8 @@ def main(_) -> None:
       step, params = cold_start(run, folder, report, preemption)
       report.evaluate(setup.HFT, step, params)
       if run.config.hgpo.steps:
+        if (note := mode_choice_note(run.config)) is not None:
+          report.note(note)
         stage = Stage(setup.HGPO, run, folder, report.writer, preemption)
         step, params = train(run, stage, params, folder.path, report.writer, report.evaluator)
         report.took(setup.HGPO, stage.seconds())

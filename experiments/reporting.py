@@ -5,15 +5,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from experiments import setup
 from experiments.run_folder import RunFolder
 from lhrm_jax import parallel, policy
-from lhrm_jax.evaluation import Replies, figures
+from lhrm_jax.evaluation import Evaluator, Replies, figures
 from lhrm_jax.evaluation.report import finite, write_report
-from lhrm_jax.sampling import prefill
 from lhrm_jax.text import tags
 from lhrm_jax.training.metric_writer import MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.training.preemption import Preemption
@@ -40,6 +36,7 @@ class Reporting:
     self._seconds: dict[str, float] = {}
     self._started = time.perf_counter()
     self._samples: list[dict[str, Any]] = []
+    self._notes = list(run.task.notes)
     self.writer = MetricWriter(self._workdir) if parallel.is_writer() else SilentWriter()
     self.evaluator = run.evaluator()
 
@@ -62,15 +59,19 @@ class Reporting:
       "versions": setup.versions(),
     }
     metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
-    page = write_report(
-      self._workdir / "report", summary, metrics, self._samples, self._run.task.notes
-    )
+    page = write_report(self._workdir / "report", summary, metrics, self._samples, self._notes)
     self._print_table()
     print(f"Report:      {page}", flush=True)
 
   def took(self, part: str, seconds: float) -> None:
     """Puts a part's wall seconds into the report."""
     self._seconds[part] = self._seconds.get(part, 0.0) + seconds
+
+  def note(self, text: str) -> None:
+    """Prints a remark on the run, and puts it into the report."""
+    self._notes.append(text)
+    if parallel.is_writer():
+      print(text, flush=True)
 
   def evaluate(self, stage: str, step: int, params: policy.Params) -> dict[str, Any]:
     """Evaluates a stage's policy for the report, and keeps a few replies to show.
@@ -91,7 +92,7 @@ class Reporting:
       params = self._run.sampling_params(params)
       with self._preemption.interruptible():
         summary = self.evaluator.evaluate(params)
-        samples = sample_replies(self._run, self.evaluator, params)
+        samples = sample_replies(self.evaluator, params)
       seconds = time.perf_counter() - began
       # Finite now, so that what is read back by a run that goes on is the same.
       found = finite({"key": key, "summary": summary, "samples": samples, "seconds": seconds})
@@ -113,25 +114,42 @@ class Reporting:
       for name, value in summary["hacc"].items()
       if name != "interval" and value is not None
     }
-    self.writer.scalars("evaluation", step, hacc)
+    first = summary.get("first_token", {})  # not in what older runs left
+    by_level = {f"level_{level}": values for level, values in first.get("by_level", {}).items()}
+    neither = {
+      f"mode/neither_prob{place}": values["neither"]
+      for place, values in {"": first, **{f"/{k}": v for k, v in by_level.items()}}.items()
+      if values
+    }
+    rates = {f"mode/{name}": rate for name, rate in summary["auto"].get("form", {}).items()}
+    self.writer.scalars("evaluation", step, hacc | neither | rates)
 
   def _print_table(self) -> None:
-    print(f"\n{'':22}{'accuracy':>10}{'tokens':>9}{'think rate':>12}{'HAcc':>8}")
+    print(
+      f"\n{'':22}{'accuracy':>10}{'tokens':>9}{'think rate':>12}{'malformed':>11}{'HAcc':>8}"
+      f"{'sampled':>9}{'p(neither)':>12}"
+    )
     for stage, summary in self._stages.items():
       for mode in ("auto", *tags.MODES):
         values = summary[mode]
-        hacc = f"{summary['hacc']['score']:8.3f}" if mode == "auto" else ""
+        hacc = ""
+        if mode == "auto":
+          expected, first = summary["hacc"].get("expected_score"), summary.get("first_token")
+          hacc = f"{summary['hacc']['score']:8.3f}"
+          hacc += "" if expected is None else f"{expected:9.3f}"
+          hacc += f"{first['neither']:12.4f}" if first else ""
+        malformed = values.get("malformed_rate", float("nan"))
         print(
           f"{stage:6}{mode:16}{values['accuracy']:10.3f}{values['mean_tokens']:9.1f}"
-          f"{values['think_rate']:12.3f}{hacc}"
+          f"{values['think_rate']:12.3f}{malformed:11.3f}{hacc}"
         )
     print(f"\n{json.dumps({k: round(v, 1) for k, v in self._seconds.items()})} seconds")
 
 
-def sample_replies(run: setup.Setup, evaluator, params: policy.Params) -> list[dict[str, Any]]:
-  """A few evaluation prompts of each level with both forced replies and p(think)."""
+def sample_replies(evaluator: Evaluator, params: policy.Params) -> list[dict[str, Any]]:
+  """A few evaluation prompts of each level with both forced replies and the first token's odds."""
   forced: Replies = evaluator.forced(params)
-  p_think = think_probabilities(run, evaluator, params)
+  first = evaluator.first_token_probs(params)
   auto: Replies = evaluator.auto(params)
   seen: dict[int, int] = {}
   samples = []
@@ -144,7 +162,8 @@ def sample_replies(run: setup.Setup, evaluator, params: policy.Params) -> list[d
       "level": row.level,
       "prompt": row.prompt,
       "answer": row.answer,
-      "p_think": float(p_think[i]),
+      "p_think": float(first[i, 0]),
+      "p_neither": float(first[i, 2]),
       "chosen": tags.MODES[mode] if mode != tags.INVALID_MODE else "",
     }
     for m, name in enumerate(tags.MODES):
@@ -152,18 +171,3 @@ def sample_replies(run: setup.Setup, evaluator, params: policy.Params) -> list[d
       sample[f"{name}_right"] = bool(forced.scores[i, m, 0] > 0.5)
     samples.append(sample)
   return sorted(samples, key=lambda s: s["level"])
-
-
-def think_probabilities(run: setup.Setup, evaluator, params: policy.Params) -> np.ndarray:
-  """`[K]` probability that the policy opens its reply with `<think>`."""
-  opening = run.tokenizer.tag_ids.opening
-
-  @jax.jit
-  def first_token(params, prompts):
-    hidden, _ = prefill(run.policy_config, params, prompts)
-    logits = policy.next_token_logits(run.policy_config, params, hidden)
-    return jax.nn.softmax(logits)[:, opening[tags.THINK]]
-
-  with parallel.laid_out_like(params):
-    parts = [np.asarray(first_token(params, p))[: len(rows)] for rows, p in evaluator.batches]
-  return np.concatenate(parts)

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from experiments import command_line, setup
 from lhrm_jax import parallel, policy
+from lhrm_jax.evaluation import mode_probs
 from lhrm_jax.sampling import FINISH_REASONS, Prompts, SamplerSpec, prefill, sample
-from lhrm_jax.text import tags
+from lhrm_jax.text import parse_response, tags
 
 _DEFAULT_CONFIG = "experiments/configs/sample.py"
 
@@ -47,11 +48,11 @@ def answer(c, config, tokenizer, params, question: str) -> None:
     np.array([ids], np.int32), np.array([len(ids)], np.int32), np.zeros(1, np.int32)
   )
   hidden, _ = prefill(config, params, prompts)
-  logits = policy.next_token_logits(config, params, hidden)[0]
+  logits = policy.next_token_logits(config, params, hidden)
   if c.temperature > 0:
     logits = logits / c.temperature
-  probs = np.asarray(jax.nn.softmax(logits))[list(tokenizer.tag_ids.opening)]
-  chosen = tokenizer.tag_ids.mode_of(int(logits.argmax()))
+  probs = np.asarray(mode_probs(logits, tokenizer.tag_ids.opening))[0]
+  chosen = tokenizer.tag_ids.mode_of(int(logits[0].argmax()))
 
   spec = SamplerSpec.of(tokenizer, samples=1, max_tokens=max_tokens, paired=True)
   rollouts = jax.device_get(
@@ -64,7 +65,8 @@ def answer(c, config, tokenizer, params, question: str) -> None:
   console = Console()
   choice = tags.MODES[chosen] if chosen != tags.INVALID_MODE else "neither mode"
   console.print(
-    f"chooses [bold]{choice}[/bold]   p(think) = {probs[0]:.3f}   p(no_think) = {probs[1]:.3f}"
+    f"chooses [bold]{choice}[/bold]   p(think) = {probs[0]:.3f}   p(no_think) = {probs[1]:.3f}   "
+    f"p(neither) = {probs[2]:.3f}"
   )
   table = Table(show_lines=True)
   for mode in tags.MODES:
@@ -72,9 +74,12 @@ def answer(c, config, tokenizer, params, question: str) -> None:
   texts, footers = [], []
   for m in range(len(tags.MODES)):
     length = int(rollouts.lengths[0, m, 0])
-    texts.append(Text(tokenizer.decode(rollouts.responses[0, m, 0, :length].tolist())))
-    reason = FINISH_REASONS[rollouts.finish_reason[0, m, 0]]
-    footers.append(f"{length} tokens" + (", cut off" if reason == "length" else ""))
+    text = tokenizer.decode(rollouts.responses[0, m, 0, :length].tolist())
+    problem = parse_response(text).problem
+    if FINISH_REASONS[rollouts.finish_reason[0, m, 0]] == "length":
+      problem = "cut off"
+    texts.append(Text(text))
+    footers.append(f"{length} tokens" + (f"; malformed: {problem}" if problem else ""))
   table.add_row(*texts)
   table.add_row(*footers)
   console.print(table)

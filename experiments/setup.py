@@ -87,10 +87,17 @@ class Setup:
       max_response_tokens=self.config.data.max_response_tokens,
     )
     with mendable(ValueError):
-      rows, _ = limits.evaluation_prompts(
+      rows, long = limits.evaluation_prompts(
         self.task, self.tokenizer, c.prompts,
         max_tokens=spec.max_prompt_tokens, long_prompts=self.config.data.long_prompts,
       )  # fmt: skip
+      if long and parallel.is_writer():
+        done = {"skip": "left out", "truncate_left": "cut"}[self.config.data.long_prompts]
+        print(
+          f"{long:,} evaluation prompts have more than data.max_prompt_tokens="
+          f"{spec.max_prompt_tokens} tokens and are {done}.",
+          flush=True,
+        )
       return Evaluator(
         self.policy_config, self.tokenizer, self.reward_fn, rows, spec, **self.scoring_options()
       )
@@ -149,9 +156,11 @@ _in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
 def check_rows(run: Setup, stages: Sequence[str]) -> None:
   """Draws the first rows of the evaluation and of each stage: bad ones end a job before it trains.
 
+  Of rows from files and data sets, says once how many were read, skipped and left out.
+
   Raises:
-    UserError: a source cannot be read, or a row is bad; says where. Or a step's prompts do not
-      divide over the mesh.
+    UserError: a source cannot be read, or a row is bad; says where. Or the chat template refuses a
+      conversation, or a step's prompts do not divide over the mesh.
   """
   seed, c = run.config.seed, run.config.hft
   if HGPO in stages:
@@ -165,8 +174,12 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
       if any(hasattr(fn, "check") for fn in rewards.parts_of(run.reward_fn)):
         for row in getattr(run.task, "queries", rows):
           rewards.check_answer(run.reward_fn, row.answer)
+    if run.config.task == tasks.ROWS:
+      run.task.check_conversations(run.tokenizer)
   except (ImportError, OSError, ValueError) as error:
     raise UserError(f"task={run.config.task!r}: {error}") from error
+  if run.config.task == tasks.ROWS and parallel.is_writer():
+    print(*run.task.notes, sep="\n", flush=True)  # what was read, skipped and left out
 
 
 def use_compilation_cache(folder: str) -> None:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from experiments.command_line import UserError
 from experiments.configs import defaults
 from lhrm_jax import parallel, rewards
-from lhrm_jax.data import limits, sources
+from lhrm_jax.data import limits, sources, tasks
 from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.policy import config as policy_config
@@ -420,6 +420,15 @@ def _skipping(skip: bool, beta: float) -> str:
     f"hgpo.skip_zero_advantages with hgpo.beta={beta}: the KL penalty gives every response a "
     "gradient, advantage or not. Set hgpo.beta=0, or skip none."
   )
+
+
+@_together("task", "data.demonstrations", "data.prompts", "data.evaluation", "data.sources")
+def _rows(task: str, *named: Any) -> str:
+  keys = ("data.demonstrations", "data.prompts", "data.evaluation", "data.sources")
+  if task == tasks.ROWS or not any(named):
+    return ""
+  given = ", ".join(key for key, value in zip(keys, named, strict=True) if value)
+  return f"{given}: task={short(task)} does not read them. Set task='rows', or leave them empty."
 
 
 @_together("reward", "reward_weights")

@@ -60,13 +60,14 @@ def get_config() -> ConfigDict:
   config.data.max_no_think_tokens = 256
   config.data.long_prompts = "raise"  # or "skip", "truncate_left": lhrm_jax.data.limits
   config.data.long_demonstrations = "raise"  # or "skip"
-  # Of task = "rows" (lhrm_jax.data.row_task): names of sources, with commas between them. A name is
-  # one of data.sources, a known data set, a .jsonl or .parquet file, hf:NAME or tfds:NAME.
+  # Of task = "rows" (lhrm_jax.data.row_task), which needs init_from: names of sources, with commas
+  # between them. A name is one of data.sources, a known data set, a file of rows (.jsonl, .json,
+  # compressed or not, .parquet), hf:NAME or tfds:NAME.
   config.data.demonstrations = ""
   config.data.prompts = ""
   config.data.evaluation = ""  # "": a tenth of data.prompts, kept out of training
   config.data.sources = ConfigDict()  # {"mine": {"path": ..., "columns": {"prompt": "question"}}}
-  config.data.on_bad_row = "raise"  # or "skip", with counts in the report
+  config.data.on_bad_row = "raise"  # or "skip", with counts by reason
 
   config.hft = ConfigDict()
   config.hft.steps = 1000  # a cap where hft.until is set

@@ -45,9 +45,9 @@ def encode_prompts(
     Tokens `[B, P]`, lengths `[B]` and ids `[B]`, int32.
 
   Raises:
-    ValueError: a prompt is longer than `length`.
+    ValueError: a prompt is longer than `length`, or see `prompt_ids`.
   """
-  encoded = [tokenizer.encode_prompt(row.prompt) for row in rows]
+  encoded = [prompt_ids(tokenizer, row) for row in rows]
   tokens = np.full((len(rows), length), tokenizer.pad_id, np.int32)
   for i, ids in enumerate(encoded):
     if len(ids) > length:
@@ -59,6 +59,23 @@ def encode_prompts(
     tokens[i, : len(ids)] = ids
   lengths = np.array([len(ids) for ids in encoded], np.int32)
   return tokens, lengths, np.arange(first_id, first_id + len(rows), dtype=np.int32)
+
+
+def prompt_ids(tokenizer: Tokenizer, row: PromptRow | HFTRow) -> list[int]:
+  """Ids of a row's prompt, after its earlier messages.
+
+  Raises:
+    ValueError: the row has earlier messages, and the tokenizer knows no conversations.
+  """
+  if not row.earlier:
+    return tokenizer.encode_prompt(row.prompt)
+  if not isinstance(tokenizer, PretrainedTokenizer):
+    raise ValueError(
+      f"{row.prompt[:60]!r} has earlier messages, which {type(tokenizer).__name__} cannot "
+      "encode: start from a pretrained model (init_from), or leave such rows out."
+    )
+  messages = [{"role": role, "content": content} for role, content in row.earlier]
+  return tokenizer.encode_messages([*messages, {"role": "user", "content": row.prompt}])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +100,9 @@ def encode(tokenizer: Tokenizer, row: HFTRow) -> Encoded:
   """Ids and loss weights of a demonstration: the response counts, from its opening tag on.
 
   Raises:
-    ValueError: the row has earlier messages, and the tokenizer knows no conversations.
+    ValueError: see `prompt_ids`.
   """
-  if row.earlier:
-    if not isinstance(tokenizer, PretrainedTokenizer):
-      raise ValueError(
-        f"{row.prompt[:60]!r} has earlier messages, which {type(tokenizer).__name__} cannot "
-        "encode: start from a pretrained model (init_from), or leave such rows out."
-      )
-    messages = [{"role": role, "content": content} for role, content in row.earlier]
-    prompt = tokenizer.encode_messages([*messages, {"role": "user", "content": row.prompt}])
-  else:
-    prompt = tokenizer.encode_prompt(row.prompt)
+  prompt = prompt_ids(tokenizer, row)
   response = tokenizer.encode_response(row.response)
   weights = [0.0] * len(prompt) + [row.tag_weight] + [1.0] * (len(response) - 1)
   return Encoded((*prompt, *response), tuple(weights))

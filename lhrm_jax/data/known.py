@@ -187,7 +187,7 @@ def load_known(
   source = dataclasses.replace(
     known.source,
     path=path or known.source.path,
-    split=split or known.source.split,
+    split=split or ("train" if path.endswith(sources.SUFFIXES) else known.source.split),
     subset="" if path else known.source.subset,
     streaming=streaming,
   )

@@ -4,12 +4,13 @@ All rows are a function of (seed, step), as the task's own are, so that a resume
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
-from lhrm_jax.data.batches import Encoded, encode
+from lhrm_jax.data.batches import Encoded, encode, prompt_ids
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.tasks import Task
-from lhrm_jax.text import Tokenizer
+from lhrm_jax.text import Tokenizer, parse_response, tags
 
 # "raise" ends the run, "skip" takes another row in its place, "truncate_left" cuts the beginning of
 # the user's text (never the chat template around it).
@@ -46,7 +47,7 @@ def draw_prompts(
   rows = list(task.prompts(seed, step, count))
   if _check(long_prompts, LONG_PROMPTS, "long_prompts") == "raise":
     return rows, 0
-  long = [i for i, row in enumerate(rows) if not fits(tokenizer, row.prompt, max_tokens)]
+  long = [i for i, row in enumerate(rows) if not fits(tokenizer, row, max_tokens)]
   if long_prompts == "truncate_left":
     for i in long:
       rows[i] = truncate_left(tokenizer, rows[i], max_tokens)
@@ -56,7 +57,7 @@ def draw_prompts(
     if not missing:
       return rows, len(long)
     for row in task.prompts(seed, step + attempt * _SPARE, count):
-      if missing and fits(tokenizer, row.prompt, max_tokens):
+      if missing and fits(tokenizer, row, max_tokens):
         rows[missing.pop()] = row
   raise ValueError(
     f"Hardly any prompt has at most data.max_prompt_tokens={max_tokens} tokens: raise the limit."
@@ -74,7 +75,7 @@ def evaluation_prompts(
   rows = list(task.evaluation(count))
   if _check(long_prompts, LONG_PROMPTS, "long_prompts") == "raise":
     return rows, 0
-  fitting = [fits(tokenizer, row.prompt, max_tokens) for row in rows]
+  fitting = [fits(tokenizer, row, max_tokens) for row in rows]
   long = fitting.count(False)
   if long_prompts == "truncate_left":
     return [
@@ -90,30 +91,48 @@ def evaluation_prompts(
   return kept, long
 
 
-def fits(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> bool:
-  """Whether a prompt, chat template included, has at most `max_tokens`."""
-  return len(tokenizer.encode_prompt(prompt)) <= max_tokens
+def fits(tokenizer: Tokenizer, row: PromptRow, max_tokens: int) -> bool:
+  """Whether a prompt, chat template and earlier messages included, has at most `max_tokens`."""
+  return len(prompt_ids(tokenizer, row)) <= max_tokens
 
 
 def truncate_left(tokenizer: Tokenizer, row: PromptRow, max_tokens: int) -> PromptRow:
   """The row with the longest end of its prompt that fits.
 
+  Earlier messages go first, oldest first, up to the user's next one; a system prompt stays.
+
   Raises:
-    ValueError: the chat template alone is longer.
+    ValueError: the chat template and the system prompt alone are longer.
   """
-  if not fits(tokenizer, "", max_tokens):
-    raise ValueError(
-      f"The chat template alone takes {len(tokenizer.encode_prompt(''))} tokens, more than "
-      f"data.max_prompt_tokens={max_tokens}: raise the limit."
-    )
+  row = _without_oldest(tokenizer, row, max_tokens)
   first, last = 0, len(row.prompt)  # the cut at `last` fits
   while first < last:
     middle = (first + last) // 2
-    if fits(tokenizer, row.prompt[middle:], max_tokens):
+    if fits(tokenizer, _cut(row, middle), max_tokens):
       last = middle
     else:
       first = middle + 1
-  return dataclasses.replace(row, prompt=row.prompt[last:])
+  return _cut(row, last)
+
+
+def _cut(row: PromptRow, first: int) -> PromptRow:
+  return dataclasses.replace(row, prompt=row.prompt[first:])
+
+
+def _without_oldest(tokenizer: Tokenizer, row: PromptRow, max_tokens: int) -> PromptRow:
+  """The row with as many of its earlier messages as leave room for a prompt."""
+  roles = [role for role, _ in row.earlier]
+  head = sum(1 for _ in itertools.takewhile(("system", "developer").__contains__, roles))
+  starts = [i for i in range(head + 1, len(roles)) if roles[i] == "user"]
+  for start in (head, *starts, len(roles)):
+    kept = dataclasses.replace(row, earlier=(*row.earlier[:head], *row.earlier[start:]))
+    bare = len(prompt_ids(tokenizer, _cut(kept, len(row.prompt))))
+    if bare <= max_tokens:
+      return kept
+  raise ValueError(
+    f"The chat template alone takes {bare} tokens, system prompt included, more than "
+    f"data.max_prompt_tokens={max_tokens}: raise the limit."
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +166,8 @@ def draw_demonstrations(
     long_demonstrations: one of `LONG_DEMONSTRATIONS`.
 
   Raises:
-    ValueError: there is no such policy, a demonstration is too long under "raise", or hardly any
-      fits.
+    ValueError: there is no such policy, a demonstration is malformed (`text.parse_response`) or,
+      under "raise", too long, or hardly any fits.
   """
   _check(long_demonstrations, LONG_DEMONSTRATIONS, "long_demonstrations")
   kept: tuple[list[Encoded], list[Encoded]] = ([], [])
@@ -159,6 +178,7 @@ def draw_demonstrations(
       for row in rows:
         if len(kept[mode]) == counts[mode]:
           break
+        _check_form(row, mode)
         sequence = encode(tokenizer, row)
         if len(sequence.ids) <= max_tokens[mode]:
           kept[mode].append(sequence)
@@ -173,6 +193,18 @@ def draw_demonstrations(
     "tokens: raise data.max_prompt_tokens, data.max_response_tokens or data.max_no_think_tokens, "
     "or hft.packed_length where it is set."
   )
+
+
+def _check_form(row: HFTRow, mode: int) -> None:
+  parsed = parse_response(row.response)
+  problem = parsed.problem
+  if not problem and parsed.mode != mode:
+    problem = f"opens {tags.OPENING_TAGS[parsed.mode]} among those of mode {tags.MODES[mode]}"
+  if problem:
+    raise ValueError(
+      f"The response of a demonstration {problem}: {row.response[:60]!r}, to {row.prompt[:60]!r}. "
+      "Write <think>reasoning</think>answer or <no_think>answer</no_think>, and no further tags."
+    )
 
 
 def _too_long(row: HFTRow, sequence: Encoded, most: int) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from lhrm_jax.data import rows, sources
+from lhrm_jax.data import questions, rows, sources
+from lhrm_jax.data.batches import prompt_ids
 from lhrm_jax.data.known import KNOWN, Known
 from lhrm_jax.data.reasoning_tasks import is_held_out
 from lhrm_jax.data.schema import HFTRow, PromptRow
@@ -32,6 +33,7 @@ from lhrm_jax.text import Tokenizer, tags
 _PROMPTS, _THINK, _NO_THINK, _EVALUATION = range(4)
 _SOURCE_KEYS = ("format", *(field.name for field in dataclasses.fields(Source)))
 _READERS: dict[type, Callable] = {PromptRow: rows.prompt_row, HFTRow: rows.hft_row}
+_REASONS = 5  # for skipping rows that a note counts one by one
 _WORDS = {PromptRow: "queries", HFTRow: "demonstrations"}
 
 
@@ -39,9 +41,9 @@ _WORDS = {PromptRow: "queries", HFTRow: "demonstrations"}
 class RowTask:
   """Rows of named sources as a task.
 
-  What is evaluated is never trained on: with evaluation sources, every row whose prompt they ask is
-  left out of training (compared without case and spacing); without, a tenth of the queries, chosen
-  by a checksum of the prompt, is kept for evaluation.
+  What is evaluated is never trained on: every row that asks a question of the evaluation, however
+  it is written (see `questions`), is left out of training. Without evaluation sources a tenth of
+  the queries, chosen by a checksum of the prompt, is kept for evaluation.
 
   Attributes:
     prompt_sources: of HGPO's queries, by name.
@@ -91,11 +93,13 @@ class RowTask:
   @property
   def notes(self) -> tuple[str, ...]:
     """Where the rows came from and what was left out, of the sources read so far."""
-    return tuple(
-      pool.note
-      for name in ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
-      if (pool := self.__dict__.get(name))
-    )
+    return tuple(pool.note for pool in self._pools)
+
+  @property
+  def _pools(self) -> "list[_Pool]":
+    """Those that have been read: each is a cached property."""
+    names = ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
+    return [pool for name in names if (pool := self.__dict__.get(name))]
 
   def tokenizer(self) -> Tokenizer:
     """Raises ValueError: rows of text are for a policy that can already read."""
@@ -148,6 +152,21 @@ class RowTask:
     pool = self._evaluation_pool.rows
     return [pool[i] for i in in_order((_EVALUATION,), 0, min(count, len(pool)), len(pool))]
 
+  def check_conversations(self, tokenizer: Tokenizer) -> None:
+    """Encodes one row of every order of roles among the sources read so far.
+
+    Raises:
+      ValueError: the tokenizer's chat template refuses an order, or takes no conversations.
+    """
+    by_roles = {
+      tuple(role for role, _ in row.earlier): row
+      for pool in self._pools
+      for row in pool.rows
+      if row.earlier
+    }
+    for row in by_roles.values():
+      prompt_ids(tokenizer, row)
+
   @functools.cached_property
   def _evaluation_pool(self) -> "_Pool":
     if self.evaluation_sources:
@@ -160,6 +179,10 @@ class RowTask:
         "name a source as data.evaluation."
       )
     return _Pool(kept, f"data.evaluation: {len(kept):,} queries kept from data.prompts.")
+
+  @functools.cached_property
+  def _asked(self) -> questions.Asked:
+    return questions.Asked(self._evaluation_pool.rows)
 
   @functools.cached_property
   def _prompt_pool(self) -> "_Pool":
@@ -180,28 +203,34 @@ class RowTask:
     if not named:
       raise ValueError(f"task='rows' has nothing to train on: set data.{key}.")
     pool = self._load(key, named)
-    asked = {_plain(row.prompt) for row in self._evaluation_pool.rows}
 
-    def reserved(prompt: str) -> bool:
-      return _plain(prompt) in asked or (not self.evaluation_sources and is_held_out(prompt))
+    def reserved(row: PromptRow | HFTRow) -> bool:
+      held_out = not self.evaluation_sources and is_held_out(row.prompt)
+      return held_out or row in self._asked
 
-    kept = [row for row in pool.rows if not reserved(row.prompt)]
+    kept = [row for row in pool.rows if not reserved(row)]
     if not kept:
       raise ValueError(f"data.{key}: the evaluation asks every one of its prompts.")
     left_out = len(pool.rows) - len(kept)
     return _Pool(kept, f"{pool.note} {left_out:,} are left out, being evaluated on.")
 
   def _load(self, key: str, named: Mapping[str, Known]) -> "_Pool":
-    loaded, skipped, examples = [], 0, []
+    loaded: sources.Loaded = sources.Loaded()
     for known in named.values():
       part = sources.load(known.source, known.to_row, self.on_bad_row)
-      loaded += part.rows
-      skipped += part.skipped
-      examples += part.examples[:1]
-    note = f"data.{key}: {len(loaded):,} rows from {', '.join(named)}."
-    if skipped:
-      note += f" {skipped:,} bad rows were skipped, e.g. {examples[0]}."
-    return _Pool(loaded, note)
+      loaded.rows += part.rows
+      loaded.bad += part.bad
+      loaded.examples += part.examples[:1]
+    note = f"data.{key}: {len(loaded.rows):,} rows from {', '.join(named)}."
+    if loaded.skipped:
+      reasons = [f"{count:,} {reason}" for reason, count in loaded.bad.most_common(_REASONS)]
+      if more := loaded.skipped - sum(count for _, count in loaded.bad.most_common(_REASONS)):
+        reasons.append(f"{more:,} for other reasons")
+      note += (
+        f" {loaded.skipped:,} bad rows were skipped, e.g. {loaded.examples[0]}. By reason: "
+        f"{'; '.join(reasons)}."
+      )
+    return _Pool(loaded.rows, note)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,10 +258,6 @@ def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
   return np.random.default_rng(key).permutation(size)
 
 
-def _plain(prompt: str) -> str:
-  return " ".join(prompt.lower().split())
-
-
 def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) -> Known:
   """The source of that name, with the reader for the wanted kind of row."""
   if name in own:
@@ -242,13 +267,13 @@ def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str)
   if name.startswith(sources.PREFIXES):
     return Known(Source(name), _READERS[kind], kind)
   if name.endswith(sources.SUFFIXES):
-    _check_file(name, f"data.{key}")
+    _check(Source(name), f"data.{key}")
     return Known(Source(name), _READERS[kind], kind)
   near = difflib.get_close_matches(name, [*own, *KNOWN], n=1)
   hint = f"Did you mean {near[0]!r}? " if near else ""
   raise ValueError(
     f"data.{key}: {name!r} is no source. {hint}Known: {', '.join([*own, *KNOWN])}; or a "
-    f"{' or '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
+    f"{', '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
   )
 
 
@@ -261,10 +286,10 @@ def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> K
       + (f"{', '.join(unknown)} is no field" if unknown else "no path")
       + f"; there are {', '.join(_SOURCE_KEYS)}."
     )
-  _check_file(fields["path"], f"data.sources.{name}")
   given = {field: value for field, value in fields.items() if field != "format"}
   for mapping in ("columns", "constants"):
     given[mapping] = dict(given.get(mapping) or {})
+  _check(Source(**given), f"data.sources.{name}")
   if not fields.get("format"):
     return Known(Source(**given), _READERS[kind], kind)
   if fields["format"] not in KNOWN:
@@ -298,12 +323,10 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
       raise ValueError(f"data.sources.{name}.{field}={value!r} is not {wanted}.")
 
 
-def _check_file(path: str, key: str) -> None:
-  """Finds a missing file before hours of training have passed."""
-  if not path.endswith(sources.SUFFIXES):
-    return
+def _check(source: Source, key: str) -> None:
+  """Finds a missing file or a split that is none before hours of training have passed."""
   try:
-    sources.check_file(path)
+    sources.check(source)
   except (FileNotFoundError, RuntimeError, ValueError) as error:
     raise ValueError(f"{key}: {error}") from error
 

@@ -1,47 +1,68 @@
 """Turns the fields of a file's row into the rows that training reads, or says what is wrong."""
 
-import math
-import numbers
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from lhrm_jax.data import messages
+from lhrm_jax.data.fields import BadRow, Fields, answer_text, columns, short, text_field, writable
+from lhrm_jax.data.messages import Message
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.text import parse_response, tags
 
-Fields = Mapping[str, Any]
+__all__ = [
+  "BadRow", "Fields", "answer_text", "columns", "hft_row", "prompt_row", "text_field"
+]  # fmt: skip
 _MAX_LEVEL = 2**31 - 1
-_SHOWN = 60  # characters of a value, or columns of a row, in a message
-_TAG = re.compile("|".join(map(re.escape, tags.TAGS)))
-
-
-class BadRow(ValueError):
-  """A row that can't be trained on; the message says why, the reader adds where it stands."""
+_CONVERSATIONS = ("messages", "conversations")
+_RESPONSES = ("response", "completion")
+_LISTS = (list, Mapping)  # of messages; a mapping of columns is one too
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
+# A template's way to switch thinking off; white space may be of any kind.
+_EMPTY_THOUGHT = re.compile(r"<think>[\s\u200b-\u200f\u2060\ufeff]*</think>")
+# How other models open a thought.
+_FOREIGN_THOUGHT = re.compile(
+  r"<thinking>|<thought>|<reasoning>|\[THINK\]|<\|begin_of_thought\|>|<\|channel\|>analysis|◁think▷",
+  re.IGNORECASE,
+)
 
 
 def prompt_row(fields: Fields) -> PromptRow:
-  """A query from `prompt`, `answer` and, where present, `level` and `source`.
+  """A query from `prompt`, `answer` and, where present, `level`, `source` and `system`.
+
+  `prompt` is text or a list of messages; in its place may stand `messages` or `conversations`, of
+  which a last reply is left out. verl's names, `reward_model.ground_truth` and `data_source`, stand
+  for `answer` and `source`.
 
   Raises:
     BadRow: a field is missing or has the wrong type.
   """
-  answer = fields.get("answer")
+  answer, judged = fields.get("answer"), fields.get("reward_model")
+  if answer is None and isinstance(judged, Mapping):
+    answer = judged.get("ground_truth")
   if answer is None:
     raise BadRow("no 'answer'. Rows for a reward model have answer=\"\"")
-  source = str(fields.get("source") or "")
+  messages.refuse_what_is_not_text(fields)
+  key = next((k for k in ("prompt", *_CONVERSATIONS) if fields.get(k) is not None), "prompt")
+  conversation = _conversation(fields, key)
+  if key in _CONVERSATIONS and len(conversation) > 1 and conversation[-1].role == "assistant":
+    conversation.pop()
+  earlier, prompt = messages.split(conversation, key)
+  source = str(fields.get("source") or fields.get("data_source") or "")
   return PromptRow(
-    text_field(fields, "prompt"), answer_text(answer), _level(fields.get("level")),
-    _writable(source, "source"),
-  )  # fmt: skip
+    prompt, answer_text(answer), _level(fields.get("level")), writable(source, "source"), earlier
+  )
 
 
-def answer_text(answer: Any) -> str:
-  """An answer as rewards take it; what is neither text nor a finite number is bad."""
-  if not isinstance(answer, str | numbers.Real):
-    raise BadRow(f"'answer' is {type(answer).__name__}, neither text nor a number")
-  if isinstance(answer, float) and not math.isfinite(answer):
-    raise BadRow(f"answer={answer}")
-  return _writable(str(answer), "answer")
+def _conversation(fields: Fields, key: str) -> list[Message]:
+  """What stands in column `key`, text being the user's, after the row's system prompt."""
+  if key in _CONVERSATIONS or isinstance(fields.get(key), _LISTS):
+    found = messages.read(fields[key], key)
+  else:
+    found = [Message("user", text_field(fields, key))]
+    if _MESSAGES_AS_TEXT.match(found[0].content):
+      raise BadRow(f"{key!r} is messages written as text: store them as a list")
+  return messages.with_system(found, fields.get("system"))
 
 
 def _level(value: Any) -> int:
@@ -50,92 +71,83 @@ def _level(value: Any) -> int:
   try:
     level = int(value)
   except (OverflowError, TypeError, ValueError):
-    raise BadRow(f"level={_short(value)} is no number") from None
+    raise BadRow(f"level={short(value)} is no number") from None
   if abs(level) > _MAX_LEVEL:
-    raise BadRow(f"level={_short(value)} is beyond {_MAX_LEVEL:,}")
+    raise BadRow(f"level={short(value)} is beyond {_MAX_LEVEL:,}")
   return level
 
 
 def hft_row(fields: Fields) -> HFTRow:
   """A demonstration from `messages`, or `prompt` and `response`, and, where present, `mode`.
 
-  `messages` ends with the user's prompt and the assistant's response; what stands before them is
-  kept as context. A response without tags is a direct one if `mode` says so, and gets its tags.
+  `messages` or `conversations` end with the user's prompt and the assistant's response; what stands
+  before them is kept as context. `prompt` may be a list of messages, `completion` another name for
+  `response`, text or one message. A thought in a field of its own is put between its tags; without
+  one, a response without tags is a direct one if `mode` says so, and gets its tags. An empty
+  thought is none.
 
   Raises:
-    BadRow: a field is missing, the mode is unknown, or the tags don't fit it.
+    BadRow: a field is missing, the mode is unknown, or the tags or a thought don't fit it.
   """
-  if fields.get("messages") is not None:
-    earlier, prompt, response = _conversation(fields["messages"])
+  messages.refuse_what_is_not_text(fields)
+  key = next((k for k in _CONVERSATIONS if fields.get(k) is not None), "prompt")
+  conversation = _conversation(fields, key)
+  if key == "prompt":
+    reply = _reply(fields)
   else:
-    earlier, prompt, response = (), text_field(fields, "prompt"), text_field(fields, "response")
-  mode, response = _tagged(response.strip(), fields.get("mode"))
+    reply = conversation.pop()
+    if reply.role != "assistant" or not conversation or conversation[-1].role != "user":
+      roles = [message.role for message in (*conversation, reply)]
+      raise BadRow(f"{key!r} must end with user, assistant; the roles are {short(roles)}")
+  earlier, prompt = messages.split(conversation, key)
+  thought = messages.one_thought(reply.thought, messages.thought_of(fields))
+  response, wanted = _with_thought(reply.content.strip(), thought, fields.get("mode"))
+  mode, response = _tagged(response, wanted)
+  if not (parse_response(response).answer or "").strip():
+    raise BadRow("the response holds no answer")
   return HFTRow(prompt, response, mode, earlier=earlier)
 
 
-def text_field(fields: Fields, key: str) -> str:
-  """The text in column `key`; missing, empty and other than text are bad."""
-  value = fields.get(key)
-  if value is None:
-    raise BadRow(f"no {key!r}; the row has {columns(fields) or 'no fields'}")
-  if not isinstance(value, str):
-    raise BadRow(f"{key!r} is {type(value).__name__}, not text")
-  if not value.strip():
-    raise BadRow(f"{key!r} is empty")
-  return _writable(value, key)
+def _reply(fields: Fields) -> Message:
+  """The assistant's message of a row that has its prompt in a column of its own."""
+  key = next((k for k in _RESPONSES if fields.get(k) is not None), _RESPONSES[0])
+  if not isinstance(fields.get(key), _LISTS):
+    return Message("assistant", text_field(fields, key))
+  reply = messages.read(fields[key], key)
+  if [message.role for message in reply] != ["assistant"]:
+    raise BadRow(f"{key!r} is a list of other messages than one of the assistant")
+  return reply[0]
 
 
-def columns(fields: Fields) -> str:
-  """The names of a row's columns, as a message lists them."""
-  return _cut(", ".join(sorted(map(str, fields))))
+def _with_thought(response: str, thought: str, wanted: Any) -> tuple[str, Any]:
+  """The response with a thought that stood apart between its tags, and its mode where that says it.
 
-
-def _writable(text: str, key: str) -> str:
-  """The text, if it can be written and read by a tokenizer: JSON can name half of a character, a
-  lone surrogate.
+  An empty thought is taken out: the response is a direct one.
   """
-  try:
-    text.encode()
-  except UnicodeEncodeError as error:
+  direct = tags.MODES[tags.NO_THINK]
+  if thought:
+    if wanted == direct:
+      raise BadRow(f"mode={direct!r}, but the row holds a thought in a field of its own")
+    if response.startswith(tags.OPENING_TAGS):
+      raise BadRow("the row holds a thought in a field of its own, and tags in the response")
+    opening, closing = tags.OPENING_TAGS[tags.THINK], tags.CLOSING_TAGS[tags.THINK]
+    return f"{opening}{thought}{closing}{response}", wanted
+  if empty := _EMPTY_THOUGHT.match(response):
+    if wanted == tags.MODES[tags.THINK]:
+      raise BadRow(f"mode={wanted!r}, but the thought is empty")
+    return response[empty.end() :].strip(), wanted or direct
+  if wanted == direct and (mark := _FOREIGN_THOUGHT.match(response)):
     raise BadRow(
-      f"{key!r} holds {text[error.start]!a} at character {error.start}, half of a character"
-    ) from None
-  return text
-
-
-def _short(value: Any) -> str:
-  try:
-    return _cut(repr(value))
-  except ValueError:  # a whole number of more digits than Python prints
-    return f"<{type(value).__name__}>"
-
-
-def _cut(text: str) -> str:
-  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _conversation(messages: Any) -> tuple[tuple[tuple[str, str], ...], str, str]:
-  """Splits `[{"role": ..., "content": ...}, ...]` into context, last prompt and last response."""
-  try:
-    turns = [(message["role"], message["content"]) for message in messages]
-  except (TypeError, KeyError, IndexError):
-    raise BadRow("'messages' is no list of {role, content}") from None
-  roles = [role for role, _ in turns]
-  if roles[-2:] != ["user", "assistant"]:
-    raise BadRow(f"'messages' must end with user, assistant; the roles are {_short(roles)}")
-  for role, content in turns:
-    if not isinstance(role, str) or not role:
-      raise BadRow(f"a message has the role {_short(role)}, not a name")
-    if not isinstance(content, str) or not content.strip():
-      raise BadRow(f"a message of {_short(role)} holds no text")
-    _writable(role + content, "messages")
-  return tuple(turns[:-2]), turns[-2][1], turns[-1][1]
+      f"mode={direct!r}, but the response opens a thought with {mark[0]}: put it between "
+      "<think> and </think>, or in 'reasoning_content'"
+    )
+  return response, wanted
 
 
 def _tagged(response: str, wanted: Any) -> tuple[int, str]:
   """Mode and response, with the tags of a direct response added where it has none."""
   if wanted not in (None, "", *tags.MODES):
-    raise BadRow(f"mode={_short(wanted)} is none of {', '.join(tags.MODES)}")
+    raise BadRow(f"mode={short(wanted)} is none of {', '.join(tags.MODES)}")
   parsed = parse_response(response)
   if parsed.mode == tags.INVALID_MODE and wanted == tags.MODES[tags.NO_THINK]:
     response = f"{tags.OPENING_TAGS[tags.NO_THINK]}{response}{tags.CLOSING_TAGS[tags.NO_THINK]}"
@@ -146,9 +158,7 @@ def _tagged(response: str, wanted: Any) -> tuple[int, str]:
     )
   if wanted and parsed.mode != tags.MODES.index(wanted):
     raise BadRow(f"mode={wanted!r}, but the response opens {tags.OPENING_TAGS[parsed.mode]}")
-  if not parsed.closed:
-    raise BadRow(f"the response lacks {tags.CLOSING_TAGS[parsed.mode]}")
-  if len(_TAG.findall(response)) != 2:
-    # They would become the tags' own tokens, in the middle of a text about them.
-    raise BadRow("the response holds further tags inside")
+  if not parsed.well_formed:
+    # Further tags would become the tags' own tokens, in the middle of a text about them.
+    raise BadRow(f"the response {parsed.problem}")
   return parsed.mode, response

@@ -8,16 +8,18 @@ class PromptRow:
   """One query for reinforcement learning or evaluation.
 
   Attributes:
-    prompt: what the user asks.
+    prompt: what the user asks, last.
     answer: the right answer, as the reward function wants it; empty where a reward model scores.
     level: difficulty, for reports; 0 where unknown.
     source: where the row comes from, for reports.
+    earlier: (role, content) of the messages before the prompt, as an `HFTRow`'s.
   """
 
   prompt: str
   answer: str
   level: int = 0
   source: str = ""
+  earlier: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,7 @@ class HFTRow:
   """One demonstration for Hybrid Fine-Tuning.
 
   Attributes:
-    prompt: what the user asks.
+    prompt: what the user asks, last.
     response: the whole response, tags included.
     mode: `tags.THINK` or `tags.NO_THINK`.
     tag_weight: weight of the opening tag in the loss. Shares of modes in a batch are chosen for

@@ -1,21 +1,17 @@
-"""Reads rows from JSONL, Parquet, Hugging Face `datasets` and `tensorflow_datasets`.
-
-Nothing here imports TensorFlow: data sources of tensorflow_datasets don't need it.
-"""
+"""Reads rows from files, Hugging Face `datasets` and `tensorflow_datasets`."""
 
 import collections
 import dataclasses
-import json
-import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
-from lhrm_jax.data import urls
-from lhrm_jax.data.rows import BadRow, Fields, columns
+from lhrm_jax.data import files, libraries, splits
+from lhrm_jax.data.fields import BadRow, Fields, columns, short
+from lhrm_jax.text import printable
 
 Row = TypeVar("Row")
 ON_BAD_ROW = ("raise", "skip")
-SUFFIXES = _JSONL, _PARQUET = (".jsonl", ".parquet")
+SUFFIXES = files.SUFFIXES
 PREFIXES = _HUB, _TFDS = "hf:", "tfds:"
 _SHOWN = 5  # bad rows that a summary quotes
 
@@ -25,10 +21,11 @@ class Source:
   """Where rows come from, and what their columns are called there.
 
   Attributes:
-    path: a `.jsonl` or `.parquet` file, here or by URL in a bucket (`gs://`, `s3://`); `hf:` and a
-      hub id, a folder of data files or one that `save_to_disk` wrote; or `tfds:` and a data set's
-      name or its builder's folder.
-    split: of `hf:` and `tfds:`; slices such as `train[:100]` too.
+    path: a file with one of `files.SUFFIXES`, here or by URL in a bucket (`gs://`, `s3://`); `hf:`
+      and a hub id, a folder of data files or one that `save_to_disk` wrote; or `tfds:` and a data
+      set's name or its builder's folder.
+    split: a split or parts of it, such as `train[:90%]`, see `splits`; of a file, whose only split
+      is `train`, too.
     subset: of `hf:`, for data sets that have several.
     columns: our name of a column -> the file's.
     constants: columns that are the same in every row, e.g. `{"mode": "no_think"}`.
@@ -94,26 +91,30 @@ def stream(
     record: where skipped rows are counted.
 
   Raises:
-    ValueError: a bad row, under "raise", with the file and the line, or a bucket that cannot be
-      read.
+    ValueError: a bad row, under "raise", with the file and the line; or a source that cannot be
+      read, or only in part: see `check`.
     FileNotFoundError: there is no such source.
   """
   if on_bad_row not in ON_BAD_ROW:
     raise ValueError(f"on_bad_row={on_bad_row!r} is none of {', '.join(ON_BAD_ROW)}.")
+  check(source)
   for where, fields in _located(source):
     try:
       if isinstance(fields, BadRow):
         raise fields
       row = to_row(_renamed(source, fields))
     except BadRow as error:
+      message = printable(f"{where}: {error}")
+      if isinstance(error, files.Unreadable):
+        raise ValueError(f"{message}. Replace the file with a whole one.") from error
       if on_bad_row == "raise":
         raise ValueError(
-          f"{where}: {error}. Mend the row, map its columns, or set on_bad_row='skip'."
+          f"{message}. Mend the row, map its columns, or set on_bad_row='skip'."
         ) from error
       if record is not None:
-        record.bad[str(error)] += 1
+        record.bad[printable(str(error))] += 1
         if len(record.examples) < _SHOWN:
-          record.examples.append(f"{where}: {error}")
+          record.examples.append(message)
       continue
     if row is not None:
       yield row
@@ -124,127 +125,43 @@ def _renamed(source: Source, fields: Fields) -> dict[str, Any]:
   renamed = {**fields, **source.constants}
   for ours, theirs in source.columns.items():
     if theirs not in fields:
-      raise BadRow(f"no column {theirs!r} (for {ours!r}); it has {columns(fields)}")
+      raise BadRow(f"no column {short(theirs)} (for {ours!r}); it has {columns(fields)}")
     renamed[ours] = fields[theirs]
   return renamed
 
 
-def _located(source: Source) -> Iterable[tuple[str, Fields | BadRow]]:
+def _located(source: Source) -> Iterator[tuple[str, Fields | BadRow]]:
   """Each row with the place it stands at."""
+  parts = splits.parse(source.split)
   if source.path.startswith(_HUB):
-    return _from_datasets(source)
-  if source.path.startswith(_TFDS):
-    return _from_tfds(source)
-  check_file(source.path)
-  read = _from_jsonl if source.path.endswith(_JSONL) else _from_parquet
-  return _from_file(source.path, read)
+    name = source.path.removeprefix(_HUB)
+    yield from libraries.from_datasets(name, parts, source.subset, streaming=source.streaming)
+  elif source.path.startswith(_TFDS):
+    yield from libraries.from_tfds(source.path.removeprefix(_TFDS), parts)
+  else:
+    for part in parts:
+      start, stop = part.rows(lambda: files.count(source.path))
+      yield from files.read(source.path, start, stop)
 
 
-def check_file(path: str) -> None:
-  """Whether a file or URL can be read; reads nothing of it.
+def check(source: Source) -> None:
+  """Checks what can be known of a source before it is read.
 
   Raises:
-    ValueError: it is no file of rows, or lies in a bucket that cannot be read.
-    FileNotFoundError: it does not exist.
+    ValueError: its split is not understood, a field has no effect on what it is, or its path is no
+      file of rows, or lies in a bucket that cannot be read.
+    FileNotFoundError: it is a file that does not exist.
   """
-  if not path.endswith(SUFFIXES):
-    raise ValueError(
-      f"{path!r} is no .jsonl or .parquet file; a hub id or folder is written hf:NAME, a data set "
-      "of tensorflow_datasets tfds:NAME."
-    )
-  if urls.is_url(path):
-    files, name = urls.open_bucket(path)
-    with urls.explained(path, "read"):
-      found = files.isfile(name)
-  else:
-    found = pathlib.Path(path).expanduser().is_file()
-  if not found:
-    raise FileNotFoundError(f"{path} does not exist.")
-
-
-_Read = Callable[[IO[bytes], str], Iterator[tuple[str, Fields | BadRow]]]
-
-
-def _from_file(path: str, read: _Read) -> Iterator[tuple[str, Fields | BadRow]]:
-  if urls.is_url(path):
-    files, name = urls.open_bucket(path)
-    with urls.explained(path, "read"), files.open(name, "rb") as file:
-      yield from read(file, path)
-  else:
-    with pathlib.Path(path).expanduser().open("rb") as file:
-      yield from read(file, path)
-
-
-def _from_jsonl(file: IO[bytes], name: str) -> Iterator[tuple[str, Fields | BadRow]]:
-  for number, line in enumerate(file, start=1):
-    if line.strip():
-      yield f"{name}:{number}", _json_object(line)
-
-
-def _json_object(line: bytes) -> Fields | BadRow:
-  try:
-    fields = json.loads(line.decode("utf-8-sig"))
-  except UnicodeDecodeError as error:
-    return BadRow(f"is not UTF-8 ({error.reason} at byte {error.start + 1})")
-  except json.JSONDecodeError as error:
-    return BadRow(f"is no JSON ({error.msg} at column {error.colno})")
-  except RecursionError:
-    return BadRow("is JSON nested too deeply")
-  except ValueError:  # Python converts no text of more than 4,300 digits
-    return BadRow("holds a number of too many digits")
-  if not isinstance(fields, dict):
-    return BadRow(f"is a JSON {type(fields).__name__}, not an object")
-  return fields
-
-
-def _from_parquet(file: IO[bytes], name: str) -> Iterator[tuple[str, Fields]]:
-  import pyarrow.parquet
-
-  row = 0
-  for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
-    for fields in batch.to_pylist():
-      yield f"{name}: row {row}", fields
-      row += 1
-
-
-def _from_datasets(source: Source) -> Iterator[tuple[str, Fields]]:
-  import datasets
-
-  name = source.path.removeprefix(_HUB)
-  folder = pathlib.Path(name).expanduser()
-  if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-    data = datasets.load_from_disk(str(folder))
-    if isinstance(data, datasets.DatasetDict):
-      data = data[source.split]
-  else:
-    data = datasets.load_dataset(
-      str(folder) if folder.is_dir() else name,
-      source.subset or None,
-      split=source.split,
-      streaming=source.streaming,
-    )
-  for row, fields in enumerate(data):
-    yield f"{source.path} ({source.split}): row {row}", fields
-
-
-def _from_tfds(source: Source) -> Iterator[tuple[str, Fields]]:
-  import tensorflow_datasets as tfds
-
-  name = source.path.removeprefix(_TFDS)
-  folder = pathlib.Path(name).expanduser()
-  builder = tfds.builder_from_directory(folder) if folder.is_dir() else tfds.builder(name)
-  for row, fields in enumerate(builder.as_data_source(split=source.split)):
-    yield f"{source.path} ({source.split}): row {row}", _decoded(fields)
-
-
-def _decoded(value: Any) -> Any:
-  """tensorflow_datasets gives text as bytes, and numbers as arrays without axes."""
-  if isinstance(value, bytes):
-    return value.decode("utf-8")
-  if isinstance(value, Mapping):
-    return {key: _decoded(item) for key, item in value.items()}
-  if hasattr(value, "tolist"):
-    return _decoded(value.tolist())
-  if isinstance(value, list | tuple):
-    return [_decoded(item) for item in value]
-  return value
+  parts = splits.parse(source.split)
+  if not source.path.startswith(PREFIXES):
+    files.check(source.path)
+    names = {part.name for part in parts} - {"train", "all"}
+    if names:
+      raise ValueError(
+        f"{source.path} is a file, which has no split {sorted(names)[0]!r}: parts of it are "
+        "written as split='train[:100]'."
+      )
+  if not source.path.startswith(_HUB):
+    for field in ("subset", "streaming"):
+      if value := getattr(source, field):
+        raise ValueError(f"{field}={value!r} has no effect on {source.path}, only on hf:NAME.")

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import fsspec
 from fsspec import AbstractFileSystem
 
+from lhrm_jax.text import printable
+
 
 class BucketError(ValueError):
   """A bucket could not be read or written; says which, why and how to mend it."""
@@ -45,7 +47,8 @@ def explained(url: str, what: str) -> Iterator[None]:
       "gs:// and s3://."
     ) from error
   except Exception as error:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = printable(reason, 300).rstrip(".")
     raise BucketError(
       f"{url} cannot be {what}: {reason}. Check the name, this machine's credentials and its "
       "network."

@@ -2,10 +2,12 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lhrm_jax import parallel, policy
@@ -14,8 +16,11 @@ from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation.hybrid_accuracy import hybrid_accuracy
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn, check_answer, scoring
-from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample
-from lhrm_jax.text import Tokenizer, tags
+from lhrm_jax.sampling import STOPPED, Prompts, Rollouts, SamplerSpec, prefill, sample
+from lhrm_jax.text import Tokenizer, form, tags
+
+# What a reply's first token decides, in the order of `mode_probs`.
+FIRST_TOKENS = (*tags.MODES, "neither")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Replies:
     scores: `[K, M, n]` float32.
     lengths: `[K, M, n]` int32, tokens.
     modes: `[K, M, n]` int, read off the first token; -1 where it is no tag.
+    well_formed: `[K, M, n]` bool; not so where the reply was cut off.
     texts: `K * M * n` strings in that order.
     failed: number of judgements that failed, scored 0, by reason.
   """
@@ -60,6 +66,7 @@ class Replies:
   scores: np.ndarray
   lengths: np.ndarray
   modes: np.ndarray
+  well_formed: np.ndarray
   texts: list[str]
   failed: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -100,7 +107,9 @@ class Evaluator:
     for row in rows:
       check_answer(reward_fn, row.answer)
     self._config, self._tokenizer = config, tokenizer
-    self._scorer = scoring.Scorer(reward_fn, **scoring_options, background=False)
+    self._scorer = scoring.Scorer(
+      reward_fn, background=False, tag_ids=tokenizer.tag_ids, **scoring_options
+    )
     self.rows, self.spec = list(rows), spec
     self.batches = []
     for start in range(0, len(self.rows), spec.batch_prompts):
@@ -129,11 +138,14 @@ class Evaluator:
       )  # fmt: skip
       rollouts = _first(jax.device_get(rollouts), len(rows))
       texts = scoring.decode(self._tokenizer, rollouts)
+      first, tag_ids = rollouts.responses[..., 0], self._tokenizer.tag_ids
+      whole = form.well_formed(texts, first.ravel(), tag_ids).reshape(first.shape)
       scored = self._scorer.wait([self._scorer.start(rows, rollouts, texts)])
       mine[i] = Replies(
         scored.scores,
         rollouts.lengths,
-        np.vectorize(self._tokenizer.tag_ids.mode_of)(rollouts.responses[..., 0]),
+        np.vectorize(tag_ids.mode_of)(first),
+        whole & (rollouts.finish_reason == STOPPED),
         texts,
         scored.failed,
       )
@@ -143,6 +155,7 @@ class Evaluator:
       np.concatenate([part.scores for part in parts]),
       np.concatenate([part.lengths for part in parts]),
       np.concatenate([part.modes for part in parts]),
+      np.concatenate([part.well_formed for part in parts]),
       [text for part in parts for text in part.texts],
       dict(sum((collections.Counter(part.failed) for part in parts), collections.Counter())),
     )
@@ -163,20 +176,51 @@ class Evaluator:
     """The whole evaluation of one stage, as plain JSON-like values.
 
     Returns:
-      For "auto", "think" and "no_think": accuracy, mean tokens, think rate, and these by level; for
-      "hacc" the fields of `HybridAccuracy`.
+      For "auto", "think" and "no_think": accuracy, mean tokens, think rate, the share of malformed
+      replies, and these by level, with `form.form_rates`; for "first_token" the mean probabilities
+      of "think", "no_think" and "neither" where it is sampled at temperature 1, whole and by level;
+      for "hacc" the fields of `HybridAccuracy`.
     """
     auto, forced = self.auto(params), self.forced(params)
+    first = self.first_token_probs(params)
     judged = self.replies(
       params, paired=True, samples=self.spec.samples, temperature=self.spec.hacc_temperature
     )
+    chosen = np.where(auto.well_formed, auto.modes, tags.INVALID_MODE)[:, 0, 0]
     hacc = hybrid_accuracy(
-      judged.scores, judged.lengths, auto.modes[:, 0, 0], margin=self.spec.margin
+      judged.scores, judged.lengths, chosen, margin=self.spec.margin, mode_probs=first
     )
     return {
       "auto": self.summarise(auto, 0),
       **{mode: self.summarise(forced, m) for m, mode in enumerate(tags.MODES)},
+      "first_token": self.summarise_first_token(first),
       "hacc": dataclasses.asdict(hacc),
+    }
+
+  def first_token_probs(self, params: policy.Params) -> np.ndarray:
+    """`[K, 3]` probabilities that a reply opens with `<think>`, `<no_think>` or neither.
+
+    At temperature 1 and of the whole vocabulary, whatever the evaluation samples at.
+    """
+    opening = self._tokenizer.tag_ids.opening
+    with parallel.laid_out_like(params):
+      parts = [
+        np.asarray(_first_token_probs(self._config, opening, params, prompts))[: len(rows)]
+        for rows, prompts in self.batches
+      ]
+    return np.concatenate(parts)
+
+  def summarise_first_token(self, probs: np.ndarray) -> dict[str, Any]:
+    """Mean probabilities of a first token, `[K, 3]`, whole and by level."""
+    levels = np.array([row.level for row in self.rows])
+
+    def over(chosen: np.ndarray) -> dict[str, float]:
+      means = probs[chosen].mean(axis=0)
+      return dict(zip(FIRST_TOKENS, means.tolist(), strict=True))
+
+    return {
+      **over(np.ones(len(levels), bool)),
+      "by_level": {str(level): over(levels == level) for level in sorted(set(levels.tolist()))},
     }
 
   def summarise(self, replies: Replies, mode_axis: int) -> dict[str, Any]:
@@ -185,20 +229,42 @@ class Evaluator:
     """
     levels = np.array([row.level for row in self.rows])
     sources = np.array([row.source for row in self.rows])
+    texts = np.array(replies.texts, object).reshape(replies.modes.shape)[:, mode_axis]
 
     def over(chosen: np.ndarray) -> dict[str, Any]:
       return {
         "accuracy": float(replies.scores[chosen, mode_axis].mean()),
         "mean_tokens": float(replies.lengths[chosen, mode_axis].mean()),
         "think_rate": float((replies.modes[chosen, mode_axis] == tags.THINK).mean()),
+        "malformed_rate": float((~replies.well_formed[chosen, mode_axis]).mean()),
         "prompts": int(chosen.sum()),
       }
 
     return {
       **over(np.ones(len(levels), bool)),
+      "form": form.form_rates(
+        replies.modes[:, mode_axis], replies.well_formed[:, mode_axis], texts.ravel().tolist()
+      ),
       "by_level": {str(level): over(levels == level) for level in sorted(set(levels.tolist()))},
       "by_source": {name: over(sources == name) for name in sorted(set(sources.tolist()))},
     }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_token_probs(
+  config: PolicyConfig, opening: tuple[int, int], params: policy.Params, prompts: Prompts
+) -> jax.Array:
+  hidden, _ = prefill(config, params, prompts)
+  return mode_probs(policy.next_token_logits(config, params, hidden), opening)
+
+
+def mode_probs(logits: jax.Array, opening: tuple[int, int]) -> jax.Array:
+  """`[B, 3]` probabilities of `<think>`, `<no_think>` and all other tokens, of logits `[B, V]`."""
+  probs = jax.nn.softmax(logits)
+  # The others are summed, not taken as what is left of 1: that is rounding where it matters.
+  is_tag = jnp.isin(jnp.arange(probs.shape[-1]), jnp.array(opening))
+  neither = jnp.sum(jnp.where(is_tag, 0.0, probs), axis=-1, keepdims=True)
+  return jnp.concatenate([probs[:, jnp.array(opening)], neither], axis=-1)
 
 
 def _first(rollouts: Rollouts, prompts: int) -> Rollouts:

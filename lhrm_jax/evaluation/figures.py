@@ -61,7 +61,7 @@ def accuracy_against_tokens(stages: Mapping[str, Summary]) -> Figure:
 
 
 def hybrid_accuracy_bars(stages: Mapping[str, Summary]) -> Figure:
-  """Hybrid Accuracy of each stage beside its controls, with bootstrap intervals."""
+  """Hybrid Accuracy of each stage beside its controls, with Wilson's intervals."""
   controls = ("score", "random", "always_think", "always_no_think")
   names = ("the policy", "random,\nsame rate", "always\nthink", "never\nthink")
   figure, axes = _axes(6.4, 3.8)

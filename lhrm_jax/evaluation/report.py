@@ -1,6 +1,7 @@
 """The report of a run: `report/index.html` (one file, opens from disk), figures, `summary.json`."""
 
 import base64
+import functools
 import json
 import math
 import pathlib
@@ -27,8 +28,9 @@ def write_report(
     folder: `WORKDIR/report`, created where missing.
     summary: "stages" (each as `Evaluator.evaluate` returns), "seconds", "config", "versions".
     metrics: rows of `metrics.jsonl` by stage.
-    samples: prompts with replies: "level", "prompt", "answer", "chosen", "p_think", and per forced
-      mode "think" and "no_think" a text and whether it is "think_right" and "no_think_right".
+    samples: prompts with replies: "level", "prompt", "answer", "chosen", "p_think", "p_neither",
+      and per forced mode "think" and "no_think" a text and whether it is "think_right" and
+      "no_think_right".
     notes: remarks on the task that a reader of the figures must know.
 
   Returns:
@@ -45,8 +47,9 @@ def write_report(
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("lhrm_jax.evaluation", "templates"), autoescape=True
   )
-  environment.filters["percent"] = lambda x: "n/a" if x is None else f"{100 * x:.1f} %"
-  environment.filters["number"] = lambda x: "n/a" if x is None else f"{x:.1f}"
+  environment.filters["percent"] = functools.partial(_shown, "{:.1%}")
+  environment.filters["share"] = functools.partial(_shown, "{:.3%}")  # of what should be nearly 0
+  environment.filters["number"] = functools.partial(_shown, "{:.1f}")
   page = environment.get_template("report.html").render(
     summary=summary,
     pictures={n: base64.b64encode(png).decode("ascii") for n, png in pictures.items()},
@@ -59,6 +62,13 @@ def write_report(
   path = folder / "index.html"
   path.write_text(page, encoding="utf-8")
   return path
+
+
+def _shown(form: str, value: float | None) -> str:
+  """A number of the report; older runs lack some."""
+  if value is None or isinstance(value, jinja2.Undefined):
+    return "n/a"
+  return form.format(value).replace("%", " %")
 
 
 def finite(value: Any) -> Any:
@@ -98,6 +108,23 @@ def _figures(
       },
       "Mean score of training rollouts",
       "score",
+    )
+    drawn["hgpo_form"] = figures.curves(
+      rows,
+      {
+        "mode/think/malformed_rate": "malformed, think",
+        "mode/no_think/malformed_rate": "malformed, no-think",
+        "mode/think/empty_rate": "think without a thought",
+        "mode/no_think/leak_rate": "reasoning markers in no-think",
+      },
+      "Form of training rollouts",
+      "share of a mode's responses",
+    )
+    drawn["hgpo_neither"] = figures.curves(
+      rows,
+      {"eval/neither_prob": "neither tag"},
+      "First token that is no opening tag",
+      "probability",
     )
     drawn["hgpo_kl"] = figures.curves(
       rows,

@@ -52,9 +52,9 @@ class RewardModel:
   """A reward function that asks a reward model, many responses at a time.
 
   Only the answer part is shown to the model, so that both modes are judged on what the user reads.
-  A response that is not well formed scores 0 whatever the scale. On a bounded scale that is below
-  every other score. On `raw` and `standardised` it is not: where most answers score below 0, being
-  malformed pays, so watch `mode/*/malformed_rate` there.
+  A malformed response scores 0 whatever the scale. On a bounded scale that is below every other
+  score. On `raw` and `standardised` it is not: where most answers score below 0, being malformed
+  pays, so watch `mode/*/malformed_rate` there.
 
   Args:
     config: of the model's decoder.
@@ -174,8 +174,8 @@ class RewardModel:
   def score_batch(
     self, prompts: Sequence[str], responses: Sequence[str], answers: Sequence[str]
   ) -> list[float]:
-    """A score for each response: 0.0 for those without their closing tag, `Failed` for those that
-    cannot be given to the model.
+    """A score for each response: 0.0 for those that are malformed, `Failed` for those that cannot
+    be given to the model.
     """
     del answers
     parts = [parse_response(response).answer for response in responses]

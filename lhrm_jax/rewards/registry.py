@@ -20,6 +20,8 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 
+from lhrm_jax.text.responses import parse_response
+
 RewardFn = Callable[[str, str, str], float]
 
 _REWARDS: dict[str, RewardFn] = {}
@@ -125,6 +127,8 @@ class ByQuery:
   open_ended: RewardFn
 
   def __call__(self, prompt: str, response: str, answer: str) -> float:
+    if not parse_response(response).well_formed:
+      return 0.0
     chosen = self.definite if has_answer(answer) else self.open_ended
     return chosen(prompt, response, answer)
 
@@ -158,7 +162,12 @@ class Composed:
   parts: Mapping[str, RewardFn]
 
   def components(self, prompt: str, response: str, answer: str) -> dict[str, float]:
-    """Each reward by name, unweighted, and their weighted sum as `total`: what a run logs."""
+    """Each reward by name, unweighted, and their weighted sum as `total`: what a run logs.
+
+    All are 0 for a malformed response.
+    """
+    if not parse_response(response).well_formed:
+      return dict.fromkeys((*self.parts, "total"), 0.0)
     scores = {name: float(fn(prompt, response, answer)) for name, fn in self.parts.items()}
     return {**scores, "total": sum(self.weights[name] * scores[name] for name in scores)}
 

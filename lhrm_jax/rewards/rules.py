@@ -1,7 +1,7 @@
 """The rewards built in: rules that compare the answer part of a response with the gold.
 
-All give 1.0 or 0.0, and 0.0 to a response that opens no mode or does not close it, however right
-its text may be. `rewards.math.verify` is the same judge without that rule, for plain completions.
+All give 1.0 or 0.0, and 0.0 to a malformed response (`text.parse_response`), however right its text
+may be. `rewards.math.verify` is the same judge without that rule, for plain completions.
 """
 
 from __future__ import annotations

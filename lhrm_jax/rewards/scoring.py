@@ -28,8 +28,8 @@ from lhrm_jax.rewards.registry import (
   name_of,
 )
 from lhrm_jax.sampling import STOPPED, Rollouts
-from lhrm_jax.text import Tokenizer
-from lhrm_jax.text.responses import parse_response
+from lhrm_jax.text import TagIds, Tokenizer
+from lhrm_jax.text.form import well_formed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,9 @@ def decode(tokenizer: Tokenizer, rollouts: Rollouts) -> list[str]:
 
 
 def score(
-  reward_fn: RewardFn, rows: Sequence[PromptRow], rollouts: Rollouts, texts: Sequence[str]
-) -> np.ndarray:
+  reward_fn: RewardFn, rows: Sequence[PromptRow], rollouts: Rollouts, texts: Sequence[str],
+  tag_ids: TagIds | None = None,
+) -> np.ndarray:  # fmt: skip
   """Scores every response by its query's answer, once and now: `[B, M, G]` float32.
 
   See `Scorer.start` for the arguments, and for what scores 0 whatever it says. What scores again
@@ -85,7 +86,7 @@ def score(
   Raises:
     RewardError: see `Scorer.wait`.
   """
-  with Scorer(reward_fn, background=False) as scorer:
+  with Scorer(reward_fn, background=False, tag_ids=tag_ids) as scorer:
     return scorer.wait([scorer.start(rows, rollouts, texts)]).scores
 
 
@@ -121,6 +122,7 @@ class Scorer:
     reward_fn: `reward_fn(prompt, response, answer) -> score`.
     workers: processes of the pool; twice as many programs run at a time, since many only wait.
     background: if not, what needs neither pool nor sandbox is scored in `start`.
+    tag_ids: the policy's; they decide which mode a response opens, see `form.well_formed`.
     deadline_s: seconds for the programs of one `start`, from when the first of them runs. What is
       not judged by then scores 0 and is counted.
     max_failed_share: of a reward's judgements.
@@ -132,10 +134,11 @@ class Scorer:
     *,
     workers: int = 2,
     background: bool = True,
+    tag_ids: TagIds | None = None,
     deadline_s: float = 300.0,
     max_failed_share: float = 0.1,
   ):
-    self._reward_fn = reward_fn
+    self._reward_fn, self._tag_ids = reward_fn, tag_ids
     self._workers, self._deadline_s = workers, deadline_s
     self._bound = FailureBound(max_failed_share)
     self._clock = BusyClock()
@@ -150,14 +153,15 @@ class Scorer:
 
     Args:
       rows: the `B` queries.
-      rollouts: their responses, on the host. A response cut off by the length limit, or without its
-        closing tag, scores 0 whatever it says; no reward is asked about it.
+      rollouts: their responses, on the host. A response cut off by the length limit, or
+        malformed, scores 0 whatever it says; no reward is asked about it.
       texts: `decode(tokenizer, rollouts)`.
     """
     shape, n = rollouts.lengths.shape, len(texts)
     of_text = [row for row in rows for _ in range(n // len(rows))]
     stopped = np.asarray(jax.device_get(rollouts.finish_reason)).reshape(-1) == STOPPED
-    finished = stopped & np.array([parse_response(text).closed for text in texts], bool)
+    first_ids = np.asarray(jax.device_get(rollouts.responses))[..., 0].reshape(-1)
+    finished = stopped & well_formed(texts, first_ids, self._tag_ids)
     definite = np.array([has_answer(row.answer) for row in of_text], bool)
     try:
       self._check_answers(rows)

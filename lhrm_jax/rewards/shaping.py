@@ -2,7 +2,7 @@
 
 A length penalty pays for leaving out the reasoning whether or not it was needed, so think mode dies
 out; a format bonus pays the same for a wrong answer as for a right one, and is learnt first. HGPO
-needs neither: a response without its closing tag scores 0 under every rule of `rules.py`, and
+needs neither: a malformed response scores 0 under every rule of `rules.py`, and
 short right answers win through `delta`. They are here so that the collapse can be shown.
 """
 
@@ -14,16 +14,16 @@ from lhrm_jax.text.responses import parse_response
 
 @register("format")
 def format_term(prompt: str, response: str, answer: str) -> float:
-  """1.0 for a response that opens a mode and closes it, else 0.0. Known to collapse modes."""
+  """1.0 for a well-formed response, else 0.0. Known to collapse modes."""
   del prompt, answer
-  return float(parse_response(response).closed)
+  return float(parse_response(response).well_formed)
 
 
 @register("length")
 def length_term(prompt: str, response: str, answer: str) -> float:
-  """Minus the characters of the response, in thousands. Known to collapse modes."""
+  """Minus the characters of a well-formed response, in thousands. Known to collapse modes."""
   del prompt, answer
-  return -len(response) / 1000.0
+  return -len(response) / 1000.0 if parse_response(response).well_formed else 0.0
 
 
 def with_format(reward: RewardFn, bonus: float = 0.0) -> Composed:

@@ -9,6 +9,7 @@ from lhrm_jax.sampling.rollouts import (
   concatenate,
 )
 from lhrm_jax.sampling.sampler import SamplerSpec, prefill, sample
+from lhrm_jax.sampling.tokens import sample_tokens
 
 __all__ = [
   "FINISH_REASONS",
@@ -20,4 +21,5 @@ __all__ = [
   "concatenate",
   "prefill",
   "sample",
+  "sample_tokens",
 ]

@@ -1,8 +1,17 @@
 """One sampling step: from logits to tokens."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+# Sums over a vocabulary run in blocks: many times more exact than one float32 sum from end to end,
+# and only the block that a draw falls into is summed token by token.
+_BLOCK = 128
+# Half the distance of two uniform numbers. Draws lie midway between the steps of their grid, so
+# that the first token gets no more than its share, and the last no less.
+_HALF_STEP = 2.0**-24
 
 
 def sample_tokens(
@@ -11,14 +20,17 @@ def sample_tokens(
   """Draws one token per row by inverting the cumulative distribution.
 
   One uniform number per token decides, so that a row's draws are a function of its own key only,
-  and are made before the decoding loop.
+  and are made before the decoding loop. Whatever the number, a token of probability 0 or outside
+  top-p and top-k is never drawn.
 
   Args:
     logits: `[N, V]` float32.
     uniforms: `[N]` in [0, 1).
     temperature: scalar; 0 takes the most likely token.
-    top_p: scalar in (0, 1]: the smallest set of tokens whose probability reaches it.
-    top_k: scalar int; 0 means no limit. All three are traced: changing them compiles nothing.
+    top_p: scalar in (0, 1]: the smallest set of tokens whose probability reaches it, by sums in
+      float32. Of equally likely tokens, those with the lower ids come first.
+    top_k: scalar int, the most likely tokens, likewise; 0 means no limit. All three are traced:
+      changing them compiles nothing.
 
   Returns:
     Tokens `[N]` int32, and their log-probabilities `[N]` at that temperature (at 1 where it is 0),
@@ -27,23 +39,116 @@ def sample_tokens(
   greedy = temperature <= 0
   logits = logits / jnp.where(greedy, 1.0, temperature)
   logprobs = jax.nn.log_softmax(logits, axis=-1)
-  probs = jax.lax.cond(
-    (top_p < 1.0) | (top_k > 0), _truncate, lambda p, *_: p, jnp.exp(logprobs), top_p, top_k
-  )
-  cumulative = jnp.cumsum(probs, axis=-1)
-  # Tokens of probability 0 repeat the sum before them, so the first sum *above* the draw is never
-  # theirs.
-  drawn = jnp.sum(cumulative <= uniforms[:, None] * cumulative[:, -1:], axis=-1)
-  tokens = jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
+
+  probs, truncated = _blocks(jnp.exp(logprobs)), ~greedy & ((top_p < 1.0) | (top_k > 0))
+  probs = jax.lax.cond(truncated, _truncate, lambda p, *_: p, probs, top_p, top_k)
+  # Of the logits themselves: their log-probabilities may be equal by rounding.
+  tokens = jnp.where(greedy, _most_likely(_blocks(logits, -jnp.inf)), _draw(probs, uniforms))
   return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+
+
+def _blocks(x: Array, fill: float = 0.0) -> Array:
+  """`[N, V]` as `[N, blocks, _BLOCK]`, filled up."""
+  n, v = x.shape
+  padding = ((0, 0), (0, -v % _BLOCK))
+  return jnp.pad(x, padding, constant_values=fill).reshape(n, -1, _BLOCK)
+
+
+def _most_likely(logits: Array) -> Array:
+  """The first tokens `[N]` of the highest logits `[N, blocks, _BLOCK]`."""
+  block = jnp.argmax(jnp.max(logits, axis=2), axis=1)[:, None]
+  inside = jnp.take_along_axis(logits, block[:, :, None], axis=1)[:, 0]
+  return (block[:, 0] * _BLOCK + jnp.argmax(inside, axis=1)).astype(jnp.int32)
+
+
+def _draw(probs: Array, uniforms: Array) -> Array:
+  """Tokens `[N]` int32 by their probabilities `[N, blocks, _BLOCK]`, which need not sum to 1."""
+  return _find(probs, lambda total: (uniforms + _HALF_STEP) * total)
+
+
+def _find(weights: Array, target: Callable[[Array], Array]) -> Array:
+  """The first tokens `[N]` at which the running sum of the weights exceeds a target.
+
+  First the block, then the token in it. Rounding can make sums fall where nothing was added, so
+  blocks and tokens of weight 0 are left out by name, not trusted to the sums. Beyond the total, it
+  is the last token that weighs anything.
+
+  Args:
+    weights: `[N, blocks, _BLOCK]`, at least 0.
+    target: from the totals `[N]` to the targets `[N]`.
+  """
+  mass = jnp.sum(weights, axis=2)  # [N, blocks]
+  ends = jax.lax.cummax(jnp.cumsum(mass, axis=1), axis=1)
+  targets = target(ends[:, -1])[:, None]
+  block = _first(ends > targets, mass > 0)
+  begins = jnp.where(block > 0, jnp.take_along_axis(ends, block - 1, axis=1), 0.0)
+  inside = jnp.take_along_axis(weights, block[:, :, None], axis=1)[:, 0]  # [N, _BLOCK]
+  place = _first(jnp.cumsum(inside, axis=1) > targets - begins, inside > 0)
+  return (block * _BLOCK + place)[:, 0].astype(jnp.int32)
+
+
+def _first(reached: Array, allowed: Array) -> Array:
+  """`[N, 1]`: where `reached` first holds among the allowed, else the last of these."""
+  found = reached & allowed
+  last = allowed.shape[1] - 1 - jnp.argmax(allowed[:, ::-1], axis=1)
+  return jnp.where(jnp.any(found, axis=1), jnp.argmax(found, axis=1), last)[:, None]
 
 
 def _truncate(probs: Array, top_p: Array, top_k: Array) -> Array:
   """Sets the tokens outside top-p and top-k to probability 0; the most likely always stays."""
-  order = jnp.argsort(-probs, axis=-1)
-  ranked = jnp.take_along_axis(probs, order, axis=-1)
-  before = jnp.cumsum(ranked, axis=-1) - ranked
-  rank = jnp.arange(probs.shape[-1])
-  keep = (before < top_p) & ((rank < top_k) | (top_k <= 0)) | (rank == 0)
-  rows = jnp.arange(probs.shape[0])[:, None]
-  return jnp.zeros_like(probs).at[rows, order].set(jnp.where(keep, ranked, 0.0))
+  by_mass = _fewest(probs, probs, top_p, top_p < 1.0)
+  by_count = _fewest(probs, None, jnp.asarray(top_k, jnp.float32), top_k > 0)
+  return jnp.where(by_mass & by_count, probs, 0.0)
+
+
+def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -> Array:
+  """Mask of the most likely tokens, as few as weigh `target` together; all where not `wanted`.
+
+  Bisects the least probability that is kept, over the bits of a float32: read as whole numbers,
+  they are in the order of the values. No sort: each pass is one masked sum. It ends when one token
+  is left between the bounds, or equally likely ones, of which the lower ids are kept.
+
+  Args:
+    probs: `[N, blocks, _BLOCK]`.
+    weights: likewise, the probabilities themselves; `None` weighs every token 1.
+    target: scalar above 0.
+    wanted: bool scalar.
+  """
+
+  def least(low: Array) -> Array:
+    return jax.lax.bitcast_convert_type(low, jnp.float32)[:, None, None]
+
+  def lightest(low: Array) -> Array:
+    """The least that a token above the bound weighs, `[N]`."""
+    return jnp.ones(low.shape) if weights is None else least(low)[:, 0, 0]
+
+  def weight_from(low: Array) -> Array:
+    chosen = jnp.where(probs >= least(low), 1.0 if weights is None else weights, 0.0)
+    return jnp.sum(chosen, axis=1).sum(axis=1)
+
+  def halve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    low, high, from_low, from_high = state
+    middle = low + (high - low) // 2
+    weight = weight_from(middle)
+    enough = weight >= target
+    return (
+      jnp.where(enough, middle, low), jnp.where(enough, high, middle),
+      jnp.where(enough, weight, from_low), jnp.where(enough, from_high, weight),
+    )  # fmt: skip
+
+  def unfinished(state: tuple[Array, ...]) -> Array:
+    low, high, from_low, from_high = state
+    return jnp.any((high - low > 1) & (from_low - from_high >= 1.5 * lightest(low)))
+
+  low = jnp.zeros(probs.shape[0], jnp.int32)
+  top = jax.lax.bitcast_convert_type(jnp.max(probs, axis=(1, 2)), jnp.int32)
+  state = (low, jnp.where(wanted, top + 1, 0), jnp.full(low.shape, jnp.inf), jnp.zeros(low.shape))
+  low, high, _, from_high = jax.lax.while_loop(unfinished, halve, state)
+
+  certain = probs >= least(high)
+  between = (probs >= least(low)) & ~certain
+  # Half a token short of the count that it takes, so that the sum exceeds it at that count.
+  count = jnp.ceil((target - from_high) / lightest(low))
+  last = _find(between.astype(jnp.float32), lambda _: count - 0.5)
+  ids = jnp.arange(probs[0].size).reshape(probs.shape[1:])
+  return certain | (between & (ids <= last[:, None, None]))

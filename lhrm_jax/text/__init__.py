@@ -3,7 +3,7 @@
 import pathlib
 
 from lhrm_jax.text import chat, gguf_tokenizer, tags
-from lhrm_jax.text.characters import CharacterTokenizer
+from lhrm_jax.text.characters import CharacterTokenizer, printable
 from lhrm_jax.text.pretrained import PretrainedTokenizer
 from lhrm_jax.text.responses import ParsedResponse, parse_response
 from lhrm_jax.text.tokenizer import TagIds, Tokenizer
@@ -17,6 +17,7 @@ __all__ = [
   "chat",
   "load_tokenizer",
   "parse_response",
+  "printable",
   "tags",
 ]
 

@@ -1,14 +1,38 @@
-"""A tokenizer of single characters and a few whole words, for the embedded task."""
+"""Single characters: a tokenizer of them for the embedded task, and which are safe to print."""
 
 import json
 import pathlib
 import re
+import unicodedata
 
 from lhrm_jax.text import tags
 from lhrm_jax.text.tokenizer import TagIds
 
 _FILE = "characters.json"
 _PAD, _EOS = 0, 1
+# Categories that move the cursor, hide or reorder text, or can't be written: controls, formats
+# (the bidirectional ones among them), surrogates, line and paragraph separators.
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"  # formats that emoji and several scripts need
+
+
+def printable(text: str, limit: int | None = None, *, keep: str = "") -> str:
+  """Text that can be shown on a terminal whoever wrote it.
+
+  Control, bidirectional and other format characters become escapes such as `\\x1b` and `\\u202e`,
+  and so do lone surrogates, which no encoding can write.
+
+  Args:
+    text: of a model, a file or a user.
+    limit: most characters of `text` that are shown; longer text ends in "...".
+    keep: characters that stay as they are, e.g. newline and tab in a reply of several lines.
+  """
+  cut = limit is not None and len(text) > limit
+  shown = "".join(
+    ascii(c)[1:-1] if unicodedata.category(c) in _UNSAFE and c not in keep + _JOINERS else c
+    for c in text[:limit]
+  )
+  return shown + "..." if cut else shown
 
 
 class CharacterTokenizer:

@@ -1,8 +1,11 @@
-"""Splits a response into its mode, its reasoning and its answer part."""
+"""Splits a response into its mode, its reasoning and its answer part, if it is well formed."""
 
 import dataclasses
+import re
 
 from lhrm_jax.text import tags
+
+_TAG = re.compile("|".join(map(re.escape, tags.TAGS)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,37 +13,50 @@ class ParsedResponse:
   """The parts of one response.
 
   Attributes:
-    mode: `tags.THINK`, `tags.NO_THINK` or `tags.INVALID_MODE`.
+    mode: of the tag it opens with: `tags.THINK`, `tags.NO_THINK` or `tags.INVALID_MODE`.
     reasoning: the text between `<think>` and the last `</think>`; empty in no-think mode.
-    answer: the part an answer is looked for in; `None` where the mode's closing tag is missing, or
-      the response opens with no tag.
+    answer: the part an answer is looked for in; `None` where the response is malformed.
+    problem: why it is malformed; empty where it is well formed.
   """
 
   mode: int
   reasoning: str
   answer: str | None
+  problem: str = ""
+
+  @property
+  def well_formed(self) -> bool:
+    return not self.problem
 
   @property
   def closed(self) -> bool:
+    """Whether there is an answer to judge: another name of `well_formed`."""
     return self.answer is not None
 
 
 def parse_response(text: str) -> ParsedResponse:
   """Parses the text of a whole response, opening tag included.
 
-  The mode is the tag the text *starts* with, which is the first token's own text: a tag further
-  inside never decides it. In think mode the answer stands after the last `</think>`, so that a
-  model which closes twice is judged by what it says last; in no-think mode it stands inside the
-  tags, and what follows `</no_think>` does not count.
+  A response is well formed when it begins with an opening tag, that mode's closing tag follows, no
+  tag stands anywhere else, and in no-think mode only whitespace follows the closing tag. In think
+  mode the answer stands after `</think>`, in no-think mode inside the tags. A tag that is spelled
+  out in ordinary tokens counts as one: whoever reads the text can't tell.
+
+  The text alone is judged here. Where ids are known, see `form.well_formed`: they decide the mode.
   """
-  for mode, (opening, closing) in enumerate(zip(tags.OPENING_TAGS, tags.CLOSING_TAGS, strict=True)):
-    if not text.startswith(opening):
-      continue
-    inside = text[len(opening) :]
-    if closing not in inside:
-      return ParsedResponse(mode, inside if mode == tags.THINK else "", None)
-    if mode == tags.THINK:
-      reasoning, _, answer = inside.rpartition(closing)
-      return ParsedResponse(mode, reasoning, answer)
-    return ParsedResponse(mode, "", inside.partition(closing)[0])
-  return ParsedResponse(tags.INVALID_MODE, "", None)
+  found = _TAG.findall(text)
+  if not text.startswith(tags.OPENING_TAGS):
+    return ParsedResponse(tags.INVALID_MODE, "", None, "opens with no tag")
+  mode = tags.OPENING_TAGS.index(found[0])
+  closing = tags.CLOSING_TAGS[mode]
+  inside, closed, after = text[len(found[0]) :].rpartition(closing)
+  reasoning = (inside if closed else after) if mode == tags.THINK else ""
+  problem = ""
+  if not closed:
+    problem = f"lacks {closing}"
+  elif found != [found[0], closing]:
+    problem = "holds further tags inside"
+  elif mode == tags.NO_THINK and after.strip():
+    problem = f"continues after {closing}"
+  answer = after if mode == tags.THINK else inside
+  return ParsedResponse(mode, reasoning, None if problem else answer, problem)

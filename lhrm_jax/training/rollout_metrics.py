@@ -1,14 +1,20 @@
 """Metrics of a batch of scored rollouts, under TRL's names where it has one."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lhrm_jax.sampling import LENGTH, Rollouts
-from lhrm_jax.text import TagIds, tags
+from lhrm_jax.text import TagIds, form, tags
+
+# As in `objectives.hgpo`: means of float32 scores carry rounding; a lead below this is a tie.
+_TIE_TOLERANCE = 1e-6
 
 
 def rollout_metrics(
-  rollouts: Rollouts, scores: np.ndarray, r_inter: np.ndarray | None, tag_ids: TagIds
-) -> dict[str, float]:
+  rollouts: Rollouts, scores: np.ndarray, r_inter: np.ndarray | None, tag_ids: TagIds,
+  texts: Sequence[str] | None = None,
+) -> dict[str, float]:  # fmt: skip
   """Scalars of one step's rollouts.
 
   Args:
@@ -16,17 +22,23 @@ def rollout_metrics(
     scores: `[B, M, G]`.
     r_inter: `[B, 2, G]` for paired rollouts, else `None`.
     tag_ids: to read modes off first tokens.
+    texts: the responses as `scoring.decode` gives them; without them, nothing is said of their
+      form.
 
   Returns:
-    Metric names to values. `mode/think_rate` only where the policy chose the mode.
+    Metric names to values. `mode/think_rate` only where the policy chose the mode. See
+    `form.form_rates` for malformed, empty and leaking responses; one that was cut off is malformed.
   """
   lengths, cut_off = rollouts.lengths, rollouts.finish_reason == LENGTH
   modes = np.vectorize(tag_ids.mode_of)(rollouts.responses[..., 0])
-  spread = scores.reshape(len(scores), -1).std(axis=1)
+  # In float64, and off the extremes: rounding in a mean must not give equal scores a spread.
+  scores = np.asarray(scores, np.float64)
+  of_query = scores.reshape(len(scores), -1)
+  flat = of_query.max(axis=1) == of_query.min(axis=1)
   metrics = {
     "reward": scores.mean(),
-    "reward_std": spread.mean(),
-    "frac_reward_zero_std": (spread == 0).mean(),
+    "reward_std": np.where(flat, 0.0, of_query.std(axis=1)).mean(),
+    "frac_reward_zero_std": flat.mean(),
     "completions/mean_length": lengths.mean(),
     "completions/max_length": lengths.max(),
     "completions/clipped_ratio": cut_off.mean(),
@@ -37,10 +49,17 @@ def rollout_metrics(
       metrics[f"mode/{name}/reward"] = scores[of_mode].mean()
       metrics[f"mode/{name}/mean_length"] = lengths[of_mode].mean()
       metrics[f"mode/{name}/clipped_ratio"] = cut_off[of_mode].mean()
+  if texts is not None:
+    whole = form.well_formed(texts, rollouts.responses[..., 0].ravel(), tag_ids) & ~cut_off.ravel()
+    metrics["completions/malformed_rate"] = (~whole).mean()
+    rates = form.form_rates(modes, whole, texts)
+    metrics |= {f"mode/{name}": value for name, value in rates.items()}
   if r_inter is None:
     metrics["mode/think_rate"] = (modes == tags.THINK).mean()
   else:
     means = scores.mean(axis=2)
     metrics["mode/winner_think_frac"] = r_inter[:, tags.THINK, 0].mean()
-    metrics["mode/tie_frac"] = (means[:, tags.THINK] == means[:, tags.NO_THINK]).mean()
+    metrics["mode/tie_frac"] = (
+      np.abs(means[:, tags.THINK] - means[:, tags.NO_THINK]) <= _TIE_TOLERANCE
+    ).mean()
   return {name: float(value) for name, value in metrics.items()}

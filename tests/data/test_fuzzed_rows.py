@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from lhrm_jax.data import known, limits, rows, sources
-from lhrm_jax.data.batches import encode
+from lhrm_jax.data.batches import encode, prompt_ids
 from lhrm_jax.data.known import Known
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
 from lhrm_jax.rewards import RewardError, rules, shaping
 from lhrm_jax.rewards.judging import judge
 from lhrm_jax.text import PretrainedTokenizer
+from tests.data.test_files import FORMATS as WHOLE_FILES
+from tests.data.test_files import without_bytes
 from tests.data.test_sources import KNOWN_FIELDS
 
 LINES = 2000
@@ -40,6 +42,35 @@ FORMATS: list[tuple[Known, dict]] = [
         {"role": "assistant", "content": "<no_think>2</no_think>"},
       ],
       "mode": "no_think",
+    },
+  ),
+  (
+    Known(Source(""), rows.prompt_row),  # verl's
+    {
+      "data_source": "toy",
+      "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}],
+      "reward_model": {"style": "rule", "ground_truth": "2"},
+      "extra_info": {"index": 0},
+    },
+  ),
+  (
+    Known(Source(""), rows.prompt_row),
+    {
+      "conversations": [
+        {"from": "human", "value": "Hi"},
+        {"from": "gpt", "value": "Hello"},
+        {"from": "human", "value": "1+1?"},
+      ],
+      "system": "Be brief.",
+      "answer": 2,
+    },
+  ),
+  (
+    Known(Source(""), rows.hft_row, HFTRow),  # TRL's
+    {
+      "prompt": [{"role": "user", "content": [{"type": "text", "text": "1+1?"}]}],
+      "completion": [{"role": "assistant", "content": "2", "reasoning_content": "one more"}],
+      "mode": "think",
     },
   ),
   *((known.KNOWN[name], fields) for name, fields in KNOWN_FIELDS.items()),
@@ -95,7 +126,7 @@ def hostile(seed: int) -> tuple[Known, bytes]:
   for _ in range(rng.integers(1, 4)):
     path = pick(rng, list(slots(fields)) or [("prompt",)])
     inner = functools.reduce(lambda node, key: node[key], path[:-1], fields)
-    if rng.random() < 0.15:
+    if rng.random() < 0.15 and fields:
       del inner[path[-1]]
     else:
       inner[path[-1]] = copy.deepcopy(pick(rng, VALUES))
@@ -157,15 +188,40 @@ def test_rows_that_are_taken_encode_and_can_be_written(outcomes, tmp_path):
         sequence = encode(tokenizer, row)
         assert sequence.slots > 0 and max(sequence.ids) < tokenizer.vocab_size
       elif row is not None:
-        assert tokenizer.encode_prompt(row.prompt)
+        assert prompt_ids(tokenizer, row)
         if seed % 20 == 0:  # takes a dozen encodings
-          short = limits.truncate_left(tokenizer, row, 60)
-          assert len(tokenizer.encode_prompt(short.prompt)) <= 60
+          assert limits.fits(tokenizer, limits.truncate_left(tokenizer, row, 60), 60)
       if row is not None:
         (tmp_path / "rows").write_text(str(row), encoding="utf-8")
     except BaseException as error:
       error.add_note(f"seed {seed}: {str(row)[:300]}")
       raise
+
+
+def damaged(rng: np.random.Generator, data: bytes) -> bytes:
+  """Bytes of a file with one to three of them changed, cut out, or put in."""
+  for _ in range(rng.integers(1, 4)):
+    start, length = rng.integers(len(data) + 1), rng.choice([0, 1, 1, 2, 9, 500])
+    put_in = rng.bytes(rng.choice([0, 1, 1, 3])) if rng.random() < 0.8 else data[:start]
+    data = data[:start] + put_in + data[start + length :]
+  return data
+
+
+@pytest.mark.parametrize(("name", "data"), WHOLE_FILES, ids=without_bytes)
+def test_damaged_files_give_rows_or_an_error_with_their_name(tmp_path, name, data):
+  path, rng = tmp_path / name, np.random.default_rng(0)
+  for seed in range(150):
+    path.write_bytes(damaged(rng, data))
+    for on_bad_row in sources.ON_BAD_ROW:
+      try:
+        found = sources.load(Source(str(path)), rows.prompt_row, on_bad_row).rows
+        assert all(isinstance(row, PromptRow) for row in found)
+      except ValueError as error:
+        assert str(error).startswith(str(path)), f"seed {seed}: {error}"
+        assert str(error).isprintable() and len(str(error)) < 600 + len(str(path)), error
+      except BaseException as error:
+        error.add_note(f"seed {seed}: {path.read_bytes()[:300]}")
+        raise
 
 
 # These say in a `RewardError` that an answer is none of theirs.

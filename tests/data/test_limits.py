@@ -1,10 +1,12 @@
 """Rows that are too long: counted, and left out, cut or refused as the config says."""
 
+import dataclasses
+
 import pytest
 
 from lhrm_jax import text
 from lhrm_jax.data import limits
-from lhrm_jax.data.batches import encode_prompts
+from lhrm_jax.data.batches import encode_prompts, prompt_ids
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.text import CharacterTokenizer, tags
 from tests.text.test_pretrained import GOLDEN
@@ -68,6 +70,28 @@ def test_cutting_leaves_the_chat_template_whole():
     limits.truncate_left(tokenizer, row, bare - 1)
 
 
+def test_of_a_conversation_the_oldest_turns_go_first_and_the_system_prompt_stays():
+  tokenizer = text.load_tokenizer(GOLDEN / "qwen3_tied")
+  turns = [("user", "one " * 30), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+  row = PromptRow("and the end", "", earlier=(("system", "Be brief."), *turns))
+
+  def tokens(row):
+    return len(prompt_ids(tokenizer, row))
+
+  def cut(most):
+    return limits.truncate_left(tokenizer, row, most)
+
+  assert cut(tokens(row)) == row
+  later = dataclasses.replace(row, earlier=(row.earlier[0], *turns[2:]))
+  assert cut(tokens(row) - 20) == later
+  alone = dataclasses.replace(row, earlier=row.earlier[:1])
+  assert cut(tokens(alone)) == alone
+  shorter = cut(tokens(alone) - 1)
+  assert shorter.earlier == alone.earlier and shorter.prompt == "d the end"
+  with pytest.raises(ValueError, match=r"template alone takes .* system prompt included"):
+    cut(5)
+
+
 def test_under_raise_the_prompt_that_is_too_long_is_named():
   rows, long = draw(0, "raise")
   assert long == 0
@@ -116,3 +140,20 @@ def test_long_demonstrations_are_replaced_whole_by_others_of_their_mode():
   assert demonstrations(0, "skip", (9, 7)) == drawn
   with pytest.raises(ValueError, match=r"has 10 tokens, more than the 9 that fit.*data\.long_demo"):
     demonstrations(0, "raise", (9, 20))
+
+
+@pytest.mark.parametrize(
+  "response, problem",
+  [
+    ("<think>1</think>1</think>", "holds further tags inside"),
+    ("<no_think>1</no_think>", "opens <no_think> among those of mode think"),
+    ("<think>1", "lacks </think>"),
+  ],
+)
+def test_malformed_demonstrations_of_any_task_are_refused(tokenizer, response, problem):
+  class Odd:
+    def demonstrations(self, seed, step, think, no_think):
+      return [HFTRow("1", response, tags.THINK)] * think, []
+
+  with pytest.raises(ValueError, match=f"demonstration {problem}"):
+    limits.draw_demonstrations(Odd(), tokenizer, 0, 0, (1, 0), max_tokens=(30, 30))

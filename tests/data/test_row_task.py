@@ -2,6 +2,8 @@
 
 import collections
 import json
+import pathlib
+import re
 
 import pytest
 from ml_collections import ConfigDict
@@ -9,9 +11,10 @@ from ml_collections import ConfigDict
 from lhrm_jax.data import tasks
 from lhrm_jax.data.known import MATH_SUFFIX
 from lhrm_jax.data.row_task import in_order
-from lhrm_jax.text import tags
+from lhrm_jax.text import CharacterTokenizer, PretrainedTokenizer, tags
 from tests.data.test_sources import write_jsonl, write_parquet
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 QUESTIONS = [f"What is {i} + {i}?" for i in range(40)]
 
 
@@ -103,6 +106,26 @@ def test_what_is_evaluated_is_never_trained_on_whatever_its_spacing(folder):
   assert "What is 3 + 3?" not in {row.prompt for row in task.demonstrations(0, 0, 39, 0)[0]}
 
 
+def test_questions_of_a_known_set_are_left_out_however_a_file_asks_them(folder):
+  asked = [f"Tom has {i} pens and buys {i} more. How many has he?" for i in range(10)]
+  worked = [{"question": q, "answer": f"#### {2 * i}"} for i, q in enumerate(asked)]
+  write_jsonl(folder / "gsm8k.jsonl", worked)
+  chats = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": q}]
+           for q in (*asked, "Who is Tom?")]  # fmt: skip
+  write_jsonl(folder / "bare.jsonl", [{"prompt": q, "answer": "?"} for q in (*asked, *QUESTIONS)])
+  write_jsonl(folder / "chats.jsonl", [{"prompt": c, "answer": "?"} for c in chats])
+  write_jsonl(folder / "shown.jsonl", [
+    {"messages": [*c, {"role": "assistant", "content": "?"}], "mode": "no_think"} for c in chats
+  ])  # fmt: skip
+  task = make(folder, prompts="DIR/bare.jsonl,DIR/chats.jsonl", demonstrations="DIR/shown.jsonl",
+              evaluation="gsm", sources=GSM8K)  # fmt: skip
+  kept = {row.prompt for row in task.prompts(0, 0, 41)}
+  assert kept == {*QUESTIONS, "Who is Tom?"}
+  assert [row.prompt for row in task.demonstrations(0, 0, 0, 2)[1]] == ["Who is Tom?"] * 2
+  assert any("61 rows" in note and "20 are left out" in note for note in task.notes)
+  assert any("11 rows" in note and "10 are left out" in note for note in task.notes)
+
+
 def test_demonstrations_of_both_modes_from_several_sources(folder):
   chat = {"path": "DIR/chat.jsonl", "constants": {"mode": "no_think"}}
   task = make(folder, prompts="DIR/queries.jsonl", demonstrations="DIR/think.jsonl, chat",
@@ -112,6 +135,20 @@ def test_demonstrations_of_both_modes_from_several_sources(folder):
   assert no_think[0].response == "<no_think>Hi!</no_think>"
   assert no_think[0].earlier == (("system", "Be kind."),)
   assert task.demonstrations(0, 5, 8, 2) == (think, no_think)
+
+
+def test_orders_of_roles_that_a_template_refuses_are_found_beforehand(folder):
+  chat = {"path": "DIR/chat.jsonl", "constants": {"mode": "no_think"}}
+  task = make(folder, prompts="DIR/queries.jsonl", demonstrations="chat", sources={"chat": chat})
+  tokenizer = PretrainedTokenizer.load(GOLDEN / "qwen3_tied")
+  task.check_conversations(CharacterTokenizer("1"))  # nothing is read yet
+  task.demonstrations(0, 0, 0, 1)
+  task.check_conversations(tokenizer)
+  refuses = "{{ raise_exception('no system role') if messages[0].role == 'system' }}"
+  with pytest.raises(ValueError, match=r"refuses a conversation of .'system', 'user'.*no system"):
+    task.check_conversations(tokenizer.with_template(refuses))
+  with pytest.raises(ValueError, match="which CharacterTokenizer cannot encode"):
+    task.check_conversations(CharacterTokenizer("1"))
 
 
 def test_a_mode_without_rows_is_an_error_that_says_which_key_to_set(folder):
@@ -128,7 +165,13 @@ def test_bad_rows_follow_the_config_and_are_in_the_notes(folder):
     make(folder, **names).prompts(0, 0, 1)
   task = make(folder, **names, on_bad_row="skip")
   assert [row.prompt for row in task.prompts(0, 0, 2)] == ["1+1", "1+1"]
-  assert any("1 bad rows were skipped, e.g." in note for note in task.notes)
+  (note,) = (note for note in task.notes if note.startswith("data.prompts: 1 rows"))
+  assert "1 bad rows were skipped, e.g." in note and "bad.jsonl:1: no 'answer'" in note
+  write_jsonl(folder / "bad.jsonl", [*bad, bad[0], {"prompt": 3, "answer": ""}])
+  task = make(folder, **names, on_bad_row="skip")
+  task.prompts(0, 0, 1)
+  (note,) = (note for note in task.notes if note.startswith("data.prompts: 1 rows"))
+  assert re.search(r"3 bad rows were skipped, .* By reason: 2 no 'answer'.*; 1 'prompt' is", note)
 
 
 @pytest.mark.parametrize(

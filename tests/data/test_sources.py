@@ -62,6 +62,74 @@ def test_datasets_reads_what_save_to_disk_wrote(tmp_path):
   assert sources.load(toy(f"hf:{tmp_path / 'two'}", split="test"), rows.prompt_row).rows == ROWS
 
 
+SIX = [{"prompt": f"{i}?", "answer": str(i)} for i in range(6)]
+SLICES = [
+  ("train", [0, 1, 2, 3, 4, 5]),
+  ("train[:2]", [0, 1]),
+  ("train[-2:]", [4, 5]),
+  ("train[50%:]", [3, 4, 5]),
+  ("train[:50%]", [0, 1, 2]),
+  ("train[4:]+train[:1]", [4, 5, 0]),
+  ("train[2:99]", [2, 3, 4, 5]),
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """Six rows as `save_to_disk` writes them, as files of a folder, and in Parquet."""
+  datasets = pytest.importorskip("datasets")
+  folder = tmp_path_factory.mktemp("saved")
+  six = datasets.Dataset.from_list(SIX)
+  six.save_to_disk(folder / "one")
+  datasets.DatasetDict({"train": six, "test": six.select([0])}).save_to_disk(folder / "several")
+  datasets.Dataset.from_list(SIX, split="test").save_to_disk(folder / "test_only")
+  (folder / "files").mkdir()
+  write_jsonl(folder / "files" / "train.jsonl", SIX)
+  write_parquet(folder / "six.parquet", SIX)
+  return folder
+
+
+def answers(path, split, **changes):
+  loaded = sources.load(Source(str(path), split=split, **changes), rows.prompt_row)
+  return [int(row.answer) for row in loaded.rows]
+
+
+@pytest.mark.parametrize(("split", "expected"), SLICES)
+def test_a_split_is_cut_alike_in_every_kind_of_source(saved, split, expected):
+  for path in ("hf:DIR/one", "hf:DIR/several", "hf:DIR/files", "DIR/six.parquet"):
+    assert answers(path.replace("DIR", str(saved)), split) == expected
+  if "-" not in split and "%" not in split:
+    assert answers(f"hf:{saved}/files", split, streaming=True) == expected
+
+
+def test_splits_of_a_saved_data_set_go_by_name(saved):
+  assert answers(f"hf:{saved}/several", "test") == [0]
+  assert answers(f"hf:{saved}/several", "train[5:] + test[:100%]") == [5, 0]
+  assert answers(f"hf:{saved}/several", "all") == [0, 1, 2, 3, 4, 5, 0]
+  assert answers(f"hf:{saved}/test_only", "test[:2]") == [0, 1]
+
+
+@pytest.mark.parametrize(
+  ("path", "changes", "message"),
+  [
+    ("several", {"split": "validation"}, "no split 'validation'; it has train, test"),
+    ("several", {"split": "validation[:2]"}, "no split 'validation'; it has train, test"),
+    ("one", {"split": "test"}, "no split 'test'; it has train"),
+    ("test_only", {"split": "train"}, "no split 'train'; it has test"),
+    ("one", {"split": "train[0]"}, "is not understood"),
+    ("one", {"split": "train[:50%](pct1_dropremainder)"}, "needs 100 rows or more"),
+    ("one", {"split": "train", "subset": "main"}, "subset='main' has no effect"),
+    ("one", {"split": "train", "streaming": True}, "streaming=True has no effect"),
+    ("files", {"split": "test"}, 'Unknown split "test"'),
+    ("files", {"split": "train[:50%]", "streaming": True}, "length of a stream is not known"),
+    ("files", {"split": "train[-2:]", "streaming": True}, "length of a stream is not known"),
+  ],
+)
+def test_what_cannot_be_cut_is_refused(saved, path, changes, message):
+  with pytest.raises(ValueError, match=message):
+    answers(f"hf:{saved / path}", **changes)
+
+
 TFDS = """
 import sys
 import numpy as np
@@ -90,9 +158,18 @@ for path in (f"tfds:{builder.data_dir}", "tfds:toy"):
   source = sources.Source(path, columns=columns)
   if path == "tfds:toy":
     tfds.builder = lambda name: builder
-  loaded = sources.load(source, rows.prompt_row).rows
+  loaded = loaded_in_order = sources.load(source, rows.prompt_row).rows
   assert sorted((r.prompt, r.answer, r.level) for r in loaded) == [
     ("1+1? é", "2", 1), ("2*3?", "6", 4)], loaded
+first = sources.Source(f"tfds:{builder.data_dir}", columns=columns, split="train[:50%]")
+rest = sources.Source(f"tfds:{builder.data_dir}", columns=columns, split="train[50%:]")
+parts = [sources.load(source, rows.prompt_row).rows for source in (first, rest)]
+assert [len(part) for part in parts] == [1, 1] and sum(parts, []) == loaded_in_order, parts
+try:
+  sources.load(sources.Source(f"tfds:{builder.data_dir}", split="test[:1]"), rows.prompt_row)
+  raise AssertionError("a split that is not there")
+except ValueError as error:
+  assert "cannot be read" in str(error), error
 assert "tensorflow" not in sys.modules
 """
 
@@ -129,7 +206,7 @@ def test_a_source_without_one_good_row_is_an_error_even_under_skip(tmp_path):
 
 
 def test_unknown_kinds_of_source_and_missing_files_say_so(tmp_path):
-  with pytest.raises(ValueError, match=r"no \.jsonl or \.parquet file"):
+  with pytest.raises(ValueError, match=r"no \.jsonl, .*\.json\.zst file"):
     sources.load(toy("rows.csv"), rows.prompt_row)
   with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist"):
     sources.load(toy(tmp_path / "none.jsonl"), rows.prompt_row)

@@ -1,79 +1,66 @@
-"""The evaluation scores in worker processes that serve all of it, and counts what fails."""
+"""What an evaluation says of modes and first tokens."""
 
-import dataclasses
-
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lhrm_jax import rewards
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.evaluation import EvaluationSpec, Evaluator, evaluate
-from lhrm_jax.rewards import scoring
-from lhrm_jax.sampling import STOPPED
-
-SPEC = EvaluationSpec(
-  temperature=1.0, top_p=1.0, samples=2, hacc_temperature=1.0, margin=0.0, batch_prompts=6,
-  max_prompt_tokens=22, max_response_tokens=9,
-)  # fmt: skip
+from lhrm_jax.evaluation import EvaluationSpec, Evaluator, Replies, mode_probs
 
 
 @pytest.fixture
-def evaluator_of(config, tokenizer, rows, rollouts, monkeypatch):
-  """`make(reward)`: an evaluator whose policy answers every prompt with its gold, or with an 8."""
-  whole = jax.device_get(rollouts)
-  whole = dataclasses.replace(whole, finish_reason=np.full_like(whole.finish_reason, STOPPED))
-  golds = np.repeat([row.answer for row in rows], whole.lengths[0].size)
-  texts = [f"<no_think>{gold if i % 2 else 8}</no_think>" for i, gold in enumerate(golds)]
-  monkeypatch.setattr(evaluate, "sample", lambda *_, **__: whole)
-  monkeypatch.setattr(scoring, "decode", lambda *_: texts)
-
-  made = []
-
-  def make(reward, rows=rows, **options):
-    made.append(Evaluator(config, tokenizer, reward, rows, SPEC, **options))
-    return made[-1]
-
-  yield make
-  for evaluator in made:
-    evaluator.close()
+def evaluator(config, tokenizer):
+  rows = [PromptRow("3+4", "7", level) for level in (1, 1, 2)]
+  spec = EvaluationSpec(
+    temperature=0.0, top_p=1.0, samples=2, hacc_temperature=0.6, margin=0.0, batch_prompts=2,
+    max_prompt_tokens=22, max_response_tokens=6,
+  )  # fmt: skip
+  return Evaluator(config, tokenizer, lambda prompt, response, answer: 1.0, rows, spec)
 
 
-def test_the_answers_of_a_model_are_parsed_by_workers_that_serve_the_whole_evaluation(
-  evaluator_of, monkeypatch
-):
-  monkeypatch.setattr("lhrm_jax.rewards.math.verify", None)  # in this process
-  started = []
-
-  class Pool(scoring.VerifierPool):
-    def __init__(self, *args, **options):
-      super().__init__(*args, **options)
-      started.append(self)
-
-  monkeypatch.setattr(scoring, "VerifierPool", Pool)
-  evaluator = evaluator_of(rewards.get("math"), workers=1)
-  assert not started
-  for replies in (evaluator.auto({}), evaluator.forced({})):
-    assert 0.5 <= replies.scores.mean() < 1 and replies.failed == {}
-  assert len(started) == 1
-  evaluator.close()
-  assert started[0].workers[0].process.poll() is not None
+def test_probabilities_of_the_first_token_by_hand():
+  """Four tokens with odds 1 : 2 : 3 : 4; the third and the first are the tags."""
+  logits = jnp.log(jnp.array([[1.0, 2.0, 3.0, 4.0]]))
+  np.testing.assert_allclose(mode_probs(logits, (2, 0)), [[0.3, 0.1, 0.6]], rtol=1e-5)
 
 
-def test_a_reward_that_compares_text_starts_no_process(evaluator_of, monkeypatch):
-  monkeypatch.setattr(scoring, "VerifierPool", None)
-  assert 0.5 <= evaluator_of(rewards.get("exact_match")).auto({}).scores.mean() < 1
+def test_neither_is_summed_and_not_what_is_left_of_1():
+  logits = jnp.array([[0.0, 0.0, -25.0, -25.0]])
+  neither = float(mode_probs(logits, (0, 1))[0, 2])
+  assert neither == pytest.approx(np.exp(-25.0), rel=1e-4)
 
 
-def test_a_response_its_reward_fails_on_is_counted_and_ends_no_evaluation(evaluator_of):
-  def reward(prompt, response, answer):
-    return float("nan") if response == "<no_think>8</no_think>" else 1.0
+def test_first_tokens_are_summarised_by_level(evaluator):
+  probs = np.array([[0.5, 0.3, 0.2], [0.7, 0.3, 0.0], [0.0, 1.0, 0.0]])
+  summary = evaluator.summarise_first_token(probs)
+  assert summary["neither"] == pytest.approx(0.2 / 3)
+  assert summary["by_level"]["1"] == pytest.approx({"think": 0.6, "no_think": 0.3, "neither": 0.1})
+  assert summary["by_level"]["2"] == {"think": 0.0, "no_think": 1.0, "neither": 0.0}
 
-  replies = evaluator_of(reward, max_failed_share=0.9).auto({})
-  failed = int((replies.scores == 0).sum())
-  assert failed and replies.failed == {"not_finite": failed}
 
-
-def test_an_answer_that_cannot_be_judged_by_is_found_before_anything_is_sampled(evaluator_of):
-  with pytest.raises(ValueError, match="'numeric' needs a number as answer, got 'seven'"):
-    evaluator_of(rewards.get("numeric"), rows=[PromptRow("1+1=", "seven")])
+def test_malformed_replies_are_counted_and_choose_no_mode(evaluator, monkeypatch):
+  """Free replies: well formed, malformed, and begun with no tag. Forced ones are all alike."""
+  shape = (3, 1, 1)
+  free = Replies(
+    np.ones(shape), np.full(shape, 3), np.array([0, 0, -1]).reshape(shape),
+    np.array([True, False, False]).reshape(shape),
+    ["<think></think>7", "<think>a</think>7</think>", "7"],
+  )  # fmt: skip
+  both = (3, 2, 1)
+  texts = ["<think>a</think>7", "<no_think>7</no_think>"] * 3
+  modes = np.broadcast_to(np.array([0, 1])[:, None], both)
+  forced = Replies(np.ones(both), np.full(both, 3), modes, np.ones(both, bool), texts)
+  forced.lengths[:, 0] = 2  # thinking is shorter, and so the better mode
+  monkeypatch.setattr(evaluator, "auto", lambda params: free)
+  monkeypatch.setattr(evaluator, "forced", lambda params: forced)
+  monkeypatch.setattr(evaluator, "replies", lambda *args, **kwargs: forced)
+  probs = np.array([[0.5, 0.3, 0.2], [0.7, 0.3, 0.0], [0.9, 0.0, 0.1]])
+  monkeypatch.setattr(evaluator, "first_token_probs", lambda params: probs)
+  summary = evaluator.evaluate(None)
+  assert summary["hacc"]["score"] == pytest.approx(1 / 3)
+  assert summary["hacc"]["invalid_frac"] == pytest.approx(2 / 3)
+  assert summary["hacc"]["expected_score"] == pytest.approx(0.7)
+  assert summary["auto"]["malformed_rate"] == pytest.approx(2 / 3)
+  assert summary["auto"]["by_level"]["1"]["malformed_rate"] == 0.5
+  assert summary["auto"]["form"] == {"think/malformed_rate": 0.5, "think/empty_rate": 0.5}
+  assert summary["no_think"]["form"] == {"no_think/malformed_rate": 0, "no_think/leak_rate": 0}

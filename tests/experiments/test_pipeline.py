@@ -48,15 +48,19 @@ def test_summary_has_the_promised_shape(workdir):
   assert set(summary) == {"stages", "seconds", "config", "versions"}
   assert set(summary["stages"]) == {"hft", "hgpo"}
   for stage in summary["stages"].values():
-    assert set(stage) == {"auto", "think", "no_think", "hacc"}
+    assert set(stage) == {"auto", "think", "no_think", "first_token", "hacc"}
     for mode in ("auto", "think", "no_think"):
-      assert {"accuracy", "mean_tokens", "think_rate", "by_level"} <= set(stage[mode])
+      assert {"accuracy", "mean_tokens", "think_rate", "malformed_rate"} <= set(stage[mode])
+      assert stage[mode]["form"]
       assert set(stage[mode]["by_level"]) == {"1", "2", "3", "4", "5", "6"}
     assert stage["think"]["think_rate"] == 1 and stage["no_think"]["think_rate"] == 0
     assert set(stage["hacc"]) == {
       "score", "always_think", "always_no_think", "random", "tie_frac", "decided_score",
-      "invalid_frac", "interval",
+      "invalid_frac", "interval", "expected_score", "ceiling", "regret_accuracy", "regret_tokens",
     }  # fmt: skip
+    for first in (stage["first_token"], *stage["first_token"].pop("by_level").values()):
+      assert set(first) == {"think", "no_think", "neither"}
+      assert sum(first.values()) == pytest.approx(1, abs=1e-5)
   assert summary["config"]["hgpo"]["steps"] == STEPS
   assert summary["seconds"]["total"] > 0
 
@@ -64,6 +68,7 @@ def test_summary_has_the_promised_shape(workdir):
 def test_report_is_one_page_that_needs_nothing_else(workdir):
   page = (workdir / "report" / "index.html").read_text()
   assert page.count("data:image/png;base64,") >= 7
+  assert "p(neither)" in page and "it must be right with" in page
   for outside in ('src="http', "<script", "<link"):
     assert outside not in page
   assert len(list((workdir / "report").glob("*.png"))) >= 7
@@ -95,14 +100,16 @@ def test_metrics_bear_the_promised_names(workdir):
     "mode/think/mean_length", "mode/no_think/clipped_ratio", "mode/winner_think_frac",
     "mode/tie_frac", "mode/tag_entropy", "mode/tag_kl", "time/rollout", "time/reward",
     "time/logprob", "time/update", "time/checkpoint", "perf/tokens_per_second", "perf/mfu",
-    "perf/compiles", "perf/live_slots",
+    "perf/compiles", "perf/live_slots", "mode/think/malformed_rate", "mode/no_think/leak_rate",
+    "mode/no_think/malformed_rate", "mode/think/empty_rate", "completions/malformed_rate",
   }  # fmt: skip
   assert all(abs(row["importance_ratio/mean"] - 1) < 1e-6 for row in steps)
   assert steps[0]["kl"] == pytest.approx(0, abs=1e-6), "the reference is where HGPO starts"
   free = [row for row in rows_of(workdir, "hgpo") if "mode/think_rate" in row]
   assert [row["step"] for row in free] == [0, 2, 3]
+  assert {"eval/neither_prob", "eval/neither_prob/level_1", "eval/malformed_rate"} <= set(free[0])
   judged = rows_of(workdir, "evaluation")
-  assert {"hacc/score", "hacc/always_think", "hacc/tie_frac"} <= set(judged[0])
+  assert {"hacc/score", "hacc/always_think", "hacc/ceiling", "mode/neither_prob"} <= set(judged[0])
 
 
 def test_nothing_is_compiled_after_the_first_step(workdir):
@@ -136,7 +143,8 @@ def test_later_jobs_start_from_the_run(workdir, tmp_path):
   printed = run(
     "sample", f"--config.init_from={workdir}", "Left to right, last digit: what is 3+4?"
   )
-  assert "p(think) =" in printed and "<think>" in printed and "<no_think>" in printed
+  assert "p(think) =" in printed and "p(neither) =" in printed
+  assert "<think>" in printed and "<no_think>" in printed
 
   refused = subprocess.run(
     [sys.executable, "-m", "experiments.sample", f"--config.init_from={workdir}", "What is love?"],

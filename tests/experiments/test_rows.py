@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from experiments import hft, setup
 from experiments.configs import arithmetic
 from lhrm_jax import policy
+from lhrm_jax.data import tasks
 from lhrm_jax.training.hft import hft_loss
 from lhrm_jax.training.update import accumulate
 from tests.data.test_sources import write_jsonl
@@ -83,6 +85,33 @@ def test_a_bad_row_ends_the_job_before_it_trains(flags, tmp_path):
   )  # fmt: skip
   assert result.returncode == 2 and "Traceback" not in result.stderr
   assert "bad.jsonl:1: the response opens with no tag" in result.stderr
+
+
+def test_what_was_skipped_and_left_out_is_said_before_training(tmp_path, capsys):
+  asked, other = {"prompt": "2 + 2?", "answer": 4}, {"prompt": "3 + 3?", "answer": 6}
+  write_jsonl(tmp_path / "asked.jsonl", [asked])
+  write_jsonl(tmp_path / "mixed.jsonl", [asked, {"prompt": "?"}, other, {"\x1b[2J": 1}])
+  config = arithmetic.get_config()
+  config.task = "rows"
+  config.data.prompts, config.data.evaluation = (
+    f"{tmp_path}/{name}.jsonl" for name in ("mixed", "asked")
+  )
+  config.data.on_bad_row = "skip"
+  task = tasks.get(config.task, config.data)
+  task.prompts(0, 0, 1)  # as check_rows does for HGPO, with a mesh
+  setup.check_rows(types.SimpleNamespace(config=config, task=task, tokenizer=None), ())
+  said = capsys.readouterr().out.splitlines()
+  assert len(said) == 2 and said[1].endswith("asked.jsonl.")
+  assert "2 rows from" in said[0] and "2 bad rows were skipped" in said[0]
+  assert "By reason: 2 no 'answer'" in said[0] and "1 are left out, being eval" in said[0]
+
+
+def test_evaluation_prompts_that_are_left_out_are_counted(demo, capsys):
+  config = demo.config.copy_and_resolve_references()
+  config.data.max_prompt_tokens, config.data.long_prompts = 18, "skip"
+  rows = dataclasses.replace(demo, config=config).evaluator().rows
+  (said,) = capsys.readouterr().out.splitlines()
+  assert said.startswith(f"{config.evaluation.prompts - len(rows)} evaluation prompts have more")
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
+    ({"data.prompts": "a.jsonl"}, "data.prompts: task='arithmetic' does not read them. Set task"),
     ({"hgpo.sampling_chunks": 3}, "hgpo.prompts_per_step=32 does not divide into hgpo.sampling_ch"),
     ({"hgpo.updates_per_rollout": 3}, "does not divide hgpo.prompts_per_step=32"),
     ({"hgpo.updates_per_rollout": 4, "hgpo.micro_batches": 16}, "the 8 queries of an update"),

@@ -65,10 +65,9 @@ class TestEquality:
 
 
 class TestAnswerPart:
-  def test_think_mode_is_judged_after_the_last_closing_tag(self):
+  def test_think_mode_is_judged_after_the_closing_tag(self):
     assert verify("7", r"<think>\boxed{8}</think>\boxed{7}").correct is True
     assert verify("7", r"<think>\boxed{7}</think>\boxed{8}").correct is False
-    assert verify("7", r"<think>a</think>\boxed{7}</think>\boxed{8}").correct is False
 
   def test_the_right_answer_in_the_reasoning_alone_is_not_right(self):
     assert not verify("7", r"<think>It is \boxed{7}.</think>").correct
@@ -84,9 +83,14 @@ class TestAnswerPart:
       r"<no_think>\boxed{7}",
       r"a <think>\boxed{7}",
       r"<think>x</no_think>\boxed{7}",
+      r"<think>a</think>\boxed{7}</think>\boxed{7}",
+      r"<think>a</think>\boxed{7}<no_think>",
+      r"<no_think><think>6+1</think>\boxed{7}</no_think>",
+      r"<no_think>\boxed{7}</no_think> I checked it.",
+      r"So <think>a</think>\boxed{7}",
     ],
   )
-  def test_an_unclosed_response_is_wrong(self, response):
+  def test_a_malformed_response_is_wrong(self, response):
     assert verify("7", response).correct is False
 
   def test_text_without_tags_is_judged_as_a_whole(self):

@@ -1,6 +1,8 @@
 """Scoring as futures: the same scores, hidden behind sampling, and clear when a reward fails."""
 
+import dataclasses
 import functools
+import re
 import sys
 import time
 
@@ -43,7 +45,8 @@ def test_chunks_change_neither_rollouts_nor_scores(
   )
 
   def closed_texts(part):  # a random policy closes no response
-    return [text + "</think></no_think>" for text in scoring.decode(tokenizer, part)]
+    texts = scoring.decode(tokenizer, part)
+    return [f"<think>{re.sub('<.*?>', '', text)}</think>{text[-1:]}" for text in texts]
 
   whole = jax.device_get(rollouts)
   expected = scoring.score(reward, rows, whole, closed_texts(whole))
@@ -109,6 +112,31 @@ def test_open_and_cut_off_responses_score_0_whatever_the_reward():
   one = lambda prompt, response, answer: 1.0  # noqa: E731
   assert scoring.score(one, *stub(rows_with("7"))).ravel().tolist() == [1, 1, 1, 0]
   assert not scoring.score(one, *stub(rows_with("7"), finish=LENGTH)).any()
+
+
+MALFORMED = (
+  r"<no_think><think>7</think>\boxed{7}</no_think>", r"<no_think>7</no_think> 7",
+  r"<think>a</think>7</think>7", "<think>a</think>7<think>", "7", "<think>7",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", rewards.names())
+def test_a_malformed_response_scores_0_under_every_reward(name):
+  answer = '{"asserts": ["True"]}' if name == "code" else "B" if name == "multiple_choice" else "7"
+  composed = rewards.compose({name: 1.0, "own": 1.0}, own=lambda p, r, a: 1.0)
+  for fn in (rewards.get(name), composed, rewards.by_query(name, name)):
+    assert [fn("", text, answer) for text in MALFORMED] == [0.0] * len(MALFORMED)
+
+
+def test_no_reward_is_asked_about_a_tag_spelled_in_ordinary_tokens(tokenizer):
+  """The texts are right, but the first tokens open the other mode or none."""
+  rows, rollouts, texts = stub(rows_with("7"))
+  first = np.array([*tokenizer.tag_ids.opening, 7, tokenizer.tag_ids.opening[1]])
+  rollouts = dataclasses.replace(rollouts, responses=first.reshape(1, 2, 2, 1))
+  texts = ["<think>a</think>7", "<think>a</think>7", "<think>a</think>7", "<no_think>7</no_think>"]
+  one = lambda prompt, response, answer: 1.0  # noqa: E731
+  scores = scoring.score(one, rows, rollouts, texts, tokenizer.tag_ids)
+  assert scores.ravel().tolist() == [1, 0, 0, 1]
 
 
 def test_components_are_logged_and_each_query_has_one_scorer():

@@ -37,9 +37,10 @@ class Verdict:
 def verify(gold: str | Sequence[str], response: str) -> Verdict:
   """Judges the answer part of `response` against `gold`, by value and not by text.
 
-  The answer part is what follows the last `</think>` in think mode and what stands inside the tags
-  in no-think mode; a response that opens a mode and does not close it is wrong. Text that opens no
-  mode is judged as a whole, so that plain completions can be scored too. Never raises and always
+  The answer part is what follows `</think>` in think mode and what stands inside the tags in
+  no-think mode; a response with an opening tag that is not well formed (`text.parse_response`) is
+  wrong. Text without one is judged from its last `</think>` on, or as a whole, so that plain
+  completions can be scored too. Never raises and always
   ends: see `docs/rewards.md` for what counts as equal.
 
   Args:
@@ -61,15 +62,11 @@ def verify(gold: str | Sequence[str], response: str) -> Verdict:
 def answer_part(response: str) -> tuple[str | None, str]:
   """The part of `response` that is judged, or `None` and why there is none."""
   text = response.lstrip()
-  if text.startswith(tags.OPENING_TAGS):
+  if any(tag in text for tag in tags.OPENING_TAGS):
     parsed = responses.parse_response(text)
-    return parsed.answer, "the response never closes its mode"
+    return parsed.answer, f"the response {parsed.problem}"
   # Without an opening tag: a reasoning model whose template opens the tag closes it only.
-  _, closed, tail = text.rpartition(tags.CLOSING_TAGS[tags.THINK])
-  part = tail if closed else text
-  if any(tag in part for tag in tags.OPENING_TAGS):
-    return None, "the response opens a mode inside its text and does not close it"
-  return part, ""
+  return text.rpartition(tags.CLOSING_TAGS[tags.THINK])[2], ""
 
 
 def _judge(golds: list[str], answer: str) -> Verdict:

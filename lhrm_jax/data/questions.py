@@ -1,0 +1,159 @@
+# ruff: noqa: RUF001
+"""Whether rows ask the same question, however it is written and whatever stands around it.
+
+Data sets wrap one question in many ways: with a request for a boxed answer, in the words of a chat
+template, with other white space, quotes or LaTeX. What is evaluated is trained on in none of them.
+"""
+
+import collections
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from lhrm_jax.data.schema import HFTRow, PromptRow
+
+# A question of fewer words counts only where it stands alone: "How are you?" is in many texts.
+_LEAST_WORDS_WITHIN = 5
+# So many words of training that are part of an evaluation prompt are its question: the rest then
+# says how to answer.
+_LEAST_WORDS_PART = 8
+
+_BOXED = " #### "  # the mark of GSM8K's answers stands for every request for a marked answer
+_COMMANDS = {
+  "dfrac": "frac", "tfrac": "frac", "times": "*", "cdot": "*", "ast": "*", "div": "/", "le": "<=",
+  "leq": "<=", "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "ne": "!=",
+  "neq": "!=", "boxed": _BOXED, "fbox": _BOXED, "%": "%",
+  **dict.fromkeys(("left", "right", "displaystyle", "text", "textbf", "mathrm", "mathbf", "quad",
+                   "qquad", "operatorname", "mbox"), " "),
+}  # fmt: skip
+_LATEX = re.compile(r"\\([a-z]+|.)|[~$]", re.DOTALL)
+_CHARACTERS = str.maketrans({
+  **{c: f"^{n}" for n, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+  "−": "-", "–": "-", "—": " ", "×": "*", "·": "*", "⋅": "*", "÷": "/", "⁄": "/", "≤": "<=",
+  "≥": ">=", "≠": "!=", "π": " pi ", "√": " sqrt ", "'": "", "’": "", "‘": "", "`": "",
+})  # fmt: skip
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_SPACES = re.compile(r"[^\S\n]+")
+_HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})|(?<!\d)\*\*|\*\*(?!\d)")  # bold text too
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# Control tokens of chat templates part a text as new lines do.
+_CONTROL = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?inst\]|<</?sys>>")
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"  # scripts without spaces: a character is a word
+_BREAK = re.compile(rf"""(?:(?<=[.?!:])|(?<=[.?!:]["')\]]))\s+|\n+|(?<=[\u3002?!:])(?=[{_CJK}])""")
+# Sentences that say who answers, and how; and where in a sentence of the question they begin.
+_REQUEST = re.compile(
+  r"####|\bboxed\s*\{|step[ -]by[ -]step|</?(?:think|answer)>"
+  r"|\b(?:put|output|give|write|place|present|enclose|provide|return) (?:\w+ )?final answer\b"
+  r"|^you are an? .*\b(?:assistant|expert|model|solver|teacher|tutor|mathematician)\b",
+  re.DOTALL,
+)
+_BEGINNINGS = tuple(
+  re.compile(rf"\b(?:{words})\b.*", re.DOTALL)
+  for words in (
+    "please|lets|let us",
+    "think|reason|solve|put|output|give|write|place|present|enclose|provide|return|show|the final",
+  )
+)
+_LABEL = re.compile(
+  r"[\s#*>-]*(?:(?:user|human|system|assistant|model|question|problem|query|instruction|input"
+  r"|response|answer|solution|exercise|task|prompt)\s*\d*[\s:.)*#]*|[qa]\d*[:.)][\s*]*)"
+)
+_WORD = re.compile(rf"\d*\.?\d+|[{_CJK}]|[^\W\d_{_CJK}]+|(?<=[\d)])!|!=|<=|>=|[-+*/=<>^%()|&]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """What a text asks.
+
+  Attributes:
+    words: numbers, words and signs, without case, punctuation and requests for a form of answer.
+    breaks: places in `words` where a sentence or line begins, and the end.
+  """
+
+  words: tuple[str, ...]
+  breaks: tuple[int, ...]
+
+
+def normalise(text: str) -> Question:
+  """The question of a text."""
+  text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
+  text = _CONTROL.sub("\n", _INVISIBLE.sub("", text).casefold())
+  text = _LATEX.sub(_plain, text)
+  text = _THOUSANDS.sub("", _HYPHEN.sub(" ", _SPACES.sub(" ", text)))
+  pieces = [piece for piece in _BREAK.split(text) if not _LABEL.fullmatch(piece)]
+  asked = [_without_request(piece) for piece in pieces]
+  words: list[str] = []
+  breaks = [0]
+  for piece in asked if any(map(_WORD.search, asked)) else pieces:
+    words += _WORD.findall(piece)
+    if len(words) > breaks[-1]:
+      breaks.append(len(words))
+  return Question(tuple(words), tuple(breaks))
+
+
+def _plain(latex: re.Match) -> str:
+  """A command's name, or what it is written as elsewhere; nothing of spaces and delimiters."""
+  name = latex[1] or ""
+  return _COMMANDS.get(name, f" {name} " if name.isalpha() else " ")
+
+
+def _without_request(piece: str) -> str:
+  if not _REQUEST.search(piece):
+    return piece
+  found = (beginning.search(piece) for beginning in _BEGINNINGS)
+  return piece[: next((match.start() for match in found if match), 0)]
+
+
+def _turns(row: PromptRow | HFTRow) -> list[str]:
+  """What the user says in a row, a turn each."""
+  return [*(content for role, content in row.earlier if role == "user"), row.prompt]
+
+
+class Asked:
+  """The questions of an evaluation; `row in asked` says whether a row asks one of them.
+
+  It does if its question, or that of one of the user's turns, is the same after `normalise`; if it
+  holds one, from the beginning of a sentence or line to the end of one; or if an evaluation prompt
+  holds it so.
+  """
+
+  def __init__(self, rows: Iterable[PromptRow | HFTRow]):
+    self._whole: set[tuple[str, ...]] = set()
+    # First words of a question, or of what follows a break in one -> where they stand.
+    self._starts: dict[tuple[str, ...], set[Question]] = collections.defaultdict(set)
+    self._parts: dict[tuple[str, ...], set[tuple[Question, int]]] = collections.defaultdict(set)
+    for row in rows:
+      question = normalise("\n".join(_turns(row)))
+      self._whole.add(question.words)
+      for start in question.breaks[:-1]:
+        first = _first(question, start)
+        self._parts[first].add((question, start))
+        if not start and len(question.words) >= _LEAST_WORDS_WITHIN:
+          self._starts[first].add(question)
+
+  def __contains__(self, row: PromptRow | HFTRow) -> bool:
+    turns = _turns(row)
+    if len(turns) > 1 and any(normalise(turn).words in self._whole for turn in turns):
+      return True
+    question = normalise("\n".join(turns))
+    if question.words in self._whole:
+      return True
+    for start in question.breaks[:-1]:
+      first = _first(question, start)
+      if any(_holds(question, start, asked.words) for asked in self._starts.get(first, ())):
+        return True
+    if len(question.words) < _LEAST_WORDS_PART:
+      return False
+    parts = self._parts.get(_first(question, 0), ())
+    return any(_holds(asked, start, question.words) for asked, start in parts)
+
+
+def _first(question: Question, start: int) -> tuple[str, ...]:
+  return question.words[start : start + _LEAST_WORDS_WITHIN]
+
+
+def _holds(question: Question, start: int, words: tuple[str, ...]) -> bool:
+  """Whether these words stand in a question from place `start` to a break."""
+  end = start + len(words)
+  return end in question.breaks and question.words[start:end] == words

@@ -1,0 +1,53 @@
+"""Metrics of rollouts, by hand."""
+
+import numpy as np
+import pytest
+
+from lhrm_jax.sampling import LENGTH, STOPPED, Prompts, Rollouts
+from lhrm_jax.text import TagIds
+from lhrm_jax.training.rollout_metrics import rollout_metrics
+
+TAGS = TagIds(opening=(2, 4), closing=(3, 5))
+
+
+def rollouts(first, finish=STOPPED):
+  """Rollouts `[B, M, G]` of which only the first tokens and how they ended mean anything."""
+  first = np.asarray(first)
+  prompts = Prompts(np.zeros((len(first), 1)), np.ones(len(first)), np.arange(len(first)))
+  return Rollouts(
+    prompts, first[..., None], np.full(first.shape, 4), None,
+    np.broadcast_to(finish, first.shape), np.int32(0),
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_equal_scores_have_no_spread_whatever_their_rounding(value):
+  scores = np.full((2, 2, 3), value, np.float32)
+  metrics = rollout_metrics(rollouts(np.full((2, 2, 3), 2)), scores, None, TAGS)
+  assert (metrics["frac_reward_zero_std"], metrics["reward_std"]) == (1.0, 0.0)
+  scores[0, 0, 0] += 1e-3
+  metrics = rollout_metrics(rollouts(np.full((2, 2, 3), 2)), scores, None, TAGS)
+  assert metrics["frac_reward_zero_std"] == 0.5 and metrics["reward_std"] > 0
+
+
+def test_modes_tie_where_their_means_differ_by_rounding_alone():
+  first = np.array([[[2, 2], [4, 4]]] * 2)
+  scores = np.array([[[0.3, 0.9], [0.6, 0.6]], [[0.3, 0.9], [0.6, 0.61]]], np.float32)
+  metrics = rollout_metrics(rollouts(first), scores, np.zeros((2, 2, 2)), TAGS)
+  assert metrics["mode/tie_frac"] == 0.5
+
+
+def test_malformed_empty_and_leaking_responses_are_counted():
+  first = np.array([[[2, 2, 2], [4, 4, 4]]])
+  finish = np.array([[[STOPPED, STOPPED, LENGTH], [STOPPED] * 3]])
+  texts = [
+    "<think></think>7", "<think>a<think></think>7", "<think>a</think>7",  # the last is cut off
+    "<no_think><think>Hmm</think>7</no_think>", "<no_think>7</no_think>", "<no_think>7</no_think>",
+  ]  # fmt: skip
+  scores = np.zeros((1, 2, 3))
+  metrics = rollout_metrics(rollouts(first, finish), scores, np.zeros((1, 2, 3)), TAGS, texts)
+  assert metrics["mode/think/malformed_rate"] == pytest.approx(2 / 3)
+  assert metrics["mode/think/empty_rate"] == pytest.approx(1 / 3)
+  assert metrics["mode/no_think/malformed_rate"] == pytest.approx(1 / 3)
+  assert metrics["mode/no_think/leak_rate"] == pytest.approx(1 / 3)
+  assert metrics["completions/malformed_rate"] == pytest.approx(3 / 6)
