@@ -122,7 +122,8 @@ MALFORMED = (
 
 @pytest.mark.parametrize("name", rewards.names())
 def test_a_malformed_response_scores_0_under_every_reward(name):
-  answer = '{"asserts": ["True"]}' if name == "code" else "B" if name == "multiple_choice" else "7"
+  golds = {"code": '{"asserts": ["assert f(1) == 1"]}', "multiple_choice": "B"}
+  answer = golds.get(name, "7")
   composed = rewards.compose({name: 1.0, "own": 1.0}, own=lambda p, r, a: 1.0)
   for fn in (rewards.get(name), composed, rewards.by_query(name, name)):
     assert [fn("", text, answer) for text in MALFORMED] == [0.0] * len(MALFORMED)
