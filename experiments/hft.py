@@ -48,7 +48,8 @@ def train(
   # ---- Loop
   if parallel.is_writer():
     print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
-  with stage.profiler as profiler, ProgressBar("HFT", c.steps) as bar:
+  may_stop = bool(c.until.think or c.until.no_think)
+  with stage.profiler as profiler, ProgressBar("HFT", c.steps, at_most=may_stop) as bar:
     shown: dict[str, float] = {}
     done = stage.start
     batches, long = demonstration_batches(run, done)
@@ -72,6 +73,8 @@ def train(
         writer.scalars(setup.HFT, done, accuracy)
         finished = finished or reached(accuracy, c.until)
       bar.update(done, shown)
+      if finished and done < c.steps:
+        bar.say(stopped_early(done, c, accuracy))
       stage.end_step(state, done, finished=finished, metrics=accuracy)
   stage.wait()
   return done, state.params
@@ -158,6 +161,16 @@ def reached(accuracy: dict, until) -> bool:
     return False
   think, no_think = accuracy["eval/think"], accuracy["eval/no_think"]
   return think >= until.think and no_think >= until.no_think
+
+
+def stopped_early(done: int, c, accuracy: dict[str, float]) -> str:
+  """Says why a cold start ended before its last step."""
+  reached = " and ".join(
+    f"{mode} {accuracy[f'eval/{mode}']:.3f} of {c.until[mode]:g}" for mode in tags.MODES
+  )
+  return (
+    f"HFT ends at step {done} of {c.steps}: the accuracies of hft.until are reached ({reached})."
+  )
 
 
 def main(_) -> None:

@@ -7,6 +7,7 @@ With --config.init_from=RUN the cold start is skipped; --config.hgpo.steps=0 end
 
 import functools
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments import command_line, hft, reporting, setup
+from experiments import command_line, hft, reporting, setup, validation
 from experiments.progress import ProgressBar
 from experiments.run_folder import RunFolder
 from experiments.stage import Stage
@@ -105,7 +106,7 @@ def train(
     history.append({"step": step, **metrics})
     writer.scalars(setup.HGPO, step, metrics)
     picture = figures.to_pixels(figures.think_rate_over_time(history))
-    writer.figure("think_rate_by_level", picture, step)
+    writer.figure(setup.HGPO, "mode/think_rate_by_level", picture, step)
     shown["think rate"] = metrics["mode/think_rate"]
     return metrics
 
@@ -165,7 +166,7 @@ def train(
       # ---- Metrics, rollouts, checkpoint
       done = step + 1
       with clock.time("log"):
-        r_inter = rewards[0] if rewards else None
+        r_inter = rewards[0] if rewards else winning_mode(run, scores)
         on_host = parallel.gather_rows(run.mesh, sampled, c.prompts_per_step)
         texts = gather_texts(mine, texts, c.prompts_per_step)
         metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids, texts)
@@ -177,7 +178,7 @@ def train(
             jax.device_get(advantages), tokenizer.tag_ids,
           )  # fmt: skip
         if step % _SHOW_ROLLOUTS_EVERY == 0:
-          writer.text("rollouts", as_markdown(rows, texts, scores), done)
+          writer.text(setup.HGPO, "rollouts", as_markdown(rows, texts, scores), done)
       metrics |= gates.check(done, metrics)
       metrics |= instruments.take(on_host, c.epochs, began, scored_old=updates > 1)
       metrics["time/reward_total"] = scorer.take_seconds()
@@ -280,25 +281,36 @@ def make_advantage_fn(run: setup.Setup):
   """
   c = run.config.hgpo
   named = advantage_registry.get(c.advantage)
+  options = advantage_registry.options(c.advantage, c, c.advantage_options)
 
-  def fn(scores, **options):
+  def fn(scores):
     return jax.tree.map(lambda a: a + 0.0 * scores, named(scores, **options))
 
   if c.advantage != "hgpo":
     return lambda scores: (fn(scores), None)
-  reward_options = {"delta": c.delta, "tie": c.tie, "skip_unsolved": c.skip_unsolved}
-  options = {"alpha": c.alpha, "intra_scope": c.intra_scope, "ddof": c.ddof,
-             "estimator": c.estimator, "literal": c.literal, **reward_options}  # fmt: skip
+  reward_options = {name: options[name] for name in ("delta", "tie", "skip_unsolved")}
 
   @jax.jit
   def hgpo(scores):
-    return fn(scores, **options), hgpo_maths.assign_rewards(scores, **reward_options)
+    return fn(scores), hgpo_maths.assign_rewards(scores, **reward_options)
 
   def on_host(scores):
     advantages, rewards = hgpo(scores)
     return advantages, tuple(np.asarray(r) for r in rewards)
 
   return on_host
+
+
+def winning_mode(run: setup.Setup, scores: np.ndarray) -> np.ndarray | None:
+  """`r_inter` `[B, 2, G]` for the metrics of an advantage that has none; `None` if unpaired.
+
+  With the margin `hgpo.delta` where the advantage takes one, else with none.
+  """
+  c = run.config.hgpo
+  if c.pairing != "paired":
+    return None
+  delta = c.delta if "delta" in advantage_registry.settings_of(c.advantage) else 0.0
+  return np.asarray(hgpo_maths.assign_rewards(jnp.asarray(scores), delta=delta)[0])
 
 
 def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float]:
@@ -358,6 +370,9 @@ def main(_) -> None:
   ):
     run = setup.make(_CONFIG.value, folder.policy if folder.newest else None)
     setup.check_rows(run, setup.STAGES if run.params is None else (setup.HGPO,))
+    if parallel.is_writer():
+      for warning in validation.warnings(run.config):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     folder.describe(run)
     with reporting.Reporting(run, folder, preemption, stages=setup.STAGES) as report:
       step, params = cold_start(run, folder, report, preemption)

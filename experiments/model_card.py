@@ -34,12 +34,14 @@ def model_card(run: pathlib.Path) -> str:
     run: a run folder. Results are in the card where its report is.
   """
   config = _read(run / "config.json")
-  base = base_model(run)
+  first = _first_run(run)
+  base, commit = base_model(run), _commit(first)
   lines = ["---", "tags: [hybrid-reasoning, lhrm]"]
   if _is_hub_id(base):
-    lines.append(f"base_model: {base}")
+    lines.append(f"base_model: {base.partition('@')[0]}")
   lines += ["---", "", "# A hybrid-reasoning policy", "", _INTRODUCTION, ""]
-  lines += [f"Started from `{base or 'random parameters'}`; task `{config['task']}`.", "", _USE, ""]
+  start = f"`{base or 'random parameters'}`" + (f" (commit `{commit}`)" if commit else "")
+  lines += [f"Started from {start}; task `{config['task']}`.", "", _USE, ""]
   summary_file = run / "report" / "summary.json"
   if summary_file.is_file():
     lines += results(_read(summary_file))
@@ -52,9 +54,19 @@ def base_model(run: pathlib.Path) -> str:
 
   A chain is followed on this machine alone: a run in a bucket may be gone since.
   """
+  return _read(_first_run(run) / "config.json")["init_from"]
+
+
+def _first_run(run: pathlib.Path) -> pathlib.Path:
   start = _read(run / "config.json")["init_from"]
   before = setup.run_folder(start) if start and not urls.is_url(start) else None
-  return base_model(before) if before else start
+  return _first_run(before) if before else run
+
+
+def _commit(run: pathlib.Path) -> str:
+  """What the hub id that a run started from stood for; "" for other starts and older runs."""
+  path = run / "policy" / "base_model.json"
+  return _read(path)["commit"] if path.is_file() else ""
 
 
 def results(summary: dict[str, Any]) -> list[str]:

@@ -170,6 +170,9 @@ class Planner:
       rows = (c.think_per_step, c.no_think_per_step)
       shapes = [(n, d.max_prompt_tokens + w - 1) for n, w in zip(rows, widths, strict=True) if n]
     batches = []
+    parts = math.prod(self.mesh.shape[axis] for axis in parallel.LOGICAL_RULES["batch"])
+    # As `parallel.shard_rows` fills up what does not divide.
+    shapes = [(-(-n // parts) * parts, t) for n, t in shapes]
     for n, t in shapes:
       ints, floats = (self._over(self.mesh, (n, t), d) for d in (jnp.int32, jnp.float32))
       batches.append(TokenBatch(ints, ints, ints, ints, floats))
@@ -459,7 +462,8 @@ if __name__ == "__main__":
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is locked: plan side by side
   jax.config.update("jax_platforms", "cpu")
   _CONFIG = command_line.define_config()
-  _TOPOLOGY = flags.DEFINE_string("topology", None, "E.g. v5p:4x4x4 or h100:8.", required=True)
+  _TOPOLOGY = flags.DEFINE_string("topology", None, "E.g. v5p:4x4x4 or h100:8.")
+  command_line.require("topology", "v5p:4x4x4")
   _PROGRAMS = flags.DEFINE_multi_enum("program", list(PROGRAMS), PROGRAMS, "Which to plan.")
   _JSON = flags.DEFINE_string("json", None, "File to write all figures to.")
   command_line.run(main)

@@ -14,16 +14,23 @@ _LINE_EVERY_SECONDS = 10.0
 class ProgressBar:
   """Use as a context manager, then call `update` after each step."""
 
-  def __init__(self, title: str, total: int):
+  def __init__(self, title: str, total: int, *, at_most: bool = False):
+    """Args:
+    title: of what is done.
+    total: steps.
+    at_most: whether it may end before; the time left is then said to be at most that.
+    """
     self._silent = not parallel.is_writer()
     self._console = Console()
-    self._title, self._total = title, total
+    self._title, self._total, self._at_most = title, total, "at most " if at_most else ""
     self._started = self._last_line = time.monotonic()
+    self._before: int | None = None  # steps done when this process took over
     self._bar = Progress(
       TextColumn("[bold]{task.description}"),
       BarColumn(bar_width=24),
       MofNCompleteColumn(),
       TextColumn("{task.fields[metrics]}"),
+      TextColumn(self._at_most.strip()),
       TimeRemainingColumn(),
       console=self._console,
       disable=self._silent or not self._console.is_terminal,
@@ -41,9 +48,17 @@ class ProgressBar:
     """Shows that `done` steps are done, with a few metrics."""
     text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
     self._bar.update(self._task, completed=done, metrics=text)
+    if self._before is None:
+      self._before = done - 1
     now = time.monotonic()
     due = now - self._last_line > _LINE_EVERY_SECONDS or done == self._total
     if not self._console.is_terminal and due and not self._silent:
       self._last_line = now
-      left = (now - self._started) / max(done, 1) * (self._total - done)
-      print(f"{self._title} {done}/{self._total}  {text}  {left:.0f} s left", flush=True)
+      left = (now - self._started) / (done - self._before) * (self._total - done)
+      parts = (f"{self._title} {done}/{self._total}", text, f"{self._at_most}{left:.0f} s left")
+      print("  ".join(filter(None, parts)), flush=True)
+
+  def say(self, message: str) -> None:
+    """Prints a line above the bar, on the process that prints."""
+    if not self._silent:
+      self._bar.console.print(message, highlight=False, markup=False, soft_wrap=True)

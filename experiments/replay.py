@@ -3,7 +3,8 @@
   python -m experiments.replay runs/arithmetic/dumps/hgpo-000012
 
 Runs the dumped batch through the dumped parameters once more, outside of training, and exits with
-status 1 where the gradient is not finite again.
+status 1 where the gradient is not finite again. Where the run's config file registered rewards,
+tasks or advantages, name it: --config RUN/config.py.
 """
 
 import functools
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import command_line, hgpo, setup
+from experiments.configs import defaults
 from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.training import nonfinite, update
@@ -37,7 +39,7 @@ def main(argv) -> None:
     config = json.loads((dump.parent.parent / "config.json").read_text(encoding="utf-8"))
   except FileNotFoundError as error:
     raise command_line.UserError(f"{dump} is no dump in a run folder: {error}.") from error
-  run = setup.make(ConfigDict(config), dump.parent.parent / "policy")
+  run = setup.make(with_defaults(config), dump.parent.parent / "policy")
   loss, grads = recompute(run, about["stage"], params, batch)
   console = Console()
   console.print(f"{about['stage']} step {about['step']}: loss {loss}")
@@ -51,6 +53,14 @@ def main(argv) -> None:
       console.print(as_table(rows))
   if not np.isfinite(loss) or bad["gradient of the summed loss"]:
     sys.exit(1)
+
+
+def with_defaults(saved: dict[str, Any]) -> ConfigDict:
+  """The config of a run, which may be older than some keys."""
+  config = defaults.get_config()
+  with config.ignore_type():
+    config.update(ConfigDict(saved))
+  return config
 
 
 def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
@@ -90,4 +100,5 @@ def as_table(rows) -> Table:
 
 
 if __name__ == "__main__":
-  command_line.run(main)
+  _CONFIG = command_line.define_config(required=False)  # read for what it registers
+  command_line.run(main, arguments="DUMP")

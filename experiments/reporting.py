@@ -1,20 +1,29 @@
 """What surrounds training in every job: metric files, evaluations, the report at the end."""
 
 import json
+import pathlib
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import setup
+from ml_collections import ConfigDict
+
+from experiments import setup, validation
+from experiments.configs import defaults
 from experiments.run_folder import RunFolder
 from lhrm_jax import parallel, policy
 from lhrm_jax.evaluation import Evaluator, Replies, figures
 from lhrm_jax.evaluation.report import finite, write_report
 from lhrm_jax.text import tags
-from lhrm_jax.training.metric_writer import MetricWriter, SilentWriter, read_metrics
+from lhrm_jax.training.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.training.preemption import Preemption
 
 _SAMPLES_PER_LEVEL = 3
+# Hyperparameters that are shown even at their defaults.
+_ALWAYS = ("seed", "hgpo.advantage", "hgpo.alpha", "hgpo.beta", "hgpo.delta", "hgpo.learning_rate",
+           "hgpo.samples_per_mode")  # fmt: skip
 # Parts of the config that decide an evaluation, beside the policy's stage and step.
 _DECIDING = ("evaluation", "data", "task", "reward", "reward_weights")
 
@@ -37,12 +46,17 @@ class Reporting:
     self._started = time.perf_counter()
     self._samples: list[dict[str, Any]] = []
     self._notes = list(run.task.notes)
-    self.writer = MetricWriter(self._workdir) if parallel.is_writer() else SilentWriter()
+    if parallel.is_writer():
+      self.writer = MetricWriter(
+        self._workdir, setup.plain(run.config), hyperparameters(run.config)
+      )
+    else:
+      self.writer = SilentWriter()
     self.evaluator = run.evaluator()
 
   def __enter__(self) -> "Reporting":
     if parallel.is_writer():
-      print(f"TensorBoard: tensorboard --logdir {self._workdir / 'tensorboard'}", flush=True)
+      print(f"TensorBoard: {tensorboard_command(self._workdir / 'tensorboard')}", flush=True)
     return self
 
   def __exit__(self, error_type, *_) -> None:
@@ -59,6 +73,8 @@ class Reporting:
       "versions": setup.versions(),
     }
     metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
+    if setup.HGPO in self._stages:
+      self._notes += validation.notes(self._run.config)
     page = write_report(self._workdir / "report", summary, metrics, self._samples, self._notes)
     self._print_table()
     print(f"Report:      {page}", flush=True)
@@ -100,15 +116,15 @@ class Reporting:
         setup.write_json(path, found)
     self.took("evaluation", found["seconds"])
     self._stages[stage], self._samples = found["summary"], found["samples"]
-    self._log(stage, found["summary"])
+    self._log(stage, step, found["summary"])
     return found["summary"]
 
-  def _log(self, stage: str, summary: dict[str, Any]) -> None:
+  def _log(self, stage: str, trained: int, summary: dict[str, Any]) -> None:
     step = setup.STAGES.index(stage)
     if any(row["step"] == step for row in read_metrics(self._workdir, "evaluation")):
       return  # by the process before, and the checkpoint it left knows
     picture = figures.to_pixels(figures.accuracy_against_tokens(self._stages))
-    self.writer.figure("report/accuracy_against_tokens", picture, step)
+    self.writer.figure(stage, "final/accuracy_against_tokens", picture, trained)
     hacc = {
       f"hacc/{name}": value
       for name, value in summary["hacc"].items()
@@ -122,7 +138,10 @@ class Reporting:
       if values
     }
     rates = {f"mode/{name}": rate for name, rate in summary["auto"].get("form", {}).items()}
-    self.writer.scalars("evaluation", step, hacc | neither | rates)
+    self.writer.log("evaluation", step, hacc | neither | rates)
+    free = [summary["auto"][name] for name in ("accuracy", "mean_tokens", "think_rate")]
+    final = dict(zip(FINAL, (summary["hacc"]["score"], *free), strict=True))
+    self.writer.show(stage, trained, {k: v for k, v in final.items() if v is not None})
 
   def _print_table(self) -> None:
     print(
@@ -144,6 +163,23 @@ class Reporting:
           f"{values['think_rate']:12.3f}{malformed:11.3f}{hacc}"
         )
     print(f"\n{json.dumps({k: round(v, 1) for k, v in self._seconds.items()})} seconds")
+
+
+def hyperparameters(config: ConfigDict) -> dict[str, Any]:
+  """What TensorBoard's table compares runs by: settings off their default, and HGPO's own."""
+  default = dict(validation.flatten(defaults.get_config()))
+  return {
+    key: value
+    for key, value in validation.flatten(config)
+    if isinstance(value, bool | int | float | str) and (key in _ALWAYS or value != default.get(key))
+  }
+
+
+def tensorboard_command(folder: pathlib.Path) -> str:
+  """The command that shows a folder, whether or not the environment is activated."""
+  program = pathlib.Path(sys.executable).with_name("tensorboard")
+  name = str(program) if program.exists() else f"{sys.executable} -m tensorboard.main"
+  return f"{name} --logdir {shlex.quote(str(folder))}"
 
 
 def sample_replies(evaluator: Evaluator, params: policy.Params) -> list[dict[str, Any]]:

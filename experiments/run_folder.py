@@ -1,6 +1,7 @@
 """The folder of a run (`--workdir`): whose it is, which config it is of, and where it goes on.
 
 config.json versions.json policy/    what was run, and with what
+config.py                            the config file that was named, as it was then
 checkpoints/STAGE/STEP/              see lhrm_jax.training.checkpoints
 metrics.jsonl tensorboard/ rollouts/ logs, cut back to the checkpoint a run goes on from
 evaluation/STAGE.json report/        results
@@ -22,11 +23,12 @@ from typing import IO, Any
 import jax
 from ml_collections import ConfigDict
 
-from experiments import setup, validation
+from experiments import command_line, setup, validation
 from experiments.command_line import UserError
 from lhrm_jax import parallel
 from lhrm_jax.data import urls
 from lhrm_jax.data.urls import BucketError
+from lhrm_jax.policy import hub_commit
 from lhrm_jax.training import bucket, log_files
 from lhrm_jax.training.bucket import Bucket
 from lhrm_jax.training.checkpoints import Checkpoints, Saved
@@ -126,7 +128,7 @@ class RunFolder:
     return self.path / "policy"
 
   def describe(self, run: setup.Setup) -> None:
-    """Writes config, versions, policy config and tokenizer.
+    """Writes config, versions, policy config and tokenizer, and which commit a hub id stood for.
 
     Raises:
       UserError: the folder cannot be written.
@@ -138,8 +140,13 @@ class RunFolder:
         (self.path / name).mkdir(exist_ok=True)
       setup.write_json(self.policy / "config.json", run.policy_config.to_dict())
       run.tokenizer.save(self.policy)
+      if run.params is not None and (commit := hub_commit(run.config.init_from)):
+        base = {"init_from": run.config.init_from, "commit": commit}
+        setup.write_json(self.policy / "base_model.json", base)
       setup.write_json(self.path / "versions.json", setup.versions())
       setup.write_json(self.path / "config.json", setup.plain(run.config))
+      if source := command_line.config_file():
+        (self.path / "config.py").write_bytes(source.read_bytes())
     except OSError as error:
       raise UserError(f"--workdir={self.path} cannot be written: {error}.") from error
 
@@ -231,6 +238,6 @@ def difference(
     old, new = before.get(key), now.get(key)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
       found |= difference(old, new, f"{prefix}{key}.")
-    elif old != new:
+    elif old != new and (old is not None or new != {}):  # what names may be put into came later
       found[f"{prefix}{key}"] = (old, new)
   return found

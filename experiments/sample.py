@@ -87,5 +87,4 @@ def answer(c, config, tokenizer, params, question: str) -> None:
 
 if __name__ == "__main__":
   _CONFIG = command_line.define_config(_DEFAULT_CONFIG)
-
-  command_line.run(main)
+  command_line.run(main, arguments="QUESTION ...")

@@ -8,7 +8,6 @@ import json
 import pathlib
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -144,9 +143,6 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   validation.check_shards(policy_config, mesh)
   validation.check_shards(policy_config, sampling.mesh, "sampling_mesh")
   validation.check_policy(config, policy_config, tokenizer)
-  if parallel.is_writer():
-    for warning in validation.warnings(config):
-      print(f"warning: {warning}", file=sys.stderr, flush=True)
   return Setup(config, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
 
 
@@ -165,6 +161,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
   seed, c = run.config.seed, run.config.hft
   if HGPO in stages:
     validation.check_prompts(run.config, run.mesh)
+  if HFT in stages and c.steps:
+    validation.check_memory(run.config, run.policy_config)
   try:
     run.task.evaluation(1)
     if HFT in stages:
@@ -240,7 +238,7 @@ def _load_pretrained(init_from: str, mesh: Mesh, numerics: Mapping[str, Any]):
       settings={name: numerics[name] for name in settings if name in numerics},
     )
     return config, tokenizer, params
-  except (FileNotFoundError, ImportError, ValueError) as error:
+  except (ImportError, OSError, ValueError) as error:
     raise UserError(
       f"init_from={init_from!r} is no run folder (no policy/config.json in it), and no model that "
       f"can be loaded: {error}"

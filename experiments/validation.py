@@ -9,13 +9,16 @@ import dataclasses
 import functools
 import math
 import numbers
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from experiments import command_line, idle
 from experiments.command_line import UserError
 from experiments.configs import defaults
 from lhrm_jax import parallel, rewards
@@ -32,6 +35,8 @@ from lhrm_jax.training import performance
 # Beyond these a number is a slip of the keyboard: steps are counted in int32, a batch or a length
 # of so many rows or tokens fits no machine.
 _MOST_STEPS, _MOST_ROWS, _MOST_TOKENS, _MOST_WIDTH = 2**31 - 1, 2**20, 2**24, 2**20
+# Of the scores of all pairs of tokens, in the forward and backward pass of one layer.
+_SCORE_COPIES = 4
 _SHOWN = 80  # characters of a value in a message
 
 
@@ -119,6 +124,13 @@ WEIGHTS = Rule(
   lambda x: isinstance(x, Mapping | ConfigDict) and all(_finite(weight) for weight in x.values()),
   'rewards with finite weights, as in ConfigDict({"math": 1.0})',
 )
+OPTIONS = Rule(
+  lambda x: (
+    isinstance(x, Mapping | ConfigDict)
+    and all(isinstance(value, str | int | float) for value in x.values())
+  ),
+  'arguments with numbers, flags or texts, as in ConfigDict({"margin": 0.1})',
+)
 SOURCES = Rule(
   lambda x: (
     isinstance(x, Mapping | ConfigDict)
@@ -202,6 +214,7 @@ RULES: dict[str, Rule] = {
   "hgpo.top_p": real(0, 1, above=True),
   "hgpo.top_k": whole(0),
   "hgpo.advantage": NAME,
+  "hgpo.advantage_options": OPTIONS,
   "hgpo.alpha": real(0),
   "hgpo.delta": real(),
   "hgpo.tie": one_of(*hgpo.TIES),
@@ -282,6 +295,13 @@ def problems(config: ConfigDict) -> list[str]:
   for keys, problem in _TOGETHER:
     if not wrong.keys() & set(keys) and (message := problem(*(values[key] for key in keys))):
       found.append(message)
+  if not found:
+    found += [
+      f"{key}={short(values[key])} has no effect with {reason}. Set it back to "
+      f"{short(_defaults()[key])}, its default, or change the other."
+      for key, reason in idle.without_effect(values, _defaults())
+    ]
+    found += idle.argument_problems(values)
   return found
 
 
@@ -305,14 +325,14 @@ def _wrong(key: str, rule: Rule, values: Mapping[str, Any]) -> str:
     return ""
   return (
     f"{key}={short(values[key])} must be {rule.allowed}. Set --config.{key}; the default is "
-    f"{_defaults()[key]!r}."
+    f"{short(_defaults()[key])}."
   )
 
 
 def short(value: Any) -> str:
   """A value as an error shows it: its beginning, where it is long."""
   try:
-    text = repr(value)
+    text = repr(value.to_dict() if isinstance(value, ConfigDict) else value)
   except ValueError:  # a whole number of more digits than Python prints
     return f"<a {type(value).__name__} too large to print>"
   return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
@@ -399,6 +419,17 @@ def _pairing(advantage: str, pairing: str) -> str:
   return (
     "hgpo.advantage='hgpo' compares the modes of paired rollouts; with hgpo.pairing='free' "
     "choose another, such as 'grpo'."
+  )
+
+
+@_together("hgpo.top_p", "hgpo.top_k")
+def _truncation(top_p: float, top_k: int) -> str:
+  if top_p == 1 and not top_k:
+    return ""
+  return (
+    f"hgpo.top_p={top_p} and hgpo.top_k={top_k}: the update takes log-probabilities under the "
+    "whole distribution, so rollouts must be drawn from it: hgpo.top_p=1 and hgpo.top_k=0. To "
+    "sharpen rollouts, lower hgpo.temperature, which the update follows."
   )
 
 
@@ -546,11 +577,47 @@ def check_prompts(config: ConfigDict, mesh: Mesh) -> None:
     )
 
 
+def check_memory(config: ConfigDict, policy: PolicyConfig) -> None:
+  """Checks that a step of unpacked HFT is not far beyond the memory of a machine of CPUs.
+
+  There attention keeps the scores of all pairs of tokens, which grow with the square of the limits.
+
+  Raises:
+    UserError: it is; a system out of memory would kill the process without a word.
+  """
+  c, d = config.hft, config.data
+  chunked = policy.attention_chunk or c.packed_length or jax.default_backend() != "cpu"
+  if chunked or policy.attention not in ("auto", "xla"):
+    return
+  rows = (c.think_per_step, c.no_think_per_step)
+  widths = (d.max_response_tokens, d.max_no_think_tokens)
+  pairs = max(n * (d.max_prompt_tokens + w) ** 2 for n, w in zip(rows, widths, strict=True))
+  layers = policy.num_layers if policy.remat == "none" else 1
+  needed = _SCORE_COPIES * 4 * pairs * policy.num_heads * layers
+  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  if needed > memory:
+    raise UserError(
+      f"attention over hft.think_per_step={c.think_per_step} demonstrations of up to "
+      f"data.max_prompt_tokens={d.max_prompt_tokens} + data.max_response_tokens="
+      f"{d.max_response_tokens} tokens takes about {needed / 2**30:.0f} GiB; this machine has "
+      f"{memory / 2**30:.0f}. Lower these, or set policy.attention_chunk, e.g. 128."
+    )
+
+
 # ---- What is allowed, and perhaps not meant
 
 
 def warnings(config: ConfigDict) -> list[str]:
-  """What a config may not mean, a sentence or two each."""
+  """What a config may not mean, a sentence or two each: for the terminal, before HGPO.
+
+  Only of what somebody set: who keeps the default of `hgpo.delta` needs no telling at every run.
+  """
+  given = "hgpo.delta" in command_line.given_keys()
+  return notes(config) if given or config.hgpo.delta != _defaults()["hgpo.delta"] else []
+
+
+def notes(config: ConfigDict) -> list[str]:
+  """What a reader of the report must know about the config."""
   c = config.hgpo
   binary = not config.reward_weights and rewards.get(config.reward) in binary_rewards.BINARY
   if not (c.steps and c.advantage == "hgpo" and binary):

@@ -41,7 +41,7 @@ git clone --quiet ~/lhrm_jax.bundle ~/lhrm_jax
 cd ~/lhrm_jax
 python3 -m pip install --quiet --user uv
 ~/.local/bin/uv venv --quiet --python 3.12
-~/.local/bin/uv pip install --quiet --editable '.[data]' 'jax[tpu]'
+~/.local/bin/uv pip install --quiet --editable . 'jax[tpu]'
 """
 START = f"""{_ALIVE}
 set -e

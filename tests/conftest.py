@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.data import arithmetic
 from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, SamplerSpec, sample
 
+parallel.skip_absent_tpu()  # or every process of the tests begins with libtpu's errors
 # Compiling is most of what tests wait for; XLA's costlier passes change speed, and no result. Jobs
 # that tests start as processes of their own are compiled as ever.
 jax.config.update("jax_disable_most_optimizations", True)

@@ -102,6 +102,9 @@ def get_config() -> ConfigDict:
   config.hgpo.top_p = 1.0
   config.hgpo.top_k = 0
   config.hgpo.advantage = "hgpo"  # lhrm_jax.objectives.advantages
+  # Arguments of an advantage of your own, beyond those below: ConfigDict({"margin": 0.1}). Of those
+  # below, a function is given what it names.
+  config.hgpo.advantage_options = ConfigDict()
   config.hgpo.alpha = 1.0
   config.hgpo.delta = 0.2  # in units of the score
   # Of a reward model's scores: "raw", "sigmoid", "standardised" or "percentile"

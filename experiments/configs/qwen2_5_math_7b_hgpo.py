@@ -22,7 +22,6 @@ def as_hgpo(config: ConfigDict, init_from: str) -> ConfigDict:
   config.init_from = init_from
   config.data.max_prompt_tokens = 1024
   config.data.max_response_tokens = 8192
-  config.hft.packed_length = 0
   config.hgpo.steps = 300  # about one epoch of 76K queries
   config.hgpo.prompts_per_step = 256
   config.hgpo.samples_per_mode = 2

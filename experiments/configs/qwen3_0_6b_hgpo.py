@@ -5,7 +5,7 @@
   python -m experiments.hgpo --config $C --workdir runs/qwen3_hgpo
 
 Qwen3 thinks already; Hybrid Fine-Tuning teaches it the tags of this project and a direct mode that
-answers in a box. Models and data come from the Hugging Face hub (`pip install '.[data]'`).
+answers in a box. Models and data come from the Hugging Face hub.
 
 Meant for one GPU with 80 GB. Its settings are guesses: no run has been measured, so there is no
 score or time to expect.

@@ -5,7 +5,9 @@ hybrid treat all `M * G` responses of a query as one group and the tag as any to
 """
 
 import difflib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -16,11 +18,18 @@ from lhrm_jax.objectives.masked import group_normalise, leave_one_out
 
 AdvantageFn = Callable[[Array], Advantages]
 
+# Keys of a config's section `hgpo` that are passed to the functions that name them as arguments.
+SETTINGS = ("alpha", "delta", "tie", "intra_scope", "estimator", "ddof", "literal", "skip_unsolved")
+
 _REGISTRY: dict[str, Callable[..., Advantages]] = {}
 
 
 def register(name: str) -> Callable[[Callable[..., Advantages]], Callable[..., Advantages]]:
-  """Makes `fn(scores, **options) -> Advantages` known to configs as `hgpo.advantage = name`."""
+  """Makes `fn(scores, *, ...) -> Advantages` known to configs as `hgpo.advantage = name`.
+
+  What the function names as arguments it is given: `SETTINGS` from the config's keys of that name,
+  anything else from `hgpo.advantage_options`.
+  """
 
   def add(fn: Callable[..., Advantages]) -> Callable[..., Advantages]:
     _REGISTRY[name] = fn
@@ -40,6 +49,30 @@ def get(name: str) -> Callable[..., Advantages]:
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(_REGISTRY))}."
     raise ValueError(f"hgpo.advantage={name!r} is not registered; {hint}")
   return _REGISTRY[name]
+
+
+def settings_of(name: str) -> tuple[str, ...]:
+  """Which of `SETTINGS` an advantage function takes.
+
+  Raises:
+    ValueError: no such name.
+  """
+  named = inspect.signature(get(name)).parameters
+  return tuple(setting for setting in SETTINGS if setting in named)
+
+
+def options(name: str, settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+  """The keyword arguments of an advantage function.
+
+  Args:
+    name: registered.
+    settings: `SETTINGS` with their values, and perhaps more.
+    own: `hgpo.advantage_options`.
+
+  Raises:
+    ValueError: no such name.
+  """
+  return {**{setting: settings[setting] for setting in settings_of(name)}, **own}
 
 
 register("hgpo")(hgpo.advantages)

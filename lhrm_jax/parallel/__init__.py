@@ -24,6 +24,7 @@ from lhrm_jax.parallel.multihost import (
   shard_rows,
   wait_for_all,
 )
+from lhrm_jax.parallel.platforms import skip_absent_tpu
 from lhrm_jax.parallel.rows import batch_parts, stack_rows, take_rows
 from lhrm_jax.parallel.sampling_layout import SamplingLayout
 
@@ -48,6 +49,7 @@ __all__ = [
   "partition_spec",
   "replicated",
   "shard_rows",
+  "skip_absent_tpu",
   "spec_in_force",
   "stack_rows",
   "take_rows",

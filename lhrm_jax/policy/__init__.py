@@ -19,7 +19,7 @@ from lhrm_jax.policy.config import PolicyConfig, RopeScaling
 from lhrm_jax.policy.export import export_pretrained
 from lhrm_jax.policy.head import TokenLogprobs, next_token_logits, token_logprobs
 from lhrm_jax.policy.model import Decoder
-from lhrm_jax.policy.pretrained import load_pretrained
+from lhrm_jax.policy.pretrained import hub_commit, load_pretrained
 
 Params = dict[str, Any]
 
@@ -33,6 +33,7 @@ __all__ = [
   "cache",
   "count_params",
   "export_pretrained",
+  "hub_commit",
   "in_compute_dtype",
   "init",
   "load_pretrained",

@@ -11,6 +11,18 @@ _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_h
           "num_kv_heads", "max_positions", "logprob_chunk")  # fmt: skip
 
 
+def _is_number(value: Any) -> bool:
+  """Whether `value` is a finite number that float32 can hold."""
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return False
+  return abs(value) < (2**53 if isinstance(value, int) else 1e38)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
   """How rotary frequencies are stretched beyond the context a model was trained with.
@@ -29,6 +41,18 @@ class RopeScaling:
   low_freq_factor: float = 1.0
   high_freq_factor: float = 4.0
   original_positions: int = 8192
+
+  def __post_init__(self):
+    _check_choice("policy.rope_scaling.kind", self.kind, ROPE_SCALINGS)
+    for name in ("factor", "low_freq_factor", "high_freq_factor", "original_positions"):
+      value = getattr(self, name)
+      if not (_is_number(value) and value > 0):
+        raise ValueError(f"policy.rope_scaling.{name}={value!r} must be a positive number.")
+    if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
+      raise ValueError(
+        f"policy.rope_scaling.low_freq_factor={self.low_freq_factor} must be below "
+        f"high_freq_factor={self.high_freq_factor}: the band between is interpolated."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +114,20 @@ class PolicyConfig:
   attention_chunk: int = 0
 
   def __post_init__(self):
-    for name in _SIZES:
-      if getattr(self, name) < 1:
-        raise ValueError(f"policy.{name}={getattr(self, name)} must be at least 1.")
+    for name in (*_SIZES, "head_dim", "logit_vocab_size"):
+      value = getattr(self, name)
+      if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"policy.{name}={value!r} must be a whole number.")
+      if value < 1 and name not in _SIZES:
+        continue  # 0 has a meaning of its own, and what is below is told further down
+      if value < 1:
+        raise ValueError(f"policy.{name}={value} must be at least 1.")
+      if value >= 2**31:
+        raise ValueError(f"policy.{name}={value} is beyond every model: it must be below 2**31.")
+    for name, least in (("rope_theta", 1.0), ("rms_norm_eps", 0.0)):
+      value = getattr(self, name)
+      if not (_is_number(value) and value >= least):
+        raise ValueError(f"policy.{name}={value!r} must be a finite number of at least {least:g}.")
     if not self.head_dim:
       object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
     if self.logit_vocab_size > self.vocab_size:
@@ -118,7 +153,6 @@ class PolicyConfig:
     _check_choice("policy.remat", self.remat, REMAT_POLICIES)
     _check_choice("policy.attention", self.attention, ATTENTIONS)
     _check_choice("policy.dtype", self.dtype, DTYPES)
-    _check_choice("policy.rope_scaling.kind", self.rope_scaling.kind, ROPE_SCALINGS)
 
   @classmethod
   def from_dict(cls, fields: dict[str, Any]) -> "PolicyConfig":
@@ -130,8 +164,3 @@ class PolicyConfig:
 
   def to_dict(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-  if value not in choices:
-    raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}.")

@@ -61,6 +61,7 @@ def export_pretrained(
 
   fields["dtype"] = fields["torch_dtype"] = dtype
   fields |= {"eos_token_id": list(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
+  fields |= {"bos_token_id": tokenizer.bos_id}  # unsaid, a Llama's would be 1
   (folder / "config.json").write_text(json.dumps(fields, indent=2), encoding="utf-8")
   tokenizer.with_template(text.chat.hybrid_template(tokenizer.chat_template)).save(folder)
   (folder / "README.md").write_text(card, encoding="utf-8")

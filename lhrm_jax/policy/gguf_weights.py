@@ -1,13 +1,14 @@
 """Reads weights and config from a GGUF file (llama.cpp's format), dequantised, no torch."""
 
 import dataclasses
-import pathlib
+import math
 from typing import Any
 
 import numpy as np
 
-from lhrm_jax.policy import rope
+from lhrm_jax.policy import layout, rope
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
+from lhrm_jax.text import gguf_file, printable
 
 # Which of our switches each `general.architecture` sets. Mistral and SmolLM2 are "llama".
 _FAMILIES = {
@@ -15,7 +16,8 @@ _FAMILIES = {
   "qwen2": {"qkv_bias": True},
   "qwen3": {"qk_norm": True},
 }
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K",
+         "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")  # fmt: skip
 
 _OUTER_NAMES = {
   "token_embd.weight": "model.embed_tokens.weight",
@@ -46,30 +48,29 @@ class GGUFFile:
   See `loading.Checkpoint` for what `where`, `names`, `shape` and `read` promise.
   """
 
-  def __init__(self, path: pathlib.Path, reader: Any):
-    """Args:
-      path: for messages.
-      reader: `gguf.GGUFReader(path)`, made once and shared with the tokenizer.
-
-    Raises:
-      ValueError: the architecture, the RoPE scaling or a tensor's type is not implemented.
+  def __init__(self, contents: gguf_file.Contents):
+    """Raises:
+    ValueError: the architecture, the RoPE scaling, a tensor's type or a number is not one that this
+      policy implements.
     """
-    self.where = str(path)
-    self._reader = reader
-    self._family = self._field("general.architecture", full=True)
+    self.where = str(contents.path)
+    self._contents = contents
+    self._family = self._field("general.architecture", str, full=True)
     if self._family not in _FAMILIES:
       raise ValueError(
-        f"{path}: general.architecture={self._family!r} is no architecture this policy implements. "
-        f"It implements {', '.join(_FAMILIES)}."
+        f"{self.where}: general.architecture={self._family!r} is no architecture this policy "
+        f"implements. It implements {', '.join(_FAMILIES)}."
       )
-    self._tensors = {_huggingface_name(t.name): t for t in reader.tensors}
-    self._rope_factors = self._tensors.pop(_ROPE_FACTORS, None)
-    for tensor in self._tensors.values():
-      if tensor.tensor_type.name not in TYPES:
+    self._tensors = {}
+    for name, tensor in contents.tensors.items():
+      if tensor.type_name not in TYPES:
         raise ValueError(
-          f"{path}: tensor {tensor.name} has type {tensor.tensor_type.name}, which is none of "
-          f"{', '.join(TYPES)}."
+          f"{self.where}: tensor {printable(name, 200)} has type {tensor.type_name}, which is none "
+          f"of {', '.join(TYPES)}."
         )
+      if self._tensors.setdefault(_huggingface_name(name), tensor) is not tensor:
+        raise ValueError(f"{self.where} holds two tensors for {_huggingface_name(name)!r}.")
+    self._rope_factors = self._read_rope_factors()
     self.config = self._config()
     self._check_rope_factors()
 
@@ -77,14 +78,10 @@ class GGUFFile:
     return frozenset(self._tensors)
 
   def shape(self, name: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in reversed(self._tensors[name].shape))
+    return self._tensors[name].shape
 
   def read(self, name: str) -> np.ndarray:
-    from gguf import dequantize
-
-    tensor = self._tensors[name]
-    # A copy, so that no parameter is a window on the file.
-    weight = np.array(dequantize(tensor.data, tensor.tensor_type)).reshape(self.shape(name))
+    weight = self._contents.values(self._tensors[name])
     if self._family == "llama":
       if ".q_proj." in name:
         return _unpermute(weight, self.config.num_heads)
@@ -92,55 +89,86 @@ class GGUFFile:
         return _unpermute(weight, self.config.num_kv_heads)
     return weight
 
-  def _field(self, key: str, default: Any = None, *, full: bool = False) -> Any:
-    """A metadata value; `key` lacks the architecture's prefix unless `full`."""
+  def _field(self, key: str, kind: type, default: Any = None, *, full: bool = False) -> Any:
+    """A metadata value of type `kind`; `key` lacks the architecture's prefix unless `full`."""
     key = key if full else f"{self._family}.{key}"
-    field = self._reader.get_field(key)
-    if field is not None:
-      return field.contents()
-    if default is None:
+    value = self._contents.fields.get(key, default)
+    if value is None:
       raise ValueError(f"{self.where} lacks the metadata key {key!r}.")
-    return default
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+      raise ValueError(f"{self.where}: {key}={str(value)[:60]} should be of type {kind.__name__}.")
+    return value
 
   def _config(self) -> PolicyConfig:
-    heads = self._field("attention.head_count")
-    theta = float(self._field("rope.freq_base", 10_000.0))
-    head_dim = self._field("attention.key_length", self._field("embedding_length") // heads)
-    return PolicyConfig(
-      vocab_size=self.shape("model.embed_tokens.weight")[0],
-      hidden_size=self._field("embedding_length"),
-      intermediate_size=self._field("feed_forward_length"),
-      num_layers=self._field("block_count"),
-      num_heads=heads,
-      num_kv_heads=self._field("attention.head_count_kv", heads),
-      head_dim=head_dim,
-      max_positions=self._field("context_length"),
-      rope_theta=theta,
-      rope_scaling=self._rope_scaling(),
-      rms_norm_eps=float(self._field("attention.layer_norm_rms_epsilon")),
-      tie_embeddings="lm_head.weight" not in self._tensors,
-      **_FAMILIES[self._family],
-    )
+    if layout.EMBEDDING not in self._tensors:
+      raise ValueError(f"{self.where} lacks the tensor token_embd.weight.")
+    self._check_switches()
+    heads = self._field("attention.head_count", int)
+    width = self._field("embedding_length", int)
+    try:
+      return PolicyConfig(
+        vocab_size=self.shape(layout.EMBEDDING)[0],
+        hidden_size=width,
+        intermediate_size=self._field("feed_forward_length", int),
+        num_layers=self._field("block_count", int),
+        num_heads=heads,
+        num_kv_heads=self._field("attention.head_count_kv", int, heads),
+        head_dim=self._field("attention.key_length", int, 0),
+        max_positions=self._field("context_length", int),
+        rope_theta=self._field("rope.freq_base", float, 10_000.0),
+        rope_scaling=self._rope_scaling(),
+        rms_norm_eps=self._field("attention.layer_norm_rms_epsilon", float),
+        tie_embeddings=layout.HEAD not in self._tensors,
+        **_FAMILIES[self._family],
+      )
+    except ValueError as error:
+      raise ValueError(f"{self.where}: {error}") from error
+
+  def _check_switches(self) -> None:
+    """Refuses what would load and then compute something else, as `huggingface` does."""
+    positions = self._field("context_length", int)
+    window = self._field("attention.sliding_window", int, 0)
+    if 0 < window < positions:
+      raise ValueError(f"{self.where}: attention.sliding_window={window} is not implemented.")
+    heads = max(1, self._field("attention.head_count", int))
+    width = self._field("attention.key_length", int, self._field("embedding_length", int) // heads)
+    rotated = self._field("rope.dimension_count", int, width)
+    if rotated != width:
+      raise ValueError(
+        f"{self.where}: rope.dimension_count={rotated} of {width} channels is not implemented."
+      )
+
+  def _read_rope_factors(self) -> np.ndarray | None:
+    tensor = self._tensors.pop(_ROPE_FACTORS, None)
+    if tensor is None:
+      return None
+    factors = self._contents.values(tensor).ravel()
+    if not (np.isfinite(factors).all() and (factors > 0).all()):
+      raise ValueError(f"{self.where}: {_ROPE_FACTORS} holds numbers that are no positive factors.")
+    return factors
 
   def _rope_scaling(self) -> RopeScaling:
     if self._rope_factors is not None:
       # All models written so far share the three other numbers; `factor` is the largest stretch.
-      factors = np.asarray(self._rope_factors.data, np.float32)
-      return RopeScaling("llama3", float(factors.max()), **_LLAMA3)
-    kind = self._field("rope.scaling.type", "none")
+      return RopeScaling("llama3", float(self._rope_factors.max()), **_LLAMA3)
+    # As llama.cpp reads it: a factor without a type is linear, under either of its names.
+    factor = self._field("rope.scaling.factor", float, self._field("rope.scale_linear", float, 0.0))
+    kind = self._field("rope.scaling.type", str, "linear" if factor else "none")
     if kind == "none":
       return RopeScaling()
     if kind == "linear":
-      return RopeScaling("linear", float(self._field("rope.scaling.factor")))
-    raise ValueError(f"{self.where}: RoPE scaling {kind!r} is not implemented (none, linear are).")
+      return RopeScaling("linear", factor)
+    raise ValueError(f"RoPE scaling {kind!r} is not implemented (none, linear are).")
 
   def _check_rope_factors(self) -> None:
     """Makes sure that the scaling we inferred gives the file's own frequencies."""
     if self._rope_factors is None:
       return
-    factors = np.asarray(self._rope_factors.data, np.float32)
     plain = rope.frequencies(dataclasses.replace(self.config, rope_scaling=RopeScaling()))
-    if not np.allclose(plain / factors, rope.frequencies(self.config), rtol=1e-3):
+    factors = self._rope_factors
+    if factors.shape != plain.shape or not np.allclose(
+      plain / factors, rope.frequencies(self.config), rtol=1e-3
+    ):
       raise ValueError(
         f"{self.where}: {_ROPE_FACTORS} holds no scaling of Llama 3's kind. Load the model from "
         "its safetensors folder instead, whose config.json says which it is."

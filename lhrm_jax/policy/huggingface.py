@@ -9,21 +9,22 @@ import numpy as np
 
 from lhrm_jax.policy import layout
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
+from lhrm_jax.text import model_files, printable
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral")
 
+_FLOATS = ("F64", "F32", "F16", "BF16")  # of safetensors' names
+
 # What transformers assumes where a family's config.json is silent.
+_COMMON = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "use_sliding_window": False}
 _DEFAULTS = {
-  "qwen2": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
-  "qwen3": {"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128},
-  "llama": {"max_position_embeddings": 2048},
-  "mistral": {
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "sliding_window": 4096,
-  },
+  "qwen2": _COMMON | {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+  "qwen3": _COMMON | {"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128},
+  "llama": _COMMON | {"max_position_embeddings": 2048},
+  "mistral": _COMMON
+  | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
 }
 
 
@@ -34,22 +35,23 @@ def read_config(folder: pathlib.Path) -> PolicyConfig:
     FileNotFoundError: there is no such file.
     ValueError: the architecture, or a switch of it, is not one this policy implements.
   """
-  path = folder / "config.json"
-  if not path.is_file():
+  path = model_files.find(folder, "config.json")
+  if path is None:
     raise FileNotFoundError(f"{folder} holds no config.json: is it a Hugging Face model folder?")
-  return config_from_json(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+  return config_from_json(model_files.read_json(path), where=str(path))
 
 
 def config_from_json(fields: Mapping[str, Any], where: str = "config.json") -> PolicyConfig:
   """Translates the fields of a `config.json`; see `read_config` for the errors."""
   family = fields.get("model_type")
-  if family not in FAMILIES:
+  if not isinstance(family, str) or family not in FAMILIES:
     raise ValueError(
       f"{where}: model_type={family!r} is no architecture this policy implements. "
       f"It implements {', '.join(FAMILIES)} (SmolLM2 and R1-Distill are of these)."
     )
-  for name in fields.get("architectures") or ():
-    if not name.endswith("ForCausalLM"):
+  architectures = fields.get("architectures") or []
+  for name in architectures if isinstance(architectures, list) else [architectures]:
+    if not str(name).endswith("ForCausalLM"):
       raise ValueError(f"{where}: architecture {name!r} is no causal language model.")
   fields = {**_DEFAULTS[family], **fields}
   _check_switches(family, fields, where)
@@ -59,23 +61,26 @@ def config_from_json(fields: Mapping[str, Any], where: str = "config.json") -> P
       raise ValueError(f"{where} lacks {key!r}, which a {family} model needs.")
     return fields[key]
 
-  theta, scaling = _rope(fields, where)
-  return PolicyConfig(
-    vocab_size=need("vocab_size"),
-    hidden_size=need("hidden_size"),
-    intermediate_size=need("intermediate_size"),
-    num_layers=need("num_hidden_layers"),
-    num_heads=need("num_attention_heads"),
-    num_kv_heads=fields.get("num_key_value_heads") or need("num_attention_heads"),
-    head_dim=fields.get("head_dim") or 0,
-    max_positions=fields["max_position_embeddings"],
-    rope_theta=theta,
-    rope_scaling=scaling,
-    rms_norm_eps=fields.get("rms_norm_eps", 1e-6),
-    qkv_bias=family == "qwen2",
-    qk_norm=family == "qwen3",
-    tie_embeddings=fields.get("tie_word_embeddings", False),
-  )
+  kv_heads, head_dim = fields.get("num_key_value_heads"), fields.get("head_dim")
+  try:
+    return PolicyConfig(
+      vocab_size=need("vocab_size"),
+      hidden_size=need("hidden_size"),
+      intermediate_size=need("intermediate_size"),
+      num_layers=need("num_hidden_layers"),
+      num_heads=need("num_attention_heads"),
+      num_kv_heads=need("num_attention_heads") if kv_heads is None else kv_heads,
+      head_dim=0 if head_dim is None else head_dim,
+      max_positions=need("max_position_embeddings"),
+      rope_theta=_rope_theta(fields, where),
+      rope_scaling=_rope_scaling(fields, where),
+      rms_norm_eps=need("rms_norm_eps"),
+      qkv_bias=family == "qwen2",
+      qk_norm=family == "qwen3",
+      tie_embeddings=fields["tie_word_embeddings"],
+    )
+  except ValueError as error:
+    raise ValueError(str(error) if where in str(error) else f"{where}: {error}") from error
 
 
 def _check_switches(family: str, fields: Mapping[str, Any], where: str) -> None:
@@ -86,34 +91,75 @@ def _check_switches(family: str, fields: Mapping[str, Any], where: str) -> None:
   for switch in ("attention_bias", "mlp_bias"):
     if fields.get(switch):
       raise ValueError(f"{where}: {switch}=true is not implemented.")
-  window = fields.get("sliding_window")
-  if family.startswith("qwen"):
-    window = window if fields.get("use_sliding_window", False) else None
-  if window is not None and window < fields["max_position_embeddings"]:
+  qwen = family.startswith("qwen")
+  for switch in ("tie_word_embeddings", *(["use_sliding_window"] if qwen else [])):
+    if not isinstance(fields[switch], bool):
+      raise ValueError(f"{where}: {switch}={fields[switch]!r} must be true or false.")
+  if fields.get("quantization_config"):
+    raise ValueError(
+      f"{where}: quantization_config is not implemented: load the unquantised model or a GGUF file."
+    )
+  window, positions = fields.get("sliding_window"), fields.get("max_position_embeddings")
+  if qwen:
+    window = window if fields["use_sliding_window"] else None
+  kinds = fields.get("layer_types") or []
+  known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")
+  unknown = [kind for kind in kinds if kind not in known] if isinstance(kinds, list) else [kinds]
+  if unknown:
+    raise ValueError(f"{where}: layer_types holds {unknown[0]!r}, which is not implemented.")
+  if window is None:
+    return
+  if not all(isinstance(x, int) for x in (window, positions)) or window < positions:
     raise ValueError(
       f"{where}: sliding_window={window} is not implemented. Set it to null (for Qwen "
       f"use_sliding_window to false) if your sequences are at most {window} tokens long."
     )
 
 
-def _rope(fields: Mapping[str, Any], where: str) -> tuple[float, RopeScaling]:
-  """Base and scaling, from `rope_parameters` or the older `rope_theta` and `rope_scaling`."""
-  rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-  theta = float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0)))
+def _rope_fields(fields: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+  """The dict in force: as in transformers `rope_scaling`, where given, over `rope_parameters`."""
+  name = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
+  rope = fields.get(name) or {}
+  if not isinstance(rope, Mapping):
+    raise ValueError(f"{where}: {name}={str(rope)[:60]!r} should be an object {{...}}.")
+  nested = [k for k, v in rope.items() if isinstance(v, Mapping) or k.endswith("_attention")]
+  if nested:
+    raise ValueError(
+      f"{where}: {name} by layer type ({', '.join(nested)}) is not implemented. If all layers have "
+      f"the same, put one type's parameters in the place of {name}."
+    )
+  factor = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor"))
+  if factor is not None and factor != 1.0:
+    raise ValueError(f"{where}: partial_rotary_factor={factor!r} is not implemented.")
+  return rope
+
+
+def _rope_theta(fields: Mapping[str, Any], where: str) -> float:
+  # A null counts as said: transformers fails over it, and 10,000 would be another model.
+  return _rope_fields(fields, where).get("rope_theta", fields.get("rope_theta", 10_000.0))
+
+
+def _rope_scaling(fields: Mapping[str, Any], where: str) -> RopeScaling:
+  rope = _rope_fields(fields, where)
   kind = rope.get("rope_type", rope.get("type", "default"))
-  if rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0)) != 1.0:
-    raise ValueError(f"{where}: partial_rotary_factor is not implemented.")
+
+  def need(key: str, default: Any = None) -> Any:
+    value = rope.get(key, default)
+    if value is None:
+      raise ValueError(f"{where}: RoPE scaling {kind!r} lacks {key!r}.")
+    return value
+
   if kind == "default":
-    return theta, RopeScaling()
+    return RopeScaling()
   if kind == "linear":
-    return theta, RopeScaling("linear", float(rope["factor"]))
+    return RopeScaling("linear", need("factor"))
   if kind == "llama3":
-    return theta, RopeScaling(
+    return RopeScaling(
       "llama3",
-      float(rope["factor"]),
-      float(rope["low_freq_factor"]),
-      float(rope["high_freq_factor"]),
-      int(rope["original_max_position_embeddings"]),
+      need("factor"),
+      need("low_freq_factor"),
+      need("high_freq_factor"),
+      need("original_max_position_embeddings", fields.get("max_position_embeddings")),
     )
   raise ValueError(
     f"{where}: RoPE scaling {kind!r} is not implemented (default, linear, llama3 are). Remove it "
@@ -181,17 +227,34 @@ class SafetensorsFolder:
 
     Raises:
       FileNotFoundError: no safetensors file, or one that the index names is not there.
+      ValueError: a file or the index is damaged or leads out of the folder, a tensor stands in two
+        files, or holds no floating-point numbers.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     self.where = str(folder)
     self._files: dict[str, pathlib.Path] = {}
     self._shapes: dict[str, tuple[int, ...]] = {}
     for path in _weight_files(folder):
-      with safe_open(path, framework="numpy") as file:
-        for name in file.keys():  # noqa: SIM118 (no dict)
-          self._files[name] = path
-          self._shapes[name] = tuple(file.get_slice(name).get_shape())
+      try:
+        with safe_open(path, framework="numpy") as file:
+          for name in file.keys():  # noqa: SIM118 (no dict)
+            self._add(name, path, file.get_slice(name))
+      except (SafetensorError, OSError) as error:
+        raise ValueError(
+          f"{path} is damaged or no safetensors file ({error}). Download it again."
+        ) from error
+
+  def _add(self, name: str, path: pathlib.Path, tensor: Any) -> None:
+    shown = printable(name, 200)
+    if name in self._files:
+      raise ValueError(f"{self.where}: {shown} stands in {self._files[name].name} and {path.name}.")
+    if tensor.get_dtype() not in _FLOATS:
+      raise ValueError(
+        f"{path}: {shown} is of type {tensor.get_dtype()}: weights are {', '.join(_FLOATS)}."
+      )
+    self._files[name] = path
+    self._shapes[name] = tuple(tensor.get_shape())
 
   def names(self) -> frozenset[str]:
     return frozenset(self._files)
@@ -208,19 +271,28 @@ class SafetensorsFolder:
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  index = folder / INDEX_FILE
-  if index.is_file():
-    weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    paths = [folder / name for name in sorted(set(weight_map.values()))]
-  else:
-    paths = [folder / SINGLE_FILE]
-  missing = [path.name for path in paths if not path.is_file()]
+  """As transformers chooses them: the single file where there is one, else those of the index."""
+  single = model_files.find(folder, SINGLE_FILE)
+  index = model_files.find(folder, INDEX_FILE)
+  if single is not None:
+    return [single]
+  names = [SINGLE_FILE]
+  if index is not None:
+    weight_map = model_files.read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) and name.isprintable() for name in names):
+      raise ValueError(
+        f"{index} holds no weight_map from tensors to files: fetch it again, or delete it if "
+        f"{SINGLE_FILE} holds the weights."
+      )
+  found = {name: model_files.find(folder, name) for name in sorted(set(names))}
+  missing = [name for name, path in found.items() if path is None]
   if missing:
     raise FileNotFoundError(
       f"{folder} lacks {', '.join(missing)}. Weights are read from safetensors files only; a "
       "checkpoint in another format must be converted first."
     )
-  return paths
+  return list(found.values())
 
 
 def write_weights(

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from lhrm_jax.policy import layout
 from lhrm_jax.policy.config import PolicyConfig
+from lhrm_jax.text import printable
 
 
 class Checkpoint(Protocol):
@@ -58,7 +59,8 @@ class TableRows:
     grown = np.zeros((self.total, table.shape[1]), dtype)
     grown[: len(table)] = table
     if self.new_ids:
-      grown[list(self.new_ids)] = table[: self.trained].mean(axis=0, dtype=np.float32)
+      with np.errstate(invalid="ignore", over="ignore"):  # told with the tensor's name, by `_cast`
+        grown[list(self.new_ids)] = table[: self.trained].mean(axis=0, dtype=np.float32)
     return grown
 
 
@@ -68,6 +70,11 @@ def check_tensors(config: PolicyConfig, checkpoint: Checkpoint) -> None:
   Raises:
     ValueError: a tensor is missing, is one too many, or has another shape; all are named.
   """
+  if config.num_layers > len(checkpoint.names()):  # before a list of millions of names is made
+    raise ValueError(
+      f"{checkpoint.where}: the config says {config.num_layers} layers, the weights are "
+      f"{len(checkpoint.names())} tensors."
+    )
   expected = dict(layout.stored_shapes(config))
   found = {name for name in checkpoint.names() if not _is_derived(name, config)}
   problems = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - found)]
@@ -79,8 +86,41 @@ def check_tensors(config: PolicyConfig, checkpoint: Checkpoint) -> None:
   if problems:
     shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
     raise ValueError(
-      f"{checkpoint.where} doesn't hold the tensors its config asks for: " + "; ".join(shown) + "."
+      f"{checkpoint.where} doesn't hold the tensors its config asks for: "
+      f"{printable('; '.join(shown))}."
     )
+
+
+def with_stored_head(config: PolicyConfig, checkpoint: Checkpoint) -> PolicyConfig:
+  """The config with an untied head where the checkpoint holds one that differs from its embedding.
+
+  As in transformers, the tensors rule where `tie_word_embeddings` says something else than they.
+  """
+  if not config.tie_embeddings or not {layout.EMBEDDING, layout.HEAD} <= checkpoint.names():
+    return config
+  if checkpoint.shape(layout.EMBEDDING) == checkpoint.shape(layout.HEAD):
+    embedding, head = (checkpoint.read(name) for name in (layout.EMBEDDING, layout.HEAD))
+    if np.array_equal(embedding, head):
+      return config
+  return dataclasses.replace(config, tie_embeddings=False)
+
+
+def _cast(weight: np.ndarray, dtype: np.dtype, checkpoint: Checkpoint, name: str) -> np.ndarray:
+  """A weight in the parameters' dtype.
+
+  Raises:
+    ValueError: a value of it is NaN or infinite: one poisons every logit.
+  """
+  with np.errstate(invalid="ignore", over="ignore"):
+    values = np.asarray(weight, dtype)
+    # Extremes instead of a mask: no second array as large as the tensor.
+    finite = not values.size or (np.isfinite(values.min()) and np.isfinite(values.max()))
+  if not finite:
+    raise ValueError(
+      f"{checkpoint.where}: {name} holds NaN or infinite weights: the file is damaged, or its "
+      "training had diverged."
+    )
+  return values
 
 
 def _is_derived(name: str, config: PolicyConfig) -> bool:
@@ -111,6 +151,9 @@ def build_params(
 
   Returns:
     Nested dict of arrays.
+
+  Raises:
+    ValueError: a weight is NaN or infinite, or becomes so in `dtype`.
   """
   dtype = jnp.dtype(dtype)
   params: dict[str, Any] = {}
@@ -127,13 +170,13 @@ def build_params(
     stored = checkpoint.read(weight.name)
     if weight.name in (layout.EMBEDDING, layout.HEAD):
       stored = rows.grow(stored, dtype)
-    value = np.asarray(weight.from_stored(stored), dtype)
+    value = _cast(weight.from_stored(stored), dtype, checkpoint, weight.name)
     _insert(params, weight.path, _put(value, sharding_of(weight.path)))
   for weight in layout.layer_weights(config):
 
     def read(index: int, weight: layout.Weight = weight) -> np.ndarray:
-      stored = checkpoint.read(layout.layer_name(index, weight.name))
-      return np.asarray(weight.from_stored(stored), dtype)
+      name = layout.layer_name(index, weight.name)
+      return _cast(weight.from_stored(checkpoint.read(name)), dtype, checkpoint, name)
 
     if config.scan_layers:
       path = ("layers", *weight.path)

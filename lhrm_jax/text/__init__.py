@@ -2,7 +2,7 @@
 
 import pathlib
 
-from lhrm_jax.text import chat, gguf_tokenizer, tags
+from lhrm_jax.text import chat, gguf_file, gguf_tokenizer, tags
 from lhrm_jax.text.characters import CharacterTokenizer, printable
 from lhrm_jax.text.pretrained import PretrainedTokenizer
 from lhrm_jax.text.responses import ParsedResponse, parse_response
@@ -30,12 +30,11 @@ def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
 
   Raises:
     FileNotFoundError: it holds none.
+    ValueError: a file of it is damaged or hostile; it is named.
   """
   folder = pathlib.Path(folder)
   if folder.suffix == ".gguf" and folder.is_file():
-    from gguf import GGUFReader
-
-    return gguf_tokenizer.from_reader(GGUFReader(folder))
+    return gguf_tokenizer.from_contents(gguf_file.Contents(folder))
   if CharacterTokenizer.saved_in(folder):
     return CharacterTokenizer.load(folder)
   if PretrainedTokenizer.saved_in(folder):

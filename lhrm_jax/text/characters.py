@@ -5,7 +5,7 @@ import pathlib
 import re
 import unicodedata
 
-from lhrm_jax.text import tags
+from lhrm_jax.text import model_files, tags
 from lhrm_jax.text.tokenizer import TagIds
 
 _FILE = "characters.json"
@@ -92,12 +92,18 @@ class CharacterTokenizer:
 
   @classmethod
   def load(cls, folder: pathlib.Path) -> "CharacterTokenizer":
-    fields = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    return cls(fields["alphabet"], tuple(fields["words"]))
+    path = model_files.find(folder, _FILE)
+    fields = model_files.read_json(path)
+    alphabet, words = fields.get("alphabet"), fields.get("words")
+    if not isinstance(alphabet, str) or not isinstance(words, list):
+      raise ValueError(f"{path} holds no alphabet and words.")
+    if not all(isinstance(word, str) and word for word in words):
+      raise ValueError(f"{path}: words={str(words)[:60]} should be texts.")
+    return cls(alphabet, tuple(words))
 
   @staticmethod
   def saved_in(folder: pathlib.Path) -> bool:
-    return (folder / _FILE).is_file()
+    return (folder / _FILE).exists()
 
 
 def _longest_first(tokens: tuple[str, ...]) -> re.Pattern:

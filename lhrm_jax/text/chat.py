@@ -1,9 +1,11 @@
 """Chat templates: rendering them, the default one, and the one that offers both modes."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from lhrm_jax.text import tags
+from lhrm_jax.text import rendering, tags
+from lhrm_jax.text.characters import printable
 
 Message = Mapping[str, str]
 
@@ -25,19 +27,36 @@ CHATML_TEMPLATE = """\
 """
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 
-# Some templates open the reasoning themselves, or close it to switch it off. Here the opening tag
-# is the first token of the response, so it must not stand in the prompt.
-_OPENED = re.compile(r"<think>\s*(</think>\s*)?\Z")
+_MARK = "{#- lhrm: both modes, one day -#}"
+# A prompt must not change overnight, nor between training and serving: this day is every template's
+# today, a Friday.
+_DAY = {"%d": "26", "%-d": "26", "%e": "26", "%a": "Fri", "%A": "Friday", "%b": "Jul", "%B": "July",
+        "%h": "Jul", "%m": "07", "%-m": "7", "%y": "24", "%Y": "2024", "%j": "208", "%H": "00",
+        "%-H": "0", "%I": "12", "%-I": "12", "%M": "00", "%-M": "0", "%S": "00", "%-S": "0",
+        "%p": "AM", "%f": "000000", "%F": "2024-07-26", "%T": "00:00:00", "%D": "07/26/24",
+        "%R": "00:00", "%x": "07/26/24", "%X": "00:00:00", "%c": "Fri Jul 26 00:00:00 2024",
+        "%u": "5", "%w": "5", "%U": "29", "%W": "30", "%V": "30", "%G": "2024", "%s": "1721952000",
+        "%Z": "UTC", "%z": "+0000", "%n": "\\n", "%t": "\\t"}  # fmt: skip
+_FIXED_DATES = (
+  "{% if date_string is not defined %}{% set date_string = '26 Jul 2024' %}{% endif %}\n"
+  "{% macro strftime_now(format) %}"
+  "{{ format.split('%%') | map('replace', '%-', '%~')"
+  + "".join(f" | map('replace', '{k.replace('%-', '%~')}', '{v}')" for k, v in _DAY.items())
+  + " | join('%') }}{% endmacro %}\n"
+)
+_DATES = re.compile(r"\b(date_string|strftime_now)\b")
+_GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
-# Llama's templates print the day unless they are given one; a prompt must not change overnight.
-_VARIABLES = {"date_string": "26 Jul 2024"}
 
-_HYBRID_MARK = "{#- lhrm: both modes -#}"
+def default_template(vocabulary: Mapping[str, int], bos_first: bool = False) -> str:
+  """The template of a model that has none: ChatML where its tokens exist, plain words otherwise.
 
-
-def default_template(vocabulary: Mapping[str, int]) -> str:
-  """The template of a model that has none: ChatML where its tokens exist, plain words otherwise."""
-  return CHATML_TEMPLATE if all(t in vocabulary for t in CHATML_TOKENS) else PLAIN_TEMPLATE
+  Args:
+    vocabulary: token to id.
+    bos_first: the model's tokenizer puts `bos_token` before every text, as its pretraining did.
+  """
+  known = all(token in vocabulary for token in CHATML_TOKENS)
+  return ("{{- bos_token -}}" if bos_first else "") + (CHATML_TEMPLATE if known else PLAIN_TEMPLATE)
 
 
 def render(
@@ -58,54 +77,50 @@ def render(
     variables: further ones for the template, e.g. `enable_thinking`.
 
   Raises:
-    ValueError: the template refuses the conversation; it says why.
+    ValueError: the template refuses the conversation, or is stopped (`rendering`); it says why.
   """
-  import jinja2
-  from transformers.utils.chat_template_utils import render_jinja_template
-
+  variables |= {**special_tokens, "add_generation_prompt": add_generation_prompt}
   try:
-    texts, _ = render_jinja_template(
-      [[dict(message) for message in messages]],
-      chat_template=template,
-      add_generation_prompt=add_generation_prompt,
-      **special_tokens,
-      **_VARIABLES,
-      **variables,
-    )
-  except jinja2.exceptions.TemplateError as error:
+    return rendering.render(template, {**variables, "messages": list(map(dict, messages))})
+  except rendering.RenderError as error:
     roles = [message["role"] for message in messages]
     raise ValueError(
-      f"The chat template refuses a conversation of {roles}: {error}. Give the tokenizer another "
-      "template (`chat_template=`) or drop the messages it does not take."
+      f"The chat template refuses a conversation of {roles}: {printable(str(error), 500)}. Give "
+      "the tokenizer another template (`chat_template=`) or drop the messages it does not take."
     ) from error
-  return texts[0]
 
 
-def without_opened_mode(prompt: str) -> str:
-  """A rendered prompt without a reasoning block that the template opened, or opened and closed."""
-  return _OPENED.sub("", prompt)
-
-
+@functools.lru_cache(maxsize=16)
 def hybrid_template(template: str) -> str:
-  """A template that adds the choice of mode to a model's own.
+  """A template that adds the choice of mode to a model's own, and renders the same on every day.
 
   `enable_thinking=True` ends the prompt with `<think>`, `False` with `<no_think>`, and without it
-  the model chooses. Whatever the model's own template opened there is taken out.
+  the model chooses. The model's own template does not see the choice, as it did not in training:
+  the opening tag is all that differs. Whatever it opened at the end of the prompt is taken out.
   """
-  if template.startswith(_HYBRID_MARK):
+  if template.startswith(_MARK):
     return template
   think, no_think = tags.OPENING_TAGS
-  # A template of several lines loses one newline at its end when rendered alone, but not within.
-  inner = template.removesuffix("\n")
+  # Jinja drops the newline at the end of a source, and only there.
+  inner = re.sub(r"(\r\n|\r|\n)\Z", "", template)
+  inner = re.sub(r"\benable_thinking\b", "lhrm_not_set", inner)
+  dates = _FIXED_DATES if _DATES.search(inner) else ""
+  chosen = "enable_thinking is defined and enable_thinking is not none"
+  mode = f"{{{{ ('{think}' if enable_thinking else '{no_think}') if {chosen} else '' }}}}"
+  if "think" not in inner:
+    # The template opens no mode: no more than a tag at the end.
+    return f"{_MARK}{dates}{{% set lhrm_both = true %}}\n{inner}{{{{ '' }}}}" + (
+      f"{{% if add_generation_prompt %}}{mode}{{% endif %}}"
+    )
+  # Caught in a variable, `{% generation %}` would count from the wrong place; only a finished
+  # conversation needs its marks, and there nothing is caught.
+  caught = _GENERATION.sub(lambda m: m[1] + ("endwith" if m[2] else "with") + m[3], inner)
   return (
-    f"{_HYBRID_MARK}{{% set lhrm_prompt %}}{inner}{{% endset %}}"
-    "{% if add_generation_prompt %}"
-    "{% if lhrm_prompt.rstrip().endswith('</think>') %}"
-    "{% set lhrm_prompt = lhrm_prompt.rstrip()[:-8] %}{% endif %}"
-    "{% if lhrm_prompt.rstrip().endswith('<think>') %}"
-    "{% set lhrm_prompt = lhrm_prompt.rstrip()[:-7] %}{% endif %}"
-    "{{ lhrm_prompt }}"
-    "{% if enable_thinking is defined and enable_thinking is not none %}"
-    f"{{{{ '{think}' if enable_thinking else '{no_think}' }}}}{{% endif %}}"
-    "{% else %}{{ lhrm_prompt }}{% endif %}"
+    f"{_MARK}{dates}{{% if add_generation_prompt %}}"
+    f"{{% set lhrm_prompt %}}\n{caught}{{{{ '' }}}}{{% endset %}}"
+    "{% set lhrm_end = lhrm_prompt.rstrip() %}"
+    "{% if lhrm_end.endswith('</think>') %}{% set lhrm_end = lhrm_end[:-8].rstrip() %}{% endif %}"
+    "{% if lhrm_end.endswith('<think>') %}{% set lhrm_prompt = lhrm_end[:-7] %}{% endif %}"
+    f"{{{{ lhrm_prompt }}}}{mode}"
+    f"{{% else %}}\n{inner}{{{{ '' }}}}{{% endif %}}"
   )

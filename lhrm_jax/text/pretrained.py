@@ -7,16 +7,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lhrm_jax.text import chat, tags
+from lhrm_jax.text import chat, model_files, rendering, tags, tokenizer_files
 from lhrm_jax.text.tokenizer import TagIds
+from lhrm_jax.text.tokenizer_files import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-TEMPLATE_FILE = "chat_template.jinja"
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-# Stands inside a control token that a user typed, so that rendering leaves it plain text. A private
-# character: it is in no text that means anything.
-_BREAK = "\ue0f0"
+# Stands inside a control token that somebody typed, so that rendering leaves it plain text. It and
+# the marks below are noncharacters of Unicode: they are in no text that means anything.
+_BREAK = "\ufdef"
+_NONCHARACTERS = re.compile("[\ufdd0-\ufdef]")
+_MOST_GAPS = 1000  # ids that stand for no token, beyond as many as there are tokens
 
 
 class PretrainedTokenizer:
@@ -27,7 +26,9 @@ class PretrainedTokenizer:
 
   Attributes:
     chat_template: Jinja source that turns messages into a prompt.
-    new_tag_ids: tags the vocabulary lacked; the model has no trained row for them.
+    new_tag_ids: tags the vocabulary lacked.
+    new_ids: these and the special tokens it lacked; the model has no trained row for them.
+    bos_id: of `bos_token`; `None` where the model has none.
     trained_vocab_size: one more than the largest id of the vocabulary before that.
   """
 
@@ -38,45 +39,70 @@ class PretrainedTokenizer:
     special_tokens: Mapping[str, str],
     chat_template: str | None = None,
     eos_ids: Iterable[int] = (),
+    bos_first: bool | None = None,
   ):
     """Args:
       tokenizer: a `tokenizers.Tokenizer`; it is not changed.
-      special_tokens: e.g. `{"bos_token": "<s>", "eos_token": "</s>"}`, each in the vocabulary.
+      special_tokens: e.g. `{"bos_token": "<s>", "eos_token": "</s>"}`; as in transformers, those
+        that the vocabulary lacks become tokens.
       chat_template: `None` takes `chat.default_template`.
       eos_ids: further ids that end a response, beside the one the template ends a turn with.
+      bos_first: whether the model expects `bos_token` before every text, which only a default
+        template heeds; `None` asks the tokenizer.
 
     Raises:
-      ValueError: no token ends a response.
+      ValueError: no token ends a response, or an id is not in the vocabulary.
     """
-    self._special_tokens = dict(special_tokens)
+    rendering.start()
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    _check_vocabulary(vocabulary)
+    self._special_tokens = dict(special_tokens)
     self.trained_vocab_size = max(vocabulary.values()) + 1
-    self.chat_template = chat_template or chat.default_template(vocabulary)
-    self._parser, self._plain = _parser_and_plain(tokenizer)
+    if not chat_template:
+      first = tokenizer_files.first_token(tokenizer)
+      if first is not None and bos_first is not False:
+        self._special_tokens["bos_token"] = first
+      wanted = first is not None if bos_first is None else bos_first
+      chat_template = chat.default_template(
+        vocabulary, wanted and "bos_token" in self._special_tokens
+      )
+    self.chat_template = chat_template
+    self._parser = _parser(tokenizer, self._special_tokens.values())
     ids = {tag: self._parser.token_to_id(tag) for tag in tags.TAGS}
     self.new_tag_ids = tuple(ids[tag] for tag in tags.TAGS if tag not in vocabulary)
-    self.vocab_size = max(self.trained_vocab_size, *(i + 1 for i in ids.values()))
+    named = {self._parser.token_to_id(token) for token in self._special_tokens.values()}
+    self.new_ids = (*sorted(named - {*vocabulary.values()}), *self.new_tag_ids)
+    self.vocab_size = max(self.trained_vocab_size, *(i + 1 for i in (*self.new_ids, *ids.values())))
     self.tag_ids = TagIds(
       opening=tuple(ids[tag] for tag in tags.OPENING_TAGS),
       closing=tuple(ids[tag] for tag in tags.CLOSING_TAGS),
     )
-    self._tag_ids = ids
-    self._tag_pattern = re.compile("(" + "|".join(map(re.escape, tags.TAGS)) + ")")
+    self._tag_pattern = _one_of(tags.TAGS)
     added = self._parser.get_added_tokens_decoder()
     # Tokens that a text must not be able to forge: the tags, and those marked special.
-    self._control = {t.content: i for i, t in added.items() if t.special} | ids
-    longest_first = sorted(self._control, key=len, reverse=True)
-    self._control_pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+    self._control = {t.content: i for i, t in added.items() if t.special and t.content} | ids
+    self._control_pattern = _one_of(self._control)
+    self._marks = {token: _mark(i) for i, token in enumerate(self._control)}
+    self._plain = _plain(self._parser, self._marks, added)
+    self._id_of_mark = {
+      self._plain.token_to_id(mark): self._control[token] for token, mark in self._marks.items()
+    }
+    self._continuing = tokenizer_files.without_prefix(self._plain)
     self.eos_ids = self._find_eos_ids(eos_ids)
     pad = self._special_tokens.get("pad_token")
     self.pad_id = self._parser.token_to_id(pad) if pad else self.eos_ids[0]
+    bos = self._special_tokens.get("bos_token")
+    self.bos_id = self._parser.token_to_id(bos) if bos else None
     self._silent = ({*self._control.values(), self.pad_id, *self.eos_ids}) - set(ids.values())
+    # Some decoders drop the space that a text begins with; behind a tag they do not.
+    spaced = self._continuing.encode(" a", add_special_tokens=False).ids
+    self._decode_behind = "" if self._parser.decode(spaced) == " a" else tags.TAGS[0]
 
   def _find_eos_ids(self, further: Iterable[int]) -> tuple[int, ...]:
     """The token that the template ends an assistant's turn with, then the model's own."""
     found = []
     turn = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": _BREAK}]
-    text = chat.render(self.chat_template, turn, self._special_tokens, add_generation_prompt=False)
+    text = self._render(turn, add_generation_prompt=False)
     end = self._control_pattern.search(text.rpartition(_BREAK)[2])
     if end:
       found.append(self._control[end[0]])
@@ -89,7 +115,22 @@ class PretrainedTokenizer:
         "The tokenizer names no eos_token and the chat template ends a turn with no special token: "
         "nothing would end a response. Set eos_token in tokenizer_config.json."
       )
+    for i in found:
+      if not 0 <= i < self.vocab_size:
+        raise ValueError(
+          f"eos_token_id={i} is no token: the vocabulary has {self.vocab_size}. Correct "
+          "generation_config.json or config.json."
+        )
     return tuple(dict.fromkeys(found))
+
+  def _render(self, messages: Sequence[chat.Message], *, add_generation_prompt: bool = True) -> str:
+    # The template that an export has, so that training sees what a server renders.
+    return chat.render(
+      chat.hybrid_template(self.chat_template),
+      messages,
+      self._special_tokens,
+      add_generation_prompt=add_generation_prompt,
+    )
 
   def encode_prompt(self, prompt: str) -> list[int]:
     return self.encode_messages([{"role": "user", "content": prompt}])
@@ -97,41 +138,61 @@ class PretrainedTokenizer:
   def encode_messages(self, messages: Sequence[chat.Message]) -> list[int]:
     """Ids of a conversation, up to where the assistant's next response begins.
 
-    Control tokens in the messages' text stay plain text.
+    Control tokens in the messages' text stay plain text, but for the tags of earlier responses: the
+    model wrote those as tokens, and a server reads them so.
 
     Args:
       messages: each with `role` and `content`; the last one is not the assistant's.
     """
-    typed = any(self._control_pattern.search(message["content"]) for message in messages)
-    if typed:
-      messages = [{**m, "content": self._break_control(m["content"])} for m in messages]
-    text = chat.render(
-      self.chat_template, messages, self._special_tokens, add_generation_prompt=True
-    )
-    text = chat.without_opened_mode(text)
+    text = self._render(messages)
+    typed = {token for m in messages for token in self._forgeable(m)}
     if not typed:
       return self._parser.encode(text, add_special_tokens=False).ids
-    ids: list[int] = []
-    for part in self._control_pattern.split(text):
-      own = self._control.get(part)
-      ids += [own] if own is not None else self._encode_plain(part.replace(_BREAK, ""))
-    return ids
+    return self._encode(
+      self._plain, self._control_pattern.split(self._broken(messages, typed, text))
+    )
 
-  def _break_control(self, content: str) -> str:
-    return self._control_pattern.sub(lambda token: token[0][0] + _BREAK + token[0][1:], content)
+  def _forgeable(self, message: chat.Message) -> set[str]:
+    found = set(self._control_pattern.findall(message["content"]))
+    return found - set(tags.TAGS) if message["role"] == "assistant" else found
 
-  def _encode_plain(self, text: str) -> list[int]:
-    return self._plain.encode(text, add_special_tokens=False).ids if text else []
+  def _broken(self, messages: Sequence[chat.Message], typed: set[str], text: str) -> str:
+    """`text`, the rendered messages, with a break in the control tokens that somebody typed."""
+
+    def rendered(tokens: set[str]) -> str:
+      def of(message: chat.Message) -> chat.Message:
+        breakable = tokens & self._forgeable(message)
+        if not breakable:
+          return message
+        return {**message, "content": _one_of(breakable).sub(_insert_break, message["content"])}
+
+      return self._render([of(message) for message in messages])
+
+    def unchanged(broken: str) -> bool:
+      return broken.replace(_BREAK, "") == text
+
+    broken = rendered(typed)
+    if not unchanged(broken):
+      # The template acts on some of these tokens, e.g. cuts a thought out: it must see those.
+      broken = rendered({token for token in typed if unchanged(rendered({token}))})
+    return broken if unchanged(broken) else text
+
+  def _encode(self, tokenizer: Any, parts: Sequence[str]) -> list[int]:
+    """Ids of plain texts and, between each two of them, a control token."""
+    text = "".join(
+      self._marks[part] if i % 2 else _NONCHARACTERS.sub("", part) for i, part in enumerate(parts)
+    )
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    return [self._id_of_mark.get(i, i) for i in ids]
 
   def encode_response(self, response: str) -> list[int]:
-    ids: list[int] = []
-    for part in self._tag_pattern.split(response):
-      ids += [self._tag_ids[part]] if part in self._tag_ids else self._encode_plain(part)
-    return [*ids, self.eos_ids[0]]
+    return [*self._encode(self._continuing, self._tag_pattern.split(response)), self.eos_ids[0]]
 
   def decode(self, ids: list[int]) -> str:
     kept = [int(i) for i in ids if int(i) not in self._silent]
-    return self._parser.decode(kept, skip_special_tokens=False)
+    behind = [self._control[self._decode_behind]] if self._decode_behind else []
+    text = self._parser.decode([*behind, *kept], skip_special_tokens=False)
+    return text[len(self._decode_behind) :]
 
   def with_template(self, chat_template: str) -> "PretrainedTokenizer":
     """The same tokenizer with another chat template."""
@@ -167,56 +228,90 @@ class PretrainedTokenizer:
         `generation_config.json` count where they exist.
       chat_template: replaces the folder's.
     """
-    from tokenizers import Tokenizer
-
+    rendering.start()
     folder = pathlib.Path(folder)
-    config = _read_json(folder / CONFIG_FILE)
-    special = {
-      key: value["content"] if isinstance(value, dict) else value
-      for key in _SPECIAL_TOKENS
-      if (value := config.get(key))
-    }
-    eos = _read_json(folder / "generation_config.json").get("eos_token_id", [])
-    return cls(
-      Tokenizer.from_file(str(folder / TOKENIZER_FILE)),
-      special_tokens=special,
-      chat_template=chat_template or _read_template(folder, config),
-      eos_ids=eos if isinstance(eos, list) else [eos],
-    )
+    tokenizer = tokenizer_files.read_tokenizer(folder)
+    config = model_files.read_json(model_files.find(folder, CONFIG_FILE))
+    tokenizer_files.add_config_tokens(tokenizer, config, where=str(folder / CONFIG_FILE))
+    try:
+      return cls(
+        tokenizer,
+        special_tokens=tokenizer_files.special_tokens(folder, config),
+        chat_template=chat_template or tokenizer_files.read_template(folder, config),
+        eos_ids=tokenizer_files.eos_ids(folder),
+        bos_first=tokenizer_files.bos_first(config),
+      )
+    except ValueError as error:
+      raise ValueError(f"{folder}: {error}") from error
 
   @staticmethod
   def saved_in(folder: pathlib.Path) -> bool:
-    return (folder / TOKENIZER_FILE).is_file()
+    return (folder / TOKENIZER_FILE).exists()
 
 
-def _parser_and_plain(tokenizer: Any) -> tuple[Any, Any]:
-  """One copy that sees control tokens in a text, and one to which all of a text is plain.
+def _check_vocabulary(vocabulary: Mapping[str, int]) -> None:
+  if not vocabulary:
+    raise ValueError("The tokenizer's vocabulary is empty.")
+  top = max(vocabulary.values())
+  if top >= 2 * len(vocabulary) + _MOST_GAPS:
+    raise ValueError(
+      f"The tokenizer has {len(vocabulary)} tokens, but ids up to {top}: it is damaged, or made up."
+    )
 
-  In the first the tags are added tokens that are not special: transformers and vLLM drop special
-  tokens when they decode, and a reader of the response needs the tags.
+
+def _parser(tokenizer: Any, special_tokens: Iterable[str]) -> Any:
+  """A copy that sees control tokens in a text, the tags among them, and adds none by itself.
+
+  The tags are added tokens that are not special: transformers and vLLM drop special tokens when
+  they decode, and a reader of the response needs the tags. A first token comes from the chat
+  template alone: were it also put before every text, a rendered prompt would begin with two.
   """
-  from tokenizers import AddedToken, Tokenizer
+  from tokenizers import AddedToken
 
-  parser = Tokenizer.from_str(tokenizer.to_str())
+  parser = tokenizer_files.build(tokenizer.to_str(), where=TOKENIZER_FILE)
   parser.no_truncation()
   parser.no_padding()
+  parser.post_processor = None
+  # As transformers does: what is special by name is read as one token in a rendered text.
+  known = {token.content for token in parser.get_added_tokens_decoder().values()}
+  parser.add_special_tokens(
+    [AddedToken(token, normalized=False) for token in special_tokens if token not in known]
+  )
   # Adding a token that exists changes nothing but its being special.
   parser.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in tags.TAGS])
-  plain = Tokenizer.from_str(parser.to_str())
+  return parser
+
+
+def _plain(parser: Any, marks: Mapping[str, str], added: Mapping[int, Any]) -> Any:
+  """A copy to which all of a text is plain but the marks, one for each control token.
+
+  So one pass reads a text in which some control tokens are meant and some were typed, and every
+  stretch of it is cut as it would be between the tokens themselves.
+  """
+  from tokenizers import AddedToken
+
+  plain = tokenizer_files.build(parser.to_str(), where=TOKENIZER_FILE)
   plain.add_special_tokens([AddedToken(tag, normalized=False) for tag in tags.TAGS])
   plain.encode_special_tokens = True
-  return parser, plain
+  by_content = {token.content: token for token in added.values()}
+  plain.add_tokens(
+    [
+      AddedToken(mark, normalized=False, lstrip=token.lstrip, rstrip=token.rstrip)
+      for mark, token in ((mark, by_content[content]) for content, mark in marks.items())
+    ]
+  )
+  return plain
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _mark(index: int) -> str:
+  """The string that stands for the control token `index` where typed ones are plain text."""
+  digits = [index >> shift & 15 for shift in (12, 8, 4, 0)]
+  return "\ufdd0" + "".join(chr(0xFDD1 + digit) for digit in digits)
 
 
-def _read_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
-  path = folder / TEMPLATE_FILE
-  if path.is_file():
-    return path.read_text(encoding="utf-8")
-  template = config.get("chat_template")
-  if isinstance(template, list):  # several by name, e.g. one for tools
-    template = {entry["name"]: entry["template"] for entry in template}.get("default")
-  return template
+def _one_of(tokens: Iterable[str]) -> re.Pattern:
+  return re.compile("(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")")
+
+
+def _insert_break(token: re.Match) -> str:
+  return token[0][0] + _BREAK + token[0][1:]

@@ -8,7 +8,10 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-_PATTERNS = ("metrics.jsonl", "rollouts/*.jsonl", "tensorboard/events.*")
+# Events lie in a folder per stage; before, all were in one.
+_PATTERNS = (
+  "metrics.jsonl", "rollouts/*.jsonl", "tensorboard/events.*", "tensorboard/*/events.*",
+)  # fmt: skip
 
 
 def sizes(workdir: pathlib.Path) -> dict[str, int]:

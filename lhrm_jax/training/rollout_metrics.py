@@ -26,7 +26,8 @@ def rollout_metrics(
       form.
 
   Returns:
-    Metric names to values. `mode/think_rate` only where the policy chose the mode. See
+    Metric names to values. `mode/sampled_think_rate` only where the policy chose the mode; the
+    share of its free replies to the evaluation prompts is `mode/think_rate`. See
     `form.form_rates` for malformed, empty and leaking responses; one that was cut off is malformed.
   """
   lengths, cut_off = rollouts.lengths, rollouts.finish_reason == LENGTH
@@ -55,7 +56,7 @@ def rollout_metrics(
     rates = form.form_rates(modes, whole, texts)
     metrics |= {f"mode/{name}": value for name, value in rates.items()}
   if r_inter is None:
-    metrics["mode/think_rate"] = (modes == tags.THINK).mean()
+    metrics["mode/sampled_think_rate"] = (modes == tags.THINK).mean()
   else:
     means = scores.mean(axis=2)
     metrics["mode/winner_think_frac"] = r_inter[:, tags.THINK, 0].mean()

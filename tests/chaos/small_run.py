@@ -73,11 +73,14 @@ def events_of(workdir: pathlib.Path) -> list[tuple[str, int]]:
   """Tag and step of every scalar that TensorBoard shows, in order; measured ones left out."""
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-  events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0})
-  events.Reload()
-  return [
-    (tag, event.step)
-    for tag in sorted(events.Tags()["scalars"])
-    if not tag.partition("/")[2].startswith(_MEASURED)
-    for event in events.Scalars(tag)
-  ]
+  found = []
+  for folder in sorted((workdir / "tensorboard").iterdir()):
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    found += [
+      (f"{folder.name}/{tag}", event.step)
+      for tag in sorted(events.Tags()["scalars"])
+      if not tag.startswith(_MEASURED)
+      for event in events.Scalars(tag)
+    ]
+  return found

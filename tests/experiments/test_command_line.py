@@ -2,18 +2,21 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 
 import jax
 import pytest
+from absl import flags
 
-from experiments import setup
+from experiments import command_line, setup
 from experiments.command_line import UserError
 from experiments.configs import arithmetic
 from experiments.run_folder import RunFolder
 from lhrm_jax.data.urls import BucketError
+from lhrm_jax.parallel import platforms as jax_platforms
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.bucket import Bucket
 
@@ -32,8 +35,8 @@ def run(module, *arguments):
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    (["--config", CONFIG, "--config.hgpo.detla=0.4"], 'Did you mean "delta"'),
-    (["--config", CONFIG, "--config.hpgo.delta=0.4"], 'Did you mean "hgpo"'),
+    (["--config", CONFIG, "--config.hgpo.detla=0.4"], "Did you mean --config.hgpo.delta?"),
+    (["--config", CONFIG, "--config.hpgo.delta=0.4"], "Did you mean --config.hgpo.delta?"),
     (["--config", "experiments/configs/arithmetics.py"], "Did you mean experiments/configs/arith"),
     (["--config", CONFIG, "--config.hgpo.steps=many"], "hgpo.steps"),
     (["--config", CONFIG, "--config.task=aritmetic"], "did you mean 'arithmetic'"),
@@ -91,11 +94,153 @@ def test_a_bucket_out_of_reach_is_an_error_only_at_the_end(tmp_path, monkeypatch
   assert copied.exists()
 
 
-@pytest.mark.parametrize("module", ["hft", "hgpo", "evaluate", "sample"])
-def test_help_explains(module):
+@pytest.fixture
+def parse(monkeypatch, capsys):
+  """Parses a command line as a job with `--config` and `--workdir` would.
+
+  Returns its status, what it printed, and the arguments that are no flags.
+  """
+  before = set(flags.FLAGS)
+  monkeypatch.setattr(command_line, "_needed", {})
+  monkeypatch.setattr(command_line, "_default_config", [])
+
+  def forget():
+    for name in set(flags.FLAGS) - before:
+      delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    sys.modules.pop("config_config", None)  # the last config file
+    command_line._needed.clear()
+    command_line._default_config.clear()
+
+  def run(*argv, default=None, arguments=""):
+    forget()
+    monkeypatch.setattr(sys, "argv", ["job", *argv])
+    command_line.define_config(default)
+    command_line.define_workdir(required=not default)
+    try:
+      return 0, "", command_line._parse(sys.argv, arguments)[1:]
+    except SystemExit as ended:
+      return ended.code, "".join(capsys.readouterr()), []
+
+  yield run
+  forget()
+
+
+@pytest.mark.parametrize(
+  ("module", "flags"),
+  [
+    ("sample", ["--config", "--config.KEY=VALUE"]),
+    ("plan", ["--config", "--topology", "--program", "--json", "--config.KEY=VALUE"]),
+  ],
+)
+def test_help_lists_the_flags_and_how_keys_are_set(module, flags):
   result = run(module, "--help")
+  assert (result.returncode, result.stderr) == (0, "")
   assert "python -m experiments." in result.stdout
-  assert "--config" in result.stdout
+  assert re.findall(r"^  (--\S+)$", result.stdout, re.MULTILINE) == flags
+  assert ("arguments: QUESTION" in result.stdout) == (module == "sample")
+
+
+def test_help_says_what_is_required_and_where_the_keys_are(parse):
+  status, text, _ = parse("--help", "--workdir=x")
+  assert status == 0
+  assert "(required)" in text and "experiments/configs/defaults.py lists them all" in text
+  assert parse("--", "--help", default=SAMPLE, arguments="QUESTION")[2] == ["--help"]
+
+
+SAMPLE = "experiments/configs/sample.py"
+NEEDED = ["--config", CONFIG, "--workdir", "w"]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "--config and --workdir are missing, as in: --config experiments/configs/arithmetic"),
+    (["--config.seed=1", "--workdir", "w"], "--config is missing"),
+    (["--config", CONFIG], "--workdir is missing, as in: --workdir runs/NAME"),
+    (["--workdir", "w", "--config"], "--config is missing"),
+    ([*NEEDED, "hgpo.steps=3"], "'hgpo.steps=3' is no flag"),
+    ([*NEEDED, "--workdri=x"], "Did you mean: workdir"),
+    ([*NEEDED, "--config.temperature=1"], "temperature?"),
+    ([*NEEDED, "--config.hgpo.steps.first=1"], "Did you mean --config.hgpo.steps?"),
+    ([*NEEDED, "--config.hgpo.steps=many"], "--config.hgpo.steps=many"),
+    (["--config.seed=1", *NEEDED], "--config.seed=1 in argv before a value for --config"),
+    (["--config", f"{CONFIG}:fast", "--workdir", "w"], "get_config() takes 0 positional"),
+    (["--config=experiments/configs/qwen2_5_math_7b_hft.py:v5p", "--workdir=w"],
+     "ValueError: no layout for 'v5p'"),
+  ],
+)  # fmt: skip
+def test_a_command_line_that_cannot_be_is_one_line(parse, arguments, message):
+  status, printed, _ = parse(*arguments)
+  assert status == 2
+  (line,) = printed.splitlines()
+  assert line.startswith("error: ") and message in line
+
+
+def test_a_default_config_is_overridden_and_its_keys_are_checked(parse):
+  status, _, words = parse("--config.seed=3", "Why?", default=SAMPLE, arguments="QUESTION")
+  assert (status, words) == (0, ["Why?"])
+  assert flags.FLAGS.config.seed == 3
+  assert command_line.given_keys() == {"seed"}
+  assert command_line.config_file() == pathlib.Path(SAMPLE)
+
+
+@pytest.mark.parametrize(
+  ("key", "nearest"), [("evaluation.temprature", "temperature"), ("init_fro", "init_from")]
+)
+def test_a_key_that_the_default_config_lacks_is_an_error_with_the_nearest(parse, key, nearest):
+  status, printed, _ = parse(f"--config.{key}=1", "x", default=SAMPLE, arguments="QUESTION")
+  assert status == 2
+  assert printed == (
+    f"error: --config.{key}: {SAMPLE} has no such key. Did you mean --config.{nearest}?\n"
+  )
+
+
+@pytest.mark.parametrize(
+  ("source", "message"),
+  [
+    ("import nothing_of_this_name", ":1: ModuleNotFoundError"),
+    ("def get_config():\n  return {}['a']", ":2: KeyError: 'a'"),
+    ("def get_config():\n  raise ValueError('none')", ":2: ValueError: none"),
+    ("def get_config(\n", "SyntaxError"),
+    ("def get_confg(): pass", "no attribute 'get_config'"),
+    ("def get_config(): pass", "get_config() returned a NoneType, no ConfigDict"),
+    ("def get_config(): open('/nowhere/x')", "/nowhere/x"),
+  ],
+)
+def test_a_config_file_with_a_fault_is_one_line(parse, tmp_path, source, message):
+  file = tmp_path / "config.py"
+  file.write_text(source)
+  status, printed, _ = parse("--config", str(file), "--workdir", str(tmp_path / "run"))
+  assert status == 2
+  (line,) = printed.splitlines()
+  assert line.startswith("error: --config: ") and message in line
+
+
+@pytest.mark.parametrize(
+  ("chosen", "environment", "installed", "platforms"),
+  [
+    ("", {}, ["libtpu"], "cpu"),
+    ("", {}, [], ""),  # nothing to keep JAX from
+    ("", {}, ["libtpu", "jax_plugins"], ""),  # a GPU's: JAX chooses
+    ("", {"JAX_FORCE_TPU_INIT": "1"}, ["libtpu"], ""),
+    ("tpu,cpu", {}, ["libtpu"], "tpu,cpu"),  # as JAX sets them where it sees chips
+  ],
+)
+def test_libtpu_is_left_alone_where_there_is_no_tpu(
+  monkeypatch, chosen, environment, installed, platforms
+):
+  class Settings:
+    jax_platforms = chosen
+
+    def update(self, name, value):
+      setattr(self, name, value)
+
+  settings = Settings()
+  monkeypatch.setattr(jax_platforms.jax, "config", settings)
+  monkeypatch.setattr(jax_platforms, "find_spec", lambda name: name in installed or None)
+  jax_platforms.skip_absent_tpu(environment)
+  assert settings.jax_platforms == platforms
 
 
 ENDING = """

@@ -166,7 +166,7 @@ def test_values_at_the_edge_of_what_is_allowed_run(tmp_path, monkeypatch):
   config.update_from_flattened_dict({
     "hft.warmup_steps": 0, "hft.no_think_per_step": 0, "hft.packed_length": 49,
     "hft.learning_rate": 0.0, "hft.until.no_think_levels": (), "hft.until.check_every": 1,
-    "hft.until.think": 1.0, "hgpo.top_k": 1, "hgpo.gamma": 0.0, "hgpo.clip_low": 1.0,
+    "hft.until.think": 1.0, "hgpo.clip_low": 1.0,
     "hgpo.clip_high": 0.0, "hgpo.alpha": 0.0, "hgpo.tag_weight": 0.0, "hgpo.ddof": 1,
     "hgpo.delta": 1e30, "hgpo.micro_batches": 4, "hgpo.sampling_chunks": 4,
     "hgpo.length_buckets": 1000, "hgpo.temperature": 0.01, "checkpoint.every": 1,

@@ -1,8 +1,14 @@
 """The card of an exported model tells what the run's files tell."""
 
 import json
+import types
 
+from ml_collections import ConfigDict
+
+from experiments import run_folder
 from experiments.model_card import model_card
+from lhrm_jax import policy
+from lhrm_jax.text import CharacterTokenizer
 
 VALUES = {"accuracy": 0.5, "mean_tokens": 20.25, "think_rate": 0.75, "prompts": 8}
 GROUPS = {
@@ -47,3 +53,30 @@ def test_results_configuration_and_the_first_model_of_the_chain_are_on_the_card(
 def test_a_run_without_a_report_has_a_card_without_results(tmp_path):
   card = model_card(write_run(tmp_path / "hft", "", report=False))
   assert "random parameters" in card and "## Results" not in card and "base_model" not in card
+
+
+def test_the_card_names_the_repository_without_its_revision_and_the_commit_that_was_read(tmp_path):
+  first = write_run(tmp_path / "hft", "someone/tiny@v1", report=False)
+  base = {"init_from": "someone/tiny@v1", "commit": "0123abc"}
+  (first / "policy" / "base_model.json").write_text(json.dumps(base))
+  card = model_card(write_run(tmp_path / "hgpo", str(first), report=False))
+  assert "base_model: someone/tiny\n" in card
+  assert "Started from `someone/tiny@v1` (commit `0123abc`)" in card
+
+
+def test_a_run_records_the_commit_of_a_hub_model_that_it_has_loaded(tmp_path, monkeypatch):
+  monkeypatch.setattr(run_folder, "hub_commit", {"someone/tiny": "0123abc"}.get)
+  for params, init_from, recorded in (
+    ({}, "someone/tiny", True), (None, "someone/tiny", False), ({}, "models/mine", False)
+  ):  # fmt: skip
+    run = types.SimpleNamespace(
+      policy_config=policy.PolicyConfig(8, 8, 8, 1, 1, 1), tokenizer=CharacterTokenizer("ab"),
+      params=params, config=ConfigDict({"init_from": init_from}),
+    )  # fmt: skip
+    folder = types.SimpleNamespace(path=tmp_path, policy=tmp_path / "policy")
+    run_folder.RunFolder.describe(folder, run)
+    path = tmp_path / "policy" / "base_model.json"
+    assert path.is_file() == recorded
+    if recorded:
+      assert json.loads(path.read_text()) == {"init_from": init_from, "commit": "0123abc"}
+      path.unlink()

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from lhrm_jax.training import metric_writer
 from tests.experiments.test_command_line import CONFIG, ROOT
 
 SMALL = [
@@ -103,8 +104,9 @@ def test_metrics_bear_the_promised_names(workdir):
     "perf/compiles", "perf/live_slots", "mode/think/malformed_rate", "mode/no_think/leak_rate",
     "mode/no_think/malformed_rate", "mode/think/empty_rate", "completions/malformed_rate",
   }  # fmt: skip
-  assert all(abs(row["importance_ratio/mean"] - 1) < 1e-6 for row in steps)
-  assert steps[0]["kl"] == pytest.approx(0, abs=1e-6), "the reference is where HGPO starts"
+  # The second mini-batch of a step meets a policy that the first has moved, a little.
+  assert all(1e-7 < abs(row["importance_ratio/mean"] - 1) < 0.1 for row in steps)
+  assert steps[0]["kl"] == pytest.approx(0, abs=5e-3), "the reference is where HGPO starts"
   free = [row for row in rows_of(workdir, "hgpo") if "mode/think_rate" in row]
   assert [row["step"] for row in free] == [0, 2, 3]
   assert {"eval/neither_prob", "eval/neither_prob/level_1", "eval/malformed_rate"} <= set(free[0])
@@ -117,17 +119,29 @@ def test_nothing_is_compiled_after_the_first_step(workdir):
   assert steps[1]["perf/compiles"] == steps[2]["perf/compiles"]
 
 
+def test_the_source_of_the_config_is_kept(workdir):
+  assert (workdir / "config.py").read_bytes() == (ROOT / CONFIG).read_bytes()
+
+
 def test_tensorboard_reads_the_events(workdir):
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-  events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
-  events.Reload()
-  tags = events.Tags()
-  assert {"hft/loss", "hgpo/reward", "hgpo/mode/think_rate", "evaluation/hacc/score"} <= set(
-    tags["scalars"]
+  assert {path.name for path in (workdir / "tensorboard").iterdir()} == {"hft", "hgpo"}
+  tags = {}
+  for stage in ("hft", "hgpo"):
+    events = EventAccumulator(str(workdir / "tensorboard" / stage), size_guidance={"tensors": 0})
+    events.Reload()
+    tags[stage] = events.Tags()
+  scalars = tags["hgpo"]["scalars"]
+  assert {"loss", "final/accuracy"} <= set(tags["hft"]["scalars"])
+  assert {"reward", "Mode/think_rate", *metric_writer.FINAL} <= set(scalars)
+  assert min(scalars).startswith("Mode/"), "cards are sorted by tag"
+  assert {"Mode/think_rate_by_level", "final/accuracy_against_tokens"} <= set(
+    tags["hgpo"]["images"]
   )
-  assert {"think_rate_by_level", "report/accuracy_against_tokens"} <= set(tags["images"])
-  assert any("rollouts" in tag for tag in tags["tensors"])
+  assert {"config/text_summary", "rollouts/text_summary", "custom_scalars__config__"} <= set(
+    tags["hgpo"]["tensors"]
+  )
 
 
 def test_later_jobs_start_from_the_run(workdir, tmp_path):

@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
 
 from experiments import command_line, setup, validation
 from experiments.command_line import UserError
 from experiments.configs import arithmetic, defaults
 from lhrm_jax import rewards
 from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.objectives import advantages, hgpo
 from lhrm_jax.parallel import MESH_AXES
 from lhrm_jax.policy import PolicyConfig
 
@@ -57,12 +59,95 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
     ({"checkpoint.best": "eval/accuracy", "hgpo.eval_every": 0}, "set that above 0"),
     ({"reward": "exactmatch"}, "did you mean 'exact_match'"),
     ({"reward_weights": {"mathematics": 1.0}}, "no reward named 'mathematics'"),
+    ({"hgpo.top_p": 0.9}, "hgpo.top_p=1 and hgpo.top_k=0"),
+    ({"hgpo.top_k": 5}, "lower hgpo.temperature"),
+    # Without an effect under the other settings:
+    ({"hft.micro_batch_rows": 4}, "hft.micro_batch_rows=4 has no effect with hft.packed_length=0"),
+    ({"reward": "length", "reward_weights": {"exact_match": 1.0}}, "reward='length' has no effect"),
+    ({"data.on_bad_row": "skip"}, "data.on_bad_row='skip' has no effect with task='arithmetic'"),
+    (
+      {"hgpo.estimator": "reinforce_pp", "hgpo.intra_scope": "all"},
+      "hgpo.intra_scope='all' has no",
+    ),
+    ({"hgpo.estimator": "rloo", "hgpo.ddof": 1}, "hgpo.ddof=1 has no effect with hgpo.estimator"),
+    ({"hgpo.estimator": "reinforce_pp", "hgpo.ddof": 1}, "hgpo.ddof=1 has no effect with hgpo.est"),
+    (
+      {"hgpo.pairing": "free", "hgpo.advantage": "grpo", "hgpo.tag_normalisation": "vocabulary"},
+      "hgpo.tag_normalisation='vocabulary' has no effect with hgpo.pairing='free'",
+    ),
+    ({"hgpo.gamma": 0.9}, "hgpo.gamma=0.9 has no effect with hgpo.estimator='grpo'"),
+    ({"hgpo.beta": 0.0, "hgpo.tag_kl": "exact"}, "hgpo.tag_kl='exact' has no effect with hgpo.b"),
+    ({"hgpo.advantage": "rloo", "hgpo.literal": True}, "hgpo.literal=True has no effect"),
+    ({"hgpo.advantage": "grpo", "hgpo.delta": 0.4}, "hgpo.delta=0.4 has no effect with hgpo.adva"),
+    ({"hgpo.advantage": "grpo", "hgpo.estimator": "rloo"}, "hgpo.estimator='rloo' has no effect"),
+    ({"hgpo.advantage": "rloo", "hgpo.ddof": 1}, "hgpo.ddof=1 has no effect"),
+    ({"hgpo.advantage": "dr_grpo", "hgpo.tie": "first"}, "takes no argument tie"),
+    ({"evaluation.hacc_temperature": 0.0, "evaluation.top_p": 0.9}, "evaluation.top_p=0.9 has no"),
+    ({"evaluation.hacc_temperature": 0.0, "evaluation.samples": 8}, "greedy samples are all the"),
+    ({"gates.stop": True, "gates.pinned_steps": 0}, "gates.stop=True has no effect"),
+    ({"hgpo.steps": 0, "hft.steps": 0, "checkpoint.best": "mode/think_rate"}, "checkpoint.best="),
   ],
 )
 def test_values_that_do_not_go_together_are_refused(changes, message):
   config = arithmetic.get_config()
   config.update_from_flattened_dict(changes)
   with pytest.raises(UserError, match=message):
+    validation.check(config)
+
+
+@pytest.fixture
+def of_my_own(monkeypatch):
+  """A registered advantage with settings of the config, and arguments that the config lacks."""
+  monkeypatch.setattr(advantages, "_REGISTRY", dict(advantages._REGISTRY))
+
+  @advantages.register("mine")
+  def mine(scores, *, alpha, margin, power=1.0):
+    return hgpo.advantages(scores, alpha=alpha * power, delta=margin)
+
+
+@pytest.mark.parametrize(
+  ("own", "changes", "message"),
+  [
+    ({"margin": 0.1}, {"hgpo.alpha": 2.0}, ""),
+    ({"margin": 0.1, "power": 2.0}, {}, ""),
+    ({}, {}, "'mine' needs an argument margin: set hgpo.advantage_options.margin"),
+    ({"margin": 0.1, "margn": 1.0}, {}, "margn: .* it takes alpha, margin, power"),
+    ({"margin": 0.1, "alpha": 1.0}, {}, "the config has hgpo.alpha for that"),
+    ({"margin": 0.1}, {"hgpo.delta": 0.3}, "hgpo.delta=0.3 has no effect"),
+    ({"margin": [1]}, {}, "hgpo.advantage_options={.*} must be arguments with numbers"),
+  ],
+)
+def test_an_advantage_is_given_what_it_names_and_nothing_is_dropped(
+  of_my_own, own, changes, message
+):
+  config = arithmetic.get_config()
+  config.hgpo.advantage, config.hgpo.advantage_options = "mine", ConfigDict(own)
+  config.update_from_flattened_dict(changes)
+  if message:
+    with pytest.raises(UserError, match=message):
+      validation.check(config)
+    return
+  validation.check(config)
+  options = advantages.options("mine", config.hgpo, config.hgpo.advantage_options)
+  assert options == {"alpha": config.hgpo.alpha, **own}
+  scores = np.array([[[1.0, 0.0], [0.0, 0.0]]])
+  found = advantages.get("mine")(scores, **options)
+  # norm(r_intra) = [1, -1 | 0, 0]; norm(r_inter) = [1, 1 | -1, -1]
+  weight = config.hgpo.alpha * own.get("power", 1.0)
+  np.testing.assert_allclose(found.body, [[[1, -1], [0, 0]]])
+  np.testing.assert_allclose(found.tag, [[[1 + weight, weight - 1], [-weight, -weight]]])
+
+
+def test_a_locked_config_has_the_defaults_it_had():
+  """As the command line gives it: an empty section that is locked is no setting."""
+  config = arithmetic.get_config().lock()
+  assert validation.problems(config) == []
+
+
+def test_options_that_an_advantage_does_not_take_are_refused():
+  config = arithmetic.get_config()
+  config.hgpo.advantage_options = ConfigDict({"margin": 0.1})
+  with pytest.raises(UserError, match="'hgpo' takes no such argument"):
     validation.check(config)
 
 
@@ -117,18 +202,25 @@ def test_attention_that_this_machine_lacks_is_refused_before_it_is_traced(run):
     validation.check_policy(run.config, config, run.tokenizer)
 
 
-def test_a_delta_that_is_one_of_many_equal_ones_is_reported(capsys):
+def test_a_delta_that_is_one_of_many_equal_ones_is_reported(capsys, monkeypatch):
   config = arithmetic.get_config()
+  assert validation.warnings(config) == [], "its own default needs no warning"
+  assert "hgpo.delta=0.2" in validation.notes(config)[0], "the report's readers are told"
+  monkeypatch.setattr(command_line, "given_keys", lambda: frozenset({"hgpo.delta"}))
+  assert validation.warnings(config) == validation.notes(config), "given on the command line"
+  monkeypatch.undo()
   config.compilation_cache = ""
-  config.hgpo.delta, config.hgpo.samples_per_mode = 0.2, 2
+  config.hgpo.delta, config.hgpo.samples_per_mode = 0.3, 2
   setup.make(config)
-  warned = capsys.readouterr().err
-  assert warned.count("hgpo.delta=0.2") == 1 and "every value in [0, 0.5)" in warned
+  assert not capsys.readouterr().err, "only HGPO says so"
+  (warned,) = validation.warnings(config)
+  assert "hgpo.delta=0.3" in warned and "every value in [0, 0.5)" in warned
   assert "at least 1 more right responses of 2" in warned
   config.hgpo.delta = 1.0
   assert "[1, inf): no-think always wins" in validation.warnings(config)[0]
   config.hgpo.delta = -1.5
   assert "[-inf, -1): thinking always wins" in validation.warnings(config)[0]
+  assert len(validation.notes(config)) == 1
   for key, value in (("reward", "length"), ("hgpo.advantage", "grpo"), ("hgpo.steps", 0)):
     other = config.copy_and_resolve_references()
     other.update_from_flattened_dict({key: value})
@@ -182,6 +274,21 @@ def test_prompts_must_divide_over_the_devices(run):
   three = jax.sharding.Mesh(devices, MESH_AXES)
   with pytest.raises(UserError, match=r"hgpo\.prompts_per_step=32: 32 rows do not divide"):
     validation.check_prompts(run.config, three)
+
+
+def test_a_step_that_is_far_beyond_the_memory_is_refused_before_it_is_compiled(run, monkeypatch):
+  config = defaults.get_config()
+  pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 * 2**18}  # 4 GiB
+  monkeypatch.setattr(validation.os, "sysconf", pages.get)
+  monkeypatch.setattr(validation.jax, "default_backend", lambda: "cpu")
+  # 4 copies of 64 rows x 4 heads x 1536^2 pairs x 3 layers, 4 bytes each
+  with pytest.raises(UserError, match="takes about 27 GiB; this machine has 4"):
+    validation.check_memory(config, run.policy_config)
+  for key, value in (("attention_chunk", 128), ("attention", "splash")):
+    validation.check_memory(config, dataclasses.replace(run.policy_config, **{key: value}))
+  validation.check_memory(run.config, run.policy_config)
+  monkeypatch.setattr(validation.jax, "default_backend", lambda: "tpu")
+  validation.check_memory(config, run.policy_config)
 
 
 def fail(error):

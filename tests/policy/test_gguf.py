@@ -27,6 +27,8 @@ QUANTISED = {  # type -> largest error that its rounding may make in standard no
   "Q8_0": 2e-2,
   "Q4_0": 0.5,
   "Q4_1": 0.4,
+  "Q5_0": 0.3,
+  "Q5_1": 0.2,
 }
 
 needs_smollm2 = pytest.mark.skipif(
@@ -183,6 +185,34 @@ def decode_q5_k(raw: bytes) -> list[float]:
   ]
 
 
+def decode_q2_k(raw: bytes) -> list[float]:
+  scales, q, d, m = raw[:16], raw[16:80], half(raw[80:82]), half(raw[82:84])
+  out = []
+  for i in range(256):
+    n, r = divmod(i, 128)
+    pair, j = divmod(r, 32)
+    two_bits = (q[32 * n + j] >> 2 * pair) & 3
+    scale = scales[i // 16]
+    out.append(d * (scale & 15) * two_bits - m * (scale >> 4))
+  return out
+
+
+def decode_q3_k(raw: bytes) -> list[float]:
+  high, q, packed, d = raw[:32], raw[32:96], raw[96:108], half(raw[108:110])
+  scales = [
+    ((packed[i % 8] >> 4 * (i // 8)) & 15 | ((packed[8 + i % 4] >> 2 * (i // 4)) & 3) << 4) - 32
+    for i in range(16)
+  ]
+  out = []
+  for i in range(256):
+    n, r = divmod(i, 128)
+    pair, j = divmod(r, 32)
+    bits = (q[32 * n + j] >> 2 * pair) & 3
+    third = (high[j] >> (4 * n + pair)) & 1
+    out.append(d * scales[i // 16] * (bits - (0 if third else 4)))
+  return out
+
+
 def decode_q6_k(raw: bytes) -> list[float]:
   low, high, scales, d = raw[:128], raw[128:192], raw[192:208], half(raw[208:210])
   out = []
@@ -198,7 +228,13 @@ def decode_q6_k(raw: bytes) -> list[float]:
 
 @pytest.mark.parametrize(
   ("type_name", "decode", "halves"),
-  [("Q4_K", decode_q4_k, (0, 2)), ("Q5_K", decode_q5_k, (0, 2)), ("Q6_K", decode_q6_k, (208,))],
+  [
+    ("Q2_K", decode_q2_k, (80, 82)),
+    ("Q3_K", decode_q3_k, (108,)),
+    ("Q4_K", decode_q4_k, (0, 2)),
+    ("Q5_K", decode_q5_k, (0, 2)),
+    ("Q6_K", decode_q6_k, (208,)),
+  ],
 )
 def test_k_types_are_dequantised_as_their_layout_says(type_name, decode, halves, tmp_path):
   config = tiny(hidden_size=256, intermediate_size=256, num_layers=1)
@@ -249,8 +285,11 @@ def test_another_architecture_another_type_and_another_tokenizer_are_named(tmp_p
   write_gguf(tmp_path / "arch.gguf", config, params, "gemma3")
   with pytest.raises(ValueError, match=r"general\.architecture='gemma3'"):
     policy.load_pretrained(tmp_path / "arch.gguf")
-  write_gguf(tmp_path / "type.gguf", config, params, "llama", "Q5_0")
-  with pytest.raises(ValueError, match=r"has type Q5_0"):
+  kind = gguf.GGMLQuantizationType.IQ1_S
+  size = gguf.GGML_QUANT_SIZES[kind][1]
+  wide = tiny(hidden_size=256, intermediate_size=256, num_layers=1)
+  replace_up_projection(tmp_path / "type.gguf", wide, np.zeros((256, size), np.uint8), kind)
+  with pytest.raises(ValueError, match=r"blk\.0\.ffn_up\.weight has type IQ1_S"):
     policy.load_pretrained(tmp_path / "type.gguf")
   write_gguf(tmp_path / "pre.gguf", config, params, "llama", pre="mystery")
   with pytest.raises(ValueError, match=r"tokenizer\.ggml\.pre='mystery'"):
@@ -336,3 +375,51 @@ def test_loading_never_holds_a_second_copy_of_the_model(tmp_path):
   assert size > 500 * 2**20
   # The parameters, one tensor (the embedding table) and the tokenizer.
   assert growth < 1.3 * size
+
+
+@pytest.mark.parametrize(
+  ("keys", "scaling"),
+  [
+    ({}, RopeScaling()),
+    ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, RopeScaling()),
+    ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+    ({"rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+    ({"rope.scale_linear": 2.0}, RopeScaling("linear", 2.0)),
+    ({"rope.scaling.type": "linear"}, "factor=0.0 must be a positive number"),
+    ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "'yarn' is not implemented"),
+    ({"rope.dimension_count": 8}, "rope.dimension_count=8 of 16 channels"),
+    ({"attention.sliding_window": 32}, "attention.sliding_window=32 is not implemented"),
+    ({"attention.sliding_window": 64}, RopeScaling()),
+  ],
+)
+def test_rope_and_windows_are_read_as_llama_cpp_reads_them(keys, scaling, tmp_path, monkeypatch):
+  original = gguf.GGUFWriter.add_context_length
+
+  def add(self, length):
+    original(self, length)
+    for key, value in keys.items():
+      kind = {float: self.add_float32, int: self.add_uint32, str: self.add_string}[type(value)]
+      kind(f"llama.{key}", value)
+
+  monkeypatch.setattr(gguf.GGUFWriter, "add_context_length", add)
+  config = tiny(num_layers=1)
+  write_gguf(tmp_path / "m.gguf", config, random_params(config), "llama")
+  if isinstance(scaling, str):
+    with pytest.raises(ValueError, match=scaling):
+      policy.load_pretrained(tmp_path / "m.gguf")
+  else:
+    assert policy.load_pretrained(tmp_path / "m.gguf")[0].rope_scaling == scaling
+
+
+@pytest.mark.parametrize(("says", "first"), [(None, False), (False, False), (True, True)])
+def test_a_base_model_begins_with_bos_where_the_file_says_so(says, first, tmp_path, monkeypatch):
+  def add(self, _):  # in the place of a chat template
+    self.add_bos_token_id(257)
+    if says is not None:
+      self.add_add_bos_token(says)
+
+  monkeypatch.setattr(gguf.GGUFWriter, "add_chat_template", add)
+  config = tiny(num_layers=1)
+  write_gguf(tmp_path / "m.gguf", config, random_params(config), "llama")
+  ids = policy.load_pretrained(tmp_path / "m.gguf")[2].encode_prompt("a")
+  assert (ids[0] == 257) == first and ids.count(257) == first

@@ -243,6 +243,8 @@ def test_a_hub_id_is_found_in_the_cache_without_a_network(tmp_path, monkeypatch)
   monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
   monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
   assert pretrained.locate("someone/tiny") == repo / "snapshots" / "abc"
+  assert policy.hub_commit("someone/tiny") == "abc"
+  assert policy.hub_commit("someone/other") is None
   with pytest.raises(FileNotFoundError, match="someone/other is no local folder"):
     pretrained.locate("someone/other")
 

@@ -35,9 +35,41 @@ def test_logs_end_where_the_checkpoint_saw_them(tmp_path):
 
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-  events = EventAccumulator(str(tmp_path / "tensorboard"))
+  events = EventAccumulator(str(tmp_path / "tensorboard" / "hgpo"))
   events.Reload()
-  assert [event.step for event in events.Scalars("hgpo/reward")] == [1]
+  assert [event.step for event in events.Scalars("reward")] == [1]
+
+
+def test_a_resumed_run_is_introduced_to_tensorboard_once(tmp_path, monkeypatch):
+  """Hyperparameters, config and layout stand in the first file of a stage, and are cut with it."""
+  from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+  for step in (1, 2):
+    monkeypatch.setattr(os, "getpid", lambda process=step: process)
+    writer = MetricWriter(tmp_path, {"a": "*b*"}, {"seed": 3, "task": "x", "flag": True})
+    writer.scalars("hgpo", step, {"mode/think_rate": 0.5, "loss": np.nan})
+    writer.log("evaluation", 1, {"hacc/score": 0.5})
+    writer.flush()
+    old = log_files.sizes(tmp_path)
+    writer.close()
+  assert len([name for name in old if name.startswith("tensorboard/hgpo/events.")]) == 2
+  events = EventAccumulator(str(tmp_path / "tensorboard" / "hgpo"), size_guidance={"tensors": 0})
+  events.Reload()
+  assert [event.step for event in events.Scalars("Mode/think_rate")] == [1, 2]
+  assert events.Tags()["scalars"] == ["Mode/think_rate"]
+  (config,) = events.Tensors("config/text_summary")
+  assert b'    "a": "*b*"' in config.tensor_proto.string_val[0], "indented, so shown as it is"
+  assert len(events.Tensors("custom_scalars__config__")) == 1
+  assert events.SummaryMetadata("_hparams_/session_start_info")
+  assert read_metrics(tmp_path, "evaluation"), "in metrics.jsonl, and no run of TensorBoard's"
+
+
+def test_logs_of_a_run_that_had_one_folder_of_events_are_still_cut(tmp_path):
+  (tmp_path / "tensorboard").mkdir()
+  old = tmp_path / "tensorboard" / "events.out.tfevents.1.host"
+  old.write_bytes(b"12345")
+  log_files.cut(tmp_path, {"tensorboard/events.out.tfevents.1.host": 3})
+  assert old.read_bytes() == b"123"
 
 
 def test_a_run_that_starts_over_keeps_the_old_logs(tmp_path):
