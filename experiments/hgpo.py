@@ -83,7 +83,7 @@ def train(
   # ---- The three seams: rollout, reward, advantage
   rollout_fn = make_rollout_fn(run)
   make_scorer = functools.partial(
-    scoring.Scorer, run.reward_fn, workers=c.reward_workers, tag_ids=tokenizer.tag_ids
+    scoring.Scorer, run.reward_fn, tag_ids=tokenizer.tag_ids, **run.scoring_options()
   )
   advantage_fn = make_advantage_fn(run)
 
@@ -315,9 +315,11 @@ def winning_mode(run: setup.Setup, scores: np.ndarray) -> np.ndarray | None:
 
 def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float]:
   """What the policy does when left free, on the evaluation prompts."""
-  values = evaluator.summarise(evaluator.auto(params), 0)
+  replies = evaluator.auto(params)
+  values = evaluator.summarise(replies, 0)
   first = evaluator.summarise_first_token(evaluator.first_token_probs(params))
   metrics = {
+    **{f"eval/failed/{reason}": count for reason, count in replies.failed.items()},
     "mode/think_rate": values["think_rate"],
     "eval/accuracy": values["accuracy"],
     "eval/mean_tokens": values["mean_tokens"],

@@ -64,6 +64,7 @@ class Reporting:
 
   def __exit__(self, error_type, *_) -> None:
     self.writer.close()
+    self.evaluator.close()
     if not self._stages or error_type is not None or not parallel.is_writer():
       return
     this_process = time.perf_counter() - self._started

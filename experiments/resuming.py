@@ -11,7 +11,7 @@ from lhrm_jax.training.checkpoints import CheckpointError, Saved
 
 # What may differ when a run is resumed: it changes where and how fast, and no result.
 FREE = ("allow_config_change", "checkpoint", "compilation_cache", "gates", "hgpo.reward_workers",
-        "hgpo.sampling_chunks", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
+        "hgpo.sampling_chunks", "judging", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
 # What a run whose training is over may change: it is evaluated anew.
 _OF_EVALUATION = ("data", "evaluation", "policy", "reward", "reward_weights", "task")
 _SHOWN = 20

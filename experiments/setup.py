@@ -92,7 +92,13 @@ class Setup:
           f"{spec.max_prompt_tokens} tokens and are {done}.",
           flush=True,
         )
-      return Evaluator(self.policy_config, self.tokenizer, self.reward_fn, rows, spec)
+      return Evaluator(
+        self.policy_config, self.tokenizer, self.reward_fn, rows, spec, **self.scoring_options()
+      )
+
+  def scoring_options(self) -> dict[str, Any]:
+    """How `rewards.scoring.Scorer` judges, of training and of evaluation alike."""
+    return {"workers": self.config.hgpo.reward_workers, **self.config.judging.to_dict()}
 
 
 def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
@@ -116,6 +122,11 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     reward_fn = rewards.get(config.reward)
     if config.reward_weights:
       reward_fn = rewards.compose(config.reward_weights.to_dict())
+    if config.hgpo.reward_scale:
+      try:
+        reward_fn = rewards.rescaled(reward_fn, config.hgpo.reward_scale)
+      except ValueError as error:
+        raise UserError(f"hgpo.reward_scale={config.hgpo.reward_scale!r}: {error}.") from error
     if saved_policy is not None:
       (policy_config, tokenizer), params = _saved_policy(saved_policy), None
       policy_config = policy_settings.applied(policy_config, asked, str(saved_policy))
@@ -156,7 +167,10 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
     if HFT in stages:
       run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
     if HGPO in stages:
-      run.task.prompts(seed, 0, 1)
+      rows = run.task.prompts(seed, 0, 1)
+      if any(hasattr(fn, "check") for fn in rewards.parts_of(run.reward_fn)):
+        for row in getattr(run.task, "queries", rows):
+          rewards.check_answer(run.reward_fn, row.answer)
     if run.config.task == tasks.ROWS:
       run.task.check_conversations(run.tokenizer)
   except (ImportError, OSError, ValueError) as error:

@@ -27,6 +27,7 @@ from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.policy import config as policy_config
 from lhrm_jax.rewards import rules as binary_rewards
+from lhrm_jax.rewards import scales
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import hgpo as hgpo_update
 from lhrm_jax.training import performance
@@ -251,6 +252,9 @@ RULES: dict[str, Rule] = {
   "checkpoint.keep": whole(1),
   "checkpoint.best": SHORT,
   "allow_config_change": TEXT,
+  "hgpo.reward_scale": one_of("", *scales.SCALES),
+  "judging.deadline_s": real(0, 86_400, above=True),
+  "judging.max_failed_share": SHARE,
   "gates.max_logp_difference": real(0),
   "gates.max_clip_ratio": SHARE,
   "gates.max_kl": real(0),

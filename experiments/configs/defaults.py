@@ -94,7 +94,8 @@ def get_config() -> ConfigDict:
   config.hgpo.prompts_per_step = 256
   # A step's prompts are sampled in this many chunks; each is scored while the next is sampled.
   config.hgpo.sampling_chunks = 1
-  config.hgpo.reward_workers = 2  # processes that judge reward = "math"
+  # Processes that judge `math` and `multiple_choice`; twice as many sandboxes run at a time.
+  config.hgpo.reward_workers = 2
   config.hgpo.samples_per_mode = 2
   config.hgpo.pairing = "paired"  # or "free": the policy chooses, 2 * samples_per_mode responses
   config.hgpo.temperature = 1.0
@@ -105,7 +106,10 @@ def get_config() -> ConfigDict:
   # below, a function is given what it names.
   config.hgpo.advantage_options = ConfigDict()
   config.hgpo.alpha = 1.0
-  config.hgpo.delta = 0.2
+  config.hgpo.delta = 0.2  # in units of the score
+  # Of a reward model's scores: "raw", "sigmoid", "standardised" or "percentile"
+  # (lhrm_jax.rewards.scales); "" is what the model was made with.
+  config.hgpo.reward_scale = ""
   config.hgpo.tie = "all"
   config.hgpo.intra_scope = ""  # "mode" or "all"; "": "all" for the estimator "rloo", else "mode"
   config.hgpo.estimator = "grpo"
@@ -153,6 +157,14 @@ def get_config() -> ConfigDict:
   config.checkpoint.best = ""  # a metric of the evaluations in training: its best is kept too
   # Keys that may differ from those the run in --workdir was started with: "hgpo.steps,hgpo.beta".
   config.allow_config_change = ""
+
+  config.judging = ConfigDict()
+  # Seconds for the programs of one chunk of responses (reward = "code"); what is not judged by then
+  # scores 0 and is counted as reward/failed/deadline.
+  config.judging.deadline_s = 300.0
+  # A response that its reward fails on scores 0 and is counted as reward/failed/REASON; more than
+  # this share of a reward's last 200 judgements (and at least 10) end the run.
+  config.judging.max_failed_share = 0.1
 
   # Thresholds on training metrics; 0 is none. Crossing one warns, or ends the run with `stop`.
   config.gates = ConfigDict()

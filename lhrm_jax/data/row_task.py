@@ -108,6 +108,15 @@ class RowTask:
       "file or package:NAME."
     )
 
+  @property
+  def queries(self) -> Sequence[PromptRow]:
+    """All training queries.
+
+    Raises:
+      ValueError: no source is named, or a row is bad.
+    """
+    return self._prompt_pool.rows
+
   def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
     """Training queries of one step: all of them once, in a new order each time through.
 

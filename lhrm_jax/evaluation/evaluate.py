@@ -1,5 +1,6 @@
 """Evaluates a policy: free choice, both forced modes, Hybrid Accuracy."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation.hybrid_accuracy import hybrid_accuracy
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.rewards import RewardFn, scoring
+from lhrm_jax.rewards import RewardFn, check_answer, scoring
 from lhrm_jax.sampling import STOPPED, Prompts, Rollouts, SamplerSpec, prefill, sample
 from lhrm_jax.text import Tokenizer, form, tags
 
@@ -59,6 +60,7 @@ class Replies:
     modes: `[K, M, n]` int, read off the first token; -1 where it is no tag.
     well_formed: `[K, M, n]` bool; not so where the reply was cut off.
     texts: `K * M * n` strings in that order.
+    failed: number of judgements that failed, scored 0, by reason.
   """
 
   scores: np.ndarray
@@ -66,10 +68,13 @@ class Replies:
   modes: np.ndarray
   well_formed: np.ndarray
   texts: list[str]
+  failed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Evaluator:
   """Evaluation prompts, encoded once, and how to sample and score them.
+
+  Scores come from a `Scorer`, whose worker processes serve all evaluations until `close`.
 
   Attributes:
     rows: the `K` queries.
@@ -84,8 +89,27 @@ class Evaluator:
     reward_fn: RewardFn,
     rows: Sequence[PromptRow],
     spec: EvaluationSpec,
+    **scoring_options: Any,
   ):
-    self._config, self._tokenizer, self._reward_fn = config, tokenizer, reward_fn
+    """Keeps the prompts.
+
+    Args:
+      config: the policy's.
+      tokenizer: the policy's.
+      reward_fn: scores a response.
+      rows: the queries.
+      spec: how to sample.
+      **scoring_options: of `rewards.scoring.Scorer`.
+
+    Raises:
+      ValueError: a prompt cannot be encoded, or a row's answer is not what the reward needs.
+    """
+    for row in rows:
+      check_answer(reward_fn, row.answer)
+    self._config, self._tokenizer = config, tokenizer
+    self._scorer = scoring.Scorer(
+      reward_fn, background=False, tag_ids=tokenizer.tag_ids, **scoring_options
+    )
     self.rows, self.spec = list(rows), spec
     self.batches = []
     for start in range(0, len(self.rows), spec.batch_prompts):
@@ -116,12 +140,14 @@ class Evaluator:
       texts = scoring.decode(self._tokenizer, rollouts)
       first, tag_ids = rollouts.responses[..., 0], self._tokenizer.tag_ids
       whole = form.well_formed(texts, first.ravel(), tag_ids).reshape(first.shape)
+      scored = self._scorer.wait([self._scorer.start(rows, rollouts, texts)])
       mine[i] = Replies(
-        scoring.score(self._reward_fn, rows, rollouts, texts, tag_ids),
+        scored.scores,
         rollouts.lengths,
         np.vectorize(tag_ids.mode_of)(first),
         whole & (rollouts.finish_reason == STOPPED),
         texts,
+        scored.failed,
       )
     found = {i: part for of in parallel.gather_objects(mine) for i, part in of.items()}
     parts = [found[i] for i in range(len(self.batches))]
@@ -131,7 +157,12 @@ class Evaluator:
       np.concatenate([part.modes for part in parts]),
       np.concatenate([part.well_formed for part in parts]),
       [text for part in parts for text in part.texts],
+      dict(sum((collections.Counter(part.failed) for part in parts), collections.Counter())),
     )
+
+  def close(self) -> None:
+    """Ends the worker processes of the scoring, where it has any."""
+    self._scorer.close()
 
   def auto(self, params: policy.Params) -> Replies:
     """One reply per prompt with the mode left to the policy."""

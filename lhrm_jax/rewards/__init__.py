@@ -6,29 +6,41 @@ verifier comes with the first call that needs it.
 
 from lhrm_jax.rewards import rules, shaping
 from lhrm_jax.rewards.registry import (
+  BadAnswer,
   ByQuery,
+  CannotJudge,
   Composed,
+  Failed,
   RewardError,
   RewardFn,
   by_query,
+  check_answer,
   compose,
   get,
   name_of,
   names,
+  parts_of,
   register,
+  rescaled,
 )
 
 __all__ = [
+  "BadAnswer",
   "ByQuery",
+  "CannotJudge",
   "Composed",
+  "Failed",
   "RewardError",
   "RewardFn",
   "by_query",
+  "check_answer",
   "compose",
   "get",
   "name_of",
   "names",
+  "parts_of",
   "register",
+  "rescaled",
   "rules",
   "shaping",
 ]

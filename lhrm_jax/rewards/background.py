@@ -1,4 +1,4 @@
-"""A thread that works while its caller goes on, and a clock of work under way."""
+"""Threads that work while their caller goes on, and a clock of work under way."""
 
 import contextlib
 import queue
@@ -9,16 +9,18 @@ from concurrent.futures import Future
 
 
 class Worker:
-  """Runs jobs one after another in a daemon thread.
+  """Runs jobs in order, in daemon threads; with one thread, one after another.
 
   A `ThreadPoolExecutor` would keep the interpreter from ending until its last job has; a reward
   that hangs must not outlive the run.
   """
 
-  def __init__(self, name: str):
+  def __init__(self, name: str, threads: int = 1):
     self._jobs: queue.SimpleQueue = queue.SimpleQueue()
     self._closed = False
-    threading.Thread(target=self._serve, daemon=True, name=name).start()
+    self._threads = threads
+    for i in range(threads):
+      threading.Thread(target=self._serve, daemon=True, name=f"{name}-{i}").start()
 
   def submit(self, job: Callable[[], object]) -> Future:
     """A future of `job()`."""
@@ -29,9 +31,10 @@ class Worker:
     return future
 
   def close(self) -> None:
-    """Starts no further job and does not wait for the one that runs; futures left are cancelled."""
+    """Starts no further job and does not wait for those that run; futures left are cancelled."""
     self._closed = True
-    self._jobs.put(None)
+    for _ in range(self._threads):
+      self._jobs.put(None)
 
   def _serve(self) -> None:
     while (item := self._jobs.get()) is not None:

@@ -2,141 +2,181 @@
 
 The answer of such a query is JSON in one of three forms:
 
-- `{"asserts": ["assert f(1) == 2", ...], "setup": "import math"}` (MBPP),
+- `{"asserts": ["assert f(1) == 2", ...], "setup": "import math"}` (MBPP). `"entry_point"`, a name
+  or a list of names, says what is the program's where the tests alone do not;
 - `{"calls": [{"function": "f", "args": [1], "expected": 2}, ...]}` (LiveCodeBench, call-based; a
   method of `class Solution` is found as well),
 - `{"io": [{"input": "1\\n", "output": "2\\n"}, ...]}` (LiveCodeBench, standard input and output).
 
-Judged from outside: an expected value never enters the sandbox. The program's own calls are
-evaluated inside and come back as plain data, marked with a number drawn for the run; comparing them
-happens here. A program that exits early, prints what looks like a success or returns an object that
-equals everything therefore passes nothing.
+Judged from outside: an expected value never enters the program's sandbox. The program's own calls
+are evaluated there and come back as plain data; a second sandbox, which holds no line of the
+program, judges them. This process never parses what a program wrote. A program that exits early,
+prints what looks like a success, forges its replies or returns an object that equals everything
+therefore passes nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
-import re
-import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
-from lhrm_jax.rewards import remote_values, sandbox
+from lhrm_jax.rewards import code_tests, sandbox
+from lhrm_jax.rewards.registry import BadAnswer, Failed
 from lhrm_jax.text.responses import parse_response
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.S | re.M)
 _HARNESS = pathlib.Path(__file__).with_name("code_harness.py")
+_JUDGE = pathlib.Path(__file__).with_name("code_judge.py")
 MAX_PROGRAM = 200_000
-_FORMS = "code tests are a JSON object with one of 'asserts', 'calls' and 'io'"
+# Of one program, and of all runs of it: tests of standard input run it once for each.
+LIMITS = sandbox.Limits()
+RESPONSE_S = 60.0
+_JUDGE_LIMITS = sandbox.Limits(wall_s=10.0, cpu_s=4)
+_PYTHON = ("", "python", "py", "python3")
 
 
-def score(response: str, answer: str) -> float:
+def check(answer: str) -> None:
+  """Raises `BadAnswer` where the tests of a row cannot be judged; says which and why."""
+  code_tests.read(answer)
+
+
+def score(response: str, answer: str, *, deadline: float | None = None) -> float:
   """1.0 where the last code block of the answer part passes every test of `answer`, else 0.0.
 
+  Args:
+    response: whole text, tags included.
+    answer: the tests.
+    deadline: on `time.monotonic()`; what is not judged by then is `Failed("deadline")`, a 0.0.
+
   Raises:
-    ValueError: `answer` is not in one of the three forms.
+    BadAnswer: `answer` is not in one of the three forms, or holds no test that can be judged.
     sandbox.SandboxUnavailable: this platform cannot isolate the program; nothing was run.
   """
-  try:
-    tests = json.loads(answer)
-  except ValueError as error:
-    raise ValueError(f"{_FORMS}; the answer is no JSON ({error})") from error
+  tests = code_tests.read(answer)
   part = parse_response(response).answer
   program = None if part is None else last_block(part)
-  return 0.0 if program is None else float(passes(program, tests))
+  return 0.0 if program is None else _judge(program, tests, LIMITS, deadline)
 
 
 def last_block(text: str) -> str | None:
-  """The last fenced block of Python code in `text`, or `None`."""
-  blocks = [body for language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
-  return blocks[-1] if blocks else None
+  """The last closed fenced block of Python code in `text`, or `None`."""
+  block, last, language = None, None, ""
+  for line in text.split("\n"):
+    bare = line.lstrip(" \t")
+    if not bare.startswith("```"):
+      if block is not None:
+        block.append(line)
+    elif block is None:
+      word = bare[3:].lstrip(" \t")
+      language = word[: _word_length(word)].lower()
+      block = []
+    else:
+      if language in _PYTHON:
+        last = block
+      block = None
+  return None if last is None else "".join(f"{line}\n" for line in last)
 
 
-_PYTHON = ("", "python", "py", "python3")
+def _word_length(text: str) -> int:
+  return next((i for i, c in enumerate(text) if not (c.isalnum() or c in "_+-")), len(text))
 
 
 def passes(program: str, tests: dict, limits: sandbox.Limits | None = None) -> bool:
   """Whether `program` passes all of `tests` (the forms above); see `score` for what it raises."""
-  if not isinstance(tests, dict) or len({"asserts", "calls", "io"} & set(tests)) != 1:
-    raise ValueError(_FORMS)
+  return _judge(program, code_tests.checked(tests), limits or LIMITS, None) == 1.0
+
+
+class _NotJudged(Exception):
+  """Carries the reason of a `Failed` judgement."""
+
+
+def _judge(
+  program: str, tests: code_tests.CodeTests, limits: sandbox.Limits, deadline: float | None
+) -> float:
   if len(program) > MAX_PROGRAM:
-    return False
-  if "io" in tests:
-    return _passes_io(program, tests["io"], limits)
-  if "calls" in tests:
-    expressions = [_call(case) for case in tests["calls"]]
-    values = evaluate(program, expressions, setup=tests.get("setup", ""), limits=limits)
-    if values is None:
-      return False
-    wanted = [case["expected"] for case in tests["calls"]]
-    return all(_same_json(value, want) for value, want in zip(values, wanted, strict=True))
-  checks = [remote_values.Assertion(text) for text in tests["asserts"]]
-  expressions = [expression for check in checks for expression in check.remote]
-  values = evaluate(program, expressions, setup=tests.get("setup", ""), limits=limits)
-  if values is None:
-    return False
-  left = iter(values)
-  return all(check.holds([next(left) for _ in check.remote]) for check in checks)
-
-
-def _call(case: dict) -> str:
-  args = [repr(arg) for arg in case.get("args", [])]
-  args += [f"{name}={value!r}" for name, value in case.get("kwargs", {}).items()]
-  if not str(case["function"]).isidentifier():
-    raise ValueError(f"{case['function']!r} is no name of a function")
-  return f"{case['function']}({', '.join(args)})"
-
-
-def _same_json(value, want) -> bool:
-  """Equality with a value that came from JSON, where a tuple was written as a list."""
-  if isinstance(value, tuple | list) and isinstance(want, list):
-    return len(value) == len(want) and all(map(_same_json, value, want))
-  if isinstance(value, float) and isinstance(want, int | float) and not isinstance(want, bool):
-    return value == want or abs(value - want) <= 1e-9 * max(abs(value), abs(want))
-  return type(value) is type(want) and value == want
-
-
-def evaluate(
-  program: str,
-  expressions: Sequence[str],
-  *,
-  setup: str = "",
-  limits: sandbox.Limits | None = None,
-) -> list | None:
-  """Values of `expressions` after running `program` in the sandbox; `None` where one has none."""
-  nonce = secrets.token_hex(16)
-  job = {"nonce": nonce, "program": program, "setup": setup, "expressions": list(expressions)}
-  result = sandbox.run(
-    [sandbox.interpreter(), "-I", "-S", "-B", "/box/harness.py"],
-    stdin=json.dumps(job).encode(),
-    files={"harness.py": _HARNESS.read_text(encoding="utf-8")},
-    limits=limits,
-  )
-  if result.end != "exit":
-    return None
-  lines = [line for line in result.stdout.splitlines() if line.startswith(nonce.encode())]
-  if len(lines) != 1:
-    return None
+    return 0.0
   try:
-    values = [remote_values.decode(item) for item in json.loads(lines[0][len(nonce) :])]
-  except (ValueError, TypeError, KeyError, RecursionError):
-    return None
-  return values if len(values) == len(expressions) else None
+    program.encode()
+  except UnicodeEncodeError:  # a lone surrogate: no source code
+    return 0.0
+  try:
+    if tests.io:
+      return float(_passes_io(program, tests.io, limits, deadline))
+    return float(_passes_values(program, tests, limits, deadline))
+  except _NotJudged as reason:
+    return Failed(str(reason))
 
 
-def _passes_io(program: str, cases: Sequence[dict], limits: sandbox.Limits | None) -> bool:
-  for case in cases:
-    result = sandbox.run(
-      [sandbox.interpreter(), "-I", "-S", "-B", "/box/program.py"],
-      stdin=str(case["input"]).encode(),
-      files={"program.py": program},
-      limits=limits,
-    )
+def _passes_values(
+  program: str,
+  tests: code_tests.CodeTests,
+  limits: sandbox.Limits,
+  deadline: float | None,
+) -> bool:
+  job = {**tests.program, "program": program}
+  replies = _run("harness.py", _HARNESS.read_text(), json.dumps(job), limits, deadline)
+  if replies.end != "exit" or replies.code != 0:
+    return False
+  reply = replies.stdout.decode("latin-1")
+  job = {**tests.judge, "reply": reply, "count": len(tests.program["asked"])}
+  verdict = _run("judge.py", _JUDGE.read_text(), json.dumps(job), _JUDGE_LIMITS, deadline)
+  try:
+    found = json.loads(verdict.stdout)
+  except (ValueError, RecursionError):
+    found = {}
+  if "setup" in found:
+    raise BadAnswer(f"the set-up of code tests fails by itself: {found['setup']}")
+  if "passed" not in found:  # the program's values were too much for it
+    raise _NotJudged("judge")
+  return found["passed"] is True
+
+
+def _passes_io(
+  program: str,
+  cases: Sequence[tuple[str, str]],
+  limits: sandbox.Limits,
+  deadline: float | None,
+) -> bool:
+  end = time.monotonic() + RESPONSE_S
+  for given, wanted in cases:
+    if time.monotonic() > end:
+      return False
+    result = _run("program.py", program, given, limits, deadline)
     if result.end != "exit" or result.code != 0:
       return False
-    if not _same_output(result.stdout.decode(errors="replace"), str(case["output"])):
+    if not _same_output(result.stdout.decode(errors="replace"), wanted):
       return False
   return True
+
+
+def _run(
+  name: str, source: str, stdin: str, limits: sandbox.Limits, deadline: float | None
+) -> sandbox.Result:
+  """Runs one Python file in a sandbox of its own, no longer than to the deadline."""
+  files: Mapping[str, str] = {name: source}
+  command = [sandbox.interpreter(), "-I", "-S", "-B", f"/box/{name}"]
+  for attempt in range(2):
+    left = limits.wall_s if deadline is None else deadline - time.monotonic()
+    if left <= 0:
+      raise _NotJudged("deadline")
+    cut = dataclasses.replace(limits, wall_s=min(limits.wall_s, left))
+    try:
+      result = sandbox.run(command, stdin=stdin.encode(), files=files, limits=cut)
+    except sandbox.SandboxUnavailable:
+      # A busy machine may fail to start one; that isolation is impossible is said only where a
+      # trial fails too.
+      sandbox.why_unavailable.cache_clear()
+      if sandbox.why_unavailable() is not None:
+        raise
+      if attempt:
+        raise _NotJudged("sandbox") from None
+      continue
+    if result.end == "timeout" and left < limits.wall_s:
+      raise _NotJudged("deadline")
+    return result
+  raise AssertionError("unreachable")
 
 
 def _same_output(given: str, wanted: str) -> bool:

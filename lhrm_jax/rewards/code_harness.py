@@ -1,15 +1,23 @@
-"""Runs inside the sandbox: executes a program, evaluates calls of it, sends their values out.
+"""Runs inside the program's sandbox: executes it, asks it, and sends its replies out.
 
 Stands alone: it is copied into the sandbox, where nothing of this package exists. Reads one JSON
-job from standard input and writes one line: the job's nonce, then the values.
+job from standard input and writes one line, the replies as plain data. The program shares this
+interpreter and can forge that line; it says only what its functions returned, so forging it is the
+same as returning it. Nothing in here knows what would be right.
 """
 
+import collections
+import datetime
+import decimal
+import fractions
 import io
+import itertools
 import json
 import os
 import sys
 
 DEPTH = 50
+MOST_ITEMS = 1_000_000
 
 
 def encode(value, depth=0):
@@ -17,41 +25,80 @@ def encode(value, depth=0):
   kind = type(value)
   if depth > DEPTH:
     raise ValueError("nested too deeply")
-  if value is None or kind in (bool, int, str):
-    return ["v", value]
+  if value is None or kind is bool:
+    return value
+  if kind is int:
+    return ["int", hex(value)]
   if kind is float:
-    return ["f", value.hex() if value == value and abs(value) != float("inf") else str(value)]
-  if kind is complex:
-    return ["c", encode(value.real), encode(value.imag)]
-  if kind is bytes:
-    return ["b", value.hex()]
-  if kind in (list, tuple, set, frozenset):
-    return [kind.__name__, [encode(item, depth + 1) for item in value]]
-  if kind is dict:
-    return ["d", [[encode(k, depth + 1), encode(v, depth + 1)] for k, v in value.items()]]
-  for base in (int, float, str, list, tuple, dict, set):  # Counter, OrderedDict, namedtuple, ...
-    if issubclass(kind, base) and kind.__module__ in ("collections", "enum"):
-      return encode(base(value), depth)
+    return ["float", value.hex()]
+  if kind is str:
+    return ["str", value]
+  if kind in (bytes, bytearray):
+    return [kind.__name__, value.hex()]
+  if kind is decimal.Decimal:
+    return ["decimal", str(value)]
+  deeper = depth + 1
+  if kind in (list, tuple, set, frozenset, collections.deque):
+    return [kind.__name__, [encode(item, deeper) for item in value]]
+  if kind in (dict, collections.Counter, collections.OrderedDict):
+    return [kind.__name__, [[encode(k, deeper), encode(v, deeper)] for k, v in value.items()]]
+  if kind in PARTS:
+    name, attributes = PARTS[kind]
+    return [name, [encode(getattr(value, part), deeper) for part in attributes]]
+  if kind in VIEWS:
+    name, pairs = VIEWS[kind]
+    return [name, [[encode(k, deeper), encode(v, deeper)] for k, v in pairs(value)]]
+  if isinstance(value, tuple) and hasattr(kind, "_fields"):
+    return encode(tuple(value), depth)
+  if kind.__module__ in ("collections", "enum"):
+    for base in (int, float, str, list, dict):
+      if issubclass(kind, base):
+        return encode(base(value), depth)
+  if hasattr(kind, "__next__"):
+    items = list(itertools.islice(value, MOST_ITEMS))
+    return ["iterator", [encode(item, deeper) for item in items]]
   raise ValueError(f"a {kind.__name__} is no plain data")
+
+
+DATE, CLOCK = ("year", "month", "day"), ("hour", "minute", "second", "microsecond")
+PARTS = {
+  range: ("range", ("start", "stop", "step")),
+  complex: ("complex", ("real", "imag")),
+  fractions.Fraction: ("fraction", ("numerator", "denominator")),
+  datetime.datetime: ("datetime", DATE + CLOCK),
+  datetime.date: ("date", DATE),
+  datetime.time: ("time", CLOCK),
+  datetime.timedelta: ("timedelta", ("days", "seconds", "microseconds")),
+}
+VIEWS = {
+  type({}.keys()): ("keys", lambda keys: [(key, None) for key in keys]),
+  type({}.values()): ("values", enumerate),
+  type({}.items()): ("items", list),
+}
 
 
 def main():
   job = json.loads(sys.stdin.buffer.read())
   out = os.dup(1)
-  os.dup2(2, 1)  # what the program prints is no result
+  os.dup2(2, 1)  # what the program prints is no reply
   sys.stdin = io.StringIO()
   space = {"__name__": "__main__", "__builtins__": __builtins__}
   dumps, write = json.dumps, os.write
-  exec(compile(job["setup"], "<setup>", "exec"), space)
-  exec(compile(job["program"], "<program>", "exec"), space)
-  values = []
-  for expression in job["expressions"]:
-    name = expression.partition("(")[0]
-    if name.isidentifier() and name not in space and hasattr(space.get("Solution"), name):
+  for part in ("before", "program", "after"):
+    exec(compile(job[part], f"<{part}>", "exec"), space)
+  for name in job["names"]:
+    if name not in space and hasattr(space.get("Solution"), name):
       space[name] = getattr(space["Solution"](), name)
-    values.append(encode(eval(compile(expression, "<test>", "eval"), space)))
+  replies = []
+  for asked in job["asked"]:
+    if isinstance(asked, str):
+      reply = eval(compile(asked, "<test>", "eval"), space)
+    else:
+      name, args, kwargs = asked
+      reply = eval(name, space)(*args, **kwargs)
+    replies.append(encode(reply))
   sys.stdout.flush()
-  data = ("\n" + job["nonce"] + dumps(values) + "\n").encode()
+  data = dumps(replies).encode()
   while data:
     data = data[write(out, data) :]
 

@@ -1,9 +1,14 @@
-"""Asks one reward about many responses, and says clearly what failed."""
+"""Asks one reward about many responses; a response it fails on scores 0 and is counted."""
 
+import collections
+import math
+import threading
 import traceback
 from collections.abc import Sequence
 
-from lhrm_jax.rewards.registry import RewardError, RewardFn
+from lhrm_jax.rewards.registry import CannotJudge, Failed, RewardError, RewardFn
+
+_LARGEST = 3.4e38  # of float32, which scores are kept in
 
 
 def judge(
@@ -22,37 +27,121 @@ def judge(
     responses: whole texts, tags included.
     answers: one for each response.
 
-  A score that is not finite is passed on: training skips and dumps the update it would spoil.
+  Returns:
+    A finite score for each response, or a `Failed` where the reward raised or gave something else
+    than a finite number. A batch that raises is asked again, one response at a time.
 
   Raises:
-    RewardError: the reward raised, or gave something else than a number for each response.
+    RewardError: no response is at fault: the reward raised `CannotJudge`, or gave another number of
+      scores than responses.
   """
   if not responses:
     return []
   score_batch = getattr(reward_fn, "score_batch", None)
-  if score_batch is not None:
-    about = f"a batch of {len(responses)}, the first of them {_short(responses[0])}"
-    try:
-      scores = [float(score) for score in score_batch(prompts, responses, answers)]
-    except (Exception, SystemExit) as error:
-      raise _raised(name, about, error) from error
-    if len(scores) != len(responses):
-      raise RewardError(f"reward {name!r} gave {len(scores)} scores for {about}.")
-  else:
-    scores = []
-    for prompt, response, answer in zip(prompts, responses, answers, strict=True):
-      try:
-        scores.append(float(reward_fn(prompt, response, answer)))
-      except (Exception, SystemExit) as error:
-        about = f"the response {_short(response)} to {_short(prompt)}, answer {_short(answer)}"
-        raise _raised(name, about, error) from error
-  return scores
+  if score_batch is None:
+    return [
+      _ask(name, lambda *one: [reward_fn(*one)], one)
+      for one in zip(prompts, responses, answers, strict=True)
+    ]
+  about = f"a batch of {len(responses)}, the first of them {_short(responses[0])}"
+  try:
+    scores = list(score_batch(prompts, responses, answers))
+  except CannotJudge as error:
+    raise RewardError(_raised(name, about, error)) from error
+  except (Exception, SystemExit):
+    return [
+      _ask(name, lambda p, r, a: score_batch([p], [r], [a]), one)
+      for one in zip(prompts, responses, answers, strict=True)
+    ]
+  if len(scores) != len(responses):
+    raise RewardError(f"reward {name!r} gave {len(scores)} scores for {about}.")
+  return [
+    finite(name, score, one)
+    for score, one in zip(scores, zip(prompts, responses, answers, strict=True), strict=True)
+  ]
 
 
-def _raised(name: str, about: str, error: BaseException) -> RewardError:
+def finite(name: str, score: object, of: tuple[str, str, str]) -> float:
+  """`score` as a float, or a `Failed` where it is no finite number.
+
+  Args:
+    name: of the reward.
+    score: what it gave.
+    of: the prompt, the response and the answer.
+  """
+  if isinstance(score, Failed):
+    detail = score.detail or f"reward {name!r} could not judge ({score.reason}) {_about(of)}."
+    return Failed(score.reason, detail)
+  try:
+    value = float(score)
+  except (Exception, SystemExit) as error:
+    return Failed("raised", _raised(name, _about(of), error))
+  if math.isfinite(value) and abs(value) <= _LARGEST:
+    return value
+  return Failed("not_finite", f"reward {name!r} gave {value} for {_about(of)}.")
+
+
+class FailureBound:
+  """Ends a run once too many judgements of a reward fail.
+
+  That is: over `max_share` of its last 200, and at least 10 of them; or each of its first three and
+  more by raising, which is a bug of the reward rather than a trick of the policy.
+
+  Args:
+    max_share: of judgements that may fail.
+  """
+
+  _WINDOW, _LEAST, _FIRST = 200, 10, 3
+
+  def __init__(self, max_share: float):
+    self._max_share = max_share
+    self._lock = threading.Lock()
+    self._recent: dict[str, collections.deque] = {}
+
+  def add(self, name: str, scores: Sequence[float]) -> None:
+    """Counts judgements of one reward.
+
+    Raises:
+      RewardError: too many have failed; says how many, why, and what the last of them was.
+    """
+    with self._lock:
+      recent = self._recent.setdefault(name, collections.deque(maxlen=self._WINDOW))
+      recent.extend(score if isinstance(score, Failed) else None for score in scores)
+      failed = [score for score in recent if score is not None]
+      reasons = dict(collections.Counter(score.reason for score in failed))
+      if not failed:
+        return
+      if len(failed) == len(recent) >= self._FIRST and reasons.keys() == {"raised"}:
+        raise RewardError(f"{failed[-1].detail} It has failed on every response so far.")
+      if len(failed) >= self._LEAST and len(failed) > self._max_share * len(recent):
+        raise RewardError(
+          f"reward {name!r} failed on {len(failed)} of the last {len(recent)} responses "
+          f"({', '.join(f'{reason}: {count}' for reason, count in reasons.items())}), more than "
+          f"judging.max_failed_share={self._max_share:g} allows. The last: {failed[-1].detail}"
+        )
+
+
+def _ask(name: str, score_one, of: tuple[str, str, str]) -> float:
+  try:
+    scores = list(score_one(*of))
+  except CannotJudge as error:
+    raise RewardError(_raised(name, _about(of), error)) from error
+  except (Exception, SystemExit) as error:
+    return Failed("raised", _raised(name, _about(of), error))
+  if len(scores) != 1:
+    raise RewardError(f"reward {name!r} gave {len(scores)} scores for {_about(of)}.")
+  return finite(name, scores[0], of)
+
+
+def _raised(name: str, about: str, error: BaseException) -> str:
   frames = traceback.extract_tb(error.__traceback__)
   place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-  return RewardError(f"reward {name!r} raised {type(error).__name__}: {error}{place} on {about}.")
+  return f"reward {name!r} raised {type(error).__name__}: {error}{place} on {about}."
+
+
+def _about(of: tuple[str, str, str]) -> str:
+  prompt, response, answer = map(_short, of)
+  return f"the response {response} to {prompt}, answer {answer}"
 
 
 def _short(text: str, limit: int = 200) -> str:

@@ -1,10 +1,12 @@
 """A reward model: a linear head on the policy's decoder, for queries without a definite answer."""
 
+import copy
 import dataclasses
 import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,12 @@ from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.policy import PolicyConfig, huggingface, loading
+from lhrm_jax.rewards import scales
+from lhrm_jax.rewards.registry import Failed
 from lhrm_jax.text.responses import parse_response
 
 HEAD_TENSOR = "score.weight"
+LONG_ANSWERS = ("score_0", "truncate_left")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -47,8 +52,9 @@ class RewardModel:
   """A reward function that asks a reward model, many responses at a time.
 
   Only the answer part is shown to the model, so that both modes are judged on what the user reads.
-  The score is the sigmoid of the model's logit: between 0 and 1 like a rule's, and above the 0 of a
-  malformed response. (A raw logit is often negative; not finishing would then pay.)
+  A malformed response scores 0 whatever the scale. On a bounded scale that is below every other
+  score. On `raw` and `standardised` it is not: where most answers score below 0, being malformed
+  pays, so watch `mode/*/malformed_rate` there.
 
   Args:
     config: of the model's decoder.
@@ -58,9 +64,16 @@ class RewardModel:
     mesh: parameters are split over it as the policy's are, batches over `data` and `fsdp`.
     batch_size: sequences at a time; a short last batch is filled up.
     max_tokens: every batch is this wide, so that one program serves all.
+    scale: of the scores, one of `scales.SCALES`.
+    reference: prompts and answers whose logits `standardised` and `percentile` are relative to,
+      e.g. some hundred answers of the policy before training.
+    long_answers: what happens to a prompt and answer of more than `max_tokens` tokens. `score_0`:
+      `Failed("too_long")`, a 0 that is counted. `truncate_left`: the first tokens, which are the
+      prompt's, are left out.
 
   Raises:
-    ValueError: the head does not fit the decoder, or the sizes do not fit the mesh or the model.
+    ValueError: the head does not fit the decoder, the sizes do not fit the mesh or the model, or
+      the scale does not fit the reference.
   """
 
   on_device = True
@@ -75,7 +88,14 @@ class RewardModel:
     mesh: Mesh,
     batch_size: int = 32,
     max_tokens: int = 2048,
+    scale: str = "sigmoid",
+    reference: Sequence[tuple[str, str]] | None = None,
+    long_answers: str = "score_0",
   ):
+    if scale not in scales.SCALES:
+      raise ValueError(f"scale={scale!r} must be one of {', '.join(scales.SCALES)}.")
+    if long_answers not in LONG_ANSWERS:
+      raise ValueError(f"long_answers={long_answers!r} must be one of {', '.join(LONG_ANSWERS)}.")
     head = np.asarray(head, np.float32)
     if head.shape not in ((config.hidden_size,), (1, config.hidden_size)):
       raise ValueError(
@@ -100,6 +120,32 @@ class RewardModel:
     self._params = jax.device_put(decoder, shardings)
     self._head = jax.device_put(head.reshape(-1), parallel.replicated(mesh))
     self._batch_sharding = parallel.batch_sharding(mesh)
+    self._long_answers = long_answers
+    self._reference: tuple[float, float] | None = None
+    if reference is not None:
+      sequences = [self._fit(encode(prompt, answer)) for prompt, answer in reference]
+      fitting = [ids for ids in sequences if not isinstance(ids, Failed)]
+      self._reference = scales.reference_of(self.logits(fitting))
+    self._scale = self._checked(scale)
+
+  def with_scale(self, scale: str) -> "RewardModel":
+    """This model with its scores on another scale.
+
+    Raises:
+      ValueError: the scale needs a reference set, and the model was made without.
+    """
+    if scale not in scales.SCALES:
+      raise ValueError(f"scale={scale!r} must be one of {', '.join(scales.SCALES)}.")
+    other = copy.copy(self)
+    other._scale = self._checked(scale)
+    return other
+
+  def _checked(self, scale: str) -> str:
+    if scale in scales.OF_REFERENCE and self._reference is None:
+      raise ValueError(
+        f"scale={scale!r} is relative to a reference set: give `reference`, prompts and answers."
+      )
+    return scale
 
   def logits(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
     """The model's own scores `[N]` float32 of token sequences of any number and length.
@@ -128,15 +174,44 @@ class RewardModel:
   def score_batch(
     self, prompts: Sequence[str], responses: Sequence[str], answers: Sequence[str]
   ) -> list[float]:
-    """A score in (0, 1) for each response, 0.0 for those that are malformed."""
+    """A score for each response: 0.0 for those that are malformed, `Failed` for those that cannot
+    be given to the model.
+    """
     del answers
     parts = [parse_response(response).answer for response in responses]
-    closed = [i for i, part in enumerate(parts) if part is not None]
-    logits = self.logits([self._encode(prompts[i], parts[i]) for i in closed])
-    scores = [0.0] * len(parts)
-    for i, logit in zip(closed, logits, strict=True):
-      scores[i] = float(0.5 * (1.0 + np.tanh(0.5 * logit)))  # a sigmoid that cannot overflow
+    scores: list[float] = [0.0] * len(parts)
+    places, sequences = [], []
+    for i, part in enumerate(parts):
+      if part is None:
+        continue
+      try:
+        ids = self._fit(self._encode(prompts[i], part))
+      except Exception as error:  # one response must not cost the others their batch
+        ids = Failed("raised", f"encoding {part[:200]!r} raised {type(error).__name__}: {error}.")
+      if isinstance(ids, Failed):
+        scores[i] = ids
+        continue
+      places.append(i)
+      sequences.append(ids)
+    found = scales.apply(self._scale, self.logits(sequences), *(self._reference or (0.0, 1.0)))
+    for i, score in zip(places, found, strict=True):
+      scores[i] = float(score)
     return scores
+
+  def _fit(self, ids: Sequence[int]) -> Sequence[int] | Failed:
+    """`ids` as the model can take them, or why it cannot."""
+    if not len(ids) >= 1:
+      return Failed("empty", "the prompt and answer have no token.")
+    if len(ids) <= self.max_tokens:
+      return ids
+    if self._long_answers == "truncate_left":
+      return ids[-self.max_tokens :]
+    return Failed(
+      "too_long",
+      f"a prompt and answer have {len(ids)} tokens, and the reward model takes "
+      f"max_tokens={self.max_tokens}. Raise max_tokens, shorten responses, or set "
+      "long_answers='truncate_left'.",
+    )
 
   def __call__(self, prompt: str, response: str, answer: str) -> float:
     return self.score_batch([prompt], [response], [answer])[0]
@@ -159,8 +234,7 @@ def load_reward_model(
   *,
   mesh: Mesh,
   dtype: str = "float32",
-  batch_size: int = 32,
-  max_tokens: int = 2048,
+  **options: Any,
 ) -> RewardModel:
   """Loads a `*ForSequenceClassification` folder with one label, e.g. Llama-3.1-Tulu-3-8B-RM.
 
@@ -169,8 +243,7 @@ def load_reward_model(
     encode: see `RewardModel`.
     mesh: see `RewardModel`.
     dtype: of the parameters and the computation.
-    batch_size: see `RewardModel`.
-    max_tokens: see `RewardModel`.
+    **options: `batch_size`, `max_tokens`, `scale`, `reference` and `long_answers` of `RewardModel`.
 
   Raises:
     FileNotFoundError: a file is missing.
@@ -189,9 +262,7 @@ def load_reward_model(
   rows = loading.TableRows(config.vocab_size, (), config.vocab_size)
   shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
   params = loading.build_params(config, checkpoint, rows, dtype, shardings)
-  return RewardModel(
-    config, params, head, encode, mesh=mesh, batch_size=batch_size, max_tokens=max_tokens
-  )
+  return RewardModel(config, params, head, encode, mesh=mesh, **options)
 
 
 def load_head(folder: pathlib.Path | str) -> np.ndarray:

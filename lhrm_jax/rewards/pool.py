@@ -27,10 +27,23 @@ from lhrm_jax.rewards.math.verdicts import Verdict
 
 Gold = str | Sequence[str]
 _START_LIMIT_S = 30.0
+_TOOK_LONGER, _ENDED = "the verdict took longer than", "the worker ended"
+_CLOSED = "the VerifierPool was closed"
+
+
+def failure_of(verdict: Verdict) -> str | None:
+  """What kept the pool from a verdict, `timeout`, `worker` or `raised`; `None` where it gave one.
+
+  An undecided verdict is one: the verifier came to it by itself.
+  """
+  if verdict.correct is not None:
+    return None
+  kinds = {_TOOK_LONGER: "timeout", _ENDED: "worker", _CLOSED: "worker", wire.RAISED: "raised"}
+  return next((kind for start, kind in kinds.items() if verdict.reason.startswith(start)), None)
 
 
 class VerifierPool:
-  """Scores responses with `rewards.math.verify` in worker processes.
+  """Scores responses with `rewards.math.verify`, or another rule, in worker processes.
 
   ```python
   with VerifierPool(workers=2) as pool:
@@ -83,9 +96,14 @@ class VerifierPool:
   # Scoring.
 
   def score_async(
-    self, golds: Sequence[Gold], responses: Sequence[str]
+    self, golds: Sequence[Gold], responses: Sequence[str], rule: str = "math"
   ) -> concurrent.futures.Future[list[Verdict]]:
     """Starts scoring `responses[i]` against `golds[i]`; the future's list keeps their order.
+
+    Args:
+      golds: one for each response.
+      responses: whole texts.
+      rule: `math`, or another reward of `rewards.rules`.
 
     Raises:
       ValueError: the two sequences differ in length.
@@ -98,7 +116,8 @@ class VerifierPool:
       if self._closed:
         raise RuntimeError("the VerifierPool is closed; score inside its `with` block")
       for i, (gold, response) in enumerate(zip(golds, responses, strict=True)):
-        self._jobs.put((batch, i, gold if isinstance(gold, str) else list(gold), response))
+        gold = gold if isinstance(gold, str) else list(gold)
+        self._jobs.put((batch, i, {"rule": rule, "gold": gold, "response": response}))
     return batch.future
 
   def score(self, golds: Sequence[Gold], responses: Sequence[str]) -> list[Verdict]:
@@ -130,7 +149,7 @@ class VerifierPool:
       self._closed = True
     for job in _drain(self._jobs):
       if job is not None:
-        job[0].put(job[1], Verdict(None, None, "the VerifierPool was closed"))
+        job[0].put(job[1], Verdict(None, None, _CLOSED))
     for _ in self._threads:
       self._jobs.put(None)
     for thread in self._threads:
@@ -147,8 +166,8 @@ class VerifierPool:
     worker = self.workers[slot]
     try:
       while (job := self._jobs.get()) is not None:
-        batch, i, gold, response = job
-        verdict, alive = worker.judge(gold, response, self.limit_s)
+        batch, i, message = job
+        verdict, alive = worker.judge(message, self.limit_s)
         if not alive:
           worker.kill()
           with self._lock:
@@ -229,17 +248,17 @@ class _Worker:
         f"run it by hand to see why: {' '.join(self.process.args)}"
       ) from error
 
-  def judge(self, gold: str | list[str], response: str, limit_s: float) -> tuple[Verdict, bool]:
+  def judge(self, message: dict, limit_s: float) -> tuple[Verdict, bool]:
     """The verdict, and whether the worker can go on."""
     pipes = _Timed(self.process, limit_s)
     try:
-      wire.send(pipes, {"gold": gold, "response": response})
+      wire.send(pipes, message)
       reply = wire.receive(pipes)
       return Verdict(reply["correct"], reply["extracted"], reply["reason"]), True
     except TimeoutError:
-      return Verdict(None, None, f"the verdict took longer than {limit_s:g} s"), False
+      return Verdict(None, None, f"{_TOOK_LONGER} {limit_s:g} s"), False
     except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
-      return Verdict(None, None, f"the worker ended: {type(error).__name__}: {error}"), False
+      return Verdict(None, None, f"{_ENDED}: {type(error).__name__}: {error}"), False
 
   def kill(self) -> None:
     with contextlib.suppress(OSError):

@@ -10,7 +10,8 @@ def short_proof(prompt, response, answer): ...
 
 A reward that is faster on many responses at once also has a method `score_batch(prompts, responses,
 answers)`, which gives a list; one that runs on the accelerators has `on_device = True` (see
-`scoring.Scorer`).
+`scoring.Scorer`). One that needs answers of some form has `check(answer)`, which raises `BadAnswer`
+on others: rows are then checked before anything is sampled for them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,29 @@ _REWARDS: dict[str, RewardFn] = {}
 
 class RewardError(Exception):
   """A reward failed; the message names it, the response it failed on, and where."""
+
+
+class CannotJudge(Exception):
+  """A reward cannot judge, whatever the response: it ends the run, where other errors score 0."""
+
+
+class BadAnswer(ValueError, CannotJudge):
+  """A row's answer is not what its reward needs; raised by a reward and by its `check`."""
+
+
+class Failed(float):
+  """A score of 0 that stands for no judgement, with the reason it is counted by.
+
+  A reward returns it, or raises: both are counted as `reward/failed/REASON`.
+  """
+
+  reason: str
+  detail: str
+
+  def __new__(cls, reason: str, detail: str = ""):
+    failed = super().__new__(cls, 0.0)
+    failed.reason, failed.detail = reason, detail
+    return failed
 
 
 def register(name: str, fn: RewardFn | None = None, *, replace: bool = False):
@@ -66,6 +90,33 @@ def name_of(fn: RewardFn) -> str:
   """The name `fn` is registered by, else its own."""
   registered = next((name for name, reward in _REWARDS.items() if reward is fn), None)
   return registered or getattr(fn, "__name__", type(fn).__name__)
+
+
+def parts_of(fn: RewardFn) -> list[RewardFn]:
+  """The single rewards that `fn` is made of."""
+  if isinstance(fn, Composed):
+    return [single for part in fn.parts.values() for single in parts_of(part)]
+  if isinstance(fn, ByQuery):
+    return [*parts_of(fn.definite), *parts_of(fn.open_ended)]
+  return [fn]
+
+
+def check_answer(fn: RewardFn, answer: str) -> None:
+  """Checks the answer of a row against all rewards that will see it.
+
+  Raises:
+    BadAnswer: one of them cannot judge by it; names the reward.
+  """
+  if isinstance(fn, ByQuery):
+    check_answer(fn.definite if has_answer(answer) else fn.open_ended, answer)
+  elif isinstance(fn, Composed):
+    for part in fn.parts.values():
+      check_answer(part, answer)
+  elif (check := getattr(fn, "check", None)) is not None:
+    try:
+      check(answer)
+    except BadAnswer as error:
+      raise BadAnswer(f"reward {name_of(fn)!r}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,3 +190,23 @@ def compose(weights: Mapping[str, float], **own: RewardFn) -> Composed:
     raise ValueError(f"compose({dict(weights)}): give one weight or more, and none named 'total'")
   parts = {name: own[name] if name in own else get(name) for name in weights}
   return Composed({name: float(weight) for name, weight in weights.items()}, parts)
+
+
+def rescaled(fn: RewardFn, scale: str) -> RewardFn:
+  """`fn` with the scores of its reward models on another scale (`scales.SCALES`).
+
+  Raises:
+    ValueError: there is no reward model in `fn`, or the scale needs what the model lacks.
+  """
+  if not any(hasattr(part, "with_scale") for part in parts_of(fn)):
+    raise ValueError(f"there is no reward model in {name_of(fn)!r} whose scale could be {scale!r}")
+  return _rescaled(fn, scale)
+
+
+def _rescaled(fn: RewardFn, scale: str) -> RewardFn:
+  if isinstance(fn, Composed):
+    parts = {name: _rescaled(part, scale) for name, part in fn.parts.items()}
+    return Composed(fn.weights, parts)
+  if isinstance(fn, ByQuery):
+    return ByQuery(_rescaled(fn.definite, scale), _rescaled(fn.open_ended, scale))
+  return fn.with_scale(scale) if hasattr(fn, "with_scale") else fn

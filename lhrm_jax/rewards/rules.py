@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from lhrm_jax.rewards.registry import register
+from lhrm_jax.rewards.registry import BadAnswer, register
 from lhrm_jax.text.responses import parse_response
 
 _BOX = "\\boxed{"
@@ -67,17 +67,25 @@ def numeric(prompt: str, response: str, answer: str) -> float:
   there are several, so a response cannot win by listing some.
 
   Raises:
-    ValueError: the gold is no number.
+    BadAnswer: the gold is no number.
   """
   del prompt
-  gold = _last_number(answer)
-  if gold is None:
-    raise ValueError(f"reward 'numeric' needs a number as answer, got {answer[:80]!r}")
+  gold = _gold_number(answer)
   part = parse_response(response).answer
   if part is None:
     return 0.0
   given = _last_number(last_box(part) or "" if _BOX in part else part)
   return float(given is not None and abs(given - gold) <= abs(gold) / 10**6)
+
+
+def _gold_number(answer: str) -> Fraction:
+  gold = _last_number(answer)
+  if gold is None:
+    raise BadAnswer(f"reward 'numeric' needs a number as answer, got {answer[:80]!r}")
+  return gold
+
+
+numeric.check = _gold_number
 
 
 def _last_number(text: str) -> Fraction | None:
@@ -96,7 +104,8 @@ def code(prompt: str, response: str, answer: str) -> float:
   """1.0 where the last code block of the answer part passes the tests in `answer`, else 0.0.
 
   Raises:
-    ValueError: `answer` is not in one of the forms `rewards.code` lists.
+    BadAnswer: `answer` is not in one of the forms `rewards.code` lists, or holds no test that can
+      be judged.
     sandbox.SandboxUnavailable: this platform cannot isolate the program; nothing was run.
   """
   del prompt
@@ -105,19 +114,26 @@ def code(prompt: str, response: str, answer: str) -> float:
   return tests.score(response, answer)
 
 
+def _check_tests(answer: str) -> None:
+  from lhrm_jax.rewards import code as tests
+
+  tests.check(answer)
+
+
+code.check = _check_tests
+
+
 @register("multiple_choice")
 def multiple_choice(prompt: str, response: str, answer: str) -> float:
   """1.0 where the response picks the letter of the gold (`B`, `(B)`, `(B) text`) and no other.
 
   Raises:
-    ValueError: the gold names no letter from A to J.
+    BadAnswer: the gold names no letter from A to J.
   """
   del prompt
   from lhrm_jax.rewards.math import choice, extract
 
-  gold = choice.letter_of(answer)
-  if gold is None:
-    raise ValueError(f"reward 'multiple_choice' needs a letter as answer, got {answer[:80]!r}")
+  gold = _gold_letter(answer)
   part = parse_response(response).answer
   if part is None:
     return 0.0
@@ -128,6 +144,17 @@ def multiple_choice(prompt: str, response: str, answer: str) -> float:
   picked = choice.picked(found.text) if final else choice.stated(part)
   return float(picked == gold[0])
 
+
+def _gold_letter(answer: str):
+  from lhrm_jax.rewards.math import choice
+
+  gold = choice.letter_of(answer)
+  if gold is None:
+    raise BadAnswer(f"reward 'multiple_choice' needs a letter as answer, got {answer[:80]!r}")
+  return gold
+
+
+multiple_choice.check = _gold_letter
 
 # Rewards whose scores are 0 or 1, so that a group's mean is a multiple of 1 / G.
 BINARY = (exact_match, math, numeric, code, multiple_choice)

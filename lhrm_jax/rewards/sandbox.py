@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import pathlib
+import platform
 import selectors
 import signal
 import subprocess
@@ -21,11 +22,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
+from lhrm_jax.rewards import cgroup, interpreter_files, seccomp
+from lhrm_jax.rewards.registry import CannotJudge
+
 _RUNS = itertools.count(os.getpid() * 1000)
 _JAIL = pathlib.Path(__file__).with_name("jail.py")
 
 
-class SandboxUnavailable(RuntimeError):
+class SandboxUnavailable(RuntimeError, CannotJudge):
   """This platform cannot isolate a program; nothing was run."""
 
 
@@ -68,12 +72,6 @@ def interpreter() -> str:
   return os.path.realpath(sys.executable)
 
 
-def _read_only() -> list[str]:
-  wanted = ["/usr", "/bin", "/lib", "/lib64", os.path.realpath(sys.base_prefix)]
-  inside_usr = wanted[-1].startswith("/usr")
-  return [path for path in (wanted[:-1] if inside_usr else wanted) if os.path.exists(path)]
-
-
 def run(
   command: Sequence[str],
   *,
@@ -93,7 +91,18 @@ def run(
     SandboxUnavailable: the walls could not be built.
   """
   limits = limits or Limits()
-  with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
+  machine = platform.machine()
+  try:
+    system_calls = seccomp.program(machine)
+    folders, shown = interpreter_files.of(interpreter())
+  except KeyError:
+    raise SandboxUnavailable(f"no isolation on {sys.platform} {machine}") from None
+  except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    raise SandboxUnavailable(str(error)) from error
+  with (
+    cgroup.limited(limits.memory_mib << 20, 2 * limits.processes) as group,
+    tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder,
+  ):
     root = os.path.join(folder, "root")
     os.mkdir(root)
     spec = {
@@ -101,7 +110,10 @@ def run(
       "run": next(_RUNS),
       "command": list(command),
       "files": dict(files or {}),
-      "read_only": _read_only(),
+      "folders": folders,
+      "shown": shown,
+      "filter": system_calls.hex(),
+      "cgroup": None if group is None else str(group.path),
       "limits": dataclasses.asdict(limits),
     }
     path = os.path.join(folder, "spec.json")
@@ -109,7 +121,7 @@ def run(
     read_end, write_end = os.pipe()
     try:
       process = subprocess.Popen(
-        [interpreter(), "-I", "-S", str(_JAIL), path, str(write_end)],
+        [interpreter(), "-I", "-S", "-B", str(_JAIL), path, str(write_end)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -122,6 +134,8 @@ def run(
       write_end = -1
       end, out, err = _pump(process, stdin, limits)
       messages = _messages(read_end)
+      if group is not None and group.ran_out():
+        messages["killed"] = "memory"
     finally:
       os.close(read_end)
       if write_end >= 0:

@@ -1,8 +1,10 @@
 """Scores of rollouts: text out of ids, one reward per response, while sampling goes on."""
 
+import collections
 import dataclasses
 import functools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -12,13 +14,16 @@ import numpy as np
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.rewards import rules
 from lhrm_jax.rewards.background import BusyClock, Worker
-from lhrm_jax.rewards.judging import judge
-from lhrm_jax.rewards.pool import VerifierPool
+from lhrm_jax.rewards.judging import FailureBound, judge
+from lhrm_jax.rewards.pool import VerifierPool, failure_of
 from lhrm_jax.rewards.registry import (
+  BadAnswer,
   ByQuery,
   Composed,
+  Failed,
   RewardError,
   RewardFn,
+  check_answer,
   has_answer,
   name_of,
 )
@@ -36,20 +41,27 @@ class Scored:
     components: each single reward by name, `[B, M, G]` float32, unweighted; NaN on queries that
       another scorer judges.
     undecided: responses on which the scorer could not decide, scored 0; `None` where it never says.
+    failed: number of judgements that failed, scored 0, by reason.
   """
 
   scores: np.ndarray
   components: dict[str, np.ndarray]
   undecided: int | None
+  failed: dict[str, int] = dataclasses.field(default_factory=dict)
 
   def metrics(self) -> dict[str, float]:
-    """`rewards/<name>/mean` of every component and, where known, `reward/undecided`."""
+    """`rewards/<name>/mean` of every component, `reward/failed/<reason>` where judgements failed
+    and, where known, `reward/undecided`.
+    """
     means = {
       f"rewards/{name}/mean": float(np.nanmean(values))
       for name, values in self.components.items()
       if not np.isnan(values).all()
     }
-    return means | ({} if self.undecided is None else {"reward/undecided": self.undecided})
+    counts = {f"reward/failed/{reason}": count for reason, count in self.failed.items()}
+    if self.undecided is not None:
+      counts["reward/undecided"] = self.undecided
+    return means | counts
 
 
 def decode(tokenizer: Tokenizer, rollouts: Rollouts) -> list[str]:
@@ -66,22 +78,16 @@ def score(
   reward_fn: RewardFn, rows: Sequence[PromptRow], rollouts: Rollouts, texts: Sequence[str],
   tag_ids: TagIds | None = None,
 ) -> np.ndarray:  # fmt: skip
-  """Scores every response by its query's answer, here and now: `[B, M, G]` float32.
+  """Scores every response by its query's answer, once and now: `[B, M, G]` float32.
 
-  See `Scorer.start` for the arguments, and for what scores 0 whatever it says.
+  See `Scorer.start` for the arguments, and for what scores 0 whatever it says. What scores again
+  and again keeps a `Scorer`, whose worker processes start once.
 
   Raises:
-    RewardError: the reward failed, or gave a score that is not finite.
+    RewardError: see `Scorer.wait`.
   """
   with Scorer(reward_fn, background=False, tag_ids=tag_ids) as scorer:
-    scores = scorer.wait([scorer.start(rows, rollouts, texts)]).scores
-  if not np.isfinite(scores).all():
-    at = int(np.flatnonzero(~np.isfinite(scores))[0])
-    raise RewardError(
-      f"the reward gave {scores.flat[at]} for the response {texts[at][:200]!r}: a score is a "
-      "finite number."
-    )
-  return scores
+    return scorer.wait([scorer.start(rows, rollouts, texts)]).scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,34 +108,48 @@ class Scorer:
     scored = scorer.wait(futures)
   ```
 
-  The reward `math` is judged by a `VerifierPool`. Other rewards run in one thread of their own, in
-  order, so they need not be thread-safe. A reward with `on_device` runs in the caller's thread: it
-  would share the accelerators with sampling, which hides nothing, and programs that two threads
-  launch can reach the devices in different orders. Sums and `by_query` are taken apart first.
+  `math` and `multiple_choice`, which parse what a model wrote, are judged by a `VerifierPool`, and
+  the programs of `code` in sandboxes that threads of their own drive; both start with the first
+  response that needs them. Other rewards run in one thread, in order, so they need not be
+  thread-safe. A reward with `on_device` runs in the caller's thread: it would share the
+  accelerators with sampling, which hides nothing, and programs that two threads launch can reach
+  the devices in different orders. Sums and `by_query` are taken apart first.
+
+  No response ends a run: one that its reward fails on scores 0 and is counted, and a `RewardError`
+  comes only of too many (`judging.FailureBound`).
 
   Args:
     reward_fn: `reward_fn(prompt, response, answer) -> score`.
-    workers: processes of the pool, which is started only where `math` is asked for.
-    background: if not, everything is scored in `start`.
+    workers: processes of the pool; twice as many programs run at a time, since many only wait.
+    background: if not, what needs neither pool nor sandbox is scored in `start`.
     tag_ids: the policy's; they decide which mode a response opens, see `form.well_formed`.
+    deadline_s: seconds for the programs of one `start`, from when the first of them runs. What is
+      not judged by then scores 0 and is counted.
+    max_failed_share: of a reward's judgements.
   """
 
   def __init__(
-    self, reward_fn: RewardFn, *, workers: int = 2, background: bool = True,
+    self,
+    reward_fn: RewardFn,
+    *,
+    workers: int = 2,
+    background: bool = True,
     tag_ids: TagIds | None = None,
-  ):  # fmt: skip
+    deadline_s: float = 300.0,
+    max_failed_share: float = 0.1,
+  ):
     self._reward_fn, self._tag_ids = reward_fn, tag_ids
+    self._workers, self._deadline_s = workers, deadline_s
+    self._bound = FailureBound(max_failed_share)
     self._clock = BusyClock()
     self._worker = Worker("rewards") if background else None
-    leaves: list[_Leaf] = []
-    _plan(reward_fn, "", np.zeros(0, bool), np.zeros(0, bool), leaves)
-    wants_pool = background and any(leaf.fn is rules.math for leaf in leaves)
-    self._pool = VerifierPool(workers) if wants_pool else None
+    self._pool: VerifierPool | None = None
+    self._programs: Worker | None = None
 
   def start(
     self, rows: Sequence[PromptRow], rollouts: Rollouts, texts: Sequence[str]
   ) -> Future[Scored]:
-    """Starts scoring; a failed reward fails the future with a `RewardError` that says which.
+    """Starts scoring; what ends the run fails the future with a `RewardError` (see `wait`).
 
     Args:
       rows: the `B` queries.
@@ -143,6 +163,10 @@ class Scorer:
     first_ids = np.asarray(jax.device_get(rollouts.responses))[..., 0].reshape(-1)
     finished = stopped & well_formed(texts, first_ids, self._tag_ids)
     definite = np.array([has_answer(row.answer) for row in of_text], bool)
+    try:
+      self._check_answers(rows)
+    except RewardError as error:
+      return _failed(error)
     leaves: list[_Leaf] = []
     combine = _plan(self._reward_fn, "", np.ones(n, bool), definite, leaves)
 
@@ -171,8 +195,15 @@ class Scorer:
         for leaf, column in zip(leaves, columns, strict=True)
       }
       known = [undecided for _, undecided in parts if undecided is not None]
-      scores = combine(columns).reshape(shape).astype(np.float32)
-      return Scored(scores, components, sum(known) if known else None)
+      with np.errstate(over="ignore", invalid="ignore"):
+        scores = combine(columns).reshape(shape).astype(np.float32)
+      failed = collections.Counter(
+        value.reason for values, _ in parts for value in values if isinstance(value, Failed)
+      )
+      if overflown := int((~np.isfinite(scores)).sum()):  # finite parts, a sum beyond float32
+        failed["not_finite"] += overflown
+      scores = np.where(np.isfinite(scores), scores, np.float32(0))
+      return Scored(scores, components, sum(known) if known else None, dict(failed))
 
     return _joined(futures, gather)
 
@@ -180,7 +211,8 @@ class Scorer:
     """The scores of all chunks as one.
 
     Raises:
-      RewardError: a reward failed; says which, on what response, and where.
+      RewardError: a row's answer is not what its reward needs, a reward cannot judge at all, or too
+        many of its judgements failed; says which, on what response, and where.
     """
     chunks = [future.result() for future in futures]
     components = {
@@ -189,7 +221,8 @@ class Scorer:
     }
     counts = [chunk.undecided for chunk in chunks if chunk.undecided is not None]
     scores = np.concatenate([chunk.scores for chunk in chunks])
-    return Scored(scores, components, sum(counts) if counts else None)
+    failed = sum((collections.Counter(chunk.failed) for chunk in chunks), collections.Counter())
+    return Scored(scores, components, sum(counts) if counts else None, dict(failed))
 
   def take_seconds(self) -> float:
     """Seconds since the last call during which scoring was under way, hidden or not."""
@@ -197,10 +230,9 @@ class Scorer:
 
   def close(self) -> None:
     """Ends the workers; what is still being scored is dropped."""
-    if self._worker is not None:
-      self._worker.close()
-    if self._pool is not None:
-      self._pool.close()
+    for part in (self._worker, self._programs, self._pool):
+      if part is not None:
+        part.close()
 
   def __enter__(self) -> "Scorer":
     return self
@@ -211,21 +243,70 @@ class Scorer:
   def _runs_here(self, fn: RewardFn) -> bool:
     return self._worker is None or getattr(fn, "on_device", False)
 
+  def _check_answers(self, rows: Sequence[PromptRow]) -> None:
+    for row in rows:
+      try:
+        check_answer(self._reward_fn, row.answer)
+      except BadAnswer as error:
+        raise RewardError(f"{error} (of the row with the prompt {row.prompt[:200]!r})") from error
+
   def _submit(
     self, leaf: _Leaf, prompts: list[str], responses: list[str], answers: list[str]
   ) -> Future:
     """A future of the scores, and of how many were undecided."""
-    if self._pool is not None and leaf.fn is rules.math:
-      return _verdicts(self._pool, answers, responses)
-    job = functools.partial(judge, leaf.name, leaf.fn, prompts, responses, answers)
+
+    def job(fn: RewardFn = leaf.fn, of=(prompts, responses, answers)) -> list[float]:
+      scores = judge(leaf.name, fn, *of)
+      self._bound.add(leaf.name, scores)
+      return scores
+
+    if not responses:
+      return _done(([], 0 if leaf.fn is rules.math else None))
+    if leaf.fn in (rules.math, rules.multiple_choice):
+      self._pool = self._pool or VerifierPool(self._workers)
+      rule = leaf.fn.__name__
+      verdicts = self._pool.score_async(answers, responses, rule)
+      return _joined([verdicts], functools.partial(self._of_verdicts, leaf.name, rule))
+    if leaf.fn is rules.code:
+      self._programs = self._programs or Worker("programs", 2 * self._workers)
+      fn = _by_deadline(self._deadline_s)
+      single = [
+        self._programs.submit(functools.partial(job, fn, ([p], [r], [a])))
+        for p, r, a in zip(prompts, responses, answers, strict=True)
+      ]
+      return _joined(single, lambda found: ([scores[0] for scores in found], None))
     if not self._runs_here(leaf.fn):
       return self._worker.submit(lambda: (job(), None))
-    future: Future = Future()
     try:
-      future.set_result((job(), None))
+      return _done((job(), None))
     except Exception as error:
-      future.set_exception(error)
-    return future
+      return _failed(error)
+
+  def _of_verdicts(self, name: str, rule: str, found: list[list]) -> tuple[list[float], int | None]:
+    scores, undecided = [], 0
+    for verdict in found[0]:
+      failure = failure_of(verdict)
+      undecided += verdict.correct is None and failure is None
+      scores.append(
+        Failed(failure, f"reward {name!r}: {verdict.reason}.") if failure else verdict.score
+      )
+    self._bound.add(name, scores)
+    return scores, undecided if rule == "math" else None
+
+
+def _by_deadline(seconds: float) -> RewardFn:
+  """The code reward for one batch, whose time counts from its first call."""
+  from lhrm_jax.rewards import code  # not needed by runs that only use the other rewards
+
+  lock, ends = threading.Lock(), []
+
+  def scored(prompt: str, response: str, answer: str) -> float:
+    with lock:
+      if not ends:
+        ends.append(time.monotonic() + seconds)
+    return code.score(response, answer, deadline=ends[0])
+
+  return scored
 
 
 def _plan(
@@ -254,14 +335,16 @@ def _plan(
   return lambda columns: columns[place]
 
 
-def _verdicts(pool: VerifierPool, golds: list[str], responses: list[str]) -> Future:
-  return _joined(
-    [pool.score_async(golds, responses)],
-    lambda verdicts: (
-      [verdict.score for verdict in verdicts[0]],
-      sum(verdict.correct is None for verdict in verdicts[0]),
-    ),
-  )
+def _done(result: object) -> Future:
+  future: Future = Future()
+  future.set_result(result)
+  return future
+
+
+def _failed(error: Exception) -> Future:
+  future: Future = Future()
+  future.set_exception(error)
+  return future
 
 
 def _joined(futures: Sequence[Future], gather: Callable[[list], object]) -> Future:

@@ -8,6 +8,7 @@ import struct
 from typing import Any, BinaryIO
 
 MAX_BYTES = 64 << 20
+RAISED = "the rule raised"  # starts the reason of a verdict that a worker failed to reach
 
 
 def send(stream: BinaryIO, message: Any) -> None:

@@ -24,6 +24,7 @@ def main() -> None:
   os.dup2(2, 1)
   inbox = sys.stdin.buffer
 
+  from lhrm_jax.rewards import rules
   from lhrm_jax.rewards.math import verify
 
   verify(r"\sqrt{2}", r"\boxed{2^{1/2}}")  # pays for mpmath's import before the first deadline
@@ -33,8 +34,15 @@ def main() -> None:
       job = wire.receive(inbox)
     except EOFError:
       return
-    verdict = verify(job["gold"], job["response"])
-    reply = {"correct": verdict.correct, "extracted": verdict.extracted, "reason": verdict.reason}
+    try:
+      if job["rule"] == "math":
+        verdict = verify(job["gold"], job["response"])
+        found = (verdict.correct, verdict.extracted, verdict.reason)
+      else:
+        found = (getattr(rules, job["rule"])("", job["response"], job["gold"]) == 1.0, None, "")
+    except Exception as error:
+      found = (None, None, f"{wire.RAISED} {type(error).__name__}: {error}")
+    reply = dict(zip(("correct", "extracted", "reason"), found, strict=True))
     with contextlib.suppress(BrokenPipeError):
       wire.send(out, reply)
 

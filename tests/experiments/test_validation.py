@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from experiments import command_line, setup, validation
 from experiments.command_line import UserError
 from experiments.configs import arithmetic, defaults
+from lhrm_jax import rewards
+from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.objectives import advantages, hgpo
 from lhrm_jax.parallel import MESH_AXES
 from lhrm_jax.policy import PolicyConfig
@@ -243,6 +245,28 @@ def test_a_prompt_over_the_limit_ends_the_job_with_the_key(run):
   short = dataclasses.replace(run, config=config)
   with pytest.raises(UserError, match=r"data\.max_prompt_tokens=5"):
     short.evaluator()
+
+
+def test_the_scale_of_a_reward_model_is_nothing_to_other_rewards():
+  config = arithmetic.get_config()
+  config.hgpo.reward_scale = "raw"
+  with pytest.raises(UserError, match=r"hgpo\.reward_scale='raw': there is no reward model"):
+    setup.make(config)
+
+
+def test_an_answer_that_the_reward_cannot_judge_by_ends_the_job_before_it_trains(run):
+  class Task:
+    queries = [PromptRow("1+1=", "2"), PromptRow("a?", "seven")]  # noqa: RUF012
+
+    def evaluation(self, count):
+      return self.queries[:count]
+
+    def prompts(self, seed, step, count):
+      return self.queries[:count]
+
+  bad = dataclasses.replace(run, task=Task(), reward_fn=rewards.get("numeric"))
+  with pytest.raises(UserError, match="'numeric' needs a number as answer, got 'seven'"):
+    setup.check_rows(bad, (setup.HGPO,))
 
 
 def test_prompts_must_divide_over_the_devices(run):

@@ -1,6 +1,7 @@
 """The reward model against transformers' logits, over a mesh, and as a reward function."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from lhrm_jax import parallel, rewards
 from lhrm_jax.policy import PolicyConfig, RopeScaling, huggingface
 from lhrm_jax.rewards import model as reward_model
+from lhrm_jax.rewards import scales
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "reward_models.npz"
 SIZES = {
@@ -65,11 +67,11 @@ def golden(family):
   return config, params, of("score.weight"), sequences, of("logits")
 
 
-def make_model(family, *, encode=None, max_tokens=30, batch_size=4, **mesh):
+def make_model(family, *, encode=None, max_tokens=30, batch_size=4, options=None, **mesh):
   config, params, head, sequences, logits = golden(family)
   scorer = reward_model.RewardModel(
     config, params, head, encode or (lambda prompt, answer: [1]), mesh=parallel.make_mesh(**mesh),
-    batch_size=batch_size, max_tokens=max_tokens,
+    batch_size=batch_size, max_tokens=max_tokens, **(options or {}),
   )  # fmt: skip
   return scorer, sequences, logits
 
@@ -136,6 +138,89 @@ def test_only_the_answer_part_is_judged_and_an_open_response_scores_0():
   assert scores[0] == scores[1] and 0 < scores[0] < 1
   assert scores[2:] == [0.0, 0.0]
   assert scorer("q", responses[0], "") == scores[0]
+
+
+def letters(prompt, answer):
+  return [1 + ord(c) % 60 for c in prompt + answer]
+
+
+REFERENCE = [("q", "ab"), ("q", "cde"), ("p", "f")]
+
+
+def test_scores_are_on_the_scale_that_is_named():
+  responses = ["<think></think>abc", "<think></think>xy"]
+  options = {"scale": "raw", "reference": REFERENCE}
+  raw, _, _ = make_model("qwen2", encode=letters, options=options)
+  logits = raw.logits([letters("q", "abc"), letters("q", "xy")])
+  known = raw.logits([letters(*row) for row in REFERENCE]).astype(np.float64)
+  expected = {
+    "raw": logits,
+    "sigmoid": 1 / (1 + np.exp(-logits)),
+    "standardised": (logits - known.mean()) / known.std(),
+  }
+  standard = expected["standardised"]
+  expected["percentile"] = [0.5 * (1 + math.erf(z / 2**0.5)) for z in standard]
+  assert expected.keys() == set(scales.SCALES)
+  for scale, scores in expected.items():
+    model = raw.with_scale(scale)
+    np.testing.assert_allclose(model.score_batch(["q"] * 2, responses, [""] * 2), scores, rtol=1e-5)
+    assert model.score_batch(["q"], ["<think>abc"], [""]) == [0.0]
+
+
+def test_the_scale_of_a_config_reaches_the_model_inside_of_other_rewards():
+  model, _, _ = make_model("qwen2", encode=letters)
+  reward = rewards.compose({"both": 2.0}, both=rewards.by_query("exact_match", model))
+  logit = float(model.logits([letters("q", "abc")])[0])
+  found = rewards.rescaled(reward, "raw")("q", "<think></think>abc", "")
+  assert found == pytest.approx(2 * logit, rel=1e-6)
+  assert rewards.rescaled(reward, "raw")("q", "<think></think>7", "7") == 2.0
+  with pytest.raises(ValueError, match="no reward model in 'exact_match'"):
+    rewards.rescaled(rewards.get("exact_match"), "raw")
+  with pytest.raises(ValueError, match="'standardised' is relative to a reference set"):
+    rewards.rescaled(reward, "standardised")
+
+
+@pytest.mark.parametrize(
+  ("options", "why"),
+  [
+    ({"scale": "logit"}, "one of raw, sigmoid, standardised, percentile"),
+    ({"long_answers": "cut"}, "one of score_0, truncate_left"),
+    ({"scale": "standardised"}, "give `reference`"),
+    ({"scale": "percentile"}, "give `reference`"),
+    ({"reference": []}, "at least two finite and different"),
+    ({"reference": REFERENCE[:1]}, "at least two finite and different"),
+    ({"reference": REFERENCE[:1] * 3}, "at least two finite and different"),
+  ],
+)
+def test_a_scale_and_its_reference_must_fit(options, why):
+  with pytest.raises(ValueError, match=why):
+    make_model("qwen2", encode=letters, options=options)
+
+
+def test_an_answer_beyond_the_limit_scores_0_and_is_counted_or_loses_its_prompt_s_start():
+  responses = [f"<think></think>{'a' * n}" for n in (29, 30, 5000)]
+  scorer, _, _ = make_model("qwen2", encode=letters)
+  scores = scorer.score_batch(["q"] * 3, responses, [""] * 3)
+  assert scores[0] > 0.0 and not isinstance(scores[0], rewards.Failed)
+  assert [(score, score.reason) for score in scores[1:]] == [(0.0, "too_long")] * 2
+  assert "truncate_left" in scores[1].detail
+
+  cutting, _, _ = make_model("qwen2", encode=letters, options={"long_answers": "truncate_left"})
+  scores = cutting.score_batch(["q"] * 3, responses, [""] * 3)
+  logits = cutting.logits([letters("q", "a" * 29), letters("", "a" * 30)])
+  np.testing.assert_allclose(scores, scales.apply("sigmoid", logits[[0, 1, 1]]), rtol=1e-5)
+
+
+def test_a_response_that_cannot_be_encoded_costs_only_itself():
+  def encode(prompt, answer):
+    answer.encode()
+    return letters(prompt, answer) if answer else []
+
+  scorer, _, _ = make_model("qwen2", encode=encode)
+  texts = ["<think></think>abc", "<think></think>\ud800", "<think></think>"]
+  scores = scorer.score_batch(["q"] * 3, texts, [""] * 3)
+  assert scores[0] == scorer("q", texts[0], "") > 0
+  assert [score.reason for score in scores[1:]] == ["raised", "empty"]
 
 
 def test_one_scorer_per_query():

@@ -1,7 +1,9 @@
 """Scoring as futures: the same scores, hidden behind sampling, and clear when a reward fails."""
 
 import dataclasses
+import functools
 import re
+import sys
 import time
 
 import jax
@@ -13,7 +15,7 @@ from experiments.command_line import UserError
 from experiments.configs import defaults
 from lhrm_jax import rewards
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.rewards import RewardError, scoring
+from lhrm_jax.rewards import RewardError, sandbox, scoring
 from lhrm_jax.sampling import LENGTH, STOPPED, Prompts, Rollouts, concatenate, sample
 from tests.conftest import make_spec
 
@@ -120,7 +122,8 @@ MALFORMED = (
 
 @pytest.mark.parametrize("name", rewards.names())
 def test_a_malformed_response_scores_0_under_every_reward(name):
-  answer = '{"asserts": ["True"]}' if name == "code" else "B" if name == "multiple_choice" else "7"
+  golds = {"code": '{"asserts": ["assert f(1) == 1"]}', "multiple_choice": "B"}
+  answer = golds.get(name, "7")
   composed = rewards.compose({name: 1.0, "own": 1.0}, own=lambda p, r, a: 1.0)
   for fn in (rewards.get(name), composed, rewards.by_query(name, name)):
     assert [fn("", text, answer) for text in MALFORMED] == [0.0] * len(MALFORMED)
@@ -168,16 +171,61 @@ def failing(prompt, response, answer):
 
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize(
+  ("bad", "reason"),
+  [
+    (lambda: {}["no such thing"], "raised"),
+    (lambda: exit(3), "raised"),
+    (lambda: "no number", "raised"),
+    (lambda: None, "raised"),
+    (lambda: float("nan"), "not_finite"),
+    (lambda: 1e300, "not_finite"),
+    (lambda: 10**400, "raised"),
+    (lambda: rewards.Failed("too_long"), "too_long"),
+  ],
+)
+def test_a_response_that_its_reward_fails_on_scores_0_and_is_counted(bad, reason, background):
+  def reward(prompt, response, answer):
+    return bad() if "8" in response else 1.0
+
+  with scoring.Scorer(reward, background=background) as scorer:
+    chunks = [scorer.start(*stub(rows_with("7"))) for _ in range(2)]
+    scored = scorer.wait(chunks)
+  np.testing.assert_array_equal(scored.scores.reshape(2, 4), [[1, 0, 1, 0]] * 2)
+  assert scored.failed == {reason: 2}
+  assert scored.metrics()[f"reward/failed/{reason}"] == 2
+
+
+def test_a_sum_that_overflows_is_a_failed_judgement():
+  reward = rewards.compose({"big": 1e30}, big=lambda p, r, a: 1e30 if "8" in r else 0.0)
+  with scoring.Scorer(reward) as scorer:
+    scored = scorer.wait([scorer.start(*stub(rows_with("7")))])
+  assert not scored.scores.any() and scored.failed == {"not_finite": 1}
+
+
+def test_one_response_of_a_batch_costs_only_itself():
+  class Batched:
+    def score_batch(self, prompts, responses, answers):
+      if any("8" in response for response in responses):
+        raise OverflowError("too large")
+      return [1.0] * len(responses)
+
+  with scoring.Scorer(Batched()) as scorer:
+    scored = scorer.wait([scorer.start(*stub(rows_with("7")))])
+  assert scored.scores.ravel().tolist() == [1, 0, 1, 0] and scored.failed == {"raised": 1}
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize(
   ("reward", "message"),
   [
     (
-      failing,
-      r"'failing' raised KeyError: 'no such thing' \(.*\) on .*<think>a</think>8.*prompt 0",
+      lambda p, r, a: {}["no such thing"],
+      r"raised KeyError: 'no such thing' \(.*\) on .*<no_think>7</no_think>.*prompt 0.* every",
     ),
     (lambda p, r, a: exit(3), "raised SystemExit"),
   ],
 )
-def test_a_reward_that_fails_ends_with_its_name_and_the_response(reward, message, background):
+def test_a_reward_that_fails_on_every_response_ends_the_run(reward, message, background):
   with scoring.Scorer(reward, background=background) as scorer:
     future = scorer.start(*stub(rows_with("7")))
     with pytest.raises(RewardError, match=message):
@@ -186,15 +234,97 @@ def test_a_reward_that_fails_ends_with_its_name_and_the_response(reward, message
       scorer.wait([future])
 
 
-def test_an_evaluation_refuses_a_score_that_is_not_finite_and_training_gets_to_see_it():
-  def odd(prompt, response, answer):
-    return float("nan") if response.endswith("7") else 1.0
+@pytest.mark.parametrize(("share", "ends"), [(0.1, True), (0.4, False)])
+def test_too_large_a_share_of_failures_ends_the_run(share, ends):
+  rows = rows_with(*["7"] * 12)  # a third of the closed responses hold an 8
+  with scoring.Scorer(failing, max_failed_share=share) as scorer:
+    future = scorer.start(*stub(rows))
+    if not ends:
+      assert scorer.wait([future]).failed == {"raised": 12}
+      return
+    with pytest.raises(RewardError, match=r"12 of the last 36 .*raised: 12.*max_failed_share=0\.1"):
+      scorer.wait([future])
 
-  with pytest.raises(RewardError, match=r"gave nan for the response .*<think>a</think>7"):
-    scoring.score(odd, *stub(rows_with("7")))
-  with scoring.Scorer(odd) as scorer:
-    scores = scorer.wait([scorer.start(*stub(rows_with("7")))]).scores
-  assert np.isnan(scores).sum() == 1
+
+def test_what_is_no_response_s_fault_ends_the_run_at_once():
+  def unavailable(prompt, response, answer):
+    raise sandbox.SandboxUnavailable("no namespaces here")
+
+  for reward in (unavailable, type("Batched", (), {"score_batch": staticmethod(unavailable)})()):
+    with pytest.raises(RewardError, match="SandboxUnavailable: no namespaces here"):
+      scoring.score(reward, *stub(rows_with("7")))
+  short = type("Short", (), {"score_batch": lambda self, p, r, a: [1.0]})()
+  with pytest.raises(RewardError, match="gave 1 scores for a batch of 3"):
+    scoring.score(short, *stub(rows_with("7")))
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ("", "", "", "")])
+def test_a_row_whose_answer_cannot_be_judged_by_ends_the_run_whatever_the_responses(texts):
+  rows, rollouts, _ = stub(rows_with("seven"))
+  reward = rewards.compose({"numeric": 1.0})
+  with pytest.raises(RewardError, match=r"'numeric'.*needs a number.*'seven'.*'prompt 0'"):
+    scoring.score(reward, rows, rollouts, texts)
+
+
+needs_sandbox = pytest.mark.skipif(
+  sandbox.why_unavailable() is not None, reason=str(sandbox.why_unavailable())
+)
+
+
+@needs_sandbox
+def test_programs_run_beside_each_other_until_a_deadline():
+  program = "<think>a</think>```python\n{}\ndef f(): return 7\n```\n"
+  texts = [program.format("import time; time.sleep(60)")] * 3 + [program.format("")]
+  answer = '{"calls": [{"function": "f", "args": [], "expected": 7}]}'
+  rows, rollouts, _ = stub(rows_with(answer))
+  start = time.perf_counter()
+  with scoring.Scorer(rewards.get("code"), workers=2, deadline_s=4) as scorer:
+    scored = scorer.wait([scorer.start(rows, rollouts, texts)])
+  assert time.perf_counter() - start < 8
+  assert scored.scores.ravel().tolist() == [0, 0, 0, 1]
+  assert scored.failed == {"deadline": 3}
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_text_that_has_to_be_parsed_is_judged_by_worker_processes_alone(background, monkeypatch):
+  def here(*_):
+    raise AssertionError("judged in this process")
+
+  monkeypatch.setattr("lhrm_jax.rewards.math.verify", here)
+  monkeypatch.setattr("lhrm_jax.rewards.math.choice.picked", here)
+  with scoring.Scorer(rewards.get("math"), workers=1, background=background) as scorer:
+    first = scorer.wait([scorer.start(*stub(rows_with("7")))])
+    pool = scorer._pool
+    assert scorer.wait([scorer.start(*stub(rows_with("8")))]).scores.sum() == 1
+    assert scorer._pool is pool  # started once
+  assert first.scores.ravel().tolist() == [1, 0, 1, 0] and not first.failed
+  rows, rollouts, _ = stub(rows_with("B"))
+  texts = [f"<think>a</think>{letter}" for letter in "ABCD"]
+  with scoring.Scorer(rewards.get("multiple_choice"), workers=1, background=background) as scorer:
+    scored = scorer.wait([scorer.start(rows, rollouts, texts)])
+  assert scored.scores.ravel().tolist() == [0, 1, 0, 0]
+
+
+def test_a_worker_that_hangs_is_a_failed_judgement(monkeypatch, tmp_path):
+  worker = tmp_path / "worker.py"
+  worker.write_text(
+    "import sys, time\nfrom lhrm_jax.rewards import wire\nwire.send(sys.stdout.buffer, {})\n"
+    "while True:\n  job = wire.receive(sys.stdin.buffer)\n"
+    "  time.sleep(60 * ('8' in job['response']))\n"
+    "  wire.send(sys.stdout.buffer, {'correct': True, 'extracted': '', 'reason': ''})\n"
+  )
+  make = functools.partial(scoring.VerifierPool, limit_s=0.5, command=[sys.executable, str(worker)])
+  monkeypatch.setattr(scoring, "VerifierPool", make)
+  with scoring.Scorer(rewards.get("math"), workers=1) as scorer:
+    scored = scorer.wait([scorer.start(*stub(rows_with("7")))])
+  assert scored.scores.ravel().tolist() == [1, 0, 1, 0]
+  assert scored.failed == {"timeout": 1} and scored.undecided == 0
+
+
+@pytest.mark.parametrize("name", ["exact_match", "numeric"])
+def test_no_process_is_started_for_rewards_that_need_none(name, monkeypatch):
+  monkeypatch.setattr(scoring, "VerifierPool", None)
+  assert scoring.score(rewards.get(name), *stub(rows_with("7"))).sum() == 2
 
 
 def test_closing_leaves_a_reward_that_hangs_behind():

@@ -1,0 +1,133 @@
+"""Takes the set-up of code tests apart into statements, by the names they bind and use."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import sys
+from collections.abc import Iterable
+
+from lhrm_jax.rewards.registry import BadAnswer
+
+_MODULES = (
+  "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools",
+  "heapq", "itertools", "json", "math", "operator", "re", "statistics", "string", "sys",
+)  # fmt: skip
+_MEMBERS = {
+  "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
+  "decimal": ("Decimal",),
+  "fractions": ("Fraction",),
+  "math": ("inf", "isclose", "nan", "pi"),
+}
+# Names that tests use without importing them, and the statement that does.
+TRUSTED: dict[str, str] = {
+  **{name: f"import {name}" for name in _MODULES},
+  **{name: f"from {module} import {name}" for module, of in _MEMBERS.items() for name in of},
+}
+
+_NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statement:
+  """One top-level statement.
+
+  Attributes:
+    source: its code.
+    binds: names it binds or may change.
+    uses: other names it reads.
+    imports: it only imports.
+  """
+
+  source: str
+  binds: frozenset[str]
+  uses: frozenset[str]
+  imports: bool
+
+
+def split(setup: str) -> list[Statement]:
+  """The statements of a set-up.
+
+  Raises:
+    BadAnswer: it is no Python, imports what is not of the standard library, or imports everything
+      of a module we don't know.
+  """
+  try:
+    body = ast.parse(setup.replace("\r\n", "\n")).body
+  except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    raise BadAnswer(f"'setup' is no Python: {error}") from None
+  return [_statement(node) for node in body]
+
+
+def imports_for(names: Iterable[str]) -> str:
+  """Imports of those of `names` that are in `TRUSTED`."""
+  return "\n".join(TRUSTED[name] for name in sorted(names) if name in TRUSTED)
+
+
+def loaded_names(node: ast.AST) -> set[str]:
+  """Names read anywhere in `node`."""
+  return {
+    part.id
+    for part in ast.walk(node)
+    if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)
+  }
+
+
+def bound_names(node: ast.AST) -> set[str]:
+  """Names bound anywhere in `node`: targets, arguments, definitions, imports."""
+  found: set[str] = set()
+  for part in ast.walk(node):
+    if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load):
+      found.add(part.id)
+    elif isinstance(part, ast.arg):
+      found.add(part.arg)
+    elif isinstance(part, _NAMED) and part.name:
+      found.add(part.name)
+    elif isinstance(part, ast.Import | ast.ImportFrom):
+      found |= _imported(part)
+  return found
+
+
+def _statement(node: ast.stmt) -> Statement:
+  inside = bound_names(node)
+  reads = loaded_names(node)
+  if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    binds = {node.name}
+  else:
+    binds = inside | {
+      _root(part)
+      for part in ast.walk(node)
+      if isinstance(part, ast.Attribute | ast.Subscript) and not isinstance(part.ctx, ast.Load)
+    }
+    if isinstance(node, ast.Expr):  # `items.append(4)` may change what it calls
+      calls = (part for part in ast.walk(node) if isinstance(part, ast.Call))
+      binds |= {_root(call.func) for call in calls if isinstance(call.func, ast.Attribute)}
+  imports = isinstance(node, ast.Import | ast.ImportFrom)
+  return Statement(ast.unparse(node), frozenset(binds - {""}), frozenset(reads - inside), imports)
+
+
+def _root(node: ast.AST) -> str:
+  while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+    node = node.func if isinstance(node, ast.Call) else node.value
+  return node.id if isinstance(node, ast.Name) else ""
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+  modules = (
+    [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+  )
+  for module in modules:
+    if module.partition(".")[0] not in sys.stdlib_module_names:
+      raise BadAnswer(f"'setup' imports {module!r}: programs get the standard library only")
+  names = {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+  if "*" not in names:
+    return names
+  if node.module not in _MODULES:
+    raise BadAnswer(
+      f"'setup' imports everything of {node.module!r}: name what it needs, so that the program's "
+      "own functions can be told apart"
+    )
+  module = importlib.import_module(node.module)
+  public = [name for name in dir(module) if not name.startswith("_")]
+  return set(getattr(module, "__all__", public))
