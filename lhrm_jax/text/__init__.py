@@ -2,7 +2,7 @@
 
 import pathlib
 
-from lhrm_jax.text import chat, gguf_file, gguf_tokenizer, tags
+from lhrm_jax.text import chat, tags
 from lhrm_jax.text.characters import CharacterTokenizer, printable
 from lhrm_jax.text.pretrained import PretrainedTokenizer
 from lhrm_jax.text.responses import ParsedResponse, parse_response
@@ -34,6 +34,9 @@ def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
   """
   folder = pathlib.Path(folder)
   if folder.suffix == ".gguf" and folder.is_file():
+    # Not by every worker that parses responses: it brings numpy.
+    from lhrm_jax.text import gguf_file, gguf_tokenizer
+
     return gguf_tokenizer.from_contents(gguf_file.Contents(folder))
   if CharacterTokenizer.saved_in(folder):
     return CharacterTokenizer.load(folder)
