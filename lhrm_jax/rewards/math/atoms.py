@@ -16,7 +16,8 @@ _CONSTANTS = {"pi": "pi", "infty": "oo", "inf": "oo", "infinity": "oo", "oo": "o
 # Commands that never begin a factor.
 NO_ATOM = frozenset(
   [r"\%", r"\pm", r"\mp", r"\cup", r"\cap", r"\setminus", r"\}", r"\rfloor", r"\rceil", r"\end",
-   r"\&", "\\\\", r"\circ", r"\prime", r"\and", r"\or", r"\#", r"\|"]
+   r"\&", "\\\\", r"\circ", r"\prime", r"\and", r"\or", r"\#", r"\|", r"\mod", r"\pmod",
+   r"\choose", r"\over", *("\\" + name for name in vocabulary.CURRENCIES)]
 )  # fmt: skip
 _CLOSERS = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",)}
 # Letters that stand for functions when an argument in brackets follows.
@@ -137,16 +138,36 @@ def _named(p: Parser, name: str) -> Node:
     name, node = _subscripted(p, name)
     if node is not None:
       return node
-  if p.peek().text == "(" and (name[0] in _FUNCTION_LETTERS or _lone_argument(p)):
+  if name[0] == "C" and (chosen := _combinations(p, name)) is not None:
+    return chosen
+  while p.take("'"):
+    name += "'"
+  if p.peek().text == "(" and (name[0] in _FUNCTION_LETTERS or name[-1] == "'" or _lone_argument(p)):
     inside = _bracketed(p)
     args = inside.items if isinstance(inside, Seq) else (inside,)
     return Op("call:" + name, args)
   return Sym(name)
 
 
+def _combinations(p: Parser, name: str) -> Node | None:
+  """`C_5^2`, the number of ways to choose 2 of 5."""
+  total = name[2:]
+  if name[:2] != "C_" or not total.isdigit() or p.peek().text != "^" or len(total) > 4:
+    return None
+  at = p.at
+  p.next()
+  chosen = p.exponent()
+  if isinstance(chosen, Num) and chosen.value <= int(total):
+    return Op("binom", (Num(Fraction(int(total))), chosen))
+  p.at = at
+  return None
+
+
 def _lone_argument(p: Parser) -> bool:
-  """Whether what follows is one letter in brackets and nothing more, as in `p(x)`."""
-  return p.peek(1).kind == "word" and len(p.peek(1).text) == 1 and p.peek(2).text == ")"
+  """Whether one letter or number stands in the brackets that follow at once, as in `b(0)`."""
+  inside = p.peek(1)
+  one = inside.kind == "num" or (inside.kind == "word" and len(inside.text) == 1)
+  return one and p.peek(2).text == ")" and not p.peek().spaced
 
 
 def _subscripted(p: Parser, name: str) -> tuple[str, Node | None]:
@@ -161,31 +182,71 @@ def _subscripted(p: Parser, name: str) -> tuple[str, Node | None]:
       raise Unreadable("a subscript is not closed")
     inner.append(p.peek(i))
     i += 1
-  if all(t.kind in ("num", "word", "text") or t.text in (",", "'") for t in inner):
+  plain = [t.kind in ("num", "word", "text", "cmd") or t.text in (",", "'", "*") for t in inner]
+  if all(plain):
     p.at += i + 1
-    return name + "_" + "".join(t.text for t in inner), None
+    return name + "_" + " ".join(t.text for t in inner), None
   return name, Op("call:" + name + "_", (p.braced(),))
 
 
 def _bracketed(p: Parser) -> Node:
   opening = p.next().text
-  if opening == r"\{" and p.take(r"\}"):
-    return Seq("{}", ())
+  if opening == r"\{":
+    if p.take(r"\}"):
+      return Seq("{}", ())
+    if (built := _builder(p)) is not None:
+      return built
+  array = opening == "(" and p.peek().text == r"\begin" and p.peek(2).text == "array"
   with p.deeper():
     bars, p.bars = p.bars, 0
     inside = p.answer()
     p.bars = bars
   closing = p.expect(*_CLOSERS[opening]).text
+  if array and closing == ")" and isinstance(inside, Matrix) and inside.shape == (2, 1):
+    inside = Op("column", (inside.rows[0][0], inside.rows[1][0]))  # or a binomial
+  if opening == "(" and closing == ")" and p.peek().text == "_" and isinstance(inside, Num):
+    return _based(p, inside.written)
   if opening == r"\{":
     items = inside.items if isinstance(inside, Seq) and inside.brackets == "," else (inside,)
     return Seq("{}", items)
   if isinstance(inside, Seq) and inside.brackets == ",":
+    if opening + closing not in ("()", "[]") and len(inside.items) != 2:
+      raise Unreadable("brackets that do not match")
     return Seq(opening + closing, inside.items)
   if isinstance(inside, nodes.Rel):
     return inside
   if opening + closing in ("()", "[]"):
     return inside  # grouping only
   raise Unreadable(f"{opening} {closing} around a single value")
+
+
+_RELATION_SIGNS = frozenset(["<", ">", "=", r"\le", r"\ge", r"\ne", r"\in", r"\notin", r"\equiv"])
+
+
+def _builder(p: Parser) -> Node | None:
+  r"""`\{x \in \mathbb{R} \mid x > 1\}`, from behind its first brace; `None` for any other set."""
+  depth, at, bar, end = 1, p.at, None, None
+  while at < len(p.items):
+    token = p.items[at]
+    if token.kind != "text":
+      depth += (token.text in (r"\{", "{", "(", "[")) - (token.text in (r"\}", "}", ")", "]"))
+      if depth == 0:
+        end = at
+        break
+      if depth == 1 and token.text in ("|", ":") and bar is None:
+        bar = at
+    at += 1
+  if bar is None or end is None:
+    return None
+  head, tail = p.items[p.at : bar], p.items[bar + 1 : end]
+  if not head or head[0].kind == "num" and len(head) == 1:
+    return None
+  if not any(t.kind == "text" or t.text in _RELATION_SIGNS for t in tail):
+    return None
+  with p.deeper():
+    parts = tuple(p.inside(tokens_) for tokens_ in (head, tail))
+  p.at = end + 1
+  return nodes.Union("such", parts)
 
 
 def _absolute(p: Parser) -> Node:
@@ -219,11 +280,33 @@ def _command(p: Parser) -> Node:
   if name == "emptyset":
     return Seq("{}", ())
   if name.startswith("R") and len(name) <= 2:
+    if p.peek().text == "^" and p.peek(1).text in ("+", "-", "*", "{") and p.peek(1).kind == "op":
+      marks = [p.peek(i).text for i in range(1, 4)]
+      if marks[0] != "{" or (marks[1] in "+-*" and marks[2] == "}"):
+        p.at += 4 if marks[0] == "{" else 2
+        return Sym(f"set_{name} {marks[marks[0] == '{']}")
     if name == "R":
       return Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
     return Sym("set_" + name[1:])
-  if name in ("overline", "bar", "cancel"):
-    return argument(p)
+  if name in ("overline", "bar"):
+    inside = argument(p)
+    # A line over capital letters is a segment, over anything else a conjugate or a mean.
+    segment = nodes.symbols(inside) and all(s[0].isupper() and len(s) <= 2 for s in nodes.symbols(inside))
+    return inside if segment and len(nodes.symbols(inside)) > 1 else Op("conj", (inside,))
+  if name == "underbrace":
+    note = None
+    inside = p.braced()
+    if p.take("_"):
+      note = argument(p)
+    return Op("call:underbrace", (inside,) if note is None else (inside, note))
+  if name in vocabulary.CURRENCIES:
+    negative = p.take("-")
+    money = nodes.Quantity(p.power(), name)
+    return Op("neg", (money,)) if negative else money
+  if name == "det":
+    return Op("det", (p.power(),))
+  if name == "lim":
+    return _limit(p)
   if name in ("angle", "triangle"):
     return argument(p)
   if name in ("sum", "prod"):
@@ -286,6 +369,14 @@ def _is_function(token: tokens.Token) -> bool:
   return token.text.lstrip("\\") in vocabulary.FUNCTIONS
 
 
+def _limit(p: Parser) -> Node:
+  r"""`\lim_{x \to 0} f(x)`: an unknown function of where it is taken and of what."""
+  where = (argument(p),) if p.take("_") else ()
+  with p.deeper():
+    body = p.factors()
+  return Op("call:lim", (*[a for w in where for a in nodes.children(w)], body))
+
+
 def _big(p: Parser, name: str) -> Node:
   r"""`\sum_{k=0}^{n} body`: kept as an unevaluated function of its bounds and its body."""
   low = high = Num(Fraction(0))
@@ -324,6 +415,8 @@ def _environment(p: Parser) -> str:
 
 def _matrix(p: Parser) -> Node:
   name = _environment(p)
+  if name in vocabulary.SYSTEMS:
+    return _system(p, name)
   if name not in vocabulary.MATRICES:
     raise Unreadable(f"the environment {name} is outside the grammar")
   if name == "array":
@@ -344,4 +437,54 @@ def _matrix(p: Parser) -> Node:
       raise nodes.TooBig(f"a matrix of more than {MAX_CELLS} cells")
   if _environment(p) != name or len({len(r) for r in rows}) != 1:
     raise Unreadable("a matrix with rows of different length")
-  return Matrix(tuple(rows))
+  matrix = Matrix(tuple(rows))
+  return Op("det", (matrix,)) if name == "vmatrix" else matrix
+
+
+_CONDITION_FILLERS = frozenset("if for when is otherwise else where".split())
+
+
+def _system(p: Parser, name: str) -> Node:
+  r"""A `cases` environment: a list of relations, or the rows `value & condition`."""
+  rows = []
+  while not p.take(r"\end"):
+    if p.take("\\\\"):
+      continue
+    with p.deeper():
+      value = p.item()
+      while p.take(",", ";"):
+        pass
+      if p.take("&") and p.peek().text not in ("\\\\", r"\end"):
+        condition: Node | None = _condition(p)
+      elif p.peek().kind == "text" and p.peek().text.split()[:1] in (["if"], ["for"], ["when"]):
+        condition = _condition(p)
+      else:
+        condition = None
+    rows.append(value if condition is None else Seq("case", (value, condition)))
+    if len(rows) > MAX_CELLS:
+      raise nodes.TooBig(f"a system of more than {MAX_CELLS} rows")
+  if _environment(p) != name or not rows:
+    raise Unreadable(f"the environment {name} is not closed")
+  return Seq(",", tuple(rows))
+
+
+def _condition(p: Parser) -> Node:
+  """The condition of one case: a relation where it reads as one, else its words."""
+  start = p.at
+  while p.peek().text not in ("\\\\", r"\end") or p.peek().kind == "text":
+    if p.peek().kind == "end":
+      raise Unreadable("a system is not closed")
+    p.next()
+  items = [t for t in p.items[start : p.at] if t.text != "&"]
+  while items and items[-1].text in (",", ";"):
+    items.pop()
+  words = []
+  for item in items:
+    words += item.text.lower().split() if item.kind == "text" else [item.text]
+  kept = [word.strip(",.") for word in words if word.strip(",.") not in _CONDITION_FILLERS]
+  if items and items[0].kind == "text" and items[0].text.split()[-1:] != [""]:
+    rest = items[1:] if set(items[0].text.lower().split()) <= _CONDITION_FILLERS else items
+    items = rest or items
+  if not any(item.kind == "text" for item in items):
+    return p.inside(items)
+  return Text(" ".join(kept) or "otherwise")

@@ -14,9 +14,10 @@ here. From loose to tight:
     power    : atom postfix* ("^" argument)?
 """
 
+import re
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import atoms, nodes, tokens, units
+from lhrm_jax.rewards.math import atoms, nodes, remarks, tokens, units, vocabulary
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Rel, Seq, Sym, Text, Unreadable
 
 # One bracket costs three levels of this and about eleven frames of Python.
@@ -25,6 +26,8 @@ _RELATIONS = {
   "=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\approx": "~",
   r"\equiv": "==", r"\in": "in", r"\notin": "notin", r"\rightarrow": "=",
 }  # fmt: skip
+_BOUNDS = ("<", ">", "<=", ">=", "!=", "in", "notin")
+_CURRENCY_COMMANDS = frozenset("\\" + name for name in vocabulary.CURRENCIES)
 _SET_OPERATIONS = {r"\cup": "union", r"\cap": "intersection", r"\setminus": "minus"}
 
 
@@ -35,11 +38,7 @@ def parse(text: str) -> Node:
     Unreadable: outside the grammar.
     TooBig: over one of the caps.
   """
-  parser = Parser(tokens.tokenize(text))
-  node = parser.answer()
-  if parser.peek().kind != "end":
-    raise Unreadable(f"nothing in the grammar continues with {parser.peek().text!r}")
-  return node
+  return Parser(remarks.strip(tokens.tokenize(text))).whole()
 
 
 class Parser:
@@ -50,6 +49,19 @@ class Parser:
     self.at = 0
     self.depth = 0
     self.bars = 0
+
+  def whole(self) -> Node:
+    """The answer that all tokens make up."""
+    node = self.answer()
+    if self.peek().kind != "end":
+      raise Unreadable(f"nothing in the grammar continues with {self.peek().text!r}")
+    return node
+
+  def inside(self, items: list[tokens.Token]) -> Node:
+    """Reads `items`, a part of these tokens, as an answer of its own."""
+    part = Parser(items)
+    part.depth = self.depth
+    return part.whole()
 
   # Moving over tokens.
 
@@ -105,35 +117,71 @@ class Parser:
   def group(self) -> Node:
     """Items joined by commas, "and" and "or"."""
     parts: list[list[Node]] = [[self.item()]]
+    joints = set()
     while True:
       if self.take(","):
-        if self.take("and", "or", r"\and", r"\or"):
-          pass
-        if self.peek().kind == "end" or self.peek().text == ";":
+        joint = self.joint() or ","
+        if self.peek().kind == "end" or self.peek().text in (";", r"\&"):
           break
         parts[-1].append(self.item())
-      elif self.take("and", "or", r"\and", r"\or"):
+      elif joint := self.joint():
         parts.append([self.item()])
       else:
         break
+      joints.add(joint)
     records = [Seq(",", tuple(part)) for part in parts]
     if len(parts) > 1 and all(_is_record(record) for record in records):
       return Seq(",", tuple(records))
     items = tuple(item for part in parts for item in part)
-    return items[0] if len(items) == 1 else Seq(",", items)
+    items = tuple(below for item in items for below in _with_condition(item))
+    if len(items) == 1:
+      return items[0]
+    if any(isinstance(item, Op) and item.kind == "residue" for item in items):
+      return _residues(items)
+    joints.discard(",")
+    bounds = [isinstance(item, Rel) and any(op in _BOUNDS for op in item.ops) for item in items]
+    if any(bounds) and len(joints) == 1:
+      return nodes.Union(joints.pop(), items)
+    return Seq(",", items)
+
+  def joint(self) -> str:
+    """Steps over "and" or "or" and returns it, or returns nothing."""
+    if self.take("and", r"\and"):
+      return "and"
+    return "or" if self.take("or", r"\or") else ""
 
   def item(self) -> Node:
-    args, ops = [self.sets()], []
+    args, ops = [self.first_side()], []
     while self.peek().kind != "text" and self.peek().text in _RELATIONS:
       ops.append(_RELATIONS[self.next().text])
       if ops[-1] == "=" and self.peek().text in _RELATIONS:
         ops[-1] = _RELATIONS[self.next().text]  # "= \approx"
       args.append(self.sets())
+    modulus = self.modulus()
     if not ops:
-      return args[0]
-    if self.peek().text == "(" and self.peek(1).text in ("mod", r"\mod"):
-      raise Unreadable("congruences are outside the grammar")
-    return Rel(tuple(ops), tuple(args))
+      return args[0] if modulus is None else Op("residue", (args[0], modulus))
+    if modulus is None:
+      return Rel(tuple(ops), tuple(args))
+    if len(ops) > 1 or ops[0] not in ("=", "=="):
+      raise Unreadable("a congruence of several sides")
+    return Op("congruent", (*args, modulus))
+
+  def first_side(self) -> Node:
+    """The left side of a relation; `\\ge 12` has none."""
+    if self.peek().kind != "text" and self.peek().text in ("<", ">", r"\le", r"\ge", r"\ne"):
+      return Text("")
+    return self.sets()
+
+  def modulus(self) -> Node | None:
+    r"""The 5 of `\pmod{5}`, `\pmod 5` and `(mod 5)`."""
+    bracket = self.peek().text == "(" and self.peek(1).text in ("mod", r"\mod")
+    if not bracket and self.peek().text not in (r"\pmod", r"\mod", "mod"):
+      return None
+    self.skip(2 if bracket else 1)
+    node = Num(Fraction(self.next().text)) if self.peek().kind == "num" else atoms.argument(self)
+    if bracket:
+      self.expect(")")
+    return node
 
   def sets(self) -> Node:
     left = self.ratio()
@@ -186,7 +234,7 @@ class Parser:
       elif self.starts_atom():
         node = _times(node, self.power())
       else:
-        return node
+        return _measured_sum(node)
 
   def signed_power(self) -> Node:
     """A factor after an explicit operator may carry a sign: `2 * -3`."""
@@ -216,14 +264,33 @@ class Parser:
     with self.deeper():
       node = self.postfix(atoms.atom(self))
       if self.take("^"):
-        if self.take(r"\circ") or (
-          [self.peek(i).text for i in range(3)] == ["{", r"\circ", "}"] and self.skip(3)
-        ):
-          return self.postfix(Op("deg", (node,)))
+        if self.taken_mark(r"\circ"):
+          return self.postfix(self.minutes(Op("deg", (node,))))
         if self.take(r"\prime"):
           return self.postfix(atoms.primed(node))
         node = self.postfix(Op("pow", (node, self.exponent())))
       return node
+
+  def taken_mark(self, mark: str) -> bool:
+    """Steps over `mark`, alone or in braces."""
+    braced = [self.peek(i).text for i in range(3)] == ["{", mark, "}"]
+    return self.take(mark) or (braced and self.skip(3))
+
+  def minutes(self, degrees: Node) -> Node:
+    """Degrees with the minutes and seconds of arc behind them, if there are any."""
+    for size in (60, 3600):
+      at = self.at
+      if self.peek().kind != "num":
+        break
+      value = Num(Fraction(self.next().text) / size)
+      marks = 0
+      while self.take("'") or (self.take("^") and self.taken_mark(r"\prime")):
+        marks += 1
+      if marks == 0 or marks != (1 if size == 60 else 2):
+        self.at = at
+        break
+      degrees = Op("add", (degrees, Op("deg", (value,))))
+    return degrees
 
   def exponent(self) -> Node:
     if self.peek().text == "{":
@@ -248,41 +315,32 @@ class Parser:
         node = _annotated(node, token.text, self)
       elif token.text == "!" and token.kind == "op":
         self.next()
-        node = Op("fact", (node,))
+        double = self.peek().text == "!" and not self.peek().spaced and self.take("!")
+        node = Op("fact2" if double else "fact", (node,))
       elif token.text in ("%", r"\%"):
         self.next()
         node = Op("pct", (node,))
       elif token.text == r"\circ":
         self.next()
-        node = Op("deg", (node,))
+        node = self.minutes(Op("deg", (node,)))
       elif token.text == "'":
         self.next()
         node = atoms.primed(node)
+      elif token.text in _CURRENCY_COMMANDS and nodes.is_number(node):
+        node = Quantity(node, self.next().text[1:])
       elif token.kind == "word" and _takes_unit(node) and units.is_unit_word(token.text):
         words = []
         while self.peek().kind == "word" and units.is_unit_word(self.peek().text):
           words.append(self.next().text)
         node = _annotated(node, " ".join(words), self)
-      elif token.kind == "word" and self.lone_unit(node):
-        node = _annotated(node, self.next().text, self)
       else:
         return node
-
-  def lone_unit(self, node: Node) -> bool:
-    """Whether one letter apart from the number before it ends the answer: `5 m`, but not `5m`."""
-    token = self.peek()
-    return (
-      isinstance(node, Num)
-      and token.spaced
-      and token.text in ("m", "g", "s", "h", "L")
-      and (self.peek(1).kind == "end" or self.peek(1).text == "}")
-    )
 
   def starts_atom(self) -> bool:
     """Whether the next token can begin a factor of an implied product."""
     token = self.peek()
     if token.kind == "word":
-      return token.text not in ("and", "or")
+      return token.text not in ("and", "or", "mod")
     if token.kind == "text":
       return False
     if token.kind == "num":
@@ -291,7 +349,8 @@ class Parser:
     if token.kind == "op":
       if token.text == "|":
         return self.bars == 0 and self.closes_bar()
-      return token.text in ("(", "{", "[")
+      modulus = token.text == "(" and self.peek(1).text in ("mod", r"\mod")
+      return token.text in ("(", "{", "[") and not modulus
     if token.kind == "cmd":
       return token.text not in atoms.NO_ATOM and token.text not in _RELATIONS
     return False
@@ -305,9 +364,57 @@ class Parser:
     with self.deeper():
       bars, self.bars = self.bars, 0
       node = self.answer()
+      if self.peek().text in (r"\choose", r"\over"):
+        kind = "binom" if self.next().text == r"\choose" else "div"
+        node = Op(kind, (node, self.answer()))
       self.bars = bars
     self.expect("}")
     return node
+
+
+def _with_condition(item: Node) -> tuple[Node, ...]:
+  r"""`x = 2k\pi (k \in \mathbb{Z})` as an equation and its condition."""
+  last = item.args[-1] if isinstance(item, Rel) else item
+  if isinstance(last, Op) and last.kind == "mul" and isinstance(last.args[-1], Rel):
+    rest = last.args[:-1] if len(last.args) > 2 else last.args[0]
+    value = rest if isinstance(rest, Node) else Op("mul", rest)
+    if last.args[-1].ops == ("in",):
+      whole = Rel(item.ops, (*item.args[:-1], value)) if isinstance(item, Rel) else value
+      return whole, last.args[-1]
+  if isinstance(last, Op) and last.kind == "add":
+    *others, end = last.args
+    inner = _with_condition(end)
+    if len(inner) == 2:
+      value = Op("add", (*others, inner[0]))
+      return (Rel(item.ops, (*item.args[:-1], value)) if isinstance(item, Rel) else value), inner[1]
+  return (item,)
+
+
+def _residues(items: tuple[Node, ...]) -> Node:
+  r"""`x \equiv 1, 4 \pmod 5` as two congruences."""
+  head, *others = items
+  last = items[-1]
+  if not (isinstance(head, Rel) and head.ops in (("==",), ("=",)) and len(items) > 1):
+    raise Unreadable("a residue without a name")
+  name, first = head.args
+  values = [first, *[o.args[0] if isinstance(o, Op) and o.kind == "residue" else o for o in others]]
+  return Seq(",", tuple(Op("congruent", (name, value, last.args[1])) for value in values))
+
+
+def _measured_sum(node: Node) -> Node:
+  r"""`2 \text{ h } 15 \text{ min}` as a sum; any other product as it is."""
+  if not (isinstance(node, Op) and node.kind == "mul"):
+    return node
+  if not all(isinstance(arg, Quantity) and isinstance(arg.value, Num) for arg in node.args):
+    return node
+  known = [units.measure(arg.unit) for arg in node.args]
+  if None in known or len({unit[0] for unit in known}) > 1:
+    return node
+  sizes = [unit[1] for unit in known]
+  if sorted(set(sizes), reverse=True) != sizes:
+    return node
+  total = sum(arg.value.value * size for arg, size in zip(node.args, sizes, strict=True))
+  return Quantity(Num(total / sizes[-1]), node.args[-1].unit)
 
 
 def _times(left: Node, right: Node) -> Node:
@@ -341,15 +448,42 @@ def _takes_unit(node: Node) -> bool:
   return not nodes.symbols(node) and not isinstance(node, Text)
 
 
+_MULTIPLIERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "dozen": 12}
+
+
 def _annotated(node: Node, text: str, parser: Parser) -> Node:
+  """`node` with the words `text` behind it, which must leave its value what it is."""
   if units.is_percent(text):
     return Op("pct", (node,))
   if units.is_time_of_day(text):
     raise Unreadable("a time of day is compared as text")
+  first, _, rest = text.strip().partition(" ")
+  if first.lower() in _MULTIPLIERS:
+    node = Op("mul", (node, Num(Fraction(_MULTIPLIERS[first.lower()]))))
+    if not rest.strip():
+      return node
+    text = rest
+  while parser.peek().text == "/" and parser.peek(1).kind == "text":
+    parser.skip(1)
+    text += "/" + parser.next().text
   if parser.take("^"):  # \text{cm}^2
     power = parser.exponent()
-    if isinstance(power, Num):
-      text += f"^{power.value}"
+    if isinstance(power, Num | Op):
+      text += f"^{_whole_exponent(power)}"
   if isinstance(node, Quantity):
-    return Quantity(node.value, f"{node.unit} {text}")
+    text = f"{node.unit} {text}"
+    node = node.value
+  known = units.measure(text) is not None
+  if not known and (remarks.changes_value(text) or re.fullmatch(r"\W*[A-Z]{2,3}\W*", text)):
+    raise Unreadable(f"{text!r} may change the value")
+  if not known and not units.is_count(text) and nodes.symbols(node):
+    raise Unreadable(f"{text!r} behind an expression")
   return Quantity(node, text)
+
+
+def _whole_exponent(node: Node) -> int:
+  negative = isinstance(node, Op) and node.kind == "neg"
+  inner = node.args[0] if negative else node
+  if not isinstance(inner, Num) or inner.value.denominator != 1:
+    raise Unreadable("a unit to this power")
+  return -int(inner.value) if negative else int(inner.value)

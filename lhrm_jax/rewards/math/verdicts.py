@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import choice, clean, compare, evaluate, extract, parse
-from lhrm_jax.rewards.math.nodes import Node, Num, TooBig, Unreadable
+from lhrm_jax.rewards.math import choice, clean, compare, extract, parse, words
+from lhrm_jax.rewards.math.exact import NotExact, Undefined
+from lhrm_jax.rewards.math.nodes import Node, Num, Quantity, TooBig, Unreadable
 from lhrm_jax.text import responses, tags
 
 
@@ -119,20 +120,25 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
     return right, "the same integer" if right else "another integer"
   if len(answer) > clean.MAX_RAW_CHARS:
     return None, f"the answer has more than {clean.MAX_RAW_CHARS} characters"
-  same_text = _same_text(gold, answer)
-  if same_text:
-    return True, "the same text"
+  if words.same_words(gold, answer):
+    return True, "the same words"
   wanted = _read(gold)
   given = _read(answer)
+  if isinstance(wanted, str) and isinstance(given, str):
+    # Out of reach of the grammar on both sides: only the very same notation is the same.
+    same = words.same_notation(gold, answer)
+    return (True, "the same notation") if same else (None, f"it could not be read: {given}")
   if isinstance(wanted, str):
     return None, f"the gold could not be read: {wanted}"
   if isinstance(given, str):
     return None, f"the answer could not be read: {given}"
   verdict, reason = False, "another value"
-  for ours, theirs in itertools.product(wanted, given):
+  for ours, theirs in itertools.product(_with_unit(gold, wanted), _with_unit(answer, given)):
+    if isinstance(ours, _BareUnit) and not isinstance(theirs, Quantity):
+      continue  # 2 m may be twice m: it is no 2
     try:
       outcome = compare.same(ours, theirs)
-    except (TooBig, Unreadable, evaluate.Undefined, evaluate.NotExact) as error:
+    except (TooBig, Unreadable, Undefined, NotExact) as error:
       outcome, reason = None, f"the answer could not be evaluated: {error}"
     if outcome:
       return True, "the same value"
@@ -141,13 +147,23 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
   if _comma_decimal(wanted[0], answer):
     return True, "the same decimal"
   if verdict is None and reason == "another value":
-    reason = "no test point decides"
+    reason = "no test decides"
   return verdict, reason
 
 
-def _same_text(gold: str, answer: str) -> bool:
-  ours = clean.squash(gold)
-  return bool(ours) and ours == clean.squash(answer)
+class _BareUnit(Quantity):
+  """A number with one letter behind it, `5 m`, which may be a unit or a variable."""
+
+
+_UNIT_LETTER = re.compile(r"\s*\$?\s*([-+]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}))(?:\s|\\[,;:! ])*([mgshLlNJWVAK]|\\Omega)\s*\$?\.?\s*")
+
+
+def _with_unit(text: str, readings: tuple[Node, ...]) -> tuple[Node, ...]:
+  match = _UNIT_LETTER.fullmatch(text)
+  if match is None:
+    return readings
+  unit = "ohm" if match[2] == r"\Omega" else match[2]
+  return (*readings, _BareUnit(Num(Fraction(match[1])), unit))
 
 
 def _comma_decimal(gold: Node, answer: str) -> bool | None:

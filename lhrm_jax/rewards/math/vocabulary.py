@@ -25,23 +25,30 @@ SAME = {
   "wedge": "and", "lor": "or", "vee": "or", "simeq": "approx", "cong": "approx", "to": "rightarrow",
   "Rightarrow": "rightarrow", "implies": "rightarrow", "varepsilon": "epsilon", "varphi": "phi",
   "bigcup": "cup", "bigcap": "cap", "lparen": "(", "rparen": ")", "degree": "circ",
-  "arccsc": "arccsc", "dotsm": "ldots",
+  "arccsc": "arccsc", "dotsm": "ldots", "tg": "tan", "ctg": "cot", "cotg": "cot", "arctg": "arctan",
+  "arcctg": "arccot", "sh": "sinh", "ch": "cosh",
+  "bmod": "mod", "Longrightarrow": "rightarrow",
 }  # fmt: skip
 _OTHERS = _words(
   """frac binom sqrt pi infty le ge ne approx equiv in notin cup cap setminus pm mp ldots emptyset
-  lfloor rfloor lceil rceil overline bar dot begin end R and or rightarrow sum prod cancel underline
-  max min"""
+  lfloor rfloor lceil rceil overline bar dot begin end R and or rightarrow sum prod underline underbrace
+  max min choose over mod pmod odot oplus star perp parallel dollar euro sterling yen rupee rouble
+  det circled lim"""
 )
 COMMANDS = _GREEK | FUNCTIONS | frozenset(SAME) | _OTHERS
 # Commands whose argument is text, or a name in another font.
 TEXTS = _words(
   """text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm mathbf mathit mathsf
-  operatorname boldsymbol bm mathbb mathcal vec overrightarrow hat widehat tilde boxed fbox mathop
+  operatorname boldsymbol bm mathbb mathcal emph framebox ensuremath textcircled underbrace vec overrightarrow hat widehat tilde boxed fbox mathop
   bold underline"""
 )
 # Those of them that leave their argument what it is.
-TRANSPARENT = _words("vec overrightarrow hat widehat tilde boxed fbox mathop underline")
-MATRICES = _words("matrix pmatrix bmatrix Bmatrix smallmatrix array")
+TRANSPARENT = _words(
+  "vec overrightarrow hat widehat tilde boxed fbox framebox ensuremath emph mathop underline"
+)
+MATRICES = _words("matrix pmatrix bmatrix Bmatrix smallmatrix array vmatrix")
+SYSTEMS = _words("cases aligned align gathered dcases rcases")
+CURRENCIES = _words("dollar euro sterling yen rupee rouble")
 # Words that may stand behind a number and say nothing about its size.
 COUNTS = _words(
   """unit percent percentage pct point piece people person student way euro pound yuan rupee peso

@@ -1,0 +1,91 @@
+r"""Takes words off an answer that say nothing about its value.
+
+Works on tokens, so that only `\text{...}` and the like count as words. Nothing is dropped that may
+change the value: a negation, a bound, a number word or an operation in words keeps its answer from
+being read.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lhrm_jax.rewards.math.tokens import Token
+
+_LEADING = frozenset(
+  """the a an answer answers is are there we get so thus hence therefore exactly only total of
+  equals equal to value result number solution rs solutions final required it be final our in
+  minimum maximum all""".split()
+)
+# Words behind or before a number that make another value of it.
+_CHANGING = frozenset(
+  """squared cubed factorial more less fewer least most no not non never neither nor than or half
+  halves third thirds quarter quarters fourths fifth fifths tenths hundredths thousandths minus plus
+  over under divided negative root mod modulo base above below except without between from up down
+  false wrong incorrect inverse reciprocal power to times square_root unless but if when mixed zero
+  one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundreds
+  thousands infinite infinitely undefined any every plural percentile pairwise double twice
+  triple""".split()
+)
+_APPROXIMATELY = re.compile(r"^\W*(?:about|approx\w*|roughly|around|nearly|i\.?e\.?|which is)\b", re.I)
+_EVERYWHERE = re.compile(r"^\W*(?:for|where|with)?\W*(?:all|any|every|each)\b", re.I)
+_DOMAIN_WORDS = frozenset(
+  "real reals integer integers number numbers positive values value natural and in of".split()
+)
+_WORD = re.compile(r"[a-z]+")
+
+
+def changes_value(text: str) -> bool:
+  """Whether words at a number may make another value of it, or are not plainly a unit or a noun."""
+  words = _WORD.findall(text.lower())
+  return bool(_CHANGING & set(words)) or re.search(r"[^A-Za-z\s.,()'\-/°^*²³\d]", text) is not None
+
+
+def strip(items: list[Token]) -> list[Token]:
+  """`items` without labels, leading phrases, and closing remarks."""
+  items = _without_remark(items)
+  out: list[Token] = []
+  for i, token in enumerate(items):
+    at_start = not out or out[-1].text in (",", ";", "and", "or", "\\\\", "=")
+    goes_on = i + 1 < len(items)
+    if token.kind == "text" and at_start and goes_on and _is_label(token.text):
+      continue
+    out.append(token)
+  return out
+
+
+def _is_label(text: str) -> bool:
+  words = _WORD.findall(text.lower())
+  if not words or changes_value(text.rstrip(": ")):
+    return False
+  return (text.rstrip().endswith(":") and len(words) <= 4) or set(words) <= _LEADING
+
+
+def _without_remark(items: list[Token]) -> list[Token]:
+  for i, token in enumerate(items):
+    if token.kind != "text" or not i:
+      continue
+    rest = items[i + 1 :]
+    if _EVERYWHERE.match(token.text) and _is_domain(token, rest):
+      return items[:i]
+    opened = i and items[i - 1].text == "("
+    if _APPROXIMATELY.match(token.text) and (opened or token.text.lstrip().startswith("(")):
+      last = rest[-1] if rest else token
+      closes = last.text == ")" or (last.kind == "text" and last.text.rstrip().endswith(")"))
+      inside = rest[:-1]
+      if closes and all(t.kind in ("num", "text") or t.text == r"\%" for t in inside):
+        return items[: i - 1 if opened else i]
+  return items
+
+
+def _is_domain(token: Token, rest: list[Token]) -> bool:
+  """Whether a remark says "for all real x" and no more: one name and the set it runs through."""
+  words = set(_WORD.findall(token.text.lower())) - {"for", "all", "any", "every", "each", "where"}
+  if not words <= _DOMAIN_WORDS:
+    return False
+  names = [t for t in rest if t.kind == "word" and t.text not in ("and", "or")]
+  others = [t for t in rest if t not in names]
+  return (
+    len(names) <= 2
+    and all(len(t.text) == 1 for t in names)
+    and all(t.text in (r"\in", r"\R", ",", "and") or (t.kind == "text" and set(_WORD.findall(t.text.lower())) <= _DOMAIN_WORDS) for t in others)
+  )
