@@ -57,7 +57,7 @@ class Builder:
       s: self.sympy.Float(evaluate.constant(self.values[s]), evaluate.DIGITS)
       for s in expression.free_symbols
     }
-    return mp.mpf(expression.evalf(evaluate.DIGITS, subs=values)._mpf_)
+    return mp.mpf(self.sympy.Float(expression.evalf(evaluate.DIGITS, subs=values), evaluate.DIGITS)._mpf_)
 
   def _check(self, node: Node) -> None:
     atoms: set = set()
@@ -245,8 +245,8 @@ def _roots(build: Builder, expression, unknown) -> list:
     raise Undefined("no polynomial") from error
   if not others:
     roots = polynomial.sqf_part().nroots(n=evaluate.DIGITS - 10, maxsteps=200)
-    numbers = [(mp.mpf(r.as_real_imag()[0]._mpf_), r.as_real_imag()[1]) for r in roots]
-    return [real for real, imaginary in numbers if abs(imaginary) < 1e-30]
+    parts = [root.as_real_imag() for root in roots]
+    return [build.number(real) for real, imaginary in parts if abs(imaginary) < 1e-30]
   coefficients = [build.number(c) for c in polynomial.all_coeffs()]
   if abs(coefficients[0]) < mp.mpf(10) ** -30 or len(coefficients) > 3:
     raise Undefined("a polynomial with roots that cannot be told")

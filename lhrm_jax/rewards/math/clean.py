@@ -97,7 +97,7 @@ _LAYOUT = re.compile(
   r"|phantom\{[^{}]*\}|hspace\*?\{[^{}]*\}|vspace\*?\{[^{}]*\})(?![a-zA-Z])"
 )
 # Thousands written with a separator that can be nothing else: `{,}`, `,\!`, `\,`.
-_TEX_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,?\s*\\[!,;:]|,\s*\\ )\s*\d{3})+(?!\d)")
+_TEX_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\s*\{\s*,\s*\}|,?\s*\\[!,;:]|,\s*\\ )\s*\d{3})+(?!\d)")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,/}])\d{1,3}(?:[ ~]\d{3})+(?![\d/])")
 _COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _NOT_DIGIT = re.compile(r"\D")

@@ -50,6 +50,10 @@ def _expand_signs(node: Node) -> Node:
       several = evaluate.uses(item, "pm", "mp") and isinstance(new, Seq)
       items.extend(new.items if several else (new,))
     return Seq(node.brackets, tuple(items))
+  if isinstance(node, Rel) and any(isinstance(arg, Seq) and arg.brackets == "{}" for arg in node.args):
+    node = Rel(node.ops, tuple(map(_expand_signs, node.args)))
+    if not evaluate.uses(node, "pm", "mp"):
+      return node
   return Seq("{}", (_signed(node, True), _signed(node, False)))
 
 

@@ -58,6 +58,7 @@ class Evaluator:
     log_base: what `\\log` without a base means, `"e"` or `"10"`.
     whole: names of the variables that are natural numbers.
     complex_plane: whether the other variables are complex numbers.
+    real: whether a root or logarithm that is not real leaves the whole expression undefined.
 
   Attributes:
     size: the largest binary exponent met so far, of tiny values as of huge ones.
@@ -71,6 +72,7 @@ class Evaluator:
     whole: frozenset[str] = frozenset(),
     *,
     complex_plane: bool = False,
+    real: bool = False,
   ):
     self.mp = context(digits)
     self.digits = digits
@@ -78,6 +80,7 @@ class Evaluator:
     self.log_base = log_base
     self.whole = whole
     self.complex_plane = complex_plane
+    self.real = real
     self.size = 0
     self.cost = (digits / DIGITS) ** 1.5
 
@@ -124,6 +127,8 @@ class Evaluator:
         for part in (value.real, value.imag)
       )
       value = mp.mpc(real, imaginary) if imaginary else real
+      if imaginary and self.real:
+        raise Undefined("not real")
     if value and mp.isfinite(value):
       self.size = max(self.size, abs(mp.mag(value)))
     return value
@@ -364,7 +369,8 @@ def _equal_numbers(a: Node, b: Node, log_base: str) -> bool | None:
   plane = bool(variables) and uses(both, "conj")
   imaginary = plane or uses(both, "i")
   points = 24 if whole or uses(both, *_PIECEWISE) else 8
-  make = functools.partial(Evaluator, whole=whole, complex_plane=plane)
+  free = functools.partial(Evaluator, whole=whole, complex_plane=plane)
+  make = functools.partial(free, real=not imaginary)
   seen = []
   for point in range(points):
     seen.append(agree(make, a, b, DIGITS, log_base, point, complex_too=imaginary))
@@ -373,7 +379,7 @@ def _equal_numbers(a: Node, b: Node, log_base: str) -> bool | None:
   if seen.count(True) >= 2:
     return True
   # Nowhere real on both sides: compare as complex numbers.
-  seen = [agree(make, a, b, DIGITS, log_base, point, complex_too=True) for point in range(4)]
+  seen = [agree(free, a, b, DIGITS, log_base, point, complex_too=True) for point in range(4)]
   return None if True not in seen else all(s is not False for s in seen)
 
 

@@ -169,7 +169,11 @@ _NUMBER = re.compile(
 _ENDS_IN = re.compile(
   r"(?:\bis|\bare|\bequals|\bit's|\u662f|=)\s*[*(]*(" + _NUMBER.pattern + r")\W*$"
 )
-_UNSURE = re.compile(r"\b(?:one of|either|not sure|might be|maybe)\b", re.I)
+_UNSURE = re.compile(
+  r"\b(?:one of|either|not sure|might be|may be|maybe|perhaps|possibly|guess|whether|plausible"
+  r"|(?:is|are|was|be|would|does|can|could)(?:\s+not\b|n't\b)|cannot|can't|never|rather than)",
+  re.I,
+)
 
 
 # How far from the end a statement may stand, unless it says itself that it is final.

@@ -114,7 +114,7 @@ def _text_command(text: str, i: int, name: str, tokens: list[Token], spaced: boo
     inner, end = text[i + 1 : j - (depth == 0)], j
   else:
     inner, end = text[i], i + 1
-  bare = inner.strip()
+  bare = re.sub(r"\^?\s*\\circ\s*", "deg", inner).strip()
   if name == "mathbb":
     tokens.append(Token("cmd", r"\R" if bare == "R" else r"\R" + bare[:1], spaced))
   elif name == "textcircled":  # one opaque symbol for each number

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from lhrm_jax.rewards.math import choice, clean, compare, extract, parse, words
 from lhrm_jax.rewards.math.exact import NotExact, Undefined
-from lhrm_jax.rewards.math.nodes import Node, Num, Quantity, TooBig, Unreadable
+from lhrm_jax.rewards.math.nodes import Node, Num, Quantity, TooBig, Unreadable, walk
 from lhrm_jax.text import responses, tags
 
 
@@ -100,6 +100,8 @@ def _judge_choice(letters, answer: str, found: extract.Found | None) -> Verdict 
   """A verdict on a multiple-choice gold; `None` leaves it to the comparison of values."""
   final = found is not None and found.how in ("box", "tag", "hash", "bare")
   pick = choice.picked(found.text) if final else None
+  if pick is None and found is not None and found.how == "box":
+    pick = choice.stated_after_box(answer, found.text)
   pick = pick or (None if final else choice.stated(answer))
   if pick is None:
     return None
@@ -108,6 +110,7 @@ def _judge_choice(letters, answer: str, found: extract.Found | None) -> Verdict 
 
 
 _INTEGER = re.compile(r"\s*\$?\s*([-+]?\d{1,300})\s*\$?\.?\s*")
+_SOLUTION = re.compile(r"^\s*(?:the\s+)?(?:final\s+)?(?:solution|answer)s?\s*(?:is|are|:)\s*:?", re.I)
 _SCIENTIFIC = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30})?[eE][-+]?\d{1,3}")
 _COMMA_DECIMAL = re.compile(r"[-+]?(?:\d+,\d{1,2}|0,\d+|\d+,\d{4,})")
 
@@ -122,6 +125,9 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
     return None, f"the answer has more than {clean.MAX_RAW_CHARS} characters"
   if words.same_words(gold, answer):
     return True, "the same words"
+  letters = choice.several(gold)
+  if letters and letters == choice.several(answer):
+    return True, "the same letters"
   wanted = _read(gold)
   given = _read(answer)
   if isinstance(wanted, str) and isinstance(given, str):
@@ -134,7 +140,7 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
     return None, f"the answer could not be read: {given}"
   verdict, reason = False, "another value"
   for ours, theirs in itertools.product(_with_unit(gold, wanted), _with_unit(answer, given)):
-    if isinstance(ours, _BareUnit) and not isinstance(theirs, Quantity):
+    if isinstance(ours, _BareUnit) and not any(isinstance(n, Quantity) for n in walk(theirs)):
       continue  # 2 m may be twice m: it is no 2
     try:
       outcome = compare.same(ours, theirs)
@@ -177,6 +183,7 @@ def _comma_decimal(gold: Node, answer: str) -> bool | None:
 @functools.lru_cache(maxsize=4096)
 def _read(text: str) -> tuple[Node, ...] | str:
   """The readings of an answer, or why it has none: `1,234` may be a list, `2e-3` a decimal."""
+  text = _SOLUTION.sub("", text)
   plain = clean.strip_end(text.strip().strip("$").strip())
   nodes: list[Node] = [Num(Fraction(plain))] if _SCIENTIFIC.fullmatch(plain) else []
   for commas in ("auto", "list"):

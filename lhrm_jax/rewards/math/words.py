@@ -10,7 +10,8 @@ from lhrm_jax.rewards.math import clean, vocabulary
 _LOOK = re.compile(
   r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|operatorname|mathbf|mathit)\s*\{[^{}]*[a-zA-Z]{2}"
 )
-_PHRASE = re.compile(r"[a-zA-Z][a-zA-Z\s,.'-]*")
+_PHRASE = re.compile(r"[^\W\d_](?:[^\W\d_]|[\s,.'-])*")
+_LETTERS = re.compile(r"[^\W\d_]{2}")
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+|[a-zA-Z]+|\S")
 # Words that may be written in capitals from first to last and are still no names of points.
 _PLAIN = frozenset("yes no true false even odd none both neither never always".split())
@@ -35,7 +36,7 @@ def same_words(gold: str, answer: str) -> bool:
   """
   sides = []
   for text in (gold, answer):
-    if not text or not ("a" <= text.strip(" $*\\({.")[:1].lower() <= "z"):
+    if not _LETTERS.search(text):
       return False
     bare = clean.unwrap(text).replace("{", " ").replace("}", " ").replace("$", " ").strip(" .,;:*")
     if not _PHRASE.fullmatch(bare):
@@ -43,7 +44,10 @@ def same_words(gold: str, answer: str) -> bool:
     found = bare.split()
     explicit = _LOOK.search(text) is not None
     known = any(
-      len(word) > 2 and word not in vocabulary.FUNCTIONS or word.lower() in _PLAIN for word in found
+      (len(word) > 2 and word not in vocabulary.FUNCTIONS)
+      or word.lower() in _PLAIN
+      or not word.isascii()
+      for word in found
     )
     sides.append((explicit, explicit or known, [word.strip(".,") for word in found]))
   (loud, worded, ours), (loud_too, worded_too, theirs) = sides
@@ -53,7 +57,7 @@ def same_words(gold: str, answer: str) -> bool:
     return True
   if [w.casefold() for w in ours] != [w.casefold() for w in theirs]:
     return False
-  return loud or loud_too or all(map(_may_change_case, ours)) or all(map(_may_change_case, theirs))
+  return loud or loud_too or len(ours) > 1 or all(map(_may_change_case, ours)) or all(map(_may_change_case, theirs))
 
 
 def _may_change_case(word: str) -> bool:
