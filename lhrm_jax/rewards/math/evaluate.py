@@ -28,7 +28,7 @@ DIGITS, CONSTANT_DIGITS, MAX_DIGITS = 60, 180, 7_680
 # Digits an evaluation may lose to rounding.
 SLACK = 20
 # What one verdict may cost: an operation at 60 digits counts 1, with more digits their power 1.5.
-MAX_WORK = 60_000
+MAX_WORK = 20_000
 _LOCAL = threading.local()
 
 
@@ -107,9 +107,7 @@ class Evaluator:
       Unreadable: no scalar or matrix.
       TooBig: over one of the bounds.
     """
-    _LOCAL.work = getattr(_LOCAL, "work", 0.0) + self.cost
-    if _LOCAL.work > MAX_WORK:
-      raise TooBig("the comparison needs too much work")
+    self._charge(1)
     try:
       value = self._value(node)
     except (ZeroDivisionError, ValueError, OverflowError) as error:
@@ -117,6 +115,11 @@ class Evaluator:
         raise
       raise Undefined(str(error)) from None
     return value if isinstance(value, self.mp.matrix) else self._noted(value)
+
+  def _charge(self, operations: float) -> None:
+    _LOCAL.work = getattr(_LOCAL, "work", 0.0) + operations * self.cost
+    if _LOCAL.work > MAX_WORK:
+      raise TooBig("the comparison needs too much work")
 
   def _noted(self, value):
     """Clears noise in the smaller part of a complex number, and remembers the value's size."""
@@ -153,7 +156,10 @@ class Evaluator:
         return +getattr(mp, node.name)
       return {"i": mp.mpc(0, 1), "oo": mp.inf}.get(node.name) or self.variable(node.name)
     if isinstance(node, Matrix):
-      return mp.matrix([[self(cell) for cell in row] for row in node.rows])
+      cells = [[self(cell) for cell in row] for row in node.rows]
+      if any(isinstance(cell, mp.matrix) for row in cells for cell in row):
+        raise Unreadable("a matrix in a matrix")
+      return mp.matrix(cells)
     if not isinstance(node, Op):
       raise Unreadable("not a scalar")
     if node.kind.startswith("call:"):
@@ -176,8 +182,10 @@ class Evaluator:
   def _counted(self, node: Op):
     """Factorials, binomials, roundings and divisors: exact where the arguments are rational."""
     mp = self.mp
+    self._charge(5 * sum(1 for _ in nodes.walk(node)))
     try:
       value = exact(node)
+      self._charge(value.numerator.bit_length() / 1_000)
       return mp.mpf(value.numerator) / value.denominator
     except NotExact:
       pass
@@ -203,6 +211,7 @@ class Evaluator:
       return getattr(mp, node.kind)(args[0])
     if node.kind not in ("fact", "binom"):
       raise Undefined(f"{node.kind} of numbers that are not whole")
+    self._charge(15)
     if max(map(abs, args)) > MAX_GAMMA or self.digits > MAX_GAMMA_DIGITS:
       raise TooBig("a factorial of a huge number")
     return mp.gamma(args[0] + 1) if node.kind == "fact" else mp.binomial(*args)
@@ -283,6 +292,7 @@ class Evaluator:
 
   def _function(self, name: str, args: list):
     mp, x = self.mp, args[0]
+    self._charge(3)
     if len(args) > 2 or (len(args) == 2 and name not in ("log", "lg")):
       raise Unreadable(f"{name} of {len(args)} arguments")
     if name in ("log", "ln", "lg"):

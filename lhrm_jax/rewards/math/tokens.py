@@ -15,6 +15,7 @@ MAX_DIGITS = 400
 
 _COUNTED = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([a-zA-Z][a-zA-Z ]*)")
 UNIT_LETTERS = ("m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A", "K")
+_TIME_OF_DAY = re.compile(r"\d.*\b[ap]\.?\s?m\b", re.I)
 _WORD_LIST = re.compile(r"[\s,]*(?:,|and|or|&)[\s,]*", re.I)
 _TOKEN = re.compile(
   r"(?P<space>\s+)"
@@ -115,6 +116,8 @@ def _text_command(text: str, i: int, name: str, tokens: list[Token], spaced: boo
   else:
     inner, end = text[i], i + 1
   bare = re.sub(r"\^?\s*\\circ\s*", "deg", inner).strip()
+  if _TIME_OF_DAY.search(bare):
+    raise Unreadable("a time of day is compared as text")
   if name == "mathbb":
     tokens.append(Token("cmd", r"\R" if bare == "R" else r"\R" + bare[:1], spaced))
   elif name == "textcircled":  # one opaque symbol for each number

@@ -11,6 +11,7 @@ _LOOK = re.compile(
   r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|operatorname|mathbf|mathit)\s*\{[^{}]*[a-zA-Z]{2}"
 )
 _PHRASE = re.compile(r"[^\W\d_](?:[^\W\d_]|[\s,.'-])*")
+_FONT = re.compile(r"\\(?:text[a-z]*|mbox|hbox|mathrm|mathbf|mathit)\s*\{([^{}]*)\}")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+|[a-zA-Z]+|\S")
 # Words that may be written in capitals from first to last and are still no names of points.
@@ -73,6 +74,7 @@ def same_notation(gold: str, answer: str) -> bool:
 def _notation(text: str, *, fold: bool = False) -> tuple[str, ...]:
   """The tokens of `text` without fonts, spaces, delimiters and closing marks."""
   text = clean.normalise_unicode(text[: clean.MAX_RAW_CHARS])
+  text = _FONT.sub(r" \1 ", text)
   text = clean.unwrap(text).replace("$", " ").strip().rstrip(".,;: ")
   text = _TAGGED.sub("", text)
   found = _TOKEN.findall(re.sub(r"\\(?:[,;:! ]|\(|\)|\[|\])", " ", text))
