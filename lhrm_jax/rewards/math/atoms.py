@@ -144,6 +144,8 @@ def _named(p: Parser, name: str) -> Node:
     name += "'"
   if p.peek().text == "(" and (name[0] in _FUNCTION_LETTERS or name[-1] == "'" or _lone_argument(p)):
     inside = _bracketed(p)
+    if name in nodes.symbols(inside):  # g(3 - g) is a product
+      return Op("mul", (Sym(name), inside))
     args = inside.items if isinstance(inside, Seq) else (inside,)
     return Op("call:" + name, args)
   return Sym(name)
@@ -284,7 +286,7 @@ def _command(p: Parser) -> Node:
       marks = [p.peek(i).text for i in range(1, 4)]
       if marks[0] != "{" or (marks[1] in "+-*" and marks[2] == "}"):
         p.at += 4 if marks[0] == "{" else 2
-        return Sym(f"set_{name} {marks[marks[0] == '{']}")
+        return Sym(f"set_{name[1:] or 'R'} {marks[marks[0] == '{']}")
     if name == "R":
       return Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
     return Sym("set_" + name[1:])

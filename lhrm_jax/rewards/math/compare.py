@@ -136,6 +136,8 @@ def _same_relations(gold: Node, answer: Node) -> bool | None:
     return False if value is None else _same(gold, value)
   if not equations.is_equation(answer) or not equations.is_equation(gold):
     return equations.same_chains(gold, answer)
+  if not equations.is_consistent(answer):
+    return None
   left, right = equations.name(gold), equations.name(answer)
   values = equations.value(gold), equations.value(answer)
   if left is not None and right is not None:
@@ -164,7 +166,7 @@ def _stated(rel: Rel) -> Node | None:
   first, last = rel.args[0], rel.args[-1]
   if isinstance(first, Seq) and isinstance(last, Seq) and not equations.is_name(first):
     return last if _same(first, last) else None
-  return equations.stated_value(rel)
+  return equations.stated_value(rel) if equations.is_consistent(rel) else None
 
 
 def _same_sets(gold: Node, answer: Node) -> bool | None:
@@ -187,7 +189,8 @@ def _same_sets(gold: Node, answer: Node) -> bool | None:
 
 
 def _members(node: Node) -> Node:
-  return node.args[1] if isinstance(node, Rel) and node.ops == ("in",) else node
+  named = isinstance(node, Rel) and node.ops == ("in",) and equations.is_name(node.args[0])
+  return node.args[1] if named else node
 
 
 def _unnamed(node: Node) -> Node:

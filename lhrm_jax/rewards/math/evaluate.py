@@ -173,11 +173,14 @@ class Evaluator:
 
   def _opaque(self, node: Op):
     """An unknown function: a number that depends on its name and its arguments' values."""
-    key = [node.kind, str(self.point)]
+    parts = []
     for arg in node.args:
       value = self.mp.mpmathify(self(arg))
-      key += [self.mp.nstr(part, self.digits - SLACK) for part in (value.real, value.imag)]
-    return self.variable("|".join(key))
+      shown = [self.mp.nstr(part, self.digits - SLACK) for part in (value.real, value.imag)]
+      parts.append(" ".join(shown))
+    if node.kind in ("call:fn:gcd", "call:fn:lcm"):
+      parts.sort()
+    return self.variable("|".join([node.kind, str(self.point), *parts]))
 
   def _counted(self, node: Op):
     """Factorials, binomials, roundings and divisors: exact where the arguments are rational."""

@@ -19,7 +19,7 @@ _MAX_RESIDUES = 500
 _MAX_RATIO = 1_000
 # Letters taken for integers where the other side says that its own letter is one.
 _INTEGERS = frozenset("klmnt")
-_NUMBER_SETS = ("set_RZ", "set_RN")
+_NUMBER_SETS = ("set_Z",)
 
 
 @dataclasses.dataclass(frozen=True)

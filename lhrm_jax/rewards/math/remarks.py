@@ -42,7 +42,7 @@ def changes_value(text: str) -> bool:
 
 def strip(items: list[Token]) -> list[Token]:
   """`items` without labels, leading phrases, and closing remarks."""
-  items = _without_remark(items)
+  items = _without_remark(_with_integers(items))
   out: list[Token] = []
   for i, token in enumerate(items):
     at_start = not out or out[-1].text in (",", ";", "and", "or", "\\\\", "=")
@@ -51,6 +51,31 @@ def strip(items: list[Token]) -> list[Token]:
       continue
     out.append(token)
   return out
+
+
+_INTEGER = re.compile(r"^\W*(?:(?:is|are|be|being)\W+)?(?:an?|any|some)?\W*integers?\W*$", re.I)
+_WHERE = re.compile(
+  r"^\W*(?:where|with|for|and)?\W*(?:all|any|some|every|each|an)?\W*(integers?)?\W*$", re.I
+)
+
+
+def _with_integers(items: list[Token]) -> list[Token]:
+  r"""Writes "where k is an integer" and "for any integer k" as `k \in \mathbb{Z}`."""
+  for i, token in enumerate(items[:-1]):
+    name, last = items[i + 1], items[-1]
+    where = _WHERE.match(token.text) if token.kind == "text" else None
+    if not where or name.kind != "word" or len(name.text) != 1:
+      continue
+    ends = (i + 2 == len(items) and where[1]) or (
+      i + 3 == len(items) and last.kind == "text" and _INTEGER.match(last.text)
+    )
+    if ends:
+      comma = [] if i and items[i - 1].text == "," else [Token("op", ",")]
+      return [*items[:i], *comma, name, Token("cmd", r"\in"), Token("cmd", r"\RZ")]
+  if len(items) > 2 and items[-1].kind == "text" and _INTEGER.match(items[-1].text):
+    if items[-3].text == "," and items[-2].kind == "word":
+      return [*items[:-1], Token("cmd", r"\in"), Token("cmd", r"\RZ")]
+  return items
 
 
 def _is_label(text: str) -> bool:

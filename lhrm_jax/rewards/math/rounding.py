@@ -25,11 +25,13 @@ def equal(a: Node, b: Node) -> bool | None:
   Variables are real, but where the two sides round differently (`\lceil n/2 \rceil` and
   `\lfloor (n+1)/2 \rfloor`) they are whole: only of those is it an identity.
   """
-  roundings = [n for n in nodes.walk(Op("add", (a, b))) if _rounds(n) and nodes.symbols(n)]
+  roundings = [n for n in nodes.walk(Op("add", (a, b))) if _counts(n) and nodes.symbols(n)]
   if not roundings or a == b:
     return evaluate.equal(a, b)
   if evaluate.equal(_opaque(a), _opaque(b)):
     return True
+  if not all(map(_rounds, roundings)):
+    return False if evaluate.equal(a, b) is False else None
   try:
     steps = {_linear(n.args[0]) for n in roundings}
   except (NotExact, Undefined):
@@ -45,13 +47,17 @@ def equal(a: Node, b: Node) -> bool | None:
     return False if evaluate.equal(a, b) is False else None
 
 
+def _counts(node: Node) -> bool:
+  return _rounds(node) or (isinstance(node, Op) and node.kind in ("fn:gcd", "fn:lcm"))
+
+
 def _rounds(node: Node) -> bool:
   return isinstance(node, Op) and node.kind in _KINDS
 
 
 def _opaque(node: Node) -> Node:
   inner = tuple(_opaque(child) for child in nodes.children(node))
-  return Op("call:" + node.kind, inner) if _rounds(node) else nodes.rebuild(node, inner)
+  return Op("call:" + node.kind, inner) if _counts(node) else nodes.rebuild(node, inner)
 
 
 def _linear(node: Node) -> tuple[Fraction, Fraction]:

@@ -138,7 +138,7 @@ def _rounds(decimal: Node, other: Node) -> bool:
   plain = other.args[0] if isinstance(other, Op) and other.kind == "neg" else other
   if not isinstance(decimal, Num) or decimal.digits < ROUNDED_DIGITS or isinstance(plain, Num):
     return False
-  if nodes.symbols(other):
+  if nodes.symbols(other) or any(isinstance(n, Num) and n.digits for n in nodes.walk(other)):
     return False
   text_places = 0
   value = decimal.value

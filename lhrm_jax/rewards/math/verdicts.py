@@ -185,6 +185,8 @@ def _read(text: str) -> tuple[Node, ...] | str:
   """The readings of an answer, or why it has none: `1,234` may be a list, `2e-3` a decimal."""
   text = _SOLUTION.sub("", text)
   plain = clean.strip_end(text.strip().strip("$").strip())
+  if (spelled := words.spelled(plain) if plain.isalpha() else None) is not None:
+    return (Num(spelled),)
   nodes: list[Node] = [Num(Fraction(plain))] if _SCIENTIFIC.fullmatch(plain) else []
   for commas in ("auto", "list"):
     try:
