@@ -57,7 +57,9 @@ class Builder:
       s: self.sympy.Float(evaluate.constant(self.values[s]), evaluate.DIGITS)
       for s in expression.free_symbols
     }
-    return mp.mpf(self.sympy.Float(expression.evalf(evaluate.DIGITS, subs=values), evaluate.DIGITS)._mpf_)
+    return mp.mpf(
+      self.sympy.Float(expression.evalf(evaluate.DIGITS, subs=values), evaluate.DIGITS)._mpf_
+    )
 
   def _check(self, node: Node) -> None:
     atoms: set = set()
@@ -173,7 +175,9 @@ def solved_for(left: Node, right: Node, name: str) -> Node | None:
   except (NotExact, Undefined):
     return None
   slope = values[1] - values[0]
-  if not slope or any(v != values[0] + slope * x for v, x in zip(values, (0, 1, 2, 7), strict=True)):
+  if not slope or any(
+    v != values[0] + slope * x for v, x in zip(values, (0, 1, 2, 7), strict=True)
+  ):
     return None
   return Op("div", (Op("add", (right, Num(-values[0]))), Num(slope)))
 
@@ -187,9 +191,7 @@ def replaced(node: Node, name: str, value: Node) -> Node:
   """`node` with `value` for the variable `name`."""
   if node == Sym(name):
     return value
-  return nodes.rebuild(
-    node, tuple(replaced(child, name, value) for child in nodes.children(node))
-  )
+  return nodes.rebuild(node, tuple(replaced(child, name, value) for child in nodes.children(node)))
 
 
 def critical_points(difference: Node, unknown: str) -> list:

@@ -142,7 +142,9 @@ def _named(p: Parser, name: str) -> Node:
     return chosen
   while p.take("'"):
     name += "'"
-  if p.peek().text == "(" and (name[0] in _FUNCTION_LETTERS or name[-1] == "'" or _lone_argument(p)):
+  if p.peek().text == "(" and (
+    name[0] in _FUNCTION_LETTERS or name[-1] == "'" or _lone_argument(p)
+  ):
     inside = _bracketed(p)
     if name in nodes.symbols(inside):  # g(3 - g) is a product
       return Op("mul", (Sym(name), inside))
@@ -241,7 +243,7 @@ def _builder(p: Parser) -> Node | None:
   if bar is None or end is None:
     return None
   head, tail = p.items[p.at : bar], p.items[bar + 1 : end]
-  if not head or head[0].kind == "num" and len(head) == 1:
+  if not head or (head[0].kind == "num" and len(head) == 1):
     return None
   if not any(t.kind == "text" or t.text in _RELATION_SIGNS for t in tail):
     return None
@@ -293,7 +295,9 @@ def _command(p: Parser) -> Node:
   if name in ("overline", "bar"):
     inside = argument(p)
     # A line over capital letters is a segment, over anything else a conjugate or a mean.
-    segment = nodes.symbols(inside) and all(s[0].isupper() and len(s) <= 2 for s in nodes.symbols(inside))
+    segment = nodes.symbols(inside) and all(
+      s[0].isupper() and len(s) <= 2 for s in nodes.symbols(inside)
+    )
     return inside if segment and len(nodes.symbols(inside)) > 1 else Op("conj", (inside,))
   if name == "underbrace":
     note = None
@@ -443,7 +447,7 @@ def _matrix(p: Parser) -> Node:
   return Op("det", (matrix,)) if name == "vmatrix" else matrix
 
 
-_CONDITION_FILLERS = frozenset("if for when is otherwise else where".split())
+_CONDITION_FILLERS = vocabulary.words("if for when is otherwise else where")
 
 
 def _system(p: Parser, name: str) -> Node:

@@ -53,7 +53,7 @@ def several(text: str) -> frozenset[str] | None:
 
 
 def stated_after_box(text: str, box: str) -> str | None:
-  """The letter of a closing line such as "Answer: D", where the box holds a formula and no letter."""
+  """The letter of a closing line, "Answer: D", behind a box that holds a formula and no letter."""
   if re.search(r"\b(?:or|and)\b|,", box) or picked(box):
     return None
   match = _AFTER_BOX.search(text[text.rfind("boxed") :][-300:])

@@ -97,7 +97,9 @@ _LAYOUT = re.compile(
   r"|phantom\{[^{}]*\}|hspace\*?\{[^{}]*\}|vspace\*?\{[^{}]*\})(?![a-zA-Z])"
 )
 # Thousands written with a separator that can be nothing else: `{,}`, `,\!`, `\,`.
-_TEX_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\s*\{\s*,\s*\}|,?\s*\\[!,;:]|,\s*\\ )\s*\d{3})+(?!\d)")
+_TEX_THOUSANDS = re.compile(
+  r"(?<![\d.])\d{1,3}(?:(?:\s*\{\s*,\s*\}|,?\s*\\[!,;:]|,\s*\\ )\s*\d{3})+(?!\d)"
+)
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,/}])\d{1,3}(?:[ ~]\d{3})+(?![\d/])")
 _COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _NOT_DIGIT = re.compile(r"\D")
@@ -117,10 +119,15 @@ _COLOURED = re.compile(
   r"|\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|sl"
   r"|em|boldmath|mathstrut|strut|notag|centering)(?![a-zA-Z])"
 )
-_ORDINAL_TEXT = r"\\(?:text(?:rm|up|superscript|normal)?|mathrm|mbox|rm)\s*\{\s*(?:st|nd|rd|th)\s*\}"
+_ORDINAL_TEXT = (
+  r"\\(?:text(?:rm|up|superscript|normal)?|mathrm|mbox|rm)\s*\{\s*(?:st|nd|rd|th)\s*\}"
+)
 _ORDINAL = re.compile(
-  r"(?<![\d.])(\d{1,9})\s*(?:(?:st|nd|rd|th)(?![a-zA-Z])|\^?\s*" + _ORDINAL_TEXT
-  + r"|\^\s*\{\s*(?:(?:st|nd|rd|th)|" + _ORDINAL_TEXT + r")\s*\})(\s+[a-zA-Z]{3,})?\s*(?=[$.,)}]|$)"
+  r"(?<![\d.])(\d{1,9})\s*(?:(?:st|nd|rd|th)(?![a-zA-Z])|\^?\s*"
+  + _ORDINAL_TEXT
+  + r"|\^\s*\{\s*(?:(?:st|nd|rd|th)|"
+  + _ORDINAL_TEXT
+  + r")\s*\})(\s+[a-zA-Z]{3,})?\s*(?=[$.,)}]|$)"
 )
 _CIRCLED = {chr(0x2460 + i): rf"\textcircled{{{i + 1}}}" for i in range(20)}
 _SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\q?quad|\\(?:thinspace|enspace|space)(?![a-zA-Z])|[~\s]+")
@@ -145,7 +152,9 @@ def clean(text: str, *, commas: str = "auto") -> str:
   if len(text) > MAX_CHARS:
     raise TooBig(f"the answer has {len(text)} characters, more than {MAX_CHARS}")
   text = _ROW_GAP.sub(r"\\\\ ", text)
-  text = _CURRENCY_RE.sub(lambda m: _CURRENCY.get(m[0], rf" \{m[0].lstrip(chr(92)).removeprefix('text')} "), text)
+  text = _CURRENCY_RE.sub(
+    lambda m: _CURRENCY.get(m[0], rf" \{m[0].lstrip(chr(92)).removeprefix('text')} "), text
+  )
   text = _HTML_SCRIPT.sub(lambda m: ("^" if m[1] == "sup" else "_") + f"{{{m[2]}}}", text)
   text = _COLOURED.sub(" ", text)
   text = _ORDINAL.sub(_plain_ordinal, text)

@@ -50,7 +50,9 @@ def _expand_signs(node: Node) -> Node:
       several = evaluate.uses(item, "pm", "mp") and isinstance(new, Seq)
       items.extend(new.items if several else (new,))
     return Seq(node.brackets, tuple(items))
-  if isinstance(node, Rel) and any(isinstance(arg, Seq) and arg.brackets == "{}" for arg in node.args):
+  if isinstance(node, Rel) and any(
+    isinstance(arg, Seq) and arg.brackets == "{}" for arg in node.args
+  ):
     node = Rel(node.ops, tuple(map(_expand_signs, node.args)))
     if not evaluate.uses(node, "pm", "mp"):
       return node
@@ -107,7 +109,7 @@ _ALL_REALS = tuple(
 def _same_families(
   gold: Node, answer: Node, ours: families.Family | None, theirs: families.Family | None
 ) -> bool | None:
-  """Solutions with an integer parameter, or lists of formulas with a condition on their variable."""
+  """Solutions with an integer parameter, or lists of formulas with a condition."""
   if ours is None:
     ours = families.guessed(gold, theirs)
   if theirs is None:
@@ -136,8 +138,6 @@ def _same_relations(gold: Node, answer: Node) -> bool | None:
     return False if value is None else _same(gold, value)
   if not equations.is_equation(answer) or not equations.is_equation(gold):
     return equations.same_chains(gold, answer)
-  if not equations.is_consistent(answer):
-    return None
   left, right = equations.name(gold), equations.name(answer)
   values = equations.value(gold), equations.value(answer)
   if left is not None and right is not None:
@@ -166,7 +166,7 @@ def _stated(rel: Rel) -> Node | None:
   first, last = rel.args[0], rel.args[-1]
   if isinstance(first, Seq) and isinstance(last, Seq) and not equations.is_name(first):
     return last if _same(first, last) else None
-  return equations.stated_value(rel) if equations.is_consistent(rel) else None
+  return equations.stated_value(rel)
 
 
 def _same_sets(gold: Node, answer: Node) -> bool | None:

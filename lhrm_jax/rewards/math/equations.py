@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lhrm_jax.rewards.math import algebra, atoms, evaluate, nodes, rounding
+from lhrm_jax.rewards.math import algebra, atoms, nodes, rounding
 from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
 from lhrm_jax.rewards.math.threeway import all_true
 
@@ -44,14 +44,6 @@ def is_name(node: Node) -> bool:
     if node.kind in ("abs", "mul", "div", "ratio", "conj") or node.kind.startswith("fn:"):
       return all(map(is_name, node.args))
   return False
-
-
-def is_consistent(rel: Rel) -> bool:
-  """Whether no two sides of a chain of equalities are different constants."""
-  sides = [rel.args[0]]
-  sides += [arg for op, arg in zip(rel.ops, rel.args[1:], strict=True) if op == "="]
-  constants = [arg for arg in sides if evaluate.is_scalar(arg) and not nodes.symbols(arg)]
-  return all(rounding.equal(constants[0], arg) is not False for arg in constants[1:])
 
 
 def stated_value(rel: Rel) -> Node | None:

@@ -175,7 +175,9 @@ _UNSURE = re.compile(
   re.I,
 )
 # A value right behind one of these is the one that it is not.
-_DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bcannot)\s+(?:be\s+)?(?:equal(?:\s+to)?\s+)?[\W_]*$", re.I)
+_DENIED = re.compile(
+  r"(?:\bnot|n't|\bnever|\bcannot)\s+(?:be\s+)?(?:equal(?:\s+to)?\s+)?[\W_]*$", re.I
+)
 
 
 # How far from the end a statement may stand, unless it says itself that it is final.

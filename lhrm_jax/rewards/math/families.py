@@ -44,6 +44,8 @@ def split(node: Node) -> Family | None:
   rest = tuple(item for item in items if item not in conditions)
   parameters = frozenset(item.args[0].name for item in conditions)
   used = parameters and all(any(p in nodes.symbols(item) for item in rest) for p in parameters)
+  if not all(_is_named(item) or not isinstance(item, Rel) for item in rest):
+    return None
   named = {item.args[0].name for item in rest if _is_named(item)}
   if not used or parameters & named:
     congruences = rest and all(isinstance(i, Op) and i.kind == "congruent" for i in rest)
@@ -83,20 +85,20 @@ def equal(gold: Family, answer: Family) -> bool:
   if period is None:
     raise Undefined("steps without a common multiple")
   first, second = (_residues(side, period) for side in sides)
-  return len(first) == len(second) and all(
-    any(_near(x, y, period) for y in second) for x in first
-  )
+  return len(first) == len(second) and all(any(_near(x, y, period) for y in second) for x in first)
 
 
 def guessed(node: Node, other: Family) -> Family:
   """`node` as a family where only the other side says which letter is an integer."""
   items = node.items if isinstance(node, Seq) and node.brackets in (",", "{}") else (node,)
   used = {name for item in items for name in nodes.symbols(_value(item))}
-  return Family(tuple(items), frozenset(used & (other.parameters or _INTEGERS)) or frozenset(used & _INTEGERS))
+  return Family(
+    tuple(items), frozenset(used & (other.parameters or _INTEGERS)) or frozenset(used & _INTEGERS)
+  )
 
 
 def _name(item: Node) -> Node | None:
-  if isinstance(item, Op) and item.kind == "congruent" or _is_named(item):
+  if (isinstance(item, Op) and item.kind == "congruent") or _is_named(item):
     return item.args[0]
   return None
 
@@ -132,7 +134,7 @@ def _lattices(item: Node, parameters: frozenset[str], *, split_once: bool = True
 
 
 def _same(a, b) -> bool:
-  return abs(a - b) <= 10 ** -(_CLOSE) * max(1, abs(a), abs(b))
+  return abs(a - b) <= 10**-(_CLOSE) * max(1, abs(a), abs(b))
 
 
 def _period(steps: list):
@@ -154,7 +156,7 @@ def _period(steps: list):
 def _residues(side: list, period) -> list:
   out: list = []
   for offset, step in side:
-    count = int(round(float(period / step)))
+    count = round(float(period / step))
     if count * len(side) > _MAX_RESIDUES:
       raise TooBig("too many residues")
     for k in range(count):
@@ -167,4 +169,3 @@ def _residues(side: list, period) -> list:
 def _near(a, b, period) -> bool:
   distance = abs(a - b)
   return min(distance, abs(period - distance)) < period * 1e-25
-

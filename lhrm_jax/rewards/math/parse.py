@@ -138,8 +138,10 @@ class Parser:
       return items[0]
     if any(isinstance(item, Op) and item.kind == "residue" for item in items):
       return _residues(items)
-    if isinstance(items[0], Rel) and items[0].ops == ("!=",) and not any(
-      isinstance(item, Rel) for item in items[1:]
+    if (
+      isinstance(items[0], Rel)
+      and items[0].ops == ("!=",)
+      and not any(isinstance(item, Rel) for item in items[1:])
     ):  # x \\ne 1, 3
       name = items[0].args[0]
       others = tuple(Rel(("!=",), (name, value)) for value in items[1:])

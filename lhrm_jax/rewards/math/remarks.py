@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import re
 
+from lhrm_jax.rewards.math import vocabulary
 from lhrm_jax.rewards.math.tokens import Token
 
-_LEADING = frozenset(
+_LEADING = vocabulary.words(
   """the a an answer answers is are there we get so thus hence therefore exactly only total of
   equals equal to value result number solution rs solutions final required it be final our in
-  minimum maximum all""".split()
+  minimum maximum all"""
 )
 # Words behind or before a number that make another value of it.
-_CHANGING = frozenset(
+_CHANGING = vocabulary.words(
   """squared cubed factorial more less fewer least most no not non never neither nor than or half
   halves third thirds quarter quarters fourths fifth fifths tenths hundredths thousandths minus plus
-  over under divided negative root mod modulo base above below except without between from up down
-  false wrong incorrect inverse reciprocal power to times square_root unless but if when mixed zero
+  over under divided negative root mod modulo base above below except without between
+  false wrong incorrect inverse reciprocal power times unless but if when zero
   one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundreds
-  thousands infinite infinitely undefined any every plural percentile pairwise double twice
-  triple""".split()
+  thousands infinite infinitely undefined double twice triple"""
 )
-_APPROXIMATELY = re.compile(r"^\W*(?:about|approx\w*|roughly|around|nearly|i\.?e\.?|which is)\b", re.I)
+_APPROXIMATELY = re.compile(
+  r"^\W*(?:about|approx\w*|roughly|around|nearly|i\.?e\.?|which is)\b", re.I
+)
 _EVERYWHERE = re.compile(r"^\W*(?:for|where|with)?\W*(?:all|any|every|each)\b", re.I)
-_DOMAIN_WORDS = frozenset(
-  "real reals integer integers number numbers positive values value natural and in of".split()
+_DOMAIN_WORDS = vocabulary.words(
+  "real reals integer integers number numbers positive values value natural and in of"
 )
 _WORD = re.compile(r"[a-z]+")
 
@@ -72,8 +74,8 @@ def _with_integers(items: list[Token]) -> list[Token]:
     if ends:
       comma = [] if i and items[i - 1].text == "," else [Token("op", ",")]
       return [*items[:i], *comma, name, Token("cmd", r"\in"), Token("cmd", r"\RZ")]
-  if len(items) > 2 and items[-1].kind == "text" and _INTEGER.match(items[-1].text):
-    if items[-3].text == "," and items[-2].kind == "word":
+  if len(items) > 2 and items[-3].text == "," and items[-2].kind == "word":
+    if items[-1].kind == "text" and _INTEGER.match(items[-1].text):
       return [*items[:-1], Token("cmd", r"\in"), Token("cmd", r"\RZ")]
   return items
 
@@ -112,5 +114,9 @@ def _is_domain(token: Token, rest: list[Token]) -> bool:
   return (
     len(names) <= 2
     and all(len(t.text) == 1 for t in names)
-    and all(t.text in (r"\in", r"\R", ",", "and") or (t.kind == "text" and set(_WORD.findall(t.text.lower())) <= _DOMAIN_WORDS) for t in others)
+    and all(
+      t.text in (r"\in", r"\R", ",", "and")
+      or (t.kind == "text" and set(_WORD.findall(t.text.lower())) <= _DOMAIN_WORDS)
+      for t in others
+    )
   )

@@ -7,6 +7,7 @@ and are compared exactly over whole periods.
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -97,7 +98,7 @@ def _exactly(a: Node, b: Node, name: str, steps: set[tuple[Fraction, Fraction]])
     raise TooBig("too many jumps")
   between = [
     low + (high - low) * Fraction(part, 4)
-    for low, high in zip(ordered, ordered[1:], strict=False)
+    for low, high in itertools.pairwise(ordered)
     for part in (1, 2, 3)
   ]
   return same(ordered) and same(between)

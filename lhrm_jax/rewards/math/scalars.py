@@ -32,7 +32,8 @@ def same_scalars(gold: Node, answer: Node) -> bool | None:
         gold, answer = Op("mul", (gold, Num(known[1]))), Op("mul", (answer, Num(known_too[1])))
     elif (known or known_too) and not (units.is_count(unit) or units.is_count(other)):
       return None if any_true(_same_numbers(g, a) for g, a in _readings(gold, answer)) else False
-  return any_true(_same_numbers(g, a) for g, a in _readings(gold, answer))
+  radians = any((units.measure(u or "") or "")[:1] == ("radian",) for u in (unit, other))
+  return any_true(_same_numbers(g, a) for g, a in _readings(gold, answer, radians=radians))
 
 
 def _spelled(node: Node) -> Fraction | None:
@@ -56,7 +57,7 @@ def _bare(node: Node) -> Node:
   return inner[0] if isinstance(node, Quantity) else nodes.rebuild(node, inner)
 
 
-def _readings(gold: Node, answer: Node):
+def _readings(gold: Node, answer: Node, *, radians: bool = False):
   """The pairs to compare, by the conventions for percent and degrees.
 
   A percent sign on both sides is left out of both; on one side only, the other may be the number
@@ -72,7 +73,7 @@ def _readings(gold: Node, answer: Node):
         yield (other, value) if swap else (value, other)
       return
   yield gold, answer
-  if evaluate.uses(gold, "deg") != evaluate.uses(answer, "deg"):
+  if not radians and evaluate.uses(gold, "deg") != evaluate.uses(answer, "deg"):
     yield _bare_degrees(gold), _bare_degrees(answer)
 
 

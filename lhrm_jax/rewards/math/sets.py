@@ -8,6 +8,7 @@ both or to neither.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 from lhrm_jax.rewards.math import algebra, evaluate, nodes
@@ -81,7 +82,7 @@ def _test_points(*borders: list) -> list:
       distinct.append(x)
   if not distinct:
     return [mp.mpf(0)]
-  between = [(x + y) / 2 for x, y in zip(distinct, distinct[1:], strict=False)]
+  between = [(x + y) / 2 for x, y in itertools.pairwise(distinct)]
   return [distinct[0] - 1, *distinct, *between, distinct[-1] + 1]
 
 
@@ -92,7 +93,9 @@ def _same(a, b) -> bool:
 
 def _names_itself(node: Node) -> bool:
   """Whether the name in a set builder is bound, so that another would do."""
-  return isinstance(node, Union) and any(n.kind == "such" for n in nodes.walk(node) if isinstance(n, Union))
+  return isinstance(node, Union) and any(
+    n.kind == "such" for n in nodes.walk(node) if isinstance(n, Union)
+  )
 
 
 def unknown(node: Node) -> Node | None:

@@ -123,7 +123,12 @@ def _text_command(text: str, i: int, name: str, tokens: list[Token], spaced: boo
   elif name == "textcircled":  # one opaque symbol for each number
     tokens.append(Token("cmd", r"\circled" + "".join(chr(97 + ord(c) % 26) for c in bare), spaced))
   elif name == "underbrace":
-    tokens += [Token("cmd", r"\underbrace", spaced), Token("op", "{"), *tokenize(inner), Token("op", "}")]
+    tokens += [
+      Token("cmd", r"\underbrace", spaced),
+      Token("op", "{"),
+      *tokenize(inner),
+      Token("op", "}"),
+    ]
   elif bare in SAME and bare.isalpha() and SAME[bare] in FUNCTIONS:  # \operatorname{tg}
     tokens.append(Token("cmd", "\\" + SAME[bare], spaced))
   elif bare.lower() in ("infinity", "inf"):
@@ -137,7 +142,9 @@ def _text_command(text: str, i: int, name: str, tokens: list[Token], spaced: boo
     tokens.extend([*tokenize(counted[1]), Token("text", counted[2], True)])
   elif bare in ("C", "F") and tokens and r"\circ" in [t.text for t in tokens[-2:]]:
     tokens.append(Token("text", "deg" + bare, spaced))
-  elif bare in UNIT_LETTERS and name not in ("mathbf", "mathit", "mathcal") and _after_value(tokens):
+  elif (
+    bare in UNIT_LETTERS and name not in ("mathbf", "mathit", "mathcal") and _after_value(tokens)
+  ):
     tokens.append(Token("text", bare, spaced))
   elif (
     name in TRANSPARENT or len(bare) <= 1 or bare in FUNCTIONS or not re.search(r"[a-zA-Z]", bare)

@@ -30,6 +30,7 @@ _add("rupee", s1="rupee rs inr")
 _add("yen", s1="yen jpy")
 _add("volume", s1="l liter litre", s1_1000="ml milliliter millilitre")
 _add("angle", s1="degree deg")
+_add("radian", s1="radian rad")
 _add("celsius", s1="degc celsius")
 _add("fahrenheit", s1="degf fahrenheit")
 _add("energy", s1="j joule", s1000="kj kilojoule")
@@ -45,7 +46,9 @@ _add("amount", s1="mol mole")
 # Written as one word, or with a word of their own for "over".
 _COMPOUND = {"mph": "mile/hour", "kmh": "km/hour", "kph": "km/hour", "fps": "ft/second"}
 _OVER = re.compile(r"\s*(?:/|\bper\b)\s*")
-_FACTOR = re.compile(r"(?:(square|sq|cubic|cu)\s+)?([a-z]+)\s*(?:\^?\{?(-?[1-4])\}?)?(?:\s+(squared|cubed))?")
+_FACTOR = re.compile(
+  r"(?:(square|sq|cubic|cu)\s+)?([a-z]+)\s*(?:\^?\{?(-?[1-4])\}?)?(?:\s+(squared|cubed))?"
+)
 _SHAPES = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 
 

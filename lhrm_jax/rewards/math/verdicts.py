@@ -110,7 +110,9 @@ def _judge_choice(letters, answer: str, found: extract.Found | None) -> Verdict 
 
 
 _INTEGER = re.compile(r"\s*\$?\s*([-+]?\d{1,300})\s*\$?\.?\s*")
-_SOLUTION = re.compile(r"^\s*(?:the\s+)?(?:final\s+)?(?:solution|answer)s?\s*(?:is|are|:)\s*:?", re.I)
+_SOLUTION = re.compile(
+  r"^\s*(?:the\s+)?(?:final\s+)?(?:solution|answer)s?\s*(?:is|are|:)\s*:?", re.I
+)
 _SCIENTIFIC = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30})?[eE][-+]?\d{1,3}")
 _COMMA_DECIMAL = re.compile(r"[-+]?(?:\d+,\d{1,2}|0,\d+|\d+,\d{4,})")
 
@@ -161,7 +163,10 @@ class _BareUnit(Quantity):
   """A number with one letter behind it, `5 m`, which may be a unit or a variable."""
 
 
-_UNIT_LETTER = re.compile(r"\s*\$?\s*([-+]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}))(?:\s|\\[,;:! ])*([mgshLlNJWVAK]|\\Omega)\s*\$?\.?\s*")
+_UNIT_LETTER = re.compile(
+  r"\s*\$?\s*([-+]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}))(?:\s|\\[,;:! ])*"
+  r"([mgshLlNJWVAK]|\\Omega)\s*\$?\.?\s*"
+)
 
 
 def _with_unit(text: str, readings: tuple[Node, ...]) -> tuple[Node, ...]:

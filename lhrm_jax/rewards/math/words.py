@@ -15,7 +15,7 @@ _FONT = re.compile(r"\\(?:text[a-z]*|mbox|hbox|mathrm|mathbf|mathit)\s*\{([^{}]*
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+|[a-zA-Z]+|\S")
 # Words that may be written in capitals from first to last and are still no names of points.
-_PLAIN = frozenset("yes no true false even odd none both neither never always".split())
+_PLAIN = vocabulary.words("yes no true false even odd none both neither never always")
 _TAGGED = re.compile(r"(?<=[a-zA-Z])\.|\.(?=[a-zA-Z])")
 
 
@@ -58,7 +58,13 @@ def same_words(gold: str, answer: str) -> bool:
     return True
   if [w.casefold() for w in ours] != [w.casefold() for w in theirs]:
     return False
-  return loud or loud_too or len(ours) > 1 or all(map(_may_change_case, ours)) or all(map(_may_change_case, theirs))
+  return (
+    loud
+    or loud_too
+    or len(ours) > 1
+    or all(map(_may_change_case, ours))
+    or all(map(_may_change_case, theirs))
+  )
 
 
 def _may_change_case(word: str) -> bool:
@@ -89,14 +95,16 @@ def _notation(text: str, *, fold: bool = False) -> tuple[str, ...]:
   return tuple(out)
 
 
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen " \
-         "fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = (
+  "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+  "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def spelled(text: str) -> Fraction | None:
   """The whole number below a hundred that `text` names, `None` if it names none."""
-  found = [word for word in normal(text.replace("-", " ")) if word != "hundred"]
+  found = normal(text.replace("-", " "))
   if len(found) == 1 and found[0] in _UNITS:
     return Fraction(_UNITS.index(found[0]))
   if found and found[0] in _TENS and len(found) <= 2:
