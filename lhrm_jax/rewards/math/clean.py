@@ -156,7 +156,7 @@ def clean(text: str, *, commas: str = "auto") -> str:
     lambda m: _CURRENCY.get(m[0], rf" \{m[0].lstrip(chr(92)).removeprefix('text')} "), text
   )
   text = _HTML_SCRIPT.sub(lambda m: ("^" if m[1] == "sup" else "_") + f"{{{m[2]}}}", text)
-  text = _COLOURED.sub(" ", text)
+  text = without_colour(text)
   text = _ORDINAL.sub(_plain_ordinal, text)
   text = _DELIMITERS.sub(" ", text)
   text = _TEX_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
@@ -171,6 +171,11 @@ def clean(text: str, *, commas: str = "auto") -> str:
   if r"\begin" not in text:
     text = _SPACED_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
   return strip_end(text)
+
+
+def without_colour(text: str) -> str:
+  """`text` without colours, sizes, tags and labels."""
+  return _COLOURED.sub(" ", text) if "\\" in text else text
 
 
 def _plain_ordinal(match: re.Match) -> str:

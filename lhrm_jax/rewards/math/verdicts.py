@@ -117,12 +117,40 @@ _SCIENTIFIC = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30})?[eE][-+]?\d{1,3}")
 _COMMA_DECIMAL = re.compile(r"[-+]?(?:\d+,\d{1,2}|0,\d+|\d+,\d{4,})")
 
 
+_PLAIN = re.compile(
+  r"\s*\$?\s*([-+]?)\s*(?:(\d{1,300}(?:\.\d{1,9})?|\.\d{1,9})|(\d{1,100})\s*/\s*(\d{1,100})"
+  r"|\\[dt]?frac\s*\{\s*(-?\d{1,100})\s*\}\s*\{\s*(\d{1,100})\s*\})\s*\$?\.?\s*"
+)
+
+
+def _plain_number(text: str) -> Fraction | None:
+  """An integer, a decimal of at most nine places or a fraction; `None` for any other text.
+
+  Longer decimals are left to the comparison of values, which knows of numbers that were cut off.
+  """
+  match = _PLAIN.fullmatch(text)
+  if match is None:
+    return None
+  sign, decimal, *parts = match.groups()
+  if decimal:
+    value = Fraction(decimal)
+  else:
+    top, bottom = parts[:2] if parts[0] else parts[2:]
+    if not int(bottom):
+      return None
+    value = Fraction(int(top), int(bottom))
+  return -value if sign == "-" else value
+
+
 def matches(gold: str, answer: str) -> tuple[bool | None, str]:
   """Compares two answers without anything around them; returns the verdict and a reason."""
   ours, theirs = _INTEGER.fullmatch(gold), _INTEGER.fullmatch(answer)
   if ours and theirs:  # by far the most answers, in a microsecond
     right = int(ours[1]) == int(theirs[1])
     return right, "the same integer" if right else "another integer"
+  number = _plain_number(gold), _plain_number(answer)
+  if None not in number:
+    return (True, "the same number") if number[0] == number[1] else (False, "another number")
   if len(answer) > clean.MAX_RAW_CHARS:
     return None, f"the answer has more than {clean.MAX_RAW_CHARS} characters"
   if words.same_words(gold, answer):

@@ -39,7 +39,7 @@ def same_words(gold: str, answer: str) -> bool:
   for text in (gold, answer):
     if not _LETTERS.search(text):
       return False
-    bare = clean.unwrap(text).replace("{", " ").replace("}", " ").replace("$", " ").strip(" .,;:*")
+    bare = clean.unwrap(clean.without_colour(text)).replace("{", " ").replace("}", " ").replace("$", " ").strip(" .,;:*")
     if not _PHRASE.fullmatch(bare):
       return False
     found = bare.split()
@@ -80,7 +80,7 @@ def same_notation(gold: str, answer: str) -> bool:
 def _notation(text: str, *, fold: bool = False) -> tuple[str, ...]:
   """The tokens of `text` without fonts, spaces, delimiters and closing marks."""
   text = clean.normalise_unicode(text[: clean.MAX_RAW_CHARS])
-  text = _FONT.sub(r" \1 ", text)
+  text = _FONT.sub(r" \1 ", clean.without_colour(text))
   text = clean.unwrap(text).replace("$", " ").strip().rstrip(".,;: ")
   text = _TAGGED.sub("", text)
   found = _TOKEN.findall(re.sub(r"\\(?:[,;:! ]|\(|\)|\[|\])", " ", text))
@@ -92,7 +92,19 @@ def _notation(text: str, *, fold: bool = False) -> tuple[str, ...]:
     out.append(token.casefold() if fold or word else same.get(token, token))
     if len(out) > 2 and out[-1] == "}" and out[-3] == "{":
       out[-3:] = [out[-2]]  # a single symbol in braces
+  while out[:1] == ["{"] and _closes_last(out):
+    out = out[1:-1]
   return tuple(out)
+
+
+def _closes_last(tokens: list[str]) -> bool:
+  """Whether the brace that opens `tokens` is closed by their last."""
+  depth = 0
+  for i, token in enumerate(tokens):
+    depth += {"{": 1, "}": -1}.get(token, 0)
+    if depth == 0:
+      return i == len(tokens) - 1
+  return False
 
 
 _UNITS = (
