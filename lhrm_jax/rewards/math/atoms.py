@@ -23,6 +23,7 @@ _CLOSERS = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",)}
 # Letters that stand for functions when an argument in brackets follows.
 _FUNCTION_LETTERS = frozenset("fghFGHPQRSTVWXYE")
 _GREEK_SYMBOL = re.compile(r"\\[a-zA-Z]+")
+_UNIT_VECTORS = (Sym("i"), Sym("j"), Sym("k"))
 MAX_CELLS = 100
 
 
@@ -299,6 +300,10 @@ def _command(p: Parser) -> Node:
       s[0].isupper() and len(s) <= 2 for s in nodes.symbols(inside)
     )
     return inside if segment and len(nodes.symbols(inside)) > 1 else Op("conj", (inside,))
+  if name in ("hat", "widehat", "tilde"):
+    inside = argument(p)
+    bare = inside in _UNIT_VECTORS or len(nodes.symbols(inside)) > 1  # an angle, say
+    return inside if bare else Op("call:" + name, (inside,))
   if name == "underbrace":
     note = None
     inside = p.braced()

@@ -22,6 +22,7 @@ from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Quantity, Sym, To
 
 MAX_EXPONENT_SIZE = 1_000_000  # of the logarithm of a number
 MAX_ANGLE = 10**12
+MAX_CONSTANT_BITS = 80  # where numbers are told apart at a fixed precision
 MAX_GAMMA, MAX_GAMMA_DIGITS = 2_000, 700
 # Significant digits asked for, beyond those that the spread of the values needs.
 DIGITS, CONSTANT_DIGITS, MAX_DIGITS = 60, 180, 7_680
@@ -338,15 +339,18 @@ def is_scalar(node: Node) -> bool:
 
 
 def constant(node: Node, digits: int = DIGITS):
-  """The real value of a constant.
+  """The real value of a constant, for comparisons at a fixed precision.
 
   Raises:
     Undefined: it has a variable, or no real value.
+    TooBig: values on the way are so large or small that they could drown others.
   """
   if nodes.symbols(node) or not is_scalar(node):
     raise Undefined("not a constant")
   evaluate = Evaluator(digits)
   value = evaluate(node)
+  if evaluate.size > MAX_CONSTANT_BITS:
+    raise TooBig("a constant too large or too small to be told from others")
   if evaluate.mp.isnan(value):
     raise Undefined("no number")
   return evaluate._real(value)

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from lhrm_jax.rewards.math import evaluate, nodes, rounding, units, words
 from lhrm_jax.rewards.math.exact import Undefined
-from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Text
+from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Text, Unreadable
 from lhrm_jax.rewards.math.threeway import all_true, any_true
 
 # A decimal this long was cut off, not chosen: it stands for what rounds to it.
@@ -48,6 +48,8 @@ def _measured(node: Node) -> tuple[Node, str | None]:
   quantities = [n for n in nodes.walk(node) if isinstance(n, Quantity)]
   if not quantities or isinstance(node, Text):
     return node, None
+  if len({units.measure(q.unit) or q.unit for q in quantities}) > 1:
+    raise Unreadable("several units in one value")
   unit = quantities[0].unit if len(quantities) == 1 else None
   return _bare(node), unit
 

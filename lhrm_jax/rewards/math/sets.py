@@ -13,14 +13,16 @@ from collections.abc import Callable
 
 from lhrm_jax.rewards.math import algebra, evaluate, nodes
 from lhrm_jax.rewards.math.exact import Undefined
-from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, TooBig, Union
+from lhrm_jax.rewards.math.nodes import Node, Num, Op, Rel, Seq, Sym, TooBig, Union
 
 INTERVALS = ("()", "[]", "(]", "[)")
 INEQUALITIES = frozenset(["<", ">", "<=", ">=", "!="])
 _UNKNOWN = "the unknown"
 _MAX_BORDERS = 200
-# Numbers closer than this are one.
-_CLOSE = 30
+# Numbers that agree to the first of these digits are one, and to the second may be one.
+_CLOSE, _NEAR = 30, 12
+# Longer numbers could lie closer together than that and be different.
+_MAX_WRITTEN, _MAX_BITS = 18, 160
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,12 @@ def _test_points(*borders: list) -> list:
 
 def _same(a, b) -> bool:
   mp = evaluate.context(evaluate.DIGITS)
-  return abs(a - b) <= mp.mpf(10) ** -_CLOSE * max(1, abs(a), abs(b))
+  size = max(1, abs(a), abs(b))
+  if abs(a - b) <= mp.mpf(10) ** -_CLOSE * size:
+    return True
+  if abs(a - b) < mp.mpf(10) ** -_NEAR * size and not mp.isinf(a - b):
+    raise TooBig("borders too close to be told apart")
+  return False
 
 
 def _names_itself(node: Node) -> bool:
@@ -118,8 +125,17 @@ def read(node: Node) -> RealSet:
   Raises:
     Undefined: it describes none.
   """
+  for below in nodes.walk(node):
+    if isinstance(below, Num) and (below.digits > _MAX_WRITTEN or _bits(below) > _MAX_BITS):
+      raise TooBig("a border written with too many digits")
+    if isinstance(below, Op) and below.kind == "pow" and not nodes.symbols(below):
+      evaluate.constant(below)
   name = unknown(node)
   return _read(node if name is None else _replaced(node, name))
+
+
+def _bits(number: Num) -> int:
+  return number.value.numerator.bit_length() + number.value.denominator.bit_length()
 
 
 def _replaced(node: Node, name: Node) -> Node:

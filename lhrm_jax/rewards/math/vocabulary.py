@@ -34,18 +34,18 @@ _OTHERS = words(
   """frac binom sqrt pi infty le ge ne approx equiv in notin cup cap setminus pm mp ldots emptyset
   lfloor rfloor lceil rceil overline bar dot begin end R and or rightarrow sum prod underline
   underbrace max min choose over mod pmod odot oplus star perp parallel dollar euro sterling yen rupee rouble
-  det circled lim"""
+  det circled lim hat widehat tilde"""
 )
 COMMANDS = _GREEK | FUNCTIONS | frozenset(SAME) | _OTHERS
 # Commands whose argument is text, or a name in another font.
 TEXTS = words(
   """text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm mathbf mathit mathsf
   operatorname boldsymbol bm mathbb mathcal emph framebox ensuremath textcircled underbrace vec
-  overrightarrow hat widehat tilde boxed fbox mathop bold underline"""
+  overrightarrow boxed fbox mathop bold underline"""
 )
 # Those of them that leave their argument what it is.
 TRANSPARENT = words(
-  "vec overrightarrow hat widehat tilde boxed fbox framebox ensuremath emph mathop underline"
+  "vec overrightarrow boxed fbox framebox ensuremath emph mathop underline"
 )
 MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array vmatrix")
 SYSTEMS = words("cases aligned align gathered dcases rcases")
