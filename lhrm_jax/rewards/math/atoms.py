@@ -24,6 +24,7 @@ _CLOSERS = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",)}
 _FUNCTION_LETTERS = frozenset("fghFGHPQRSTVWXYE")
 _GREEK_SYMBOL = re.compile(r"\\[a-zA-Z]+")
 _UNIT_VECTORS = (Sym("i"), Sym("j"), Sym("k"))
+_ZERO = Num(Fraction(0))
 MAX_CELLS = 100
 
 
@@ -180,7 +181,7 @@ def _subscripted(p: Parser, name: str) -> tuple[str, Node | None]:
     token = p.next()
     if token.kind not in ("num", "word", "cmd", "text"):
       raise Unreadable(f"{token.text!r} is no subscript")
-    return f"{name}_{token.text}", None
+    return f"{name}_{_subscript(token)}", None
   inner, i = [], 1
   while p.peek(i).text != "}" or p.peek(i).kind == "text":
     if p.peek(i).kind == "end":
@@ -190,8 +191,14 @@ def _subscripted(p: Parser, name: str) -> tuple[str, Node | None]:
   plain = [t.kind in ("num", "word", "text", "cmd") or t.text in (",", "'", "*") for t in inner]
   if all(plain):
     p.at += i + 1
-    return name + "_" + " ".join(t.text for t in inner), None
+    return name + "_" + " ".join(map(_subscript, inner)), None
   return name, Op("call:" + name + "_", (p.braced(),))
+
+
+def _subscript(token: tokens.Token) -> str:
+  r"""A subscript as part of a name: `\max` and `\text{max}` are one."""
+  bare = token.text.lstrip("\\")
+  return bare if bare in vocabulary.FUNCTIONS else token.text
 
 
 def _bracketed(p: Parser) -> Node:
@@ -289,7 +296,11 @@ def _command(p: Parser) -> Node:
       marks = [p.peek(i).text for i in range(1, 4)]
       if marks[0] != "{" or (marks[1] in "+-*" and marks[2] == "}"):
         p.at += 4 if marks[0] == "{" else 2
-        return Sym(f"set_{name[1:] or 'R'} {marks[marks[0] == '{']}")
+        sign = marks[marks[0] == "{"]
+        if name == "R" and sign in "+-":
+          positive = sign == "+"
+          return Seq("()", (_ZERO, Sym("oo")) if positive else (Op("neg", (Sym("oo"),)), _ZERO))
+        return Sym(f"set_{name[1:] or 'R'} {sign}")
     if name == "R":
       return Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
     return Sym("set_" + name[1:])
@@ -458,6 +469,9 @@ _CONDITION_FILLERS = vocabulary.words("if for when is otherwise else where")
 def _system(p: Parser, name: str) -> Node:
   r"""A `cases` environment: a list of relations, or the rows `value & condition`."""
   rows = []
+  if not name.endswith("cases"):  # there & only sets the signs below each other
+    end = next((i for i in range(p.at, len(p.items)) if p.items[i].text == r"\end"), p.at)
+    p.items[p.at : end] = [t for t in p.items[p.at : end] if t.text != "&" or t.kind == "text"]
   while not p.take(r"\end"):
     if p.take("\\\\"):
       continue

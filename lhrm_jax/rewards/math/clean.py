@@ -91,6 +91,12 @@ def _escaped(text: str, i: int) -> bool:
 _ROW_GAP = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm)\s*\]")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?(?=\s*)")
 _FENCES = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])")
+# A system written as an array with a brace on its left only.
+_BRACED_SYSTEM = re.compile(
+  r"\\left\s*\\\{\s*\\begin\{(array|aligned|matrix|gathered)\}\s*(?:\{[lcr| ]*\})?"
+  r"((?:(?!\\begin|\\end).)*)\\end\{\1\}\s*\\right\s*\.",
+  re.S,
+)
 _OPEN_FENCE = re.compile(r"\\(?:left|right)\s*\.")
 _LAYOUT = re.compile(
   r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|nonumber|hfill|hline"
@@ -114,7 +120,9 @@ _CURRENCY_RE = re.compile(r"\\\$|[€£¥₹₽￥]|\\(?:text)?(?:dollar|euro|st
 _HTML_SCRIPT = re.compile(r"<(sup|sub)>([^<>]{1,100})</\1>")
 # Commands that set a colour or a size; a tag or a label is no part of the answer either.
 _COLOURED = re.compile(
-  r"\\(?:textcolor|colorbox|scalebox|raisebox|fcolorbox\s*\{[^{}]*\})\s*\{[^{}]*\}\s*(?=\{)"
+  r"\\(?:textcolor|colorbox|scalebox|raisebox|fcolorbox\s*\{[^{}]*\})\s*(?:\[[^\[\]{}]*\]\s*)?"
+  r"\{[^{}]*\}\s*(?=\{)|\\bbox\s*(?:\[[^\[\]{}]*\]\s*)?(?=\{)"
+  r"|\\enclose\s*\{\s*(?:circle|box|roundedbox)\s*\}\s*(?=\{)"
   r"|\\color\s*(?:\[[^\[\]{}]*\]\s*)?\{[^{}]*\}|\\(?:tag\*?|label|ref|eqref)\s*\{[^{}]*\}"
   r"|\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|sl"
   r"|em|boldmath|mathstrut|strut|notag|centering)(?![a-zA-Z])"
@@ -160,6 +168,7 @@ def clean(text: str, *, commas: str = "auto") -> str:
   text = _ORDINAL.sub(_plain_ordinal, text)
   text = _DELIMITERS.sub(" ", text)
   text = _TEX_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
+  text = _BRACED_SYSTEM.sub(r"\\begin{cases}\2\\end{cases}", text)
   text = _OPEN_FENCE.sub(" ", text)
   text = _FENCES.sub("", text)
   text = _LAYOUT.sub(" ", text)

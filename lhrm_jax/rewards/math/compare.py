@@ -11,6 +11,7 @@ from lhrm_jax.rewards.math.nodes import Matrix, Node, Op, Rel, Seq, Sym, Text, T
 from lhrm_jax.rewards.math.threeway import all_true, any_true
 
 MAX_ITEMS = 40
+_REALS = Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
 
 
 def same(gold: Node, answer: Node) -> bool | None:
@@ -56,7 +57,10 @@ def _expand_signs(node: Node) -> Node:
     node = Rel(node.ops, tuple(map(_expand_signs, node.args)))
     if not evaluate.uses(node, "pm", "mp"):
       return node
-  return Seq("{}", (_signed(node, True), _signed(node, False)))
+  both = _signed(node, True), _signed(node, False)
+  if isinstance(node, Rel) and node.ops == ("!=",):
+    return nodes.Union("and", both)
+  return Seq("{}", both)
 
 
 def _signed(node: Node, plus: bool) -> Node:
@@ -69,11 +73,12 @@ def _signed(node: Node, plus: bool) -> Node:
 def _same(gold: Node, answer: Node) -> bool | None:
   if gold == answer:
     return True
+  gold, answer = _without_domain(gold), _without_domain(answer)
   ours, theirs = families.split(gold), families.split(answer)
   if ours or theirs:
     return _same_families(gold, answer, ours, theirs)
   if isinstance(gold, Text) or isinstance(answer, Text):
-    gold, answer = _all_reals(gold), _all_reals(answer)
+    gold, answer = _set_in_words(gold), _set_in_words(answer)
   if sets.is_set(gold) or sets.is_set(answer):
     return _same_sets(gold, answer)
   gold, answer = _single(gold), _single(answer)
@@ -92,11 +97,12 @@ def _same(gold: Node, answer: Node) -> bool | None:
   return scalars.same_scalars(gold, answer)
 
 
-def _all_reals(node: Node) -> Node:
-  """The set of all reals, where words say so."""
-  if isinstance(node, Text) and words.normal(node.text) in _ALL_REALS:
-    return Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
-  return node
+def _set_in_words(node: Node) -> Node:
+  """The set of all reals, or the empty one, where words say so."""
+  said = words.normal(node.text) if isinstance(node, Text) else ()
+  if said in _ALL_REALS:
+    return _REALS
+  return Seq("{}", ()) if said in _NOTHING else node
 
 
 _ALL_REALS = tuple(
@@ -104,6 +110,30 @@ _ALL_REALS = tuple(
   for text in ("all real numbers", "all reals", "the set of all real numbers", "real numbers",
                "all real values", "the real numbers", "every real number", "any real number")
 )  # fmt: skip
+
+
+_NOTHING = tuple(
+  tuple(text.split())
+  for text in ("no solution", "no solutions", "no real solution", "no real solutions",
+               "empty set", "the empty set")
+)  # fmt: skip
+
+
+def _without_domain(node: Node) -> Node:
+  r"""`a_n = 3n, n \in \mathbb{N}` without the set that the argument of its name runs through."""
+  if not isinstance(node, Seq) or node.brackets != "," or len(node.items) != 2:
+    return node
+  formula, domain = node.items
+  if not (isinstance(domain, Rel) and domain.ops == ("in",) and isinstance(domain.args[0], Sym)):
+    return node
+  where = domain.args[1]
+  if not (isinstance(where, Sym) and where.name.startswith("set_")) and where != _REALS:
+    return node
+  if not equations.is_equation(formula) or (name := equations.name(formula)) is None:
+    return node
+  indices = {s.rpartition("_")[2] for s in nodes.symbols(name) if "_" in s}
+  arguments = nodes.symbols(name) if isinstance(name, Op) else set()
+  return formula if domain.args[0].name in indices | arguments else node
 
 
 def _same_families(

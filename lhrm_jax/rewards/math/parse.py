@@ -216,7 +216,12 @@ class Parser:
         kind = self.next().text[1:]
         terms.append(Op(kind, (self.product(),)))
       else:
-        return terms[0] if len(terms) == 1 else Op("add", tuple(terms))
+        break
+    if len(terms) == 2 and isinstance(terms[0], Seq) and isinstance(terms[1], Op):
+      taken = terms[1].args[0]
+      if terms[1].kind == "neg" and isinstance(taken, Seq) and taken.brackets == "{}":
+        return nodes.Union("minus", (terms[0], taken))  # R - {3}
+    return terms[0] if len(terms) == 1 else Op("add", tuple(terms))
 
   def product(self) -> Node:
     with self.deeper():

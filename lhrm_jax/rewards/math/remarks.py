@@ -29,9 +29,12 @@ _CHANGING = vocabulary.words(
 _APPROXIMATELY = re.compile(
   r"^\W*(?:about|approx\w*|roughly|around|nearly|i\.?e\.?|which is)\b", re.I
 )
-_EVERYWHERE = re.compile(r"^\W*(?:for|where|with)?\W*(?:all|any|every|each)\b", re.I)
-_DOMAIN_WORDS = vocabulary.words(
-  "real reals integer integers number numbers positive values value natural and in of"
+_EVERYWHERE = re.compile(r"^\W*(?:for|where|with|all|any|every|each)\b", re.I)
+_QUANTIFIERS = vocabulary.words(
+  "all any every each some arbitrary constant constants real reals integer integers number numbers"
+)
+_DOMAIN_WORDS = _QUANTIFIERS | vocabulary.words(
+  "positive values value natural and in of for where with a an is are be"
 )
 _WORD = re.compile(r"[a-z]+")
 
@@ -92,8 +95,8 @@ def _without_remark(items: list[Token]) -> list[Token]:
     if token.kind != "text" or not i:
       continue
     rest = items[i + 1 :]
-    if _EVERYWHERE.match(token.text) and _is_domain(token, rest):
-      return items[:i]
+    if _EVERYWHERE.match(token.text) and (domain := _domain(token, rest)) is not None:
+      return items[:i] + domain
     opened = i and items[i - 1].text == "("
     if _APPROXIMATELY.match(token.text) and (opened or token.text.lstrip().startswith("(")):
       last = rest[-1] if rest else token
@@ -104,19 +107,24 @@ def _without_remark(items: list[Token]) -> list[Token]:
   return items
 
 
-def _is_domain(token: Token, rest: list[Token]) -> bool:
-  """Whether a remark says "for all real x" and no more: one name and the set it runs through."""
-  words = set(_WORD.findall(token.text.lower())) - {"for", "all", "any", "every", "each", "where"}
-  if not words <= _DOMAIN_WORDS:
-    return False
+def _domain(token: Token, rest: list[Token]) -> list[Token] | None:
+  r"""What is left of a remark such as "for all real x"; `None` where it says anything else.
+
+  Nothing is left where it only says that a name is any number or a constant. "For positive
+  integers n" becomes the condition `n \in \mathbb{N}`.
+  """
+  texts = [token, *(t for t in rest if t.kind == "text")]
+  words = {word for t in texts for word in _WORD.findall(t.text.lower())}
   names = [t for t in rest if t.kind == "word" and t.text not in ("and", "or")]
-  others = [t for t in rest if t not in names]
-  return (
-    len(names) <= 2
-    and all(len(t.text) == 1 for t in names)
-    and all(
-      t.text in (r"\in", r"\R", ",", "and")
-      or (t.kind == "text" and set(_WORD.findall(t.text.lower())) <= _DOMAIN_WORDS)
-      for t in others
-    )
-  )
+  marks = [t for t in rest if t.kind not in ("text", "word")]
+  if not words <= _DOMAIN_WORDS or not words & _QUANTIFIERS:
+    return None
+  if len(names) > 2 or any(len(t.text) > 1 for t in names):
+    return None
+  if any(t.text not in (r"\in", r"\R", ",") for t in marks):
+    return None
+  if words & {"integer", "integers", "natural", "positive"}:
+    if len(names) != 1 or marks:
+      return None
+    return [Token("op", ","), names[0], Token("cmd", r"\in"), Token("cmd", r"\RN")]
+  return []

@@ -44,9 +44,7 @@ TEXTS = words(
   overrightarrow boxed fbox mathop bold underline"""
 )
 # Those of them that leave their argument what it is.
-TRANSPARENT = words(
-  "vec overrightarrow boxed fbox framebox ensuremath emph mathop underline"
-)
+TRANSPARENT = words("vec overrightarrow boxed fbox framebox ensuremath emph mathop underline")
 MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array vmatrix")
 SYSTEMS = words("cases aligned align gathered dcases rcases")
 CURRENCIES = words("dollar euro sterling yen rupee rouble")

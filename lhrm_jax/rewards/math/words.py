@@ -39,7 +39,13 @@ def same_words(gold: str, answer: str) -> bool:
   for text in (gold, answer):
     if not _LETTERS.search(text):
       return False
-    bare = clean.unwrap(clean.without_colour(text)).replace("{", " ").replace("}", " ").replace("$", " ").strip(" .,;:*")
+    bare = (
+      clean.unwrap(clean.without_colour(text))
+      .replace("{", " ")
+      .replace("}", " ")
+      .replace("$", " ")
+      .strip(" .,;:*")
+    )
     if not _PHRASE.fullmatch(bare):
       return False
     found = bare.split()
