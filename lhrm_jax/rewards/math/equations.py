@@ -6,6 +6,9 @@ from lhrm_jax.rewards.math import algebra, atoms, nodes, rounding
 from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
 from lhrm_jax.rewards.math.threeway import all_true
 
+# Letters in a row that may be a name: AB, Area, perimeter.
+_MAX_NAME = 12
+
 
 def is_equation(node: Node) -> bool:
   return isinstance(node, Rel) and all(op in ("=", "~", "==") for op in node.ops)
@@ -41,6 +44,8 @@ def is_name(node: Node) -> bool:
   if isinstance(node, Op):
     if node.kind.startswith("call:"):
       return True
+    if node.kind == "mul" and len(node.args) > _MAX_NAME:
+      return False
     if node.kind in ("abs", "mul", "div", "ratio", "conj") or node.kind.startswith("fn:"):
       return all(map(is_name, node.args))
   return False

@@ -77,9 +77,9 @@ def _with_integers(items: list[Token]) -> list[Token]:
     if ends:
       comma = [] if i and items[i - 1].text == "," else [Token("op", ",")]
       return [*items[:i], *comma, name, Token("cmd", r"\in"), Token("cmd", r"\RZ")]
-  if len(items) > 2 and items[-3].text == "," and items[-2].kind == "word":
-    if items[-1].kind == "text" and _INTEGER.match(items[-1].text):
-      return [*items[:-1], Token("cmd", r"\in"), Token("cmd", r"\RZ")]
+  named = len(items) > 2 and items[-3].text == "," and items[-2].kind == "word"
+  if named and items[-1].kind == "text" and _INTEGER.match(items[-1].text):
+    return [*items[:-1], Token("cmd", r"\in"), Token("cmd", r"\RZ")]
   return items
 
 

@@ -33,8 +33,8 @@ SAME = {
 _OTHERS = words(
   """frac binom sqrt pi infty le ge ne approx equiv in notin cup cap setminus pm mp ldots emptyset
   lfloor rfloor lceil rceil overline bar dot begin end R and or rightarrow sum prod underline
-  underbrace max min choose over mod pmod odot oplus star perp parallel dollar euro sterling yen rupee rouble
-  det circled lim hat widehat tilde"""
+  underbrace max min choose over mod pmod odot oplus star perp parallel dollar euro sterling yen
+  rupee rouble det circled lim hat widehat tilde"""
 )
 COMMANDS = _GREEK | FUNCTIONS | frozenset(SAME) | _OTHERS
 # Commands whose argument is text, or a name in another font.
