@@ -4,7 +4,8 @@ The grammar is closed and every recursion is counted, so any string ends in a tr
 `MAX_TOKENS` leaves and `MAX_DEPTH` levels, or in `Unreadable` or `TooBig`. Nothing is evaluated
 here. From loose to tight:
 
-    answer   : group (";" group)*
+    answer   : groups ((choose | over) groups)?
+    groups   : group (";" group)*
     group    : item (("," | and | or) item)*
     item     : sets (relation sets)*
     sets     : ratio ((cup | cap | setminus) ratio)*
@@ -102,6 +103,13 @@ class Parser:
   # The levels of the grammar.
 
   def answer(self) -> Node:
+    node = self.groups()
+    if self.peek().text in (r"\choose", r"\over"):
+      kind = "binom" if self.next().text == r"\choose" else "div"
+      return Op(kind, (node, self.groups()))
+    return node
+
+  def groups(self) -> Node:
     groups = [self.group()]
     while self.take(";", "\\\\"):
       if self.peek().kind == "end":
@@ -377,9 +385,6 @@ class Parser:
     with self.deeper():
       bars, self.bars = self.bars, 0
       node = self.answer()
-      if self.peek().text in (r"\choose", r"\over"):
-        kind = "binom" if self.next().text == r"\choose" else "div"
-        node = Op(kind, (node, self.answer()))
       self.bars = bars
     self.expect("}")
     return node

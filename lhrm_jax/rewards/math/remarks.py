@@ -47,6 +47,8 @@ def changes_value(text: str) -> bool:
 
 def strip(items: list[Token]) -> list[Token]:
   """`items` without labels, leading phrases, and closing remarks."""
+  while _is_braced(items):
+    items = items[1:-1]
   items = _without_remark(_with_integers(items))
   out: list[Token] = []
   for i, token in enumerate(items):
@@ -56,6 +58,19 @@ def strip(items: list[Token]) -> list[Token]:
       continue
     out.append(token)
   return out
+
+
+def _is_braced(items: list[Token]) -> bool:
+  """Whether one pair of braces holds all of `items`."""
+  if len(items) < 2 or items[0].text != "{" or items[0].kind == "text":
+    return False
+  depth = 0
+  for i, token in enumerate(items):
+    if token.kind != "text":
+      depth += {"{": 1, "}": -1}.get(token.text, 0)
+    if depth == 0:
+      return i == len(items) - 1
+  return False
 
 
 _INTEGER = re.compile(r"^\W*(?:(?:is|are|be|being)\W+)?(?:an?|any|some)?\W*integers?\W*$", re.I)

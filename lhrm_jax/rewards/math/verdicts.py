@@ -191,14 +191,14 @@ class _BareUnit(Quantity):
   """A number with one letter behind it, `5 m`, which may be a unit or a variable."""
 
 
+_MAX_MEASURE = 80
 _UNIT_LETTER = re.compile(
-  r"\s*\$?\s*([-+]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}))(?:\s|\\[,;:! ])*"
-  r"([mgshLlNJWVAK]|\\Omega)\s*\$?\.?\s*"
+  r"[\s{]*([-+]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}))\s+([mgshLlNJWVAK]|\\Omega)[\s}]*"
 )
 
 
 def _with_unit(text: str, readings: tuple[Node, ...]) -> tuple[Node, ...]:
-  match = _UNIT_LETTER.fullmatch(text)
+  match = _UNIT_LETTER.fullmatch(clean.clean(text)) if len(text) < _MAX_MEASURE else None
   if match is None:
     return readings
   unit = "ohm" if match[2] == r"\Omega" else match[2]
