@@ -56,6 +56,12 @@ answers = st.one_of(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _sympy_is_imported():
+  """SymPy's import is paid once in a process, and not by any answer."""
+  verify("x>1", r"\boxed{x>2}")
+
+
 def boxed(answer: str) -> str:
   return rf"<no_think>$\boxed{{{answer}}}$</no_think>"
 
