@@ -100,7 +100,10 @@ class Builder:
 
   def _opaque(self, node: Node):
     at = evaluate.Evaluator(evaluate.DIGITS)
-    value = at.mp.mpmathify(at(node))
+    value = at(node)
+    if isinstance(value, at.mp.matrix):
+      raise Undefined("a matrix in an equation")
+    value = at.mp.mpmathify(value)
     digits = evaluate.DIGITS - evaluate.SLACK
     symbol = self.symbol(" ".join(at.mp.nstr(part, digits) for part in (value.real, value.imag)))
     self.values[symbol] = node

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-from lhrm_jax.rewards.math import nodes, tokens, vocabulary
+from lhrm_jax.rewards.math import environments, nodes, tokens, vocabulary
+from lhrm_jax.rewards.math.cursor import Cursor
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Seq, Sym, Text, Unreadable
-
-if TYPE_CHECKING:
-  from lhrm_jax.rewards.math.parse import Parser
 
 _CONSTANTS = {"pi": "pi", "infty": "oo", "inf": "oo", "infinity": "oo", "oo": "oo"}
 # Commands that never begin a factor.
@@ -25,10 +22,9 @@ _FUNCTION_LETTERS = frozenset("fghFGHPQRSTVWXYE")
 _GREEK_SYMBOL = re.compile(r"\\[a-zA-Z]+")
 _UNIT_VECTORS = (Sym("i"), Sym("j"), Sym("k"))
 _ZERO = Num(Fraction(0))
-MAX_CELLS = 100
 
 
-def atom(p: Parser) -> Node:
+def atom(p: Cursor) -> Node:
   """Reads one factor without its exponent."""
   token = p.peek()
   if token.kind == "num":
@@ -49,7 +45,7 @@ def atom(p: Parser) -> Node:
   raise Unreadable(f"nothing in the grammar begins with {token.text or 'the end'!r}")
 
 
-def argument(p: Parser) -> Node:
+def argument(p: Cursor) -> Node:
   """Reads one argument of a TeX command: a group, or a single symbol (`\\frac13`)."""
   if p.peek().text == "{":
     return p.braced()
@@ -70,7 +66,7 @@ def primed(node: Node) -> Node:
   raise Unreadable("a prime stands on a name only")
 
 
-def _number(p: Parser) -> Node:
+def _number(p: Cursor) -> Node:
   text = p.next().text
   whole, dot, decimals = text.partition(".")
   # 0.1\overline{6} and 0.\overline{3}; the tokenizer leaves the dot of the second alone.
@@ -82,7 +78,7 @@ def _number(p: Parser) -> Node:
   return Num(Fraction(text), digits)
 
 
-def _repeating(p: Parser, whole: str, decimals: str) -> Node:
+def _repeating(p: Cursor, whole: str, decimals: str) -> Node:
   p.next()
   block = _digits_argument(p)
   shift = 10 ** len(decimals)
@@ -90,7 +86,7 @@ def _repeating(p: Parser, whole: str, decimals: str) -> Node:
   return Num(start + Fraction(int(block), shift * (10 ** len(block) - 1)))
 
 
-def _digits_argument(p: Parser) -> str:
+def _digits_argument(p: Cursor) -> str:
   braced = p.take("{")
   token = p.next()
   if token.kind != "num" or not token.text.isdigit():
@@ -100,7 +96,7 @@ def _digits_argument(p: Parser) -> str:
   return token.text
 
 
-def _based(p: Parser, text: str) -> Node:
+def _based(p: Cursor, text: str) -> Node:
   """`204_5`: an integer written in another base."""
   p.expect("_")
   base = int(_digits_argument(p)[:3])
@@ -113,7 +109,7 @@ def _based(p: Parser, text: str) -> Node:
   return Op("base", (Num(Fraction(value)), Num(Fraction(base))))
 
 
-def _word(p: Parser) -> Node:
+def _word(p: Cursor) -> Node:
   token = p.next()
   text = token.text
   if text in vocabulary.FUNCTIONS:
@@ -133,7 +129,7 @@ def _word(p: Parser) -> Node:
   return _named(p, text)
 
 
-def _named(p: Parser, name: str) -> Node:
+def _named(p: Cursor, name: str) -> Node:
   """A symbol with its subscript, or a function letter with its argument."""
   if p.peek().text == "_":
     p.next()
@@ -155,7 +151,7 @@ def _named(p: Parser, name: str) -> Node:
   return Sym(name)
 
 
-def _combinations(p: Parser, name: str) -> Node | None:
+def _combinations(p: Cursor, name: str) -> Node | None:
   """`C_5^2`, the number of ways to choose 2 of 5."""
   total = name[2:]
   if name[:2] != "C_" or not total.isdigit() or p.peek().text != "^" or len(total) > 4:
@@ -169,14 +165,14 @@ def _combinations(p: Parser, name: str) -> Node | None:
   return None
 
 
-def _lone_argument(p: Parser) -> bool:
+def _lone_argument(p: Cursor) -> bool:
   """Whether one letter or number stands in the brackets that follow at once, as in `b(0)`."""
   inside = p.peek(1)
   one = inside.kind == "num" or (inside.kind == "word" and len(inside.text) == 1)
   return one and p.peek(2).text == ")" and not p.peek().spaced
 
 
-def _subscripted(p: Parser, name: str) -> tuple[str, Node | None]:
+def _subscripted(p: Cursor, name: str) -> tuple[str, Node | None]:
   if p.peek().text != "{":
     token = p.next()
     if token.kind not in ("num", "word", "cmd", "text"):
@@ -201,7 +197,7 @@ def _subscript(token: tokens.Token) -> str:
   return bare if bare in vocabulary.FUNCTIONS else token.text
 
 
-def _bracketed(p: Parser) -> Node:
+def _bracketed(p: Cursor) -> Node:
   opening = p.next().text
   if opening == r"\{":
     if p.take(r"\}"):
@@ -235,7 +231,7 @@ def _bracketed(p: Parser) -> Node:
 _RELATION_SIGNS = frozenset(["<", ">", "=", r"\le", r"\ge", r"\ne", r"\in", r"\notin", r"\equiv"])
 
 
-def _builder(p: Parser) -> Node | None:
+def _builder(p: Cursor) -> Node | None:
   r"""`\{x \in \mathbb{R} \mid x > 1\}`, from behind its first brace; `None` for any other set."""
   depth, at, bar, end = 1, p.at, None, None
   while at < len(p.items):
@@ -261,7 +257,7 @@ def _builder(p: Parser) -> Node | None:
   return nodes.Union("such", parts)
 
 
-def _absolute(p: Parser) -> Node:
+def _absolute(p: Cursor) -> Node:
   p.expect("|")
   p.bars += 1
   with p.deeper():
@@ -271,7 +267,7 @@ def _absolute(p: Parser) -> Node:
   return Op("abs", (inside,))
 
 
-def _command(p: Parser) -> Node:
+def _command(p: Cursor) -> Node:
   name = p.next().text[1:]
   if name in ("frac", "binom"):
     top, bottom = argument(p), argument(p)
@@ -288,7 +284,7 @@ def _command(p: Parser) -> Node:
     p.expect(r"\rfloor", r"\rceil")
     return Op("floor" if name == "lfloor" else "ceil", (inside,))
   if name == "begin":
-    return _matrix(p)
+    return environments.matrix(p)
   if name == "emptyset":
     return Seq("{}", ())
   if name.startswith("R") and len(name) <= 2:
@@ -338,7 +334,7 @@ def _command(p: Parser) -> Node:
   raise Unreadable(f"nothing in the grammar begins with \\{name}")
 
 
-def _root(p: Parser) -> Node:
+def _root(p: Cursor) -> Node:
   degree: Node = Num(Fraction(2))
   if p.take("["):
     with p.deeper():
@@ -349,7 +345,7 @@ def _root(p: Parser) -> Node:
   return Op("root", (argument(p), degree))
 
 
-def _function(p: Parser, name: str) -> Node:
+def _function(p: Cursor, name: str) -> Node:
   r"""A named function: `\sin x`, `\sin^2(x)`, `\log_2 8`, `sqrt(2)`, `max(a, b)`."""
   if name == "sqrt":
     return _root(p)
@@ -371,7 +367,7 @@ def _function(p: Parser, name: str) -> Node:
   return node if power is None or inverse else Op("pow", (node, power))
 
 
-def _function_argument(p: Parser) -> Node:
+def _function_argument(p: Cursor) -> Node:
   """What a function applies to: brackets, or the factors up to the next sign or function."""
   if p.peek().text in ("(", "[", "{"):
     inside = atom(p)
@@ -391,7 +387,7 @@ def _is_function(token: tokens.Token) -> bool:
   return token.text.lstrip("\\") in vocabulary.FUNCTIONS
 
 
-def _limit(p: Parser) -> Node:
+def _limit(p: Cursor) -> Node:
   r"""`\lim_{x \to 0} f(x)`: an unknown function of where it is taken and of what."""
   where = (argument(p),) if p.take("_") else ()
   with p.deeper():
@@ -399,7 +395,7 @@ def _limit(p: Parser) -> Node:
   return Op("call:lim", (*[a for w in where for a in nodes.children(w)], body))
 
 
-def _big(p: Parser, name: str) -> Node:
+def _big(p: Cursor, name: str) -> Node:
   r"""`\sum_{k=0}^{n} body`: kept as an unevaluated function of its bounds and its body."""
   low = high = Num(Fraction(0))
   for _ in range(2):
@@ -413,103 +409,5 @@ def _big(p: Parser, name: str) -> Node:
   with p.deeper():
     body = p.factors()
   if bound is not None:
-    body = rename(body, bound, "bound")
+    body = nodes.rename(body, bound, "bound")
   return Op(f"call:{name}", (low, high, body))
-
-
-def rename(node: Node, old: str, new: str) -> Node:
-  """`node` with the symbol `old` called `new`."""
-  if isinstance(node, Sym):
-    return Sym(new) if node.name == old else node
-  return nodes.rebuild(node, tuple(rename(child, old, new) for child in nodes.children(node)))
-
-
-def _environment(p: Parser) -> str:
-  p.expect("{")
-  name = ""
-  while p.peek().text != "}":
-    if p.peek().kind == "end":
-      raise Unreadable("an environment has no name")
-    name += p.next().text
-  p.expect("}")
-  return name
-
-
-def _matrix(p: Parser) -> Node:
-  name = _environment(p)
-  if name in vocabulary.SYSTEMS:
-    return _system(p, name)
-  if name not in vocabulary.MATRICES:
-    raise Unreadable(f"the environment {name} is outside the grammar")
-  if name == "array":
-    _environment(p)  # the columns
-  rows, row = [], []
-  while True:
-    with p.deeper():
-      row.append(p.item())
-    if p.take("&"):
-      continue
-    rows.append(tuple(row))
-    row = []
-    while p.take("\\\\"):
-      pass
-    if p.take(r"\end"):
-      break
-    if sum(len(r) for r in rows) > MAX_CELLS:
-      raise nodes.TooBig(f"a matrix of more than {MAX_CELLS} cells")
-  if _environment(p) != name or len({len(r) for r in rows}) != 1:
-    raise Unreadable("a matrix with rows of different length")
-  matrix = Matrix(tuple(rows))
-  return Op("det", (matrix,)) if name == "vmatrix" else matrix
-
-
-_CONDITION_FILLERS = vocabulary.words("if for when is otherwise else where")
-
-
-def _system(p: Parser, name: str) -> Node:
-  r"""A `cases` environment: a list of relations, or the rows `value & condition`."""
-  rows = []
-  if not name.endswith("cases"):  # there & only sets the signs below each other
-    end = next((i for i in range(p.at, len(p.items)) if p.items[i].text == r"\end"), p.at)
-    p.items[p.at : end] = [t for t in p.items[p.at : end] if t.text != "&" or t.kind == "text"]
-  while not p.take(r"\end"):
-    if p.take("\\\\"):
-      continue
-    with p.deeper():
-      value = p.item()
-      while p.take(",", ";"):
-        pass
-      if p.take("&") and p.peek().text not in ("\\\\", r"\end"):
-        condition: Node | None = _condition(p)
-      elif p.peek().kind == "text" and p.peek().text.split()[:1] in (["if"], ["for"], ["when"]):
-        condition = _condition(p)
-      else:
-        condition = None
-    rows.append(value if condition is None else Seq("case", (value, condition)))
-    if len(rows) > MAX_CELLS:
-      raise nodes.TooBig(f"a system of more than {MAX_CELLS} rows")
-  if _environment(p) != name or not rows:
-    raise Unreadable(f"the environment {name} is not closed")
-  return Seq(",", tuple(rows))
-
-
-def _condition(p: Parser) -> Node:
-  """The condition of one case: a relation where it reads as one, else its words."""
-  start = p.at
-  while p.peek().text not in ("\\\\", r"\end") or p.peek().kind == "text":
-    if p.peek().kind == "end":
-      raise Unreadable("a system is not closed")
-    p.next()
-  items = [t for t in p.items[start : p.at] if t.text != "&"]
-  while items and items[-1].text in (",", ";"):
-    items.pop()
-  words = []
-  for item in items:
-    words += item.text.lower().split() if item.kind == "text" else [item.text]
-  kept = [word.strip(",.") for word in words if word.strip(",.") not in _CONDITION_FILLERS]
-  if items and items[0].kind == "text" and items[0].text.split()[-1:] != [""]:
-    rest = items[1:] if set(items[0].text.lower().split()) <= _CONDITION_FILLERS else items
-    items = rest or items
-  if not any(item.kind == "text" for item in items):
-    return p.inside(items)
-  return Text(" ".join(kept) or "otherwise")

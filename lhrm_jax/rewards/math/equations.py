@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lhrm_jax.rewards.math import algebra, atoms, nodes, rounding
+from lhrm_jax.rewards.math import algebra, nodes, rounding
 from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
 from lhrm_jax.rewards.math.threeway import all_true
 
@@ -84,7 +84,7 @@ def renamed(left: Node, right: Node, body: Node) -> Node | None:
   for new, old in zip(left.args, right.args, strict=True):
     if not (isinstance(new, Sym) and isinstance(old, Sym)):
       return None
-    body = atoms.rename(body, old.name, new.name)
+    body = nodes.rename(body, old.name, new.name)
   return body
 
 

@@ -176,7 +176,10 @@ class Evaluator:
     """An unknown function: a number that depends on its name and its arguments' values."""
     parts = []
     for arg in node.args:
-      value = self.mp.mpmathify(self(arg))
+      value = self(arg)
+      if isinstance(value, self.mp.matrix):
+        raise Unreadable("an unknown function of a matrix")
+      value = self.mp.mpmathify(value)
       shown = [self.mp.nstr(part, self.digits - SLACK) for part in (value.real, value.imag)]
       parts.append(" ".join(shown))
     if node.kind in ("call:fn:gcd", "call:fn:lcm"):

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from lhrm_jax.rewards.math import algebra, evaluate, nodes
 from lhrm_jax.rewards.math.exact import Undefined
-from lhrm_jax.rewards.math.nodes import Node, Num, Op, Rel, Seq, Sym, TooBig, Union
+from lhrm_jax.rewards.math.nodes import Node, Num, Op, Rel, Seq, Sym, TooBig, Union, Unreadable
 
 _CLOSE = 30
 _MAX_RESIDUES = 500
@@ -169,3 +169,32 @@ def _residues(side: list, period) -> list:
 def _near(a, b, period) -> bool:
   distance = abs(a - b)
   return min(distance, abs(period - distance)) < period * 1e-25
+
+
+def with_condition(item: Node) -> tuple[Node, ...]:
+  r"""`x = 2k\pi (k \in \mathbb{Z})` as an equation and its condition."""
+  last = item.args[-1] if isinstance(item, Rel) else item
+  if isinstance(last, Op) and last.kind == "mul" and isinstance(last.args[-1], Rel):
+    rest = last.args[:-1] if len(last.args) > 2 else last.args[0]
+    value = rest if isinstance(rest, Node) else Op("mul", rest)
+    if last.args[-1].ops == ("in",):
+      whole = Rel(item.ops, (*item.args[:-1], value)) if isinstance(item, Rel) else value
+      return whole, last.args[-1]
+  if isinstance(last, Op) and last.kind == "add":
+    *others, end = last.args
+    inner = with_condition(end)
+    if len(inner) == 2:
+      value = Op("add", (*others, inner[0]))
+      return (Rel(item.ops, (*item.args[:-1], value)) if isinstance(item, Rel) else value), inner[1]
+  return (item,)
+
+
+def joined_residues(items: tuple[Node, ...]) -> Node:
+  r"""`x \equiv 1, 4 \pmod 5` as two congruences."""
+  head, *others = items
+  last = items[-1]
+  if not (isinstance(head, Rel) and head.ops in (("==",), ("=",)) and len(items) > 1):
+    raise Unreadable("a residue without a name")
+  name, first = head.args
+  values = [first, *[o.args[0] if isinstance(o, Op) and o.kind == "residue" else o for o in others]]
+  return Seq(",", tuple(Op("congruent", (name, value, last.args[1])) for value in values))

@@ -151,3 +151,10 @@ def walk(node: Node):
 def symbols(node: Node) -> set[str]:
   """Names of the variables in `node`; the constants pi, e, i and oo are not among them."""
   return {n.name for n in walk(node) if isinstance(n, Sym)} - {"pi", "e", "i", "oo"}
+
+
+def rename(node: Node, old: str, new: str) -> Node:
+  """`node` with the symbol `old` called `new`."""
+  if isinstance(node, Sym):
+    return Sym(new) if node.name == old else node
+  return rebuild(node, tuple(rename(child, old, new) for child in children(node)))

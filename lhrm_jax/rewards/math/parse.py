@@ -15,14 +15,21 @@ here. From loose to tight:
     power    : atom postfix* ("^" argument)?
 """
 
-import re
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import atoms, nodes, remarks, tokens, units, vocabulary
+from lhrm_jax.rewards.math import (
+  atoms,
+  families,
+  measures,
+  nodes,
+  remarks,
+  tokens,
+  units,
+  vocabulary,
+)
+from lhrm_jax.rewards.math.cursor import Cursor
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Rel, Seq, Sym, Text, Unreadable
 
-# One bracket costs three levels of this and about eleven frames of Python.
-MAX_DEPTH = 120
 _RELATIONS = {
   "=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\approx": "~",
   r"\equiv": "==", r"\in": "in", r"\notin": "notin", r"\rightarrow": "=",
@@ -42,14 +49,8 @@ def parse(text: str) -> Node:
   return Parser(remarks.strip(tokens.tokenize(text))).whole()
 
 
-class Parser:
+class Parser(Cursor):
   """A cursor over tokens with one method for each level of the grammar."""
-
-  def __init__(self, items: list[tokens.Token]):
-    self.items = items
-    self.at = 0
-    self.depth = 0
-    self.bars = 0
 
   def whole(self) -> Node:
     """The answer that all tokens make up."""
@@ -63,42 +64,6 @@ class Parser:
     part = Parser(items)
     part.depth = self.depth
     return part.whole()
-
-  # Moving over tokens.
-
-  def peek(self, ahead: int = 0) -> tokens.Token:
-    i = self.at + ahead
-    return self.items[i] if i < len(self.items) else tokens.END
-
-  def next(self) -> tokens.Token:
-    token = self.peek()
-    self.at += 1
-    return token
-
-  def take(self, *texts: str) -> bool:
-    """Steps over the next token if it is one of `texts`."""
-    token = self.peek()
-    if token.kind != "text" and token.text in texts:
-      self.at += 1
-      return True
-    return False
-
-  def expect(self, *texts: str) -> tokens.Token:
-    token = self.peek()
-    if token.kind == "text" or token.text not in texts:
-      raise Unreadable(f"expected {texts[0]!r}, found {token.text or 'the end'!r}")
-    return self.next()
-
-  def deeper(self) -> "Parser":
-    return self
-
-  def __enter__(self):
-    self.depth += 1
-    if self.depth > MAX_DEPTH:
-      raise nodes.TooBig(f"nested deeper than {MAX_DEPTH} levels")
-
-  def __exit__(self, *_):
-    self.depth -= 1
 
   # The levels of the grammar.
 
@@ -141,11 +106,11 @@ class Parser:
     if len(parts) > 1 and all(_is_record(record) for record in records):
       return Seq(",", tuple(records))
     items = tuple(item for part in parts for item in part)
-    items = tuple(below for item in items for below in _with_condition(item))
+    items = tuple(below for item in items for below in families.with_condition(item))
     if len(items) == 1:
       return items[0]
     if any(isinstance(item, Op) and item.kind == "residue" for item in items):
-      return _residues(items)
+      return families.joined_residues(items)
     if (
       isinstance(items[0], Rel)
       and items[0].ops == ("!=",)
@@ -255,7 +220,7 @@ class Parser:
       elif self.starts_atom():
         node = _times(node, self.power())
       else:
-        return _measured_sum(node)
+        return measures.measured_sum(node)
 
   def signed_power(self) -> Node:
     """A factor after an explicit operator may carry a sign: `2 * -3`."""
@@ -324,16 +289,12 @@ class Parser:
       return Num(Fraction(self.next().text))
     return self.power() if self.peek().text == "(" else atoms.atom(self)
 
-  def skip(self, count: int) -> bool:
-    self.at += count
-    return True
-
   def postfix(self, node: Node) -> Node:
     while True:
       token = self.peek()
       if token.kind == "text":
         self.next()
-        node = _annotated(node, token.text, self)
+        node = measures.annotated(node, token.text, self)
       elif token.text == "!" and token.kind == "op":
         self.next()
         double = self.peek().text == "!" and not self.peek().spaced and self.take("!")
@@ -353,7 +314,7 @@ class Parser:
         words = []
         while self.peek().kind == "word" and units.is_unit_word(self.peek().text):
           words.append(self.next().text)
-        node = _annotated(node, " ".join(words), self)
+        node = measures.annotated(node, " ".join(words), self)
       else:
         return node
 
@@ -390,51 +351,6 @@ class Parser:
     return node
 
 
-def _with_condition(item: Node) -> tuple[Node, ...]:
-  r"""`x = 2k\pi (k \in \mathbb{Z})` as an equation and its condition."""
-  last = item.args[-1] if isinstance(item, Rel) else item
-  if isinstance(last, Op) and last.kind == "mul" and isinstance(last.args[-1], Rel):
-    rest = last.args[:-1] if len(last.args) > 2 else last.args[0]
-    value = rest if isinstance(rest, Node) else Op("mul", rest)
-    if last.args[-1].ops == ("in",):
-      whole = Rel(item.ops, (*item.args[:-1], value)) if isinstance(item, Rel) else value
-      return whole, last.args[-1]
-  if isinstance(last, Op) and last.kind == "add":
-    *others, end = last.args
-    inner = _with_condition(end)
-    if len(inner) == 2:
-      value = Op("add", (*others, inner[0]))
-      return (Rel(item.ops, (*item.args[:-1], value)) if isinstance(item, Rel) else value), inner[1]
-  return (item,)
-
-
-def _residues(items: tuple[Node, ...]) -> Node:
-  r"""`x \equiv 1, 4 \pmod 5` as two congruences."""
-  head, *others = items
-  last = items[-1]
-  if not (isinstance(head, Rel) and head.ops in (("==",), ("=",)) and len(items) > 1):
-    raise Unreadable("a residue without a name")
-  name, first = head.args
-  values = [first, *[o.args[0] if isinstance(o, Op) and o.kind == "residue" else o for o in others]]
-  return Seq(",", tuple(Op("congruent", (name, value, last.args[1])) for value in values))
-
-
-def _measured_sum(node: Node) -> Node:
-  r"""`2 \text{ h } 15 \text{ min}` as a sum; any other product as it is."""
-  if not (isinstance(node, Op) and node.kind == "mul"):
-    return node
-  if not all(isinstance(arg, Quantity) and isinstance(arg.value, Num) for arg in node.args):
-    return node
-  known = [units.measure(arg.unit) for arg in node.args]
-  if None in known or len({unit[0] for unit in known}) > 1:
-    return node
-  sizes = [unit[1] for unit in known]
-  if sorted(set(sizes), reverse=True) != sizes:
-    return node
-  total = sum(arg.value.value * size for arg, size in zip(node.args, sizes, strict=True))
-  return Quantity(Num(total / sizes[-1]), node.args[-1].unit)
-
-
 def _times(left: Node, right: Node) -> Node:
   if isinstance(left, Op) and left.kind == "mul":
     return Op("mul", (*left.args, right))
@@ -464,44 +380,3 @@ def _is_record(node: Node) -> bool:
 def _takes_unit(node: Node) -> bool:
   """Bare words are units only behind something numeric: `5 miles`, but not `x miles`."""
   return not nodes.symbols(node) and not isinstance(node, Text)
-
-
-_MULTIPLIERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "dozen": 12}
-
-
-def _annotated(node: Node, text: str, parser: Parser) -> Node:
-  """`node` with the words `text` behind it, which must leave its value what it is."""
-  if units.is_percent(text):
-    return Op("pct", (node,))
-  if units.is_time_of_day(text):
-    raise Unreadable("a time of day is compared as text")
-  first, _, rest = text.strip().partition(" ")
-  if first.lower() in _MULTIPLIERS:
-    node = Op("mul", (node, Num(Fraction(_MULTIPLIERS[first.lower()]))))
-    if not rest.strip():
-      return node
-    text = rest
-  while parser.peek().text == "/" and parser.peek(1).kind == "text":
-    parser.skip(1)
-    text += "/" + parser.next().text
-  if parser.take("^"):  # \text{cm}^2
-    power = parser.exponent()
-    if isinstance(power, Num | Op):
-      text += f"^{_whole_exponent(power)}"
-  if isinstance(node, Quantity):
-    text = f"{node.unit} {text}"
-    node = node.value
-  known = units.measure(text) is not None
-  if not known and (remarks.changes_value(text) or re.fullmatch(r"\W*[A-Z]{2,3}\W*", text)):
-    raise Unreadable(f"{text!r} may change the value")
-  if not known and not units.is_count(text) and nodes.symbols(node):
-    raise Unreadable(f"{text!r} behind an expression")
-  return Quantity(node, text)
-
-
-def _whole_exponent(node: Node) -> int:
-  negative = isinstance(node, Op) and node.kind == "neg"
-  inner = node.args[0] if negative else node
-  if not isinstance(inner, Num) or inner.value.denominator != 1:
-    raise Unreadable("a unit to this power")
-  return -int(inner.value) if negative else int(inner.value)
