@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lhrm_jax.rewards.math import equations, evaluate, families, nodes, scalars, sets, words
+from lhrm_jax.rewards.math import (
+  equality,
+  equations,
+  evaluate,
+  families,
+  nodes,
+  scalars,
+  sets,
+  words,
+)
 from lhrm_jax.rewards.math.exact import NotExact, Undefined
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Op, Rel, Seq, Sym, Text, TooBig
 from lhrm_jax.rewards.math.threeway import all_true, any_true
@@ -335,8 +344,8 @@ def _has_matrix(node: Node) -> bool:
 def _same_matrices(gold: Node, answer: Node) -> bool | None:
   if isinstance(gold, Seq) or isinstance(answer, Seq):
     sides = [_as_matrices(side) for side in (gold, answer)]
-    return any_true(evaluate.equal(a, b) for a in sides[0] for b in sides[1])
-  return evaluate.equal(gold, answer)
+    return any_true(equality.equal(a, b) for a in sides[0] for b in sides[1])
+  return equality.equal(gold, answer)
 
 
 def _as_matrices(node: Node) -> list[Node]:

@@ -11,7 +11,7 @@ import itertools
 import math
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import evaluate, nodes
+from lhrm_jax.rewards.math import equality, nodes
 from lhrm_jax.rewards.math.exact import NotExact, Undefined, exact
 from lhrm_jax.rewards.math.nodes import Node, Op, TooBig
 
@@ -28,11 +28,11 @@ def equal(a: Node, b: Node) -> bool | None:
   """
   roundings = [n for n in nodes.walk(Op("add", (a, b))) if _counts(n) and nodes.symbols(n)]
   if not roundings or a == b:
-    return evaluate.equal(a, b)
-  if evaluate.equal(_opaque(a), _opaque(b)):
+    return equality.equal(a, b)
+  if equality.equal(_opaque(a), _opaque(b)):
     return True
   if not all(map(_rounds, roundings)):
-    return False if evaluate.equal(a, b) is False else None
+    return False if equality.equal(a, b) is False else None
   try:
     steps = {_linear(n.args[0]) for n in roundings}
   except (NotExact, Undefined):
@@ -40,12 +40,12 @@ def equal(a: Node, b: Node) -> bool | None:
   names = nodes.symbols(a) | nodes.symbols(b)
   if steps is None or len(names) != 1:
     # A difference at sample points is a difference; agreement proves nothing.
-    return False if evaluate.equal(a, b) is False else None
+    return False if equality.equal(a, b) is False else None
   (name,) = names
   try:
     return _exactly(a, b, name, steps)
   except (NotExact, Undefined):
-    return False if evaluate.equal(a, b) is False else None
+    return False if equality.equal(a, b) is False else None
 
 
 def _counts(node: Node) -> bool:
