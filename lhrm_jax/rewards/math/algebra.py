@@ -246,20 +246,32 @@ def _roots(build: Builder, expression, unknown) -> list:
       raise Undefined("no polynomial in one unknown")
   try:
     polynomial = sympy.Poly(expression, unknown)
-  except sympy.PolynomialError as error:
-    raise Undefined("no polynomial") from error
+  except sympy.PolynomialError:
+    raise Undefined("no polynomial") from None
   if not others:
-    roots = polynomial.sqf_part().nroots(n=evaluate.DIGITS - 10, maxsteps=200)
-    parts = [root.as_real_imag() for root in roots]
-    return [build.number(real) for real, imaginary in parts if abs(imaginary) < 1e-30]
+    polynomial = polynomial.sqf_part()
   coefficients = [build.number(c) for c in polynomial.all_coeffs()]
-  if abs(coefficients[0]) < mp.mpf(10) ** -30 or len(coefficients) > 3:
+  tiny = mp.mpf(10) ** -30
+  if abs(coefficients[0]) < tiny or (others and len(coefficients) > 3):
     raise Undefined("a polynomial with roots that cannot be told")
+  if len(coefficients) > 3:
+    return _many_roots(build, polynomial)
   if len(coefficients) == 2:
     return [-coefficients[1] / coefficients[0]]
   a, b, c = coefficients
   inside = b * b - 4 * a * c
-  if inside < -(mp.mpf(10) ** -30):
+  if inside < -tiny:
     return []
-  root = mp.sqrt(max(inside, 0))
+  root = mp.sqrt(inside) if inside > tiny else 0
   return [(-b - root) / (2 * a), (-b + root) / (2 * a)]
+
+
+def _many_roots(build: Builder, polynomial) -> list:
+  from mpmath.libmp import NoConvergence
+
+  try:
+    roots = polynomial.nroots(n=evaluate.DIGITS - 10, maxsteps=200)
+  except NoConvergence:
+    raise TooBig("a polynomial whose roots are hard to find") from None
+  parts = [root.as_real_imag() for root in roots]
+  return [build.number(real) for real, imaginary in parts if abs(imaginary) < 1e-30]
