@@ -160,9 +160,9 @@ EQUAL |= {
   ],
   "ordinals": [("33", "33rd"), ("11", r"11^{\text{th}}"), ("42", r"42\text{nd}"), ("3rd place", "3")],
   "conditions": [
-    (r"\{x\in\mathbb{R}\mid x\le 4\}", r"(-\infty,4]"), (r"\{y : y>0\}", r"(0,\infty)"), (r"x^2<9", "(-3,3)"),
-    (r"x=0\text{ or }x\ge 2", r"\{0\}\cup[2,\infty)"), (r"\frac{x-1}{x+2}\ge0", r"(-\infty,-2)\cup[1,\infty)"),
-    (r"\mathbb{R}\setminus\{0,1\}", r"(-\infty,0)\cup(0,1)\cup(1,\infty)"), ("(1,5)", "|x-3|<2"),
+    (r"\{x\in\mathbb{R}\mid x\le 4\}", r"(-\infty,4]"), (r"\{y : y>0\}", r"(0,\infty)"),
+    (r"x=0\text{ or }x\ge 2", r"\{0\}\cup[2,\infty)"),
+    (r"\mathbb{R}\setminus\{0,1\}", r"(-\infty,0)\cup(0,1)\cup(1,\infty)"),
     (r"\text{all reals}", r"(-\infty,\infty)"), (r"x\neq 1,3", r"(-\infty,1)\cup(1,3)\cup(3,\infty)"), (r"x\ne\pm1", r"\mathbb{R}-\{-1,1\}"),
     (r"\emptyset", r"\text{no solution}"), (r"(0,\infty)", r"\mathbb{R}^+"), (r"x>\sqrt2", r"(\frac{2}{\sqrt2},+\infty)"),
   ],
@@ -200,7 +200,9 @@ EQUAL |= {
     ("xy=8", r"x=\frac{8}{y}"), (r"\frac1x+\frac1y=1", "x+y=xy"), ("PV=nRT", r"P=\frac{nRT}{V}"), ("x^2=8y", r"y=\frac{x^2}{8}"),
     (r"\frac{x^2}{4}+\frac{y^2}{9}=1", "9x^2+4y^2=36"), ("x+2y>4", "2y>4-x"),
   ],
-  "readings of the gold alone": [("y-3=2(x+1)", "2x+5"), (r"\left(\begin{array}{c}6\\2\end{array}\right)", "15")],
+  "readings of the gold alone": [
+    ("x^2<9", "(-3,3)"), (r"\frac{x-1}{x+2}\ge0", r"(-\infty,-2)\cup[1,\infty)"), ("|x-3|<2", "(1,5)"), ("2x+1>5", "x>2"),
+    ("y-3=2(x+1)", "2x+5"), (r"\left(\begin{array}{c}6\\2\end{array}\right)", "15")],
   "conjugates": [(r"\overline{w}", r"\bar{w}"), (r"z\overline{z}", "|z|^2"), (r"\overline{2+3i}", "2-3i"), (r"\overline{AB}=5", "5")],
   "other notations": [
     (r"\operatorname{ctg} x", r"\cot x"), ("2<sup>n</sup>-1", "2^n-1"), (r"\textcircled{2}\textcircled{4}", "②④"),
@@ -209,6 +211,7 @@ EQUAL |= {
   ],
 }  # fmt: skip
 DIFFERENT |= {
+  "the question repeated": [("(-3,3)", "x^2<9"), ("(1,5)", "|x-3|<2"), ("x>2", "2x+1>5"), ("x=5", "2x=10"), ("5", "2x=10")],
   "braces kept": [
     (r"\frac{3}{8xy}", r"\frac{3}{8}xy"), ("7^{n+1}", "7^n+1"), (r"\sqrt{2x+1}", r"\sqrt{2x}+1"), ("a_{k+1}", "a_k+1"),
     (r"\cos{2x}+1", r"\cos{2x+1}"), (r"\frac{12}{5}", r"\frac{1}{25}"), (r"\sqrt[4]{81}", r"\sqrt{[4]81}"), ("10^{100}", "10^{1}00"),

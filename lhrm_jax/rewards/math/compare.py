@@ -192,6 +192,9 @@ def _same_relations(gold: Node, answer: Node) -> bool | None:
       return _same(*stated)
   if not all(evaluate.is_scalar(arg) for rel in (gold, answer) for arg in rel.args):
     return False
+  solved = isinstance(left, Sym) and not nodes.symbols(values[0])
+  if solved and not equations.is_nearly_solved(answer, left.name):
+    return None  # 2x = 10 for x = 5 may be the question
   return equations.algebra.same_equation(equations.difference(gold), equations.difference(answer))
 
 

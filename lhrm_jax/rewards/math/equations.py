@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lhrm_jax.rewards.math import algebra, nodes, rounding
+from lhrm_jax.rewards.math.exact import NotExact, Undefined, exact
 from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
 from lhrm_jax.rewards.math.threeway import all_true
 
@@ -73,6 +74,15 @@ def solved_value(rel: Rel, other: Node) -> Node | None:
     if len(names) == 1 and nodes.symbols(other) == nodes.symbols(right):
       return algebra.solved_for(left, right, *names)
   return None
+
+
+def is_nearly_solved(rel: Rel, name: str) -> bool:
+  """Whether an equation such as `3 = x` or `x - 3 = 0` has `name` itself as its one term."""
+  try:
+    at = [exact(algebra.at(difference(rel), name, x)) for x in (0, 1, 2)]
+  except (NotExact, Undefined):
+    return rel.args[-1] == Sym(name)
+  return abs(at[1] - at[0]) == 1 == abs(at[2] - at[1])
 
 
 def renamed(left: Node, right: Node, body: Node) -> Node | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from lhrm_jax.rewards.math import algebra, evaluate, nodes
 from lhrm_jax.rewards.math.exact import Undefined
-from lhrm_jax.rewards.math.nodes import Node, Num, Op, Rel, Seq, Sym, TooBig, Union
+from lhrm_jax.rewards.math.nodes import Node, Num, Op, Rel, Seq, Sym, TooBig, Union, Unreadable
 
 INTERVALS = ("()", "[]", "(]", "[)")
 INEQUALITIES = frozenset(["<", ">", "<=", ">=", "!="])
@@ -60,12 +60,41 @@ def is_set(node: Node) -> bool:
   )
 
 
+def is_solved(node: Node) -> bool:
+  """Whether the conditions in `node` bound a name itself, or a multiple of it, by constants.
+
+  `x^2 < 4` and `2x + 1 > 5` are none: they may be the question, and repeat it.
+  """
+  relations = [n for n in nodes.walk(node) if isinstance(n, Rel) and n.ops not in _MEMBER]
+  return all(_is_multiple(arg) for rel in relations for arg in rel.args)
+
+
+_MEMBER = (("in",), ("notin",))
+
+
+def _is_multiple(node: Node) -> bool:
+  if not nodes.symbols(node) or isinstance(node, Sym):
+    return True
+  if not isinstance(node, Op):
+    return False
+  if node.kind.startswith("call:"):
+    return True
+  varying = [arg for arg in node.args if nodes.symbols(arg)]
+  if node.kind in ("abs", "fn:abs"):
+    return isinstance(node.args[0], Sym | Op) and _is_multiple(node.args[0])
+  kinds = node.kind in ("neg", "mul") or (node.kind == "div" and not nodes.symbols(node.args[1]))
+  return kinds and len(varying) == 1 and _is_multiple(varying[0])
+
+
 def equal(a: Node, b: Node) -> bool:
-  """Whether two sets of reals are the same.
+  """Whether the set `b` of reals is the set `a`, and as far solved.
 
   Raises:
+    Unreadable: `b` is a condition that still has to be solved, and `a` is none.
     Undefined: one of them is no set of reals that can be described.
   """
+  if is_solved(a) and not is_solved(b):
+    raise Unreadable("a condition that still has to be solved")
   ours, theirs = unknown(a), unknown(b)
   if ours and theirs and ours != theirs and not (_names_itself(a) or _names_itself(b)):
     return False
