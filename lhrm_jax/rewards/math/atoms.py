@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 
 from lhrm_jax.rewards.math import environments, nodes, tokens, vocabulary
@@ -19,7 +18,6 @@ NO_ATOM = frozenset(
 _CLOSERS = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",)}
 # Letters that stand for functions when an argument in brackets follows.
 _FUNCTION_LETTERS = frozenset("fghFGHPQRSTVWXYE")
-_GREEK_SYMBOL = re.compile(r"\\[a-zA-Z]+")
 _UNIT_VECTORS = (Sym("i"), Sym("j"), Sym("k"))
 _ZERO = Num(Fraction(0))
 

@@ -216,25 +216,8 @@ _WRAPPER = re.compile(
   r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname"
   r"|boldsymbol|bm|bf|rm|it)\*?(?![a-zA-Z])"
 )
-_SQUASH = re.compile(r"[\s{}$~]+|\\[,;:!() \[\]]")
 
 
 def unwrap(text: str) -> str:
   """`text` without the commands that only set its size, font and spacing."""
   return _SPACES.sub(" ", _LAYOUT.sub(" ", _SIZES.sub("", _WRAPPER.sub("", text))))
-
-
-def squash(text: str) -> str:
-  """A form for comparing answers as text: wrappers, spaces, braces and end marks taken out.
-
-  A word is compared without regard to case; a single letter keeps its case, because x is not X.
-  """
-  text = normalise_unicode(text[:MAX_RAW_CHARS])
-  text = unwrap(text.replace(r"\{", "<<").replace(r"\}", ">>"))
-  spaced = re.sub(r"[{}$]", " ", text)
-  text = _SQUASH.sub("", text).strip(".,;:!")
-  # Dots inside abbreviations (p.m.) do not count; decimal points do.
-  text = re.sub(r"(?<=[a-zA-Z])\.|\.(?=[a-zA-Z])", "", text)
-  if re.fullmatch(r"[\s\w.,:;!?'\"()-]*", spaced) and re.search(r"[a-zA-Z]{3}|[ap]\.?m\b", spaced):
-    text = text.casefold()
-  return text
