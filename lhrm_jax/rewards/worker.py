@@ -27,7 +27,8 @@ def main() -> None:
   from lhrm_jax.rewards import rules
   from lhrm_jax.rewards.math import verify
 
-  verify(r"\sqrt{2}", r"\boxed{2^{1/2}}")  # pays for mpmath's import before the first deadline
+  # Pays for the imports of mpmath and SymPy before the first deadline.
+  verify(r"x > \sqrt{2}", r"\boxed{x > 2}")
   wire.send(out, {"ready": os.getpid()})
   while True:
     try:

@@ -131,3 +131,140 @@ DIFFERENT["spot checks"] = [
   (r"\sqrt{2}", "1.41421356"), ("0", r"\emptyset"), ("(3,-3)", r"\pm3"), ("[1,2]", "1,2"), (r"\mathbb{Z}", r"\mathbb{Q}"),
   ("xy^2", "(xy)^2"), ("5", r"\text{5 or 6}"),
 ]  # fmt: skip
+
+# What each kind of reading must tell apart, and what it must not.
+EQUAL |= {
+  "braces kept": [("2^{n-1}", "2^{n - 1}"), (r"\sqrt{10}", r"\sqrt {10}"), ("-3./2", "-1.5"), ("5.", "5")],
+  "double factorials": [("7!!", "105"), ("8!!", "384"), (r"(2n)!!", "2^n n!")],
+  "extreme sizes": [(r"e^{-600}", r"\frac{1}{e^{600}}"), (r"2^{-900}\sqrt 2", r"\frac{\sqrt 8}{2^{901}}")],
+  "letters that could be units": [
+    (r"\frac{9 m}{4}", r"\frac94 m"), ("3 g-g^2", "g(3-g)"), (r"\sqrt{3 m}", r"\sqrt3\sqrt m"),
+    ("b=5 h", "b=2h+3h"), ("-8 s", r"-8\text{ s}"), ("y<3 h", r"y<h\cdot 3"), ("2 l", "l+l"),
+  ],
+  "names before brackets": [("a(b+c)", "ab+ac"), ("n(n+1)", "n^2+n"), ("f(0)+1", "1+f(0)")],
+  "floors and ceilings": [
+    (r"\lceil \frac{n}{4}\rceil", r"\lfloor \frac{n+3}{4}\rfloor"), (r"\lfloor x+1\rfloor", r"\lfloor x\rfloor+1"),
+    (r"\lceil x\rceil", r"-\lfloor -x\rfloor"), (r"\lfloor n/2\rfloor+\lceil n/2\rceil", "n"),
+    (r"\lfloor \sqrt{n}\rfloor+1", r"1+\lfloor n^{1/2}\rfloor"), (r"n-\lfloor n/3\rfloor", r"\lceil 2n/3\rceil"),
+  ],
+  "whole numbers": [
+    (r"\binom{n}{3}", r"\frac{n(n-1)(n-2)}{6}"), (r"\binom{n+1}{k}", r"\binom{n}{k}+\binom{n}{k-1}"),
+    (r"\frac{(n+2)!}{n!}", "(n+1)(n+2)"), ("(n+1)!-n!", r"n\cdot n!"), (r"\gcd(a,b)", r"\gcd(b,a)"),
+    ("(-1)^{n+1}", "-(-1)^n"), (r"\cos(n\pi)", "(-1)^n"), ("C_6^3", "20"), (r"{5 \choose 2}", "10"),
+  ],
+  "compound units": [
+    (r"36\text{ km/h}", r"10\text{ m/s}"), (r"\$2.50", r"250\text{ cents}"), ("£5", "5"),
+    (r"5\text{ ft }6\text{ in}", r"66\text{ in}"), (r"1\text{ h }20\text{ min}", r"80\text{ min}"),
+    (r"12^\circ 30'", r"12.5^\circ"), (r"20^\circ 30'36''", r"20.51^\circ"), (r"9.8\text{ m/s}^2", r"9.8\,\mathrm{m}/\mathrm{s}^2"),
+    (r"25^\circ\text{C}", "25"), (r"7\text{ cm}^2", r"7\text{ square centimeters}"), (r"5\text{ million}", "5000000"),
+  ],
+  "ordinals": [("33", "33rd"), ("11", r"11^{\text{th}}"), ("42", r"42\text{nd}"), ("3rd place", "3")],
+  "conditions": [
+    (r"\{x\in\mathbb{R}\mid x\le 4\}", r"(-\infty,4]"), (r"\{y : y>0\}", r"(0,\infty)"),
+    (r"x=0\text{ or }x\ge 2", r"\{0\}\cup[2,\infty)"),
+    (r"\mathbb{R}\setminus\{0,1\}", r"(-\infty,0)\cup(0,1)\cup(1,\infty)"),
+    (r"\text{all reals}", r"(-\infty,\infty)"), (r"x\neq 1,3", r"(-\infty,1)\cup(1,3)\cup(3,\infty)"), (r"x\ne\pm1", r"\mathbb{R}-\{-1,1\}"),
+    (r"\emptyset", r"\text{no solution}"), (r"(0,\infty)", r"\mathbb{R}^+"), (r"x>\sqrt2", r"(\frac{2}{\sqrt2},+\infty)"),
+  ],
+  "looks": [
+    ("17", r"\textcolor{red}{17}"), ("17", r"{\large 17}"), (r"\frac23", r"\color{green}\frac23"), ("17", r"\colorbox{red}{$17$}"),
+    ("17", r"17\tag{2}"), ("17", r"\fcolorbox{red}{white}{17}"), ("17", r"\textcolor[rgb]{1,0,0}{17}"),
+  ],
+  "remarks": [
+    ("f(x)=3x", r"f(x)=3x\text{ for all }x\in\mathbb{R}"), ("f(n)=2n", r"f(n)=2n \text{ for all positive integers } n"),
+    ("a_n=3n", r"a_n=3n\ (n\in\mathbb{N})"), ("20", r"\text{There are }20\text{ ways}"), ("20", r"\text{The final answer is }20"),
+    (r"\frac{22}{7}", r"\frac{22}{7}\text{ (approximately }3.14\text{)}"), (r"M_{\max}=18", "18"), (r"x_{\text{max}}=2", r"x_{\max}=2"),
+    (r"\text{first: }2,\text{ second: }5", "2,5"), ("5:7", r"5\text{ to }7"), ("21", r"\text{twenty-one}"), (r"\text{infinity}", r"\infty"),
+  ],
+  "several letters": [("ABD", "A, B, D"), ("ABD", r"\text{A, B and D}"), ("AC", "(A), (C)")],
+  "systems": [
+    (r"\begin{cases}a=3\\b=7\end{cases}", "a=3, b=7"), (r"\begin{cases}a=3\\b=7\end{cases}", "(3,7)"),
+    (r"\left\{\begin{array}{l}x=1\\y=2\end{array}\right.", "x=1,y=2"), (r"\begin{aligned}x&=1\\y&=2\end{aligned}", "(1,2)"),
+    (r"\begin{cases}x^2 & x>0\\-x & x\le0\end{cases}", r"\begin{cases}x^2, & \text{if } x>0\\-x, & \text{if } x\leq 0\end{cases}"),
+    (r"\begin{cases}1&\text{if }n\text{ is even}\\0&\text{if }n\text{ is odd}\end{cases}", r"\begin{cases}1,& n\text{ even}\\0,& n\text{ odd}\end{cases}"),
+  ],
+  "determinants and inverses": [
+    (r"\begin{vmatrix}a&b\\c&d\end{vmatrix}", "ad-bc"),
+    (r"\begin{pmatrix}2&0\\0&2\end{pmatrix}^{-1}", r"\frac12\begin{pmatrix}1&0\\0&1\end{pmatrix}"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "[[1,2],[3,4]]"),
+  ],
+  "integers in solutions": [
+    (r"x\equiv 3\pmod 8", r"x\equiv -5\pmod{8}"), (r"x\equiv 4\pmod{7}", r"x\equiv 4\ (\mathrm{mod}\ 7)"),
+    (r"n=8k+3, k\in\mathbb{Z}", r"n\equiv 3\pmod 8"), (r"x\equiv 1, 4 \pmod 5", r"x\equiv \pm 1\pmod 5"),
+    (r"x=\frac{\pi}{3}+2k\pi, k\in\mathbb{Z}", r"x=2n\pi+\frac{\pi}{3}\ (n\in\mathbb{Z})"),
+    (r"x=k\pi, k\in\mathbb{Z}", r"x=2k\pi \text{ or } x=\pi+2k\pi, k\in\mathbb{Z}"), (r"x=k\pi, k\in\mathbb{Z}", r"x=n\pi \text{ for any integer } n"),
+    (r"x=(-1)^k\frac{\pi}{6}+k\pi, k\in\mathbb{Z}", r"x=\frac{\pi}{6}+2k\pi, x=\frac{5\pi}{6}+2k\pi, k\in\mathbb{Z}"),
+    (r"x=\frac{\pi}{2}+k\pi, k\in\mathbb{Z}", r"\left\{-\frac{\pi}{2}+k\pi \mid k\in\mathbb{Z}\right\}"),
+  ],
+  "equations up to a factor": [
+    ("xy=8", r"x=\frac{8}{y}"), (r"\frac1x+\frac1y=1", "x+y=xy"), ("PV=nRT", r"P=\frac{nRT}{V}"), ("x^2=8y", r"y=\frac{x^2}{8}"),
+    (r"\frac{x^2}{4}+\frac{y^2}{9}=1", "9x^2+4y^2=36"), ("x+2y>4", "2y>4-x"),
+  ],
+  "readings of the gold alone": [
+    ("x^2<9", "(-3,3)"), (r"\frac{x-1}{x+2}\ge0", r"(-\infty,-2)\cup[1,\infty)"), ("|x-3|<2", "(1,5)"), ("2x+1>5", "x>2"),
+    ("y-3=2(x+1)", "2x+5"), (r"\left(\begin{array}{c}6\\2\end{array}\right)", "15")],
+  "conjugates": [(r"\overline{w}", r"\bar{w}"), (r"z\overline{z}", "|z|^2"), (r"\overline{2+3i}", "2-3i"), (r"\overline{AB}=5", "5")],
+  "other notations": [
+    (r"\operatorname{ctg} x", r"\cot x"), ("2<sup>n</sup>-1", "2^n-1"), (r"\textcircled{2}\textcircled{4}", "②④"),
+    ("(243)_7", "243_7"), (r"\underbrace{5\cdots5}_{k}", r"\underbrace{5 \cdots 5}_{k}"), (r"L_{\odot}^2", r"L_\odot^2"),
+    (r"\int_0^1 x dx", r"\int_{0}^{1} x\,dx"), (r"\text{充要条件}", "充要条件"),
+  ],
+}  # fmt: skip
+DIFFERENT |= {
+  "the question repeated": [("(-3,3)", "x^2<9"), ("(1,5)", "|x-3|<2"), ("x>2", "2x+1>5"), ("x=5", "2x=10"), ("5", "2x=10")],
+  "braces kept": [
+    (r"\frac{3}{8xy}", r"\frac{3}{8}xy"), ("7^{n+1}", "7^n+1"), (r"\sqrt{2x+1}", r"\sqrt{2x}+1"), ("a_{k+1}", "a_k+1"),
+    (r"\cos{2x}+1", r"\cos{2x+1}"), (r"\frac{12}{5}", r"\frac{1}{25}"), (r"\sqrt[4]{81}", r"\sqrt{[4]81}"), ("10^{100}", "10^{1}00"),
+  ],
+  "marks kept": [
+    ("5", "5!"), ("5!", "5"), ("8", "8!!"), ("(2n)!", "2n!"), ("0.75", "75"), ("7", ".7"), ("64", ".64"), ("3 1/2", "31/2"),
+    ("13", "1 3"), ("17", r"1\,7"), ("17", "{1}{7}"), ("17", r"1\color{red}7"), ("7", "7?"), ("7", "7-"), ("7", "7'"),
+  ],
+  "extreme sizes": [
+    (r"3+e^{-700}", "3"), (r"\frac{1}{7^{800}}\sqrt2", "0"), (r"\frac{\ln 2}{900!}", r"\frac{\ln 3}{900!}"), (r"\pi", r"\pi+10^{-400}"),
+    (r"\sqrt{10^{600}+1}", "10^{300}"), (r"(\frac{\sqrt3}{2})^{2000}", "0"), ("f(1)", "f(1+10^{-30})"), ("x>1", r"(1+10^{-40},\infty)"),
+  ],
+  "letters that could be units": [
+    (r"\frac{9 m}{4}", r"\frac94"), ("(4 h, 5 h)", "(4,5)"), ("7 m n", "7n"), (r"\frac{5 m}{4}+2", r"\frac{13}{4}"), ("2 m", "2"),
+  ],
+  "names before brackets": [
+    ("g(0)+3", "3"), ("A(0)e^{rt}", "0"), ("q(2)", "2q"), ("I(0)+3", "3"), (r"y(0)\cos t", "0"), ("c(1)", "c"),
+  ],
+  "floors and ceilings": [
+    (r"\lfloor \frac{n}{7}\rfloor", r"\lfloor \frac{n+1}{7}\rfloor"), (r"\lfloor y\rfloor", r"\lfloor y+0.001\rfloor"),
+    (r"\lfloor \frac{1000}{n}\rfloor", "0"), (r"\lceil x\rceil", r"\lfloor x\rfloor+1"), (r"\lfloor \sqrt{n}\rfloor", r"\lfloor \sqrt{n+1}\rfloor"),
+    (r"\lceil \frac{n}{3}\rceil", r"\lfloor\frac{n+1}{3}\rfloor"), ("|x-5000|", "5000-x"), (r"\gcd(n,101)", "1"), (r"\max(x,2)", "x"),
+  ],
+  "whole numbers": [("(-1)^n", "(-1)^{n+1}"), (r"\frac{1-(-1)^n}{2}", "1"), (r"\binom{n}{3}", r"\frac{n(n-1)(n-2)}{3}"), ("n!^2", "(n!)!")],
+  "compound units": [
+    (r"3\text{ m/s}", r"3\text{ km/h}"), (r"\$8", r"8\text{ cents}"), (r"\$8", r"8\text{ euros}"), (r"8\pi\text{ cm}", r"8\pi\text{ m}"),
+    (r"25^\circ\text{C}", r"25^\circ\text{F}"), (r"1\text{ h }20\text{ min}", r"120\text{ min}"), (r"12^\circ 30'", r"12^\circ"),
+    (r"7\text{ cm}^2", r"7\text{ cm}^3"), ("5", r"5\text{ million}"), (r"30^\circ", r"30\text{ radians}"), (r"5\text{ cm}", r"5\text{ cm}+0\text{ kg}"),
+  ],
+  "words that change a value": [
+    ("5", r"5\text{ squared}"), ("5", r"5\text{ or more}"), ("5", r"\text{at least }5"), ("5", r"\text{not }5"), ("5", r"\text{minus }5"),
+    ("7", r"7\text{ is wrong}"), ("7", r"\text{half of }7"), ("7", r"7\text{ hundred}"), ("7", r"\text{seven hundred}"), ("7", r"7\text{ tenths}"),
+    ("x+1", r"x+1\text{ for }x>0"), (r"\text{not continuous}", r"\text{continuous}"), ("even", "not even"), ("abc", "ABC"),
+  ],
+  "conditions": [
+    (r"\{x\mid x>1\}", r"[1,\infty)"), (r"x<3\text{ or }x>1", "(1,3)"), ("(3,3)", "[3,3)"), ("[2,2,5)", "(2,2,5)"), ("(2,3,4)", "[2,3,4)"),
+    (r"\frac{x-1}{x+2}\ge0", r"(-\infty,-2]\cup[1,\infty)"), (r"x\in[-2,7]", r"-x\in[-2,7]"), (r"x>1, x\in\mathbb{Z}", "x>1"), ("x>3", "y>3"),
+    (r"\{x\in\mathbb{N}\mid x>1\}", r"\{x\in\mathbb{R}\mid x>1\}"), (r"\mathbb{R}", r"\mathbb{R}^2"), ("12", ">12"), ("-1<x<1", r"x^2\le1"),
+  ],
+  "looks": [("17", r"71\tag{17}"), ("17", r"\phantom{17}"), ("17", r"\textcolor{red}{71}"), ("17", r"\tag{17}"), ("7", r"\cancel{7}")],
+  "several letters": [("ABD", "A, B"), ("ABD", "A"), ("ABD", "ABE"), ("5:7", r"7\text{ to }5"), ("A", "AC")],
+  "systems": [
+    (r"\begin{cases}a=3\\b=7\end{cases}", "(7,3)"),
+    (r"\begin{cases}1&\text{if }n\text{ is even}\\0&\text{if }n\text{ is odd}\end{cases}", r"\begin{cases}0&\text{if }n\text{ is even}\\1&\text{if }n\text{ is odd}\end{cases}"),
+    (r"\begin{cases}2x & x\ge 0\\ -2x & x<0\end{cases}", r"\begin{cases}2x & x> 0\\ -2x & x\le0\end{cases}"), (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "2"),
+  ],
+  "integers in solutions": [
+    (r"x\equiv 3\pmod 8", r"x\equiv 3\pmod{4}"), (r"x\equiv 3\pmod 8", "3"), ("4", "n=4k"), (r"x=k\pi, k\in\mathbb{Z}", "0"),
+    (r"x=\frac{\pi}{3}+2k\pi, k\in\mathbb{Z}", r"x=\frac{\pi}{3}+k\pi, k\in\mathbb{Z}"), (r"x=k\pi, k\in\mathbb{Z}", r"x=\frac{k\pi}{2}, k\in\mathbb{Z}"),
+  ],
+  "equations up to a factor": [
+    ("x^2=8y", r"x=2\sqrt{2y}"), ("PV=nRT", r"P=\frac{nRV}{T}"), ("3x-6y+9=0", "x-2y-3=0"), ("x+2y>4", "2y<4-x"), ("x^2=1", "x=1"), ("y+1=x", "x+1"),
+  ],
+  "conjugates": [(r"\overline{w}+2", "w+2"), (r"z+\bar z", "2z"), (r"\hat{x}", "x"), ("(243)_7", "(243)_8")],
+  "other notations": [("2<sup>n</sup>-1", "2n-1"), (r"\textcircled{2}\textcircled{4}", "②③"), ("①③", "13"), (r"\int_0^1 x dx", r"\int_0^2 x dx")],
+}  # fmt: skip

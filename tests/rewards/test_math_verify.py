@@ -23,7 +23,7 @@ def boxed(answer: str) -> str:
 
 
 # Kinds in which the gold may say more than the answer has to.
-_ONE_WAY = ("bases", "choice")
+_ONE_WAY = ("bases", "choice", "readings of the gold alone")
 
 
 class TestEquality:
@@ -131,6 +131,19 @@ class TestExtraction:
   def test_without_a_final_answer_nothing_is_decided(self, text):
     assert verify("42", text).correct is None
 
+  @pytest.mark.parametrize(
+    "text",
+    ["The answer is not 42.", "The answer is not $42$.", "So it isn't 42.", "It is not true that the answer is 42.",
+     "I will now think about whether 42 is plausible"],
+  )  # fmt: skip
+  def test_a_value_denied_or_doubted_is_no_answer(self, text):
+    assert not verify("42", text).correct
+
+  def test_a_closing_line_may_pick_the_letter_that_a_formula_in_the_box_does_not(self):
+    assert verify("D", "\\boxed{x^2 \\ll y}\n\n**Answer: D**").correct is True
+    assert not verify("D", "\\boxed{\\text{A or D}}\n\n**Answer: D**").correct
+    assert not verify("D", "\\boxed{A}\n\n**Answer: D**").correct
+
   def test_money_is_not_mistaken_for_formulas(self):
     text = "She pays $5 and gets $7 back.\nTherefore she has $12."
     assert verify("12", text).correct is True
@@ -162,7 +175,7 @@ class TestHostileText:
 
     for path in pathlib.Path(package.__file__).parent.glob("*.py"):
       text = path.read_text(encoding="utf-8")
-      for word in ("eval(", "exec(", "sympify", "parse_expr", "compile(", "__import__"):
+      for word in ("eval(", "exec(", "sympify", "parse_expr", "lambdify", "compile(", "__import__"):
         assert word not in text.replace("re.compile(", ""), f"{path.name} uses {word}"
 
   @pytest.mark.parametrize(
@@ -175,13 +188,30 @@ class TestHostileText:
       "3000!" + "*3000!" * 60, r"\exp" * 300, "x^{" * 200, r"\begin{pmatrix}" * 60,
       "((((((10!)!)!)!)!)!)", r"\sum_{k=1}^{10^{9}} k", r"10^{-10^{10}}", r"(10^{9})^{10^{9}}",
       r"1\frac{" * 150, "x!" * 300, r"\vec{" * 240 + "x", "0." + "1" * 399 + "^{9}" * 90,
+      r"\begin{pmatrix}x&y\\z&w\end{pmatrix}" * 38, r"\begin{pmatrix}" * 38 + "1" + r"\end{pmatrix}" * 38,
+      r"\begin{pmatrix}a&b\\c&d\end{pmatrix}^{-1}" * 12, r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^{10^9}",
+      r"\binom{3000}{1500}" * 40, "e^{-3000}+" * 90 + "1", "(((x^2+1)^2+1)^2+1)^2<5", "((1+x)^{12}+(1+y)^{12})^{12}=1",
+      "|x-1|+|x-2|+|x-3|+|x-4|<5", r"\frac{x^{12}-1}{x^{12}+1}>\frac{x^{11}}{x^{12}+3}", r"\lfloor \frac{n}{997} \rfloor",
+      r"x\equiv 1\pmod{10^{100}}", r"\{x|" * 30 + "x>y" + r"\}" * 30, r"\color{red}" * 300, r"\text{for all }" * 200,
+      r"\left\{\begin{array}" * 60, r"\tag{" * 300, "x>" * 250,
     ],
   )  # fmt: skip
   def test_no_answer_hangs(self, answer):
-    for gold in ("1", "x", r"\sqrt{2}", "(1,2)"):
-      start = time.perf_counter()
+    # SymPy's import is paid once in a process, and not by any answer.
+    verify("x>1", r"\boxed{x>2}")
+    for gold in (
+      "1",
+      "x",
+      r"\sqrt{2}",
+      "(1,2)",
+      "x>1",
+      "x+y=1",
+      r"x=k\pi, k\in\mathbb{Z}",
+      r"\lfloor n/2\rfloor",
+    ):
+      start = time.process_time()
       assert not verify(gold, rf"\boxed{{{answer}}}").correct or answer[0] in "{-"
-      assert time.perf_counter() - start < 2.0
+      assert time.process_time() - start < 2.0
 
   @pytest.mark.parametrize("piece", [r"\[", r"\(", "$", "$$", "####", "<answer>", r"\boxed{", "The answer is ",
                                      "{", "option ", "1,", " ", "\n", "<<", "<think>", "**"])  # fmt: skip

@@ -67,10 +67,11 @@ def gone(pids, within_s=5.0) -> bool:
   return not any(map(alive, pids))
 
 
-def test_starts_in_under_three_seconds():
+def test_starts_in_under_ten_seconds():
+  # Most of it is the import of SymPy, which must not fall into the first verdict's time.
   start = time.perf_counter()
   with VerifierPool(2):
-    assert time.perf_counter() - start < 3.0
+    assert time.perf_counter() - start < 10.0
 
 
 def test_verdicts_keep_the_order_of_the_batch(pool):

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-from lhrm_jax.rewards.math import nodes, tokens, vocabulary
+from lhrm_jax.rewards.math import environments, nodes, tokens, vocabulary
+from lhrm_jax.rewards.math.cursor import Cursor
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Seq, Sym, Text, Unreadable
-
-if TYPE_CHECKING:
-  from lhrm_jax.rewards.math.parse import Parser
 
 _CONSTANTS = {"pi": "pi", "infty": "oo", "inf": "oo", "infinity": "oo", "oo": "oo"}
 # Commands that never begin a factor.
 NO_ATOM = frozenset(
   [r"\%", r"\pm", r"\mp", r"\cup", r"\cap", r"\setminus", r"\}", r"\rfloor", r"\rceil", r"\end",
-   r"\&", "\\\\", r"\circ", r"\prime", r"\and", r"\or", r"\#", r"\|"]
+   r"\&", "\\\\", r"\circ", r"\prime", r"\and", r"\or", r"\#", r"\|", r"\mod", r"\pmod",
+   r"\choose", r"\over", *("\\" + name for name in vocabulary.CURRENCIES)]
 )  # fmt: skip
 _CLOSERS = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",)}
 # Letters that stand for functions when an argument in brackets follows.
 _FUNCTION_LETTERS = frozenset("fghFGHPQRSTVWXYE")
-_GREEK_SYMBOL = re.compile(r"\\[a-zA-Z]+")
-MAX_CELLS = 100
+_UNIT_VECTORS = (Sym("i"), Sym("j"), Sym("k"))
+_ZERO = Num(Fraction(0))
 
 
-def atom(p: Parser) -> Node:
+def atom(p: Cursor) -> Node:
   """Reads one factor without its exponent."""
   token = p.peek()
   if token.kind == "num":
@@ -46,7 +43,7 @@ def atom(p: Parser) -> Node:
   raise Unreadable(f"nothing in the grammar begins with {token.text or 'the end'!r}")
 
 
-def argument(p: Parser) -> Node:
+def argument(p: Cursor) -> Node:
   """Reads one argument of a TeX command: a group, or a single symbol (`\\frac13`)."""
   if p.peek().text == "{":
     return p.braced()
@@ -67,7 +64,7 @@ def primed(node: Node) -> Node:
   raise Unreadable("a prime stands on a name only")
 
 
-def _number(p: Parser) -> Node:
+def _number(p: Cursor) -> Node:
   text = p.next().text
   whole, dot, decimals = text.partition(".")
   # 0.1\overline{6} and 0.\overline{3}; the tokenizer leaves the dot of the second alone.
@@ -79,7 +76,7 @@ def _number(p: Parser) -> Node:
   return Num(Fraction(text), digits)
 
 
-def _repeating(p: Parser, whole: str, decimals: str) -> Node:
+def _repeating(p: Cursor, whole: str, decimals: str) -> Node:
   p.next()
   block = _digits_argument(p)
   shift = 10 ** len(decimals)
@@ -87,7 +84,7 @@ def _repeating(p: Parser, whole: str, decimals: str) -> Node:
   return Num(start + Fraction(int(block), shift * (10 ** len(block) - 1)))
 
 
-def _digits_argument(p: Parser) -> str:
+def _digits_argument(p: Cursor) -> str:
   braced = p.take("{")
   token = p.next()
   if token.kind != "num" or not token.text.isdigit():
@@ -97,7 +94,7 @@ def _digits_argument(p: Parser) -> str:
   return token.text
 
 
-def _based(p: Parser, text: str) -> Node:
+def _based(p: Cursor, text: str) -> Node:
   """`204_5`: an integer written in another base."""
   p.expect("_")
   base = int(_digits_argument(p)[:3])
@@ -110,7 +107,7 @@ def _based(p: Parser, text: str) -> Node:
   return Op("base", (Num(Fraction(value)), Num(Fraction(base))))
 
 
-def _word(p: Parser) -> Node:
+def _word(p: Cursor) -> Node:
   token = p.next()
   text = token.text
   if text in vocabulary.FUNCTIONS:
@@ -130,56 +127,97 @@ def _word(p: Parser) -> Node:
   return _named(p, text)
 
 
-def _named(p: Parser, name: str) -> Node:
+def _named(p: Cursor, name: str) -> Node:
   """A symbol with its subscript, or a function letter with its argument."""
   if p.peek().text == "_":
     p.next()
     name, node = _subscripted(p, name)
     if node is not None:
       return node
-  if p.peek().text == "(" and (name[0] in _FUNCTION_LETTERS or _lone_argument(p)):
+  if name[0] == "C" and (chosen := _combinations(p, name)) is not None:
+    return chosen
+  while p.take("'"):
+    name += "'"
+  if p.peek().text == "(" and (
+    name[0] in _FUNCTION_LETTERS or name[-1] == "'" or _lone_argument(p)
+  ):
     inside = _bracketed(p)
+    if name in nodes.symbols(inside):  # g(3 - g) is a product
+      return Op("mul", (Sym(name), inside))
     args = inside.items if isinstance(inside, Seq) else (inside,)
     return Op("call:" + name, args)
   return Sym(name)
 
 
-def _lone_argument(p: Parser) -> bool:
-  """Whether what follows is one letter in brackets and nothing more, as in `p(x)`."""
-  return p.peek(1).kind == "word" and len(p.peek(1).text) == 1 and p.peek(2).text == ")"
+def _combinations(p: Cursor, name: str) -> Node | None:
+  """`C_5^2`, the number of ways to choose 2 of 5."""
+  total = name[2:]
+  if name[:2] != "C_" or not total.isdigit() or p.peek().text != "^" or len(total) > 4:
+    return None
+  at = p.at
+  p.next()
+  chosen = p.exponent()
+  if isinstance(chosen, Num) and chosen.value <= int(total):
+    return Op("binom", (Num(Fraction(int(total))), chosen))
+  p.at = at
+  return None
 
 
-def _subscripted(p: Parser, name: str) -> tuple[str, Node | None]:
+def _lone_argument(p: Cursor) -> bool:
+  """Whether one letter or number stands in the brackets that follow at once, as in `b(0)`."""
+  inside = p.peek(1)
+  one = inside.kind == "num" or (inside.kind == "word" and len(inside.text) == 1)
+  return one and p.peek(2).text == ")" and not p.peek().spaced
+
+
+def _subscripted(p: Cursor, name: str) -> tuple[str, Node | None]:
   if p.peek().text != "{":
     token = p.next()
     if token.kind not in ("num", "word", "cmd", "text"):
       raise Unreadable(f"{token.text!r} is no subscript")
-    return f"{name}_{token.text}", None
+    return f"{name}_{_subscript(token)}", None
   inner, i = [], 1
   while p.peek(i).text != "}" or p.peek(i).kind == "text":
     if p.peek(i).kind == "end":
       raise Unreadable("a subscript is not closed")
     inner.append(p.peek(i))
     i += 1
-  if all(t.kind in ("num", "word", "text") or t.text in (",", "'") for t in inner):
+  plain = [t.kind in ("num", "word", "text", "cmd") or t.text in (",", "'", "*") for t in inner]
+  if all(plain):
     p.at += i + 1
-    return name + "_" + "".join(t.text for t in inner), None
+    return name + "_" + " ".join(map(_subscript, inner)), None
   return name, Op("call:" + name + "_", (p.braced(),))
 
 
-def _bracketed(p: Parser) -> Node:
+def _subscript(token: tokens.Token) -> str:
+  r"""A subscript as part of a name: `\max` and `\text{max}` are one."""
+  bare = token.text.lstrip("\\")
+  return bare if bare in vocabulary.FUNCTIONS else token.text
+
+
+def _bracketed(p: Cursor) -> Node:
   opening = p.next().text
-  if opening == r"\{" and p.take(r"\}"):
-    return Seq("{}", ())
+  if opening == r"\{":
+    if p.take(r"\}"):
+      return Seq("{}", ())
+    if (built := _builder(p)) is not None:
+      return built
+  array = opening == "(" and p.peek().text == r"\begin" and p.peek(2).text == "array"
   with p.deeper():
     bars, p.bars = p.bars, 0
     inside = p.answer()
     p.bars = bars
   closing = p.expect(*_CLOSERS[opening]).text
+  if array and closing == ")" and isinstance(inside, Matrix) and inside.shape == (2, 1):
+    inside = Op("column", (inside.rows[0][0], inside.rows[1][0]))  # or a binomial
+  if opening == "(" and closing == ")" and p.peek().text == "_" and isinstance(inside, Num):
+    return _based(p, inside.written)
   if opening == r"\{":
     items = inside.items if isinstance(inside, Seq) and inside.brackets == "," else (inside,)
     return Seq("{}", items)
   if isinstance(inside, Seq) and inside.brackets == ",":
+    if opening + closing not in ("()", "[]") and len(inside.items) != 2:
+      raise Unreadable("brackets that do not match")
     return Seq(opening + closing, inside.items)
   if isinstance(inside, nodes.Rel):
     return inside
@@ -188,7 +226,36 @@ def _bracketed(p: Parser) -> Node:
   raise Unreadable(f"{opening} {closing} around a single value")
 
 
-def _absolute(p: Parser) -> Node:
+_RELATION_SIGNS = frozenset(["<", ">", "=", r"\le", r"\ge", r"\ne", r"\in", r"\notin", r"\equiv"])
+
+
+def _builder(p: Cursor) -> Node | None:
+  r"""`\{x \in \mathbb{R} \mid x > 1\}`, from behind its first brace; `None` for any other set."""
+  depth, at, bar, end = 1, p.at, None, None
+  while at < len(p.items):
+    token = p.items[at]
+    if token.kind != "text":
+      depth += (token.text in (r"\{", "{", "(", "[")) - (token.text in (r"\}", "}", ")", "]"))
+      if depth == 0:
+        end = at
+        break
+      if depth == 1 and token.text in ("|", ":") and bar is None:
+        bar = at
+    at += 1
+  if bar is None or end is None:
+    return None
+  head, tail = p.items[p.at : bar], p.items[bar + 1 : end]
+  if not head or (head[0].kind == "num" and len(head) == 1):
+    return None
+  if not any(t.kind == "text" or t.text in _RELATION_SIGNS for t in tail):
+    return None
+  with p.deeper():
+    parts = tuple(p.inside(tokens_) for tokens_ in (head, tail))
+  p.at = end + 1
+  return nodes.Union("such", parts)
+
+
+def _absolute(p: Cursor) -> Node:
   p.expect("|")
   p.bars += 1
   with p.deeper():
@@ -198,7 +265,7 @@ def _absolute(p: Parser) -> Node:
   return Op("abs", (inside,))
 
 
-def _command(p: Parser) -> Node:
+def _command(p: Cursor) -> Node:
   name = p.next().text[1:]
   if name in ("frac", "binom"):
     top, bottom = argument(p), argument(p)
@@ -215,15 +282,47 @@ def _command(p: Parser) -> Node:
     p.expect(r"\rfloor", r"\rceil")
     return Op("floor" if name == "lfloor" else "ceil", (inside,))
   if name == "begin":
-    return _matrix(p)
+    return environments.matrix(p)
   if name == "emptyset":
     return Seq("{}", ())
   if name.startswith("R") and len(name) <= 2:
+    if p.peek().text == "^" and p.peek(1).text in ("+", "-", "*", "{") and p.peek(1).kind == "op":
+      marks = [p.peek(i).text for i in range(1, 4)]
+      if marks[0] != "{" or (marks[1] in "+-*" and marks[2] == "}"):
+        p.at += 4 if marks[0] == "{" else 2
+        sign = marks[marks[0] == "{"]
+        if name == "R" and sign in "+-":
+          positive = sign == "+"
+          return Seq("()", (_ZERO, Sym("oo")) if positive else (Op("neg", (Sym("oo"),)), _ZERO))
+        return Sym(f"set_{name[1:] or 'R'} {sign}")
     if name == "R":
       return Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
     return Sym("set_" + name[1:])
-  if name in ("overline", "bar", "cancel"):
-    return argument(p)
+  if name in ("overline", "bar"):
+    inside = argument(p)
+    # A line over capital letters is a segment, over anything else a conjugate or a mean.
+    segment = nodes.symbols(inside) and all(
+      s[0].isupper() and len(s) <= 2 for s in nodes.symbols(inside)
+    )
+    return inside if segment and len(nodes.symbols(inside)) > 1 else Op("conj", (inside,))
+  if name in ("hat", "widehat", "tilde"):
+    inside = argument(p)
+    bare = inside in _UNIT_VECTORS or len(nodes.symbols(inside)) > 1  # an angle, say
+    return inside if bare else Op("call:" + name, (inside,))
+  if name == "underbrace":
+    note = None
+    inside = p.braced()
+    if p.take("_"):
+      note = argument(p)
+    return Op("call:underbrace", (inside,) if note is None else (inside, note))
+  if name in vocabulary.CURRENCIES:
+    negative = p.take("-")
+    money = nodes.Quantity(p.power(), name)
+    return Op("neg", (money,)) if negative else money
+  if name == "det":
+    return Op("det", (p.power(),))
+  if name == "lim":
+    return _limit(p)
   if name in ("angle", "triangle"):
     return argument(p)
   if name in ("sum", "prod"):
@@ -233,7 +332,7 @@ def _command(p: Parser) -> Node:
   raise Unreadable(f"nothing in the grammar begins with \\{name}")
 
 
-def _root(p: Parser) -> Node:
+def _root(p: Cursor) -> Node:
   degree: Node = Num(Fraction(2))
   if p.take("["):
     with p.deeper():
@@ -244,7 +343,7 @@ def _root(p: Parser) -> Node:
   return Op("root", (argument(p), degree))
 
 
-def _function(p: Parser, name: str) -> Node:
+def _function(p: Cursor, name: str) -> Node:
   r"""A named function: `\sin x`, `\sin^2(x)`, `\log_2 8`, `sqrt(2)`, `max(a, b)`."""
   if name == "sqrt":
     return _root(p)
@@ -266,7 +365,7 @@ def _function(p: Parser, name: str) -> Node:
   return node if power is None or inverse else Op("pow", (node, power))
 
 
-def _function_argument(p: Parser) -> Node:
+def _function_argument(p: Cursor) -> Node:
   """What a function applies to: brackets, or the factors up to the next sign or function."""
   if p.peek().text in ("(", "[", "{"):
     inside = atom(p)
@@ -286,7 +385,15 @@ def _is_function(token: tokens.Token) -> bool:
   return token.text.lstrip("\\") in vocabulary.FUNCTIONS
 
 
-def _big(p: Parser, name: str) -> Node:
+def _limit(p: Cursor) -> Node:
+  r"""`\lim_{x \to 0} f(x)`: an unknown function of where it is taken and of what."""
+  where = (argument(p),) if p.take("_") else ()
+  with p.deeper():
+    body = p.factors()
+  return Op("call:lim", (*[a for w in where for a in nodes.children(w)], body))
+
+
+def _big(p: Cursor, name: str) -> Node:
   r"""`\sum_{k=0}^{n} body`: kept as an unevaluated function of its bounds and its body."""
   low = high = Num(Fraction(0))
   for _ in range(2):
@@ -300,48 +407,5 @@ def _big(p: Parser, name: str) -> Node:
   with p.deeper():
     body = p.factors()
   if bound is not None:
-    body = rename(body, bound, "bound")
+    body = nodes.rename(body, bound, "bound")
   return Op(f"call:{name}", (low, high, body))
-
-
-def rename(node: Node, old: str, new: str) -> Node:
-  """`node` with the symbol `old` called `new`."""
-  if isinstance(node, Sym):
-    return Sym(new) if node.name == old else node
-  return nodes.rebuild(node, tuple(rename(child, old, new) for child in nodes.children(node)))
-
-
-def _environment(p: Parser) -> str:
-  p.expect("{")
-  name = ""
-  while p.peek().text != "}":
-    if p.peek().kind == "end":
-      raise Unreadable("an environment has no name")
-    name += p.next().text
-  p.expect("}")
-  return name
-
-
-def _matrix(p: Parser) -> Node:
-  name = _environment(p)
-  if name not in vocabulary.MATRICES:
-    raise Unreadable(f"the environment {name} is outside the grammar")
-  if name == "array":
-    _environment(p)  # the columns
-  rows, row = [], []
-  while True:
-    with p.deeper():
-      row.append(p.item())
-    if p.take("&"):
-      continue
-    rows.append(tuple(row))
-    row = []
-    while p.take("\\\\"):
-      pass
-    if p.take(r"\end"):
-      break
-    if sum(len(r) for r in rows) > MAX_CELLS:
-      raise nodes.TooBig(f"a matrix of more than {MAX_CELLS} cells")
-  if _environment(p) != name or len({len(r) for r in rows}) != 1:
-    raise Unreadable("a matrix with rows of different length")
-  return Matrix(tuple(rows))

@@ -36,6 +36,30 @@ def picked(text: str) -> str | None:
   return None if others - {"A"} or re.search(r"\b(?:or|and)\b|,\s*\(?[A-J]\b", head[2]) else head[1]
 
 
+_SEVERAL = re.compile(r"\(?[A-J]\)?(?:\s*(?:,|;|&|\u3001|,?\s*and\b)?\s*\(?[A-J]\)?)+")
+_AFTER_BOX = re.compile(r"\banswer\s*(?:is|:)[\s*:]*\(?([A-J])\)?[\s*.$]*$", re.I)
+
+
+def several(text: str) -> frozenset[str] | None:
+  """The letters of an answer that picks several: `BCD`, or `B, C and D` in any order."""
+  plain = re.sub(r"[{}$*]|\\[()\[\]]", " ", clean.unwrap(text[:300])).strip(" .")
+  if not _SEVERAL.fullmatch(plain):
+    return None
+  letters = re.findall(r"[A-J]", plain)
+  together = re.fullmatch(r"[A-J]+", plain)
+  if len(set(letters)) != len(letters) or (together and letters != sorted(letters)):
+    return None
+  return frozenset(letters)
+
+
+def stated_after_box(text: str, box: str) -> str | None:
+  """The letter of a closing line, "Answer: D", behind a box that holds a formula and no letter."""
+  if re.search(r"\b(?:or|and)\b|,", box) or picked(box):
+    return None
+  match = _AFTER_BOX.search(text[text.rfind("boxed") :][-300:])
+  return match[1] if match else None
+
+
 def stated(text: str) -> str | None:
   """The letter the end of a longer text commits to."""
   text = text[-1500:]

@@ -37,6 +37,7 @@ def normalise_unicode(text: str) -> str:
   """Rewrites digits, minus signs, fractions and operators of Unicode as ASCII and LaTeX."""
   if text.isascii():
     return text
+  text = "".join(_CIRCLED.get(char, char) for char in text)
   text = _SUPERSCRIPT_RE.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
   text = _SUBSCRIPT_RE.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
   text = _UNICODE_RE.sub(lambda m: _UNICODE[m[0]], text)
@@ -90,19 +91,53 @@ def _escaped(text: str, i: int) -> bool:
 _ROW_GAP = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm)\s*\]")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?(?=\s*)")
 _FENCES = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])")
+# A system written as an array with a brace on its left only.
+_BRACED_SYSTEM = re.compile(
+  r"\\left\s*\\\{\s*\\begin\{(array|aligned|matrix|gathered)\}\s*(?:\{[lcr| ]*\})?"
+  r"((?:(?!\\begin|\\end).)*)\\end\{\1\}\s*\\right\s*\.",
+  re.S,
+)
 _OPEN_FENCE = re.compile(r"\\(?:left|right)\s*\.")
 _LAYOUT = re.compile(
   r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|nonumber|hfill|hline"
   r"|phantom\{[^{}]*\}|hspace\*?\{[^{}]*\}|vspace\*?\{[^{}]*\})(?![a-zA-Z])"
 )
 # Thousands written with a separator that can be nothing else: `{,}`, `,\!`, `\,`.
-_TEX_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,?\s*\\[!,;:]|,\s*\\ )\s*\d{3})+(?!\d)")
+_TEX_THOUSANDS = re.compile(
+  r"(?<![\d.])\d{1,3}(?:(?:\s*\{\s*,\s*\}|,?\s*\\[!,;:]|,\s*\\ )\s*\d{3})+(?!\d)"
+)
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,/}])\d{1,3}(?:[ ~]\d{3})+(?![\d/])")
 _COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _NOT_DIGIT = re.compile(r"\D")
 _DELIMITERS = re.compile(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]|(?<!\\)\$")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2,}|[{}()$%])")
-_CURRENCY = re.compile(r"\\\$|[€£¥₹₽￥]")
+# Signs of money, as the commands the tokenizer knows.
+_CURRENCY = {
+  r"\$": r" \dollar ", "€": r" \euro ", "£": r" \sterling ", "¥": r" \yen ", "￥": r" \yen ",
+  "₹": r" \rupee ", "₽": r" \rouble ",
+}  # fmt: skip
+_CURRENCY_RE = re.compile(r"\\\$|[€£¥₹₽￥]|\\(?:text)?(?:dollar|euro|sterling)(?![a-zA-Z])")
+_HTML_SCRIPT = re.compile(r"<(sup|sub)>([^<>]{1,100})</\1>")
+# Commands that set a colour or a size; a tag or a label is no part of the answer either.
+_COLOURED = re.compile(
+  r"\\(?:textcolor|colorbox|scalebox|raisebox|fcolorbox\s*\{[^{}]*\})\s*(?:\[[^\[\]{}]*\]\s*)?"
+  r"\{[^{}]*\}\s*(?=\{)|\\bbox\s*(?:\[[^\[\]{}]*\]\s*)?(?=\{)"
+  r"|\\enclose\s*\{\s*(?:circle|box|roundedbox)\s*\}\s*(?=\{)"
+  r"|\\color\s*(?:\[[^\[\]{}]*\]\s*)?\{[^{}]*\}|\\(?:tag\*?|label|ref|eqref)\s*\{[^{}]*\}"
+  r"|\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|sl"
+  r"|em|boldmath|mathstrut|strut|notag|centering)(?![a-zA-Z])"
+)
+_ORDINAL_TEXT = (
+  r"\\(?:text(?:rm|up|superscript|normal)?|mathrm|mbox|rm)\s*\{\s*(?:st|nd|rd|th)\s*\}"
+)
+_ORDINAL = re.compile(
+  r"(?<![\d.])(\d{1,9})\s*(?:(?:st|nd|rd|th)(?![a-zA-Z])|\^?\s*"
+  + _ORDINAL_TEXT
+  + r"|\^\s*\{\s*(?:(?:st|nd|rd|th)|"
+  + _ORDINAL_TEXT
+  + r")\s*\})(\s+[a-zA-Z]{3,})?\s*(?=[$.,)}]|$)"
+)
+_CIRCLED = {chr(0x2460 + i): rf"\textcircled{{{i + 1}}}" for i in range(20)}
 _SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\q?quad|\\(?:thinspace|enspace|space)(?![a-zA-Z])|[~\s]+")
 
 
@@ -125,9 +160,15 @@ def clean(text: str, *, commas: str = "auto") -> str:
   if len(text) > MAX_CHARS:
     raise TooBig(f"the answer has {len(text)} characters, more than {MAX_CHARS}")
   text = _ROW_GAP.sub(r"\\\\ ", text)
-  text = _CURRENCY.sub(" ", text)
+  text = _CURRENCY_RE.sub(
+    lambda m: _CURRENCY.get(m[0], rf" \{m[0].lstrip(chr(92)).removeprefix('text')} "), text
+  )
+  text = _HTML_SCRIPT.sub(lambda m: ("^" if m[1] == "sup" else "_") + f"{{{m[2]}}}", text)
+  text = without_colour(text)
+  text = _ORDINAL.sub(_plain_ordinal, text)
   text = _DELIMITERS.sub(" ", text)
   text = _TEX_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
+  text = _BRACED_SYSTEM.sub(r"\\begin{cases}\2\\end{cases}", text)
   text = _OPEN_FENCE.sub(" ", text)
   text = _FENCES.sub("", text)
   text = _LAYOUT.sub(" ", text)
@@ -139,6 +180,22 @@ def clean(text: str, *, commas: str = "auto") -> str:
   if r"\begin" not in text:
     text = _SPACED_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
   return strip_end(text)
+
+
+def without_colour(text: str) -> str:
+  """`text` without colours, sizes, tags and labels."""
+  return _COLOURED.sub(" ", text) if "\\" in text else text
+
+
+def _plain_ordinal(match: re.Match) -> str:
+  """`22nd` as 22 and `15th day` as a count of days; anything else as it is."""
+  number = match[1]
+  endings = {"1": "st", "2": "nd", "3": "rd"}
+  ending = "th" if number[-2:-1] == "1" else endings.get(number[-1], "th")
+  suffix = match[0][len(number) :]
+  if not re.match(r"[^a-zA-Z]*(?:\\[a-z]+\W*)?" + ending, suffix):
+    return match[0]
+  return number + (rf" \text{{{match[2].strip()}}}" if match[2] else "")
 
 
 def strip_end(text: str) -> str:
@@ -159,25 +216,8 @@ _WRAPPER = re.compile(
   r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname"
   r"|boldsymbol|bm|bf|rm|it)\*?(?![a-zA-Z])"
 )
-_SQUASH = re.compile(r"[\s{}$~]+|\\[,;:!() \[\]]")
 
 
 def unwrap(text: str) -> str:
   """`text` without the commands that only set its size, font and spacing."""
   return _SPACES.sub(" ", _LAYOUT.sub(" ", _SIZES.sub("", _WRAPPER.sub("", text))))
-
-
-def squash(text: str) -> str:
-  """A form for comparing answers as text: wrappers, spaces, braces and end marks taken out.
-
-  A word is compared without regard to case; a single letter keeps its case, because x is not X.
-  """
-  text = normalise_unicode(text[:MAX_RAW_CHARS])
-  text = unwrap(text.replace(r"\{", "<<").replace(r"\}", ">>"))
-  spaced = re.sub(r"[{}$]", " ", text)
-  text = _SQUASH.sub("", text).strip(".,;:!")
-  # Dots inside abbreviations (p.m.) do not count; decimal points do.
-  text = re.sub(r"(?<=[a-zA-Z])\.|\.(?=[a-zA-Z])", "", text)
-  if re.fullmatch(r"[\s\w.,:;!?'\"()-]*", spaced) and re.search(r"[a-zA-Z]{3}|[ap]\.?m\b", spaced):
-    text = text.casefold()
-  return text

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from lhrm_jax.rewards.math import atoms, evaluate, nodes
+from lhrm_jax.rewards.math import algebra, nodes, rounding
+from lhrm_jax.rewards.math.exact import NotExact, Undefined, exact
 from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
 from lhrm_jax.rewards.math.threeway import all_true
 
+# Letters in a row that may be a name: AB, Area, perimeter.
+_MAX_NAME = 12
 
-def is_equation(rel: Rel) -> bool:
-  return all(op in ("=", "~", "==") for op in rel.ops)
+
+def is_equation(node: Node) -> bool:
+  return isinstance(node, Rel) and all(op in ("=", "~", "==") for op in node.ops)
 
 
 def value(rel: Rel) -> Node:
@@ -37,11 +41,13 @@ def is_name(node: Node) -> bool:
   if isinstance(node, Sym | Text):
     return True
   if isinstance(node, Seq):
-    return all(map(is_name, node.items))
+    return node.brackets in (",", "()") and bool(node.items) and all(map(is_name, node.items))
   if isinstance(node, Op):
     if node.kind.startswith("call:"):
       return True
-    if node.kind in ("abs", "mul", "div", "ratio") or node.kind.startswith("fn:"):
+    if node.kind == "mul" and len(node.args) > _MAX_NAME:
+      return False
+    if node.kind in ("abs", "mul", "div", "ratio", "conj") or node.kind.startswith("fn:"):
       return all(map(is_name, node.args))
   return False
 
@@ -53,10 +59,30 @@ def stated_value(rel: Rel) -> Node | None:
     return rel.args[0]  # 3 = x
   if name(rel) is not None:
     return given
-  if not all(evaluate.is_scalar(arg) and not nodes.symbols(arg) for arg in rel.args):
+  if any(nodes.symbols(arg) or isinstance(arg, Seq | Text) for arg in rel.args):
     return None
   # `2 + 2 = 4` states 4; `6 = 7` states nothing.
-  return given if evaluate.equal(rel.args[0], given) else None
+  return given if rounding.equal(rel.args[0], given) else None
+
+
+def solved_value(rel: Rel, other: Node) -> Node | None:
+  """What an equation such as `y + 1 = 2x` gives for the `y` that `other` leaves out."""
+  if rel.ops != ("=",):
+    return None
+  for left, right in (rel.args, rel.args[::-1]):
+    names = nodes.symbols(left) - nodes.symbols(right)
+    if len(names) == 1 and nodes.symbols(other) == nodes.symbols(right):
+      return algebra.solved_for(left, right, *names)
+  return None
+
+
+def is_nearly_solved(rel: Rel, name: str) -> bool:
+  """Whether an equation such as `3 = x` or `x - 3 = 0` has `name` itself as its one term."""
+  try:
+    at = [exact(algebra.at(difference(rel), name, x)) for x in (0, 1, 2)]
+  except (NotExact, Undefined):
+    return rel.args[-1] == Sym(name)
+  return abs(at[1] - at[0]) == 1 == abs(at[2] - at[1])
 
 
 def renamed(left: Node, right: Node, body: Node) -> Node | None:
@@ -68,34 +94,12 @@ def renamed(left: Node, right: Node, body: Node) -> Node | None:
   for new, old in zip(left.args, right.args, strict=True):
     if not (isinstance(new, Sym) and isinstance(old, Sym)):
       return None
-    body = atoms.rename(body, old.name, new.name)
+    body = nodes.rename(body, old.name, new.name)
   return body
 
 
 def difference(rel: Rel) -> Node:
   return Op("add", (rel.args[0], Op("neg", (rel.args[-1],))))
-
-
-def proportional(a: Node, b: Node, *, positive: bool = False) -> bool | None:
-  """Whether `a = c b` for a constant `c` other than 0, so that both vanish together."""
-  if not (evaluate.is_scalar(a) and evaluate.is_scalar(b)) or nodes.symbols(a) != nodes.symbols(b):
-    return False
-  ratios = []
-  for point in range(4):
-    evaluator = evaluate.Evaluator(evaluate.DIGITS, point)
-    try:
-      x, y = evaluator(a), evaluator(b)
-    except evaluate.Undefined:
-      continue
-    if x == 0 or y == 0 or not evaluator.mp.isfinite(x) or not evaluator.mp.isfinite(y):
-      return None
-    ratios.append(x / y)
-  if len(ratios) < 2:
-    return None
-  tiny = evaluator.mp.mpf(10) ** -evaluate.CLOSE
-  if positive and not (evaluator.mp.im(ratios[0]) == 0 and evaluator.mp.re(ratios[0]) > 0):
-    return False
-  return all(abs(r - ratios[0]) <= tiny * abs(ratios[0]) for r in ratios[1:])
 
 
 def same_chains(gold: Rel, answer: Rel) -> bool | None:
@@ -109,12 +113,14 @@ def same_chains(gold: Rel, answer: Rel) -> bool | None:
       out.append((op, Op("add", (left, Op("neg", (right,))))))
     return out
 
+  def same(op: str, a: Node, b: Node) -> bool | None:
+    return algebra.same_inequality(a, b) if op[0] == "<" else algebra.same_equation(a, b)
+
   ours, theirs = links(gold), links(answer)
   if len(ours) != len(theirs):
     return False
   if gold.ops[0][0] != answer.ops[0][0]:
     theirs.reverse()
   return all_true(
-    op == other and proportional(a, b, positive=op[0] == "<")
-    for (op, a), (other, b) in zip(ours, theirs, strict=True)
+    op == other and same(op, a, b) for (op, a), (other, b) in zip(ours, theirs, strict=True)
   )

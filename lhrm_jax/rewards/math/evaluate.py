@@ -1,141 +1,37 @@
-"""Values of scalar nodes: exact rationals where possible, else numbers to 60 digits.
+"""Numeric values of nodes, by mpmath.
 
-Two expressions are equal when they agree at every test point. Without variables there is one point,
-and agreement is asked for to 150 digits; with variables the points are fixed pseudo-random numbers,
-positive ones first. An identity that held at all of them by chance would be a coincidence to 35
-digits. Every operation checks its size before it is done, so evaluation always ends.
+Variables get fixed pseudo-random values of their domain (real, whole or complex). Every operation
+checks its size before it is done and counts against a budget, so evaluation always ends.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import math
+import operator
 import threading
-from collections.abc import Callable
 from fractions import Fraction
 
 from lhrm_jax.rewards.math import nodes, vocabulary
-from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Rel, Seq, Sym, TooBig, Unreadable
+from lhrm_jax.rewards.math.exact import NotExact, Undefined, exact
+from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Quantity, Sym, TooBig, Unreadable
 
-MAX_BITS = 65_536  # of a numerator or denominator
-MAX_FACTORIAL = 3_000
 MAX_EXPONENT_SIZE = 1_000_000  # of the logarithm of a number
 MAX_ANGLE = 10**12
-DIGITS, CLOSE = 60, 35
-CONSTANT_DIGITS, CONSTANT_CLOSE = 180, 150
-MAX_EXTRA_DIGITS = 600
-
-
-class NotExact(ValueError):
-  """The value is no rational that can be told without approximation."""
-
-
-class Undefined(ValueError):
-  """The expression has no value at this point."""
-
-
-def exact(node: Node) -> Fraction:
-  """The rational value of `node`.
-
-  Raises:
-    NotExact: it has a variable, a constant or a function in it.
-    Undefined: division by zero.
-    TooBig: over `MAX_BITS`.
-  """
-  if isinstance(node, Num):
-    return node.value
-  if isinstance(node, Quantity):
-    return exact(node.value)
-  if not isinstance(node, Op) or node.kind not in _EXACT:
-    raise NotExact(node)
-  return _bounded(_EXACT[node.kind](*[exact(arg) for arg in node.args]))
-
-
-def _bounded(value: Fraction) -> Fraction:
-  if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
-    raise TooBig(f"a number of more than {MAX_BITS} bits")
-  return value
-
-
-def _sum(*args: Fraction) -> Fraction:
-  total = Fraction(0)
-  for arg in args:
-    total = _bounded(total + arg)
-  return total
-
-
-def _product(*args: Fraction) -> Fraction:
-  total = Fraction(1)
-  for arg in args:
-    total = _bounded(total * arg)
-  return total
-
-
-def _quotient(top: Fraction, *bottoms: Fraction) -> Fraction:
-  for bottom in bottoms:
-    if bottom == 0:
-      raise Undefined("division by zero")
-    top = _bounded(top / bottom)
-  return top
-
-
-def _ratio(*args: Fraction) -> Fraction:
-  if len(args) != 2:
-    raise NotExact("a ratio of more than two terms is no number")
-  return _quotient(*args)
-
-
-def _power(base: Fraction, exponent: Fraction) -> Fraction:
-  if exponent.denominator != 1:
-    raise NotExact("a root")
-  power = int(exponent)
-  if base == 0:
-    if power < 0:
-      raise Undefined("division by zero")
-    return Fraction(int(power == 0))
-  size = max(base.numerator.bit_length(), base.denominator.bit_length())
-  if size > 1 or base.denominator != 1:  # 1 and -1 have every power
-    if abs(power) * size > MAX_BITS:
-      raise TooBig(f"a power of more than {MAX_BITS} bits")
-    return base**power
-  return base if power % 2 else Fraction(1)
-
-
-def _whole(value: Fraction, most: int) -> int:
-  if value.denominator != 1 or value < 0:
-    raise NotExact("not a natural number")
-  if value > most:
-    raise TooBig(f"{most} is the largest argument here")
-  return int(value)
-
-
-def _root(value: Fraction, degree: Fraction) -> Fraction:
-  """Roots that come out even; the others stay numeric."""
-  if degree.denominator != 1 or not 2 <= degree <= 64 or value < 0:
-    raise NotExact("a root")
-  found = []
-  for part in (value.numerator, value.denominator):
-    guess = (
-      math.isqrt(part) if degree == 2 else round(part ** (1 / int(degree))) if part < 2**50 else 0
-    )
-    if guess ** int(degree) != part:
-      raise NotExact("an irrational root")
-    found.append(guess)
-  return Fraction(*found)
-
-
-_EXACT: dict[str, Callable[..., Fraction]] = {
-  "add": _sum, "mul": _product, "div": _quotient, "neg": lambda a: -a, "pow": _power, "abs": abs,
-  "fact": lambda a: Fraction(math.factorial(_whole(a, MAX_FACTORIAL))),
-  "floor": lambda a: Fraction(math.floor(a)), "ceil": lambda a: Fraction(math.ceil(a)),
-  "pct": lambda a: a / 100, "root": _root, "ratio": _ratio, "base": lambda value, *_: value,
-  "binom": lambda n, k: Fraction(math.comb(_whole(n, MAX_FACTORIAL), _whole(k, MAX_FACTORIAL))),
-  "fn:abs": abs, "fn:max": lambda *a: max(a), "fn:min": lambda *a: min(a),
-  "fn:gcd": lambda *a: Fraction(math.gcd(*[_whole(x, 10**300) for x in a])),
-  "fn:lcm": lambda *a: Fraction(math.lcm(*[_whole(x, 10**300) for x in a[:8]])),
-}  # fmt: skip
-
+MAX_CONSTANT_BITS = 80  # where numbers are told apart at a fixed precision
+MAX_GAMMA, MAX_GAMMA_DIGITS = 2_000, 700
+# Significant digits asked for, beyond those that the spread of the values needs.
+DIGITS, CONSTANT_DIGITS, MAX_DIGITS = 60, 180, 7_680
+# Digits an evaluation may lose to rounding.
+SLACK = 20
+# What one verdict may cost: an operation at 60 digits counts 1, with more digits their power 1.5.
+MAX_WORK = 20_000
 _LOCAL = threading.local()
+
+
+def reset_budget() -> None:
+  """Gives the verdict that begins in this thread its whole budget."""
+  _LOCAL.work = 0.0
 
 
 def context(digits: int):
@@ -150,27 +46,103 @@ def context(digits: int):
 
 
 class Evaluator:
-  """Evaluates scalars at one point.
+  """Evaluates scalars and matrices at one point.
 
   Args:
     digits: working precision.
-    point: the number of the test point; gives each variable its value.
+    point: the number of the test point; gives each variable its value. Points 0 to 3 are positive
+      and of size 1, 4 to 7 have both signs, later ones also spread from 1e-3 to 1e5.
     log_base: what `\\log` without a base means, `"e"` or `"10"`.
+    whole: names of the variables that are natural numbers.
+    complex_plane: whether the other variables are complex numbers.
+    real: whether a root or logarithm that is not real leaves the whole expression undefined.
+
+  Attributes:
+    size: the largest binary exponent met so far, of tiny values as of huge ones.
   """
 
-  def __init__(self, digits: int, point: int, log_base: str = "e"):
+  def __init__(
+    self,
+    digits: int,
+    point: int = 0,
+    log_base: str = "e",
+    whole: frozenset[str] = frozenset(),
+    *,
+    complex_plane: bool = False,
+    real: bool = False,
+  ):
     self.mp = context(digits)
+    self.digits = digits
     self.point = point
     self.log_base = log_base
+    self.whole = whole
+    self.complex_plane = complex_plane
+    self.real = real
+    self.size = 0
+    self.cost = (digits / DIGITS) ** 1.5
 
   def variable(self, name: str):
-    """A fixed number for each variable and point: in (0.3, 3.3), from the third point on signed."""
-    seed = hashlib.blake2b(f"{self.point}:{name}".encode(), digest_size=16).digest()
-    value = self.mp.mpf(int.from_bytes(seed[:12], "big")) / 2**96 * 3 + self.mp.mpf("0.3")
-    return -value if self.point >= 4 and seed[-1] % 2 else value
+    """A fixed number for each variable and point."""
+    seed = hashlib.blake2b(f"{self.point}:{name}".encode(), digest_size=32).digest()
+    unit = self.mp.mpf(int.from_bytes(seed[:12], "big")) / 2**96
+    if name in self.whole:
+      return self.mp.mpf(1 + int(unit * (12 if self.point < 8 else 10 ** (1 + self.point % 4))))
+    value = unit * 3 + self.mp.mpf("0.3")
+    if self.point >= 8:
+      value = self.mp.mpf(10) ** (unit * 8 - 3)
+    if self.point >= 4 and seed[31] % 2:
+      value = -value
+    if self.complex_plane:
+      value = self.mp.mpc(value, int.from_bytes(seed[12:24], "big") / self.mp.mpf(2) ** 96 + 0.1)
+    return value
 
   def __call__(self, node: Node):
-    """The value of `node`: a real or complex number of `mp`."""
+    """The value of `node`: a real or complex number of `mp`, or a matrix of them.
+
+    Raises:
+      Undefined: no value at this point.
+      Unreadable: no scalar or matrix.
+      TooBig: over one of the bounds.
+    """
+    self._charge(1)
+    try:
+      value = self._value(node)
+    except (ZeroDivisionError, ValueError, OverflowError) as error:
+      if isinstance(error, TooBig | Unreadable | Undefined):
+        raise
+      raise Undefined(str(error)) from None
+    return value if isinstance(value, self.mp.matrix) else self._noted(value)
+
+  def _charge(self, operations: float) -> None:
+    _LOCAL.work = getattr(_LOCAL, "work", 0.0) + operations * self.cost
+    if _LOCAL.work > MAX_WORK:
+      raise TooBig("the comparison needs too much work")
+
+  def _noted(self, value):
+    """Clears noise in the smaller part of a complex number, and remembers the value's size."""
+    mp = self.mp
+    if isinstance(value, mp.mpc):
+      real, imaginary = (
+        self._cleared(part, mp.mag(value)) if mp.isfinite(value) else part
+        for part in (value.real, value.imag)
+      )
+      value = mp.mpc(real, imaginary) if imaginary else real
+      if imaginary and self.real:
+        raise Undefined("not real")
+    if value and mp.isfinite(value):
+      self.size = max(self.size, abs(mp.mag(value)))
+    return value
+
+  def _cleared(self, value, top):
+    """0 for a value that is noise beside numbers of the binary exponent `top`."""
+    mp = self.mp
+    if not value or not mp.isfinite(value):
+      return value
+    if isinstance(value, mp.mpc):
+      return mp.mpc(self._cleared(value.real, top), self._cleared(value.imag, top))
+    return value if mp.mag(value) > top - mp.prec + 3 * SLACK else mp.mpf(0)
+
+  def _value(self, node: Node):
     mp = self.mp
     if isinstance(node, Num):
       return mp.mpf(node.value.numerator) / node.value.denominator
@@ -180,50 +152,102 @@ class Evaluator:
       if node.name in ("pi", "e"):
         return +getattr(mp, node.name)
       return {"i": mp.mpc(0, 1), "oo": mp.inf}.get(node.name) or self.variable(node.name)
+    if isinstance(node, Matrix):
+      cells = [[self(cell) for cell in row] for row in node.rows]
+      if any(isinstance(cell, mp.matrix) for row in cells for cell in row):
+        raise Unreadable("a matrix in a matrix")
+      return mp.matrix(cells)
     if not isinstance(node, Op):
       raise Unreadable("not a scalar")
     if node.kind.startswith("call:"):
       return self._opaque(node)
-    if node.kind in ("fact", "binom", "floor", "ceil", "base", "fn:gcd", "fn:lcm"):
-      try:
-        value = exact(node)
-        return mp.mpf(value.numerator) / value.denominator
-      except NotExact:
-        return self._special(node)
+    if node.kind in _WHOLE:
+      return self._counted(node)
     args = [self(arg) for arg in node.args]
-    try:
-      return self._apply(node.kind, args, node)
-    except (ZeroDivisionError, ValueError, OverflowError) as error:
-      if isinstance(error, TooBig | Unreadable):
-        raise
-      raise Undefined(str(error)) from None
+    if any(isinstance(arg, mp.matrix) for arg in args):
+      return self._matrix(node, args)
+    return self._apply(node.kind, args, node)
 
   def _opaque(self, node: Op):
     """An unknown function: a number that depends on its name and its arguments' values."""
-    key = [node.kind, str(self.point)]
+    parts = []
     for arg in node.args:
-      value = self.mp.mpmathify(self(arg))
-      key.append(self.mp.nstr(value.real, 25) + "," + self.mp.nstr(value.imag, 25))
-    return self.variable("|".join(key))
+      value = self(arg)
+      if isinstance(value, self.mp.matrix):
+        raise Unreadable("an unknown function of a matrix")
+      value = self.mp.mpmathify(value)
+      shown = [self.mp.nstr(part, self.digits - SLACK) for part in (value.real, value.imag)]
+      parts.append(" ".join(shown))
+    if node.kind in ("call:fn:gcd", "call:fn:lcm"):
+      parts.sort()
+    return self.variable("|".join([node.kind, str(self.point), *parts]))
 
-  def _special(self, node: Op):
-    """Factorials, binomials and roundings of something that is not a plain natural number."""
+  def _counted(self, node: Op):
+    """Factorials, binomials, roundings and divisors: exact where the arguments are rational."""
+    mp = self.mp
+    self._charge(5 * sum(1 for _ in nodes.walk(node)))
+    try:
+      value = exact(node)
+      self._charge(value.numerator.bit_length() / 1_000)
+      return mp.mpf(value.numerator) / value.denominator
+    except NotExact:
+      pass
+    args = [self(arg) for arg in node.args]
+    if any(isinstance(arg, mp.matrix) for arg in args):
+      raise Unreadable(f"{node.kind} of a matrix")
+    near = [mp.nint(x) if not mp.im(x) and mp.isfinite(x) else None for x in args]
+    whole = [
+      n is not None and abs(x - n) < mp.mpf(10) ** (SLACK - self.digits) * max(1, abs(x))
+      for x, n in zip(args, near, strict=True)
+    ]
+    if all(whole) and max(map(abs, args)) < MAX_ANGLE:
+      plain = Op(node.kind, tuple(Num(Fraction(int(n))) for n in near))
+      try:
+        value = exact(plain)
+        return mp.mpf(value.numerator) / value.denominator
+      except NotExact as error:
+        if node.kind.startswith("fn:") or node.kind == "fact2":
+          raise Undefined(str(error)) from None
     if node.kind in ("floor", "ceil"):
-      value = self._real(self(node.args[0]))
-      if abs(value) > MAX_ANGLE:
+      if abs(self._real(args[0])) > MAX_ANGLE:
         raise TooBig("rounding of a huge number")
-      return getattr(self.mp, node.kind)(value)
-    return self._opaque(Op("call:" + node.kind, node.args))
+      return getattr(mp, node.kind)(args[0])
+    if node.kind not in ("fact", "binom"):
+      raise Undefined(f"{node.kind} of numbers that are not whole")
+    self._charge(15)
+    if max(map(abs, args)) > MAX_GAMMA or self.digits > MAX_GAMMA_DIGITS:
+      raise TooBig("a factorial of a huge number")
+    return mp.gamma(args[0] + 1) if node.kind == "fact" else mp.binomial(*args)
 
   def _real(self, value):
     if self.mp.im(value) != 0:
       raise Undefined("a complex number where a real one is needed")
     return self.mp.re(value)
 
+  def _matrix(self, node: Op, args: list):
+    """Sums, products, powers and determinants with matrices in them."""
+    mp, kind = self.mp, node.kind
+    if kind == "det" and args[0].rows == args[0].cols:
+      return mp.det(args[0])
+    if kind == "transpose":
+      return args[0].T
+    if kind in ("add", "mul"):
+      return functools.reduce(operator.add if kind == "add" else operator.mul, args)
+    if kind == "neg":
+      return args[0] * -1
+    if kind == "div" and len(args) == 2 and not isinstance(args[1], mp.matrix):
+      return args[0] / args[1]
+    if kind == "pow" and not isinstance(args[1], mp.matrix):
+      power = exact(node.args[1])
+      if power.denominator == 1 and abs(power) <= 64 and args[0].rows == args[0].cols:
+        return args[0] ** int(power)
+    raise Unreadable(f"{kind} of a matrix")
+
   def _apply(self, kind: str, args: list, node: Op):
     mp = self.mp
     if kind == "add":
-      return mp.fsum(args)
+      top = max((mp.mag(arg) for arg in args if arg and mp.isfinite(arg)), default=0)
+      return self._cleared(mp.fsum(args), top)
     if kind == "mul":
       return mp.fprod(args)
     if kind in ("div", "ratio"):
@@ -242,6 +266,8 @@ class Evaluator:
       return self._power(args[0], args[1], node.args[1])
     if kind == "root":
       return self._power(args[0], 1 / args[1], Op("div", (Num(Fraction(1)), node.args[1])))
+    if kind == "conj":
+      return mp.conj(args[0])
     if kind in ("fn:max", "fn:min"):
       return (max if kind == "fn:max" else min)(map(self._real, args))
     if kind.startswith("fn:"):
@@ -269,22 +295,35 @@ class Evaluator:
 
   def _function(self, name: str, args: list):
     mp, x = self.mp, args[0]
+    self._charge(3)
     if len(args) > 2 or (len(args) == 2 and name not in ("log", "lg")):
       raise Unreadable(f"{name} of {len(args)} arguments")
     if name in ("log", "ln", "lg"):
       if x == 0:
         raise Undefined("the logarithm of 0")
-      base = args[1] if len(args) == 2 else 10 if name == "lg" or self._tens(name) else None
-      return mp.log(x) if base is None else mp.log(x) / mp.log(base)
+      tens = name == "lg" or (name == "log" and self.log_base == "10")
+      base = args[1] if len(args) == 2 else 10 if tens else None
+      value = self._cleared(mp.log(x), 0)
+      return value if base is None else value / mp.log(base)
     if not abs(x) < (MAX_EXPONENT_SIZE if name in vocabulary.GROWING else MAX_ANGLE):
       raise TooBig(f"{name} of a huge number")
     name = name.replace("arc", "a") if name.startswith("arc") else name
     if name not in vocabulary.ELEMENTARY:
       raise Unreadable(f"the function {name} is not known")
-    return getattr(mp, name)(x)
+    if name == "exp":
+      return mp.exp(x)
+    top = max(0, mp.mag(x)) if x else 0
+    if name in _QUOTIENTS:  # so that tan(pi/2) has no value, rather than a huge one
+      over, under = _QUOTIENTS[name]
+      over = self._cleared(getattr(mp, over)(x), top) if over else 1
+      return over / self._cleared(getattr(mp, under)(x), top)
+    return self._cleared(getattr(mp, name)(x), top)
 
-  def _tens(self, name: str) -> bool:
-    return name == "log" and self.log_base == "10"
+
+_WHOLE = frozenset(["fact", "fact2", "binom", "floor", "ceil", "base", "fn:gcd", "fn:lcm"])
+_QUOTIENTS = {
+  "tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": ("", "cos"), "csc": ("", "sin"),
+}  # fmt: skip
 
 
 def uses(node: Node, *names: str) -> bool:
@@ -293,72 +332,24 @@ def uses(node: Node, *names: str) -> bool:
 
 
 def is_scalar(node: Node) -> bool:
-  """Whether `node` is a number or an expression, and no list, set, relation or text."""
-  others = Seq | Rel | nodes.Union | nodes.Matrix | nodes.Text
+  """Whether `node` is a number or an expression, and no list, set, relation, matrix or text."""
+  others = nodes.Seq | nodes.Rel | nodes.Union | Matrix | nodes.Text
   return not any(isinstance(below, others) for below in nodes.walk(node))
 
 
-def equal(a: Node, b: Node) -> bool | None:
-  """Whether two scalars have the same value; `None` where no test point decides.
+def constant(node: Node, digits: int = DIGITS):
+  """The real value of a constant, for comparisons at a fixed precision.
 
-  `\\log` may mean the natural or the decimal logarithm; both sides are read the same way.
+  Raises:
+    Undefined: it has a variable, or no real value.
+    TooBig: values on the way are so large or small that they could drown others.
   """
-  try:
-    return exact(a) == exact(b)
-  except (NotExact, Undefined):
-    pass
-  logs = uses(a, "fn:log") or uses(b, "fn:log")
-  verdicts = [_equal_numbers(a, b, base) for base in (("e", "10") if logs else ("e",))]
-  return True if True in verdicts else verdicts[0]
-
-
-def _equal_numbers(a: Node, b: Node, log_base: str) -> bool | None:
-  variables = nodes.symbols(a) | nodes.symbols(b)
-  both = nodes.walk(Op("add", (a, b)))
-  opaque = any(isinstance(node, Op) and node.kind.startswith("call:") for node in both)
-  if not variables and not opaque:
-    return agree(a, b, CONSTANT_DIGITS, 0, CONSTANT_CLOSE, log_base, complex_too=True)
-  imaginary = uses(a, "i") or uses(b, "i")
-  seen = []
-  # Points 0 to 3 are positive, 4 to 7 have both signs: there sqrt(x^2) is told from x.
-  for point in range(8):
-    seen.append(agree(a, b, DIGITS, point, CLOSE, log_base, complex_too=imaginary))
-    if seen[-1] is False:
-      return False
-  if seen.count(True) >= 2:
-    return True
-  # Nowhere real on both sides: compare as complex numbers.
-  seen = [agree(a, b, DIGITS, point, CLOSE, log_base, complex_too=True) for point in range(4)]
-  return None if not any(s is not None for s in seen) else all(s is not False for s in seen)
-
-
-def agree(
-  a: Node, b: Node, digits: int, point: int, close: int, log_base: str, *, complex_too: bool
-) -> bool | None:
-  """Whether `a` and `b` agree at one point; `None` where one of them has no (real) value there."""
-  for _ in range(2):
-    evaluate = Evaluator(digits, point, log_base)
-    mp = evaluate.mp
-    try:
-      x, y = evaluate(a), evaluate(b)
-    except Undefined:
-      return None
-    if mp.isnan(x) or mp.isnan(y):
-      return None
-    if mp.isinf(x) or mp.isinf(y):
-      return bool(x == y)
-    size = max(abs(x), abs(y))
-    if size < 10**10:
-      break
-    # Large values get digits for their whole part too, so that n and n + 1 differ at any size.
-    extra = 60 * math.ceil(float(mp.log10(size)) / 60)
-    if extra > MAX_EXTRA_DIGITS:
-      return None
-    digits += extra
-  tiny = mp.mpf(10) ** -close
-  for value in (x, y):
-    if not complex_too and abs(mp.im(value)) > tiny * max(1, abs(value)):
-      return None
-  # What is left of terms that cancel is noise in the last digits, whatever the values' size.
-  noise = mp.mpf(10) ** -(close + 15)
-  return bool(abs(x - y) <= max(tiny * min(size, 1), noise))
+  if nodes.symbols(node) or not is_scalar(node):
+    raise Undefined("not a constant")
+  evaluate = Evaluator(digits)
+  value = evaluate(node)
+  if evaluate.size > MAX_CONSTANT_BITS:
+    raise TooBig("a constant too large or too small to be told from others")
+  if evaluate.mp.isnan(value):
+    raise Undefined("no number")
+  return evaluate._real(value)

@@ -169,7 +169,15 @@ _NUMBER = re.compile(
 _ENDS_IN = re.compile(
   r"(?:\bis|\bare|\bequals|\bit's|\u662f|=)\s*[*(]*(" + _NUMBER.pattern + r")\W*$"
 )
-_UNSURE = re.compile(r"\b(?:one of|either|not sure|might be|maybe)\b", re.I)
+_UNSURE = re.compile(
+  r"\b(?:one of|either|not (?:sure|true|correct|right|the)|might be|may be|maybe|perhaps|possibly"
+  r"|guess|whether|plausible|rather than)\b|(?:\bnot|n't) (?:think|believe|see)\b",
+  re.I,
+)
+# A value right behind one of these is the one that it is not.
+_DENIED = re.compile(
+  r"(?:\bnot|n't|\bnever|\bcannot)\s+(?:be\s+)?(?:equal(?:\s+to)?\s+)?[\W_]*$", re.I
+)
 
 
 # How far from the end a statement may stand, unless it says itself that it is final.
@@ -188,6 +196,8 @@ def statement(text: str) -> Found | None:
     cues = list((_CUE if near else _FINAL_CUE).finditer(sentences[i]))
     if cues:
       after = sentences[i][cues[-1].end() :].strip()
+      if _UNSURE.search(sentences[i]):
+        return None
       if not after:
         after = sentences[i + 1] if i + 1 < len(sentences) else ""
       return _committed(after, formulas, words=True) or _committed(sentences[i], formulas)
@@ -237,12 +247,16 @@ def _committed(sentence: str, formulas: list[str], *, words: bool = False) -> Fo
   marks = list(_MARK.finditer(sentence))
   if marks:
     chosen = _last_formulas(sentence, marks, formulas)
+    if _DENIED.search(sentence[: marks[-len(chosen)].start()]):
+      return None
     tail = sentence[marks[-1].end() :]
     if not _NUMBER.search(tail):
       percent = "%" if re.match(r"\s*(?:%|percent\b|pct\b)", tail) else ""
       return Found(r" \text{ and } ".join(chosen) + percent, "statement")
     sentence = tail
   ending = _ENDS_IN.search(sentence)
+  if any(_DENIED.search(sentence[: m.start()]) for m in _NUMBER.finditer(sentence)) and not ending:
+    return None
   numbers = [ending[1]] if ending else [m[0] for m in _NUMBER.finditer(sentence.rpartition("=")[2])]
   if len({n.strip().replace(",", "") for n in numbers}) == 1:
     return Found(re.sub(r"[$\u20ac\u00a3\s]|[.,]$", "", numbers[-1].strip()), "statement")

@@ -25,6 +25,11 @@ class Num:
   value: Fraction
   digits: int = 0
 
+  @property
+  def written(self) -> str:
+    """The digits of a natural number in base ten."""
+    return str(self.value)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sym:
@@ -54,7 +59,10 @@ class Seq:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Union:
-  """Sets joined by `kind`: `"union"`, `"intersection"` or `"minus"`."""
+  """Sets or conditions joined by `kind`: union, intersection, minus, and, or; or a set builder.
+
+  In a set builder, of the kind `"such"`, the element comes first and its condition second.
+  """
 
   kind: str
   args: tuple[Node, ...]
@@ -63,6 +71,10 @@ class Union:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Matrix:
   rows: tuple[tuple[Node, ...], ...]
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    return len(self.rows), len(self.rows[0])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +99,13 @@ class Text:
 
 
 Node = Num | Sym | Op | Seq | Union | Matrix | Rel | Quantity | Text
+
+
+def is_number(node: Node) -> bool:
+  """Whether `node` is a number as it is written, with or without a sign."""
+  if isinstance(node, Op) and node.kind == "neg":
+    node = node.args[0]
+  return isinstance(node, Num)
 
 
 def children(node: Node) -> tuple[Node, ...]:
@@ -132,3 +151,10 @@ def walk(node: Node):
 def symbols(node: Node) -> set[str]:
   """Names of the variables in `node`; the constants pi, e, i and oo are not among them."""
   return {n.name for n in walk(node) if isinstance(n, Sym)} - {"pi", "e", "i", "oo"}
+
+
+def rename(node: Node, old: str, new: str) -> Node:
+  """`node` with the symbol `old` called `new`."""
+  if isinstance(node, Sym):
+    return Sym(new) if node.name == old else node
+  return rebuild(node, tuple(rename(child, old, new) for child in children(node)))

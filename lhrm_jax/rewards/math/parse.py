@@ -4,7 +4,8 @@ The grammar is closed and every recursion is counted, so any string ends in a tr
 `MAX_TOKENS` leaves and `MAX_DEPTH` levels, or in `Unreadable` or `TooBig`. Nothing is evaluated
 here. From loose to tight:
 
-    answer   : group (";" group)*
+    answer   : groups ((choose | over) groups)?
+    groups   : group (";" group)*
     group    : item (("," | and | or) item)*
     item     : sets (relation sets)*
     sets     : ratio ((cup | cap | setminus) ratio)*
@@ -16,15 +17,25 @@ here. From loose to tight:
 
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import atoms, nodes, tokens, units
+from lhrm_jax.rewards.math import (
+  atoms,
+  families,
+  measures,
+  nodes,
+  remarks,
+  tokens,
+  units,
+  vocabulary,
+)
+from lhrm_jax.rewards.math.cursor import Cursor
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Rel, Seq, Sym, Text, Unreadable
 
-# One bracket costs three levels of this and about eleven frames of Python.
-MAX_DEPTH = 120
 _RELATIONS = {
   "=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\approx": "~",
   r"\equiv": "==", r"\in": "in", r"\notin": "notin", r"\rightarrow": "=",
 }  # fmt: skip
+_BOUNDS = ("<", ">", "<=", ">=", "!=", "in", "notin")
+_CURRENCY_COMMANDS = frozenset("\\" + name for name in vocabulary.CURRENCIES)
 _SET_OPERATIONS = {r"\cup": "union", r"\cap": "intersection", r"\setminus": "minus"}
 
 
@@ -35,61 +46,35 @@ def parse(text: str) -> Node:
     Unreadable: outside the grammar.
     TooBig: over one of the caps.
   """
-  parser = Parser(tokens.tokenize(text))
-  node = parser.answer()
-  if parser.peek().kind != "end":
-    raise Unreadable(f"nothing in the grammar continues with {parser.peek().text!r}")
-  return node
+  return Parser(remarks.strip(tokens.tokenize(text))).whole()
 
 
-class Parser:
+class Parser(Cursor):
   """A cursor over tokens with one method for each level of the grammar."""
 
-  def __init__(self, items: list[tokens.Token]):
-    self.items = items
-    self.at = 0
-    self.depth = 0
-    self.bars = 0
+  def whole(self) -> Node:
+    """The answer that all tokens make up."""
+    node = self.answer()
+    if self.peek().kind != "end":
+      raise Unreadable(f"nothing in the grammar continues with {self.peek().text!r}")
+    return node
 
-  # Moving over tokens.
-
-  def peek(self, ahead: int = 0) -> tokens.Token:
-    i = self.at + ahead
-    return self.items[i] if i < len(self.items) else tokens.END
-
-  def next(self) -> tokens.Token:
-    token = self.peek()
-    self.at += 1
-    return token
-
-  def take(self, *texts: str) -> bool:
-    """Steps over the next token if it is one of `texts`."""
-    token = self.peek()
-    if token.kind != "text" and token.text in texts:
-      self.at += 1
-      return True
-    return False
-
-  def expect(self, *texts: str) -> tokens.Token:
-    token = self.peek()
-    if token.kind == "text" or token.text not in texts:
-      raise Unreadable(f"expected {texts[0]!r}, found {token.text or 'the end'!r}")
-    return self.next()
-
-  def deeper(self) -> "Parser":
-    return self
-
-  def __enter__(self):
-    self.depth += 1
-    if self.depth > MAX_DEPTH:
-      raise nodes.TooBig(f"nested deeper than {MAX_DEPTH} levels")
-
-  def __exit__(self, *_):
-    self.depth -= 1
+  def inside(self, items: list[tokens.Token]) -> Node:
+    """Reads `items`, a part of these tokens, as an answer of its own."""
+    part = Parser(items)
+    part.depth = self.depth
+    return part.whole()
 
   # The levels of the grammar.
 
   def answer(self) -> Node:
+    node = self.groups()
+    if self.peek().text in (r"\choose", r"\over"):
+      kind = "binom" if self.next().text == r"\choose" else "div"
+      return Op(kind, (node, self.groups()))
+    return node
+
+  def groups(self) -> Node:
     groups = [self.group()]
     while self.take(";", "\\\\"):
       if self.peek().kind == "end":
@@ -105,35 +90,79 @@ class Parser:
   def group(self) -> Node:
     """Items joined by commas, "and" and "or"."""
     parts: list[list[Node]] = [[self.item()]]
+    joints = set()
     while True:
       if self.take(","):
-        if self.take("and", "or", r"\and", r"\or"):
-          pass
-        if self.peek().kind == "end" or self.peek().text == ";":
+        joint = self.joint() or ","
+        if self.peek().kind == "end" or self.peek().text in (";", r"\&"):
           break
         parts[-1].append(self.item())
-      elif self.take("and", "or", r"\and", r"\or"):
+      elif joint := self.joint():
         parts.append([self.item()])
       else:
         break
+      joints.add(joint)
     records = [Seq(",", tuple(part)) for part in parts]
     if len(parts) > 1 and all(_is_record(record) for record in records):
       return Seq(",", tuple(records))
     items = tuple(item for part in parts for item in part)
-    return items[0] if len(items) == 1 else Seq(",", items)
+    items = tuple(below for item in items for below in families.with_condition(item))
+    if len(items) == 1:
+      return items[0]
+    if any(isinstance(item, Op) and item.kind == "residue" for item in items):
+      return families.joined_residues(items)
+    if (
+      isinstance(items[0], Rel)
+      and items[0].ops == ("!=",)
+      and not any(isinstance(item, Rel) for item in items[1:])
+    ):  # x \\ne 1, 3
+      name = items[0].args[0]
+      others = tuple(Rel(("!=",), (name, value)) for value in items[1:])
+      return nodes.Union("and", (items[0], *others))
+    joints.discard(",")
+    bounds = [isinstance(item, Rel) and any(op in _BOUNDS for op in item.ops) for item in items]
+    if any(bounds) and len(joints) == 1:
+      return nodes.Union(joints.pop(), items)
+    return Seq(",", items)
+
+  def joint(self) -> str:
+    """Steps over "and" or "or" and returns it, or returns nothing."""
+    if self.take("and", r"\and"):
+      return "and"
+    return "or" if self.take("or", r"\or") else ""
 
   def item(self) -> Node:
-    args, ops = [self.sets()], []
+    args, ops = [self.first_side()], []
     while self.peek().kind != "text" and self.peek().text in _RELATIONS:
       ops.append(_RELATIONS[self.next().text])
       if ops[-1] == "=" and self.peek().text in _RELATIONS:
         ops[-1] = _RELATIONS[self.next().text]  # "= \approx"
       args.append(self.sets())
+    modulus = self.modulus()
     if not ops:
-      return args[0]
-    if self.peek().text == "(" and self.peek(1).text in ("mod", r"\mod"):
-      raise Unreadable("congruences are outside the grammar")
-    return Rel(tuple(ops), tuple(args))
+      return args[0] if modulus is None else Op("residue", (args[0], modulus))
+    if modulus is None:
+      return Rel(tuple(ops), tuple(args))
+    if len(ops) > 1 or ops[0] not in ("=", "=="):
+      raise Unreadable("a congruence of several sides")
+    return Op("congruent", (*args, modulus))
+
+  def first_side(self) -> Node:
+    """The left side of a relation; `\\ge 12` has none."""
+    if self.peek().kind != "text" and self.peek().text in ("<", ">", r"\le", r"\ge", r"\ne"):
+      return Text("")
+    return self.sets()
+
+  def modulus(self) -> Node | None:
+    r"""The 5 of `\pmod{5}`, `\pmod 5` and `(mod 5)`."""
+    bracket = self.peek().text == "(" and self.peek(1).text in ("mod", r"\mod")
+    if not bracket and self.peek().text not in (r"\pmod", r"\mod", "mod"):
+      return None
+    self.skip(2 if bracket else 1)
+    node = Num(Fraction(self.next().text)) if self.peek().kind == "num" else atoms.argument(self)
+    if bracket:
+      self.expect(")")
+    return node
 
   def sets(self) -> Node:
     left = self.ratio()
@@ -160,7 +189,12 @@ class Parser:
         kind = self.next().text[1:]
         terms.append(Op(kind, (self.product(),)))
       else:
-        return terms[0] if len(terms) == 1 else Op("add", tuple(terms))
+        break
+    if len(terms) == 2 and isinstance(terms[0], Seq) and isinstance(terms[1], Op):
+      taken = terms[1].args[0]
+      if terms[1].kind == "neg" and isinstance(taken, Seq) and taken.brackets == "{}":
+        return nodes.Union("minus", (terms[0], taken))  # R - {3}
+    return terms[0] if len(terms) == 1 else Op("add", tuple(terms))
 
   def product(self) -> Node:
     with self.deeper():
@@ -186,7 +220,7 @@ class Parser:
       elif self.starts_atom():
         node = _times(node, self.power())
       else:
-        return node
+        return measures.measured_sum(node)
 
   def signed_power(self) -> Node:
     """A factor after an explicit operator may carry a sign: `2 * -3`."""
@@ -216,14 +250,33 @@ class Parser:
     with self.deeper():
       node = self.postfix(atoms.atom(self))
       if self.take("^"):
-        if self.take(r"\circ") or (
-          [self.peek(i).text for i in range(3)] == ["{", r"\circ", "}"] and self.skip(3)
-        ):
-          return self.postfix(Op("deg", (node,)))
+        if self.taken_mark(r"\circ"):
+          return self.postfix(self.minutes(Op("deg", (node,))))
         if self.take(r"\prime"):
           return self.postfix(atoms.primed(node))
         node = self.postfix(Op("pow", (node, self.exponent())))
       return node
+
+  def taken_mark(self, mark: str) -> bool:
+    """Steps over `mark`, alone or in braces."""
+    braced = [self.peek(i).text for i in range(3)] == ["{", mark, "}"]
+    return self.take(mark) or (braced and self.skip(3))
+
+  def minutes(self, degrees: Node) -> Node:
+    """Degrees with the minutes and seconds of arc behind them, if there are any."""
+    for size in (60, 3600):
+      at = self.at
+      if self.peek().kind != "num":
+        break
+      value = Num(Fraction(self.next().text) / size)
+      marks = 0
+      while self.take("'") or (self.take("^") and self.taken_mark(r"\prime")):
+        marks += 1
+      if marks == 0 or marks != (1 if size == 60 else 2):
+        self.at = at
+        break
+      degrees = Op("add", (degrees, Op("deg", (value,))))
+    return degrees
 
   def exponent(self) -> Node:
     if self.peek().text == "{":
@@ -236,53 +289,40 @@ class Parser:
       return Num(Fraction(self.next().text))
     return self.power() if self.peek().text == "(" else atoms.atom(self)
 
-  def skip(self, count: int) -> bool:
-    self.at += count
-    return True
-
   def postfix(self, node: Node) -> Node:
     while True:
       token = self.peek()
       if token.kind == "text":
         self.next()
-        node = _annotated(node, token.text, self)
+        node = measures.annotated(node, token.text, self)
       elif token.text == "!" and token.kind == "op":
         self.next()
-        node = Op("fact", (node,))
+        double = self.peek().text == "!" and not self.peek().spaced and self.take("!")
+        node = Op("fact2" if double else "fact", (node,))
       elif token.text in ("%", r"\%"):
         self.next()
         node = Op("pct", (node,))
       elif token.text == r"\circ":
         self.next()
-        node = Op("deg", (node,))
+        node = self.minutes(Op("deg", (node,)))
       elif token.text == "'":
         self.next()
         node = atoms.primed(node)
+      elif token.text in _CURRENCY_COMMANDS and nodes.is_number(node):
+        node = Quantity(node, self.next().text[1:])
       elif token.kind == "word" and _takes_unit(node) and units.is_unit_word(token.text):
         words = []
         while self.peek().kind == "word" and units.is_unit_word(self.peek().text):
           words.append(self.next().text)
-        node = _annotated(node, " ".join(words), self)
-      elif token.kind == "word" and self.lone_unit(node):
-        node = _annotated(node, self.next().text, self)
+        node = measures.annotated(node, " ".join(words), self)
       else:
         return node
-
-  def lone_unit(self, node: Node) -> bool:
-    """Whether one letter apart from the number before it ends the answer: `5 m`, but not `5m`."""
-    token = self.peek()
-    return (
-      isinstance(node, Num)
-      and token.spaced
-      and token.text in ("m", "g", "s", "h", "L")
-      and (self.peek(1).kind == "end" or self.peek(1).text == "}")
-    )
 
   def starts_atom(self) -> bool:
     """Whether the next token can begin a factor of an implied product."""
     token = self.peek()
     if token.kind == "word":
-      return token.text not in ("and", "or")
+      return token.text not in ("and", "or", "mod")
     if token.kind == "text":
       return False
     if token.kind == "num":
@@ -291,7 +331,8 @@ class Parser:
     if token.kind == "op":
       if token.text == "|":
         return self.bars == 0 and self.closes_bar()
-      return token.text in ("(", "{", "[")
+      modulus = token.text == "(" and self.peek(1).text in ("mod", r"\mod")
+      return token.text in ("(", "{", "[") and not modulus
     if token.kind == "cmd":
       return token.text not in atoms.NO_ATOM and token.text not in _RELATIONS
     return False
@@ -339,17 +380,3 @@ def _is_record(node: Node) -> bool:
 def _takes_unit(node: Node) -> bool:
   """Bare words are units only behind something numeric: `5 miles`, but not `x miles`."""
   return not nodes.symbols(node) and not isinstance(node, Text)
-
-
-def _annotated(node: Node, text: str, parser: Parser) -> Node:
-  if units.is_percent(text):
-    return Op("pct", (node,))
-  if units.is_time_of_day(text):
-    raise Unreadable("a time of day is compared as text")
-  if parser.take("^"):  # \text{cm}^2
-    power = parser.exponent()
-    if isinstance(power, Num):
-      text += f"^{power.value}"
-  if isinstance(node, Quantity):
-    return Quantity(node.value, f"{node.unit} {text}")
-  return Quantity(node, text)

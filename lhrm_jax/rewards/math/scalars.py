@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import clean, evaluate, nodes, units
-from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Text
+from lhrm_jax.rewards.math import evaluate, nodes, rounding, units, words
+from lhrm_jax.rewards.math.exact import Undefined
+from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Text, Unreadable
 from lhrm_jax.rewards.math.threeway import all_true, any_true
 
 # A decimal this long was cut off, not chosen: it stands for what rounds to it.
@@ -17,33 +18,48 @@ def same_scalars(gold: Node, answer: Node) -> bool | None:
   gold, unit = _measured(gold)
   answer, other = _measured(answer)
   if isinstance(gold, Text) or isinstance(answer, Text):
-    return (
-      isinstance(gold, Text)
-      and isinstance(answer, Text)
-      and clean.squash(gold.text) == clean.squash(answer.text)
-    )
+    if isinstance(gold, Text) and isinstance(answer, Text):
+      return words.same(gold.text, answer.text)
+    return _spelled(gold) == _spelled(answer) is not None
   if not evaluate.is_scalar(gold) or not evaluate.is_scalar(answer):
     return False
   if unit and other:
-    if unit[0] != other[0]:
-      return False
-    if unit[1] != other[1]:
-      gold, answer = (
-        Op("mul", (node, Num(size))) for node, (_, size) in ((gold, unit), (answer, other))
-      )
-  return any_true(_same_numbers(g, a) for g, a in _readings(gold, answer))
+    known, known_too = units.measure(unit), units.measure(other)
+    if known and known_too:
+      if known[0] != known_too[0]:
+        return False
+      if known[1] != known_too[1]:
+        gold, answer = Op("mul", (gold, Num(known[1]))), Op("mul", (answer, Num(known_too[1])))
+    elif (known or known_too) and not (units.is_count(unit) or units.is_count(other)):
+      return None if any_true(_same_numbers(g, a) for g, a in _readings(gold, answer)) else False
+  radians = any((units.measure(u or "") or "")[:1] == ("radian",) for u in (unit, other))
+  return any_true(_same_numbers(g, a) for g, a in _readings(gold, answer, radians=radians))
 
 
-def _measured(node: Node) -> tuple[Node, tuple[str, Fraction] | None]:
-  """The bare value, and the known unit behind it if there is one."""
-  sign = isinstance(node, Op) and node.kind == "neg"
-  inner = node.args[0] if sign else node
-  if not isinstance(inner, Quantity):
+def _spelled(node: Node) -> Fraction | None:
+  """The number a word such as `twelve` names, or a whole number itself."""
+  if isinstance(node, Text):
+    return words.spelled(node.text)
+  return node.value if isinstance(node, Num) else None
+
+
+def _measured(node: Node) -> tuple[Node, str | None]:
+  """The bare value, and the unit behind it if there is one."""
+  quantities = [n for n in nodes.walk(node) if isinstance(n, Quantity)]
+  if not quantities or isinstance(node, Text):
     return node, None
-  return (Op("neg", (inner.value,)) if sign else inner.value), units.measure(inner.unit)
+  if len({units.measure(q.unit) or q.unit for q in quantities}) > 1:
+    raise Unreadable("several units in one value")
+  unit = quantities[0].unit if len(quantities) == 1 else None
+  return _bare(node), unit
 
 
-def _readings(gold: Node, answer: Node):
+def _bare(node: Node) -> Node:
+  inner = tuple(_bare(child) for child in nodes.children(node))
+  return inner[0] if isinstance(node, Quantity) else nodes.rebuild(node, inner)
+
+
+def _readings(gold: Node, answer: Node, *, radians: bool = False):
   """The pairs to compare, by the conventions for percent and degrees.
 
   A percent sign on both sides is left out of both; on one side only, the other may be the number
@@ -59,7 +75,7 @@ def _readings(gold: Node, answer: Node):
         yield (other, value) if swap else (value, other)
       return
   yield gold, answer
-  if evaluate.uses(gold, "deg") != evaluate.uses(answer, "deg"):
+  if not radians and evaluate.uses(gold, "deg") != evaluate.uses(answer, "deg"):
     yield _bare_degrees(gold), _bare_degrees(answer)
 
 
@@ -89,7 +105,7 @@ def _same_numbers(gold: Node, answer: Node) -> bool | None:
     return isinstance(answer, Num) and _digits_of(gold) == str(answer.value)
   if based and gold.args[1] != answer.args[1]:
     return False
-  verdict = evaluate.equal(gold, answer)
+  verdict = rounding.equal(gold, answer)
   if verdict is False and (_rounds(gold, answer) or _rounds(answer, gold)):
     return True
   return verdict
@@ -113,7 +129,7 @@ def _same_ratios(gold: Node, answer: Node) -> bool | None:
   pairs = zip(gold.args[1:], answer.args[1:], strict=True)
   first = gold.args[0], answer.args[0]
   return all_true(
-    evaluate.equal(Op("mul", (a, first[1])), Op("mul", (b, first[0]))) for a, b in pairs
+    rounding.equal(Op("mul", (a, first[1])), Op("mul", (b, first[0]))) for a, b in pairs
   )
 
 
@@ -125,7 +141,7 @@ def _rounds(decimal: Node, other: Node) -> bool:
   plain = other.args[0] if isinstance(other, Op) and other.kind == "neg" else other
   if not isinstance(decimal, Num) or decimal.digits < ROUNDED_DIGITS or isinstance(plain, Num):
     return False
-  if nodes.symbols(other):
+  if nodes.symbols(other) or any(isinstance(n, Num) and n.digits for n in nodes.walk(other)):
     return False
   text_places = 0
   value = decimal.value
@@ -133,10 +149,9 @@ def _rounds(decimal: Node, other: Node) -> bool:
     value, text_places = value * 10, text_places + 1
   step = Fraction(1, 10**text_places)
   try:
-    evaluator = evaluate.Evaluator(evaluate.DIGITS, 0)
-    number = evaluator(other)
-    mp = evaluator.mp
-    target = mp.mpf(sign * decimal.value.numerator) / decimal.value.denominator
-    return bool(abs(number - target) < mp.mpf(step.numerator) / step.denominator)
-  except evaluate.Undefined:
+    number = evaluate.constant(other)
+  except Undefined:
     return False
+  mp = evaluate.context(evaluate.DIGITS)
+  target = mp.mpf(sign * decimal.value.numerator) / decimal.value.denominator
+  return bool(abs(number - target) < mp.mpf(step.numerator) / step.denominator)

@@ -14,11 +14,12 @@ MAX_TOKENS = 600
 MAX_DIGITS = 400
 
 _COUNTED = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([a-zA-Z][a-zA-Z ]*)")
-_UNIT_LETTERS = ("m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A", "K")
+UNIT_LETTERS = ("m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A", "K")
+_TIME_OF_DAY = re.compile(r"\d.*\b[ap]\.?\s?m\b", re.I)
 _WORD_LIST = re.compile(r"[\s,]*(?:,|and|or|&)[\s,]*", re.I)
 _TOKEN = re.compile(
   r"(?P<space>\s+)"
-  r"|(?P<num>\d+(?:\.\d+|\.(?=\\(?:overline|bar|dot)))?|\.\d+)"
+  r"|(?P<num>\d+(?:\.\d+|\.(?=\\(?:overline|bar|dot)|\s*[-+*/)\]}]))?|\.\d+)"
   r"|(?P<word>(?:and|or)(?![a-z])|[a-zA-Z]+)"
   r"|(?P<cmd>\\[a-zA-Z]+|\\\\|\\[{}|%#&])"
   r"|(?P<op><=|>=|!=|==|\*\*|[-+*/^_=<>()\[\]{}|,;:!'%&])"
@@ -87,6 +88,12 @@ def _known_command(value: str, text: str, i: int) -> tuple[str, int]:
   return _canonical(name), i
 
 
+def _after_value(tokens: list[Token]) -> bool:
+  """Whether a unit may stand here: behind a number, a bracket, a degree sign or another unit."""
+  last = tokens[-1] if tokens else END
+  return last.kind in ("num", "text") or last.text in (")", "}", r"\circ", "/", "*", r"\%")
+
+
 def _canonical(name: str) -> str:
   same = SAME.get(name, name)
   return same if not same.isalpha() else "\\" + same
@@ -108,15 +115,36 @@ def _text_command(text: str, i: int, name: str, tokens: list[Token], spaced: boo
     inner, end = text[i + 1 : j - (depth == 0)], j
   else:
     inner, end = text[i], i + 1
-  bare = inner.strip()
+  bare = re.sub(r"\^?\s*\\circ\s*", "deg", inner).strip()
+  if _TIME_OF_DAY.search(bare):
+    raise Unreadable("a time of day is compared as text")
   if name == "mathbb":
     tokens.append(Token("cmd", r"\R" if bare == "R" else r"\R" + bare[:1], spaced))
+  elif name == "textcircled":  # one opaque symbol for each number
+    tokens.append(Token("cmd", r"\circled" + "".join(chr(97 + ord(c) % 26) for c in bare), spaced))
+  elif name == "underbrace":
+    tokens += [
+      Token("cmd", r"\underbrace", spaced),
+      Token("op", "{"),
+      *tokenize(inner),
+      Token("op", "}"),
+    ]
+  elif bare in SAME and bare.isalpha() and SAME[bare] in FUNCTIONS:  # \operatorname{tg}
+    tokens.append(Token("cmd", "\\" + SAME[bare], spaced))
+  elif bare.lower() in ("infinity", "inf"):
+    tokens.append(Token("cmd", r"\infty", spaced))
+  elif bare == "to":
+    tokens.append(Token("op", ":", True))
   elif _WORD_LIST.fullmatch(inner) and bare:
     word = "or" if "or" in bare.lower() else "and" if "and" in bare.lower() else ","
     tokens.append(Token("op" if word == "," else "word", word, True))
   elif counted := _COUNTED.fullmatch(bare):  # \text{17 apples}
     tokens.extend([*tokenize(counted[1]), Token("text", counted[2], True)])
-  elif bare in _UNIT_LETTERS and tokens and tokens[-1].kind == "num":
+  elif bare in ("C", "F") and tokens and r"\circ" in [t.text for t in tokens[-2:]]:
+    tokens.append(Token("text", "deg" + bare, spaced))
+  elif (
+    bare in UNIT_LETTERS and name not in ("mathbf", "mathit", "mathcal") and _after_value(tokens)
+  ):
     tokens.append(Token("text", bare, spaced))
   elif (
     name in TRANSPARENT or len(bare) <= 1 or bare in FUNCTIONS or not re.search(r"[a-zA-Z]", bare)

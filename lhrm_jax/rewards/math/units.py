@@ -24,9 +24,32 @@ _add("mass", s1="g gram", s1000="kg kilogram kilo", s1_1000="mg milligram", s100
 _add("time", s1="s sec second", s60="min minute", s3600="h hr hour", s86400="day", s604800="week",
      s1_1000="ms millisecond")  # fmt: skip
 _add("money", s100="dollar buck usd", s1="cent")
+_add("euro", s1="euro eur")
+_add("sterling", s1="sterling gbp")
+_add("rupee", s1="rupee rs inr")
+_add("yen", s1="yen jpy")
 _add("volume", s1="l liter litre", s1_1000="ml milliliter millilitre")
 _add("angle", s1="degree deg")
-_POWER = re.compile(r"\^?\{?([23])\}?$")
+_add("radian", s1="radian rad")
+_add("celsius", s1="degc celsius")
+_add("fahrenheit", s1="degf fahrenheit")
+_add("energy", s1="j joule", s1000="kj kilojoule")
+_add("power", s1="w watt", s1000="kw kilowatt")
+_add("force", s1="n newton")
+_add("pressure", s1="pa pascal", s1000="kpa")
+_add("frequency", s1="hz hertz", s1000="khz")
+_add("voltage", s1="v volt")
+_add("current", s1="a amp ampere")
+_add("resistance", s1="ohm")
+_add("temperature", s1="k kelvin")
+_add("amount", s1="mol mole")
+# Written as one word, or with a word of their own for "over".
+_COMPOUND = {"mph": "mile/hour", "kmh": "km/hour", "kph": "km/hour", "fps": "ft/second"}
+_OVER = re.compile(r"\s*(?:/|\bper\b)\s*")
+_FACTOR = re.compile(
+  r"(?:(square|sq|cubic|cu)\s+)?([a-z]+)\s*(?:\^?\{?(-?[1-4])\}?)?(?:\s+(squared|cubed))?"
+)
+_SHAPES = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 
 
 def _singular(word: str) -> str:
@@ -45,22 +68,43 @@ def is_unit_word(word: str) -> bool:
   return len(word) > 1 and (word in _TABLE or word in vocabulary.COUNTS)
 
 
+def is_count(unit: str) -> bool:
+  """Whether `unit` only counts: "units", "square units", "people"."""
+  words = re.findall(r"[a-z]+", unit.lower())
+  return bool(words) and all(_singular(word) in vocabulary.COUNTS for word in words)
+
+
 def measure(unit: str) -> tuple[str, Fraction] | None:
-  """The dimension and size of a unit as written (`"square cm"`, `"m^2"`), `None` if not known."""
-  text = clean.squash(unit.replace(" ", "_")).replace("_", " ").replace(".", "").strip().lower()
-  power = 1
-  match = _POWER.search(text)
-  if match:
-    power, text = int(match[1]), text[: match.start()].strip()
-  for words, exponent in ((("square", "sq"), 2), (("cubic", "cu"), 3)):
-    for word in words:
-      if text.startswith(word + " "):
-        power, text = exponent, text[len(word) :].strip()
-  known = _TABLE.get(_singular(text))
-  if known is None:
-    return None
-  dimension, size = known
-  return (dimension if power == 1 else f"{dimension}^{power}", size**power)
+  """The dimension and size of a unit as written, `None` if it is not known.
+
+  The dimension of `"km/h"` is `"length time^-1"`, that of `"square cm"` is `"length^2"`.
+  """
+  text = clean.unwrap(unit).replace(".", "").replace("\\", "").lower().strip(" ()$")
+  text = _COMPOUND.get(text, text)
+  powers: dict[str, int] = {}
+  total = _F(1)
+  for k, part in enumerate(_OVER.split(text)):
+    at = 0
+    part = part.replace("*", " ").replace("\u00b2", "^2").replace("\u00b3", "^3").strip(" ()")
+    while at < len(part):
+      match = _FACTOR.match(part, at)
+      if match is None or not match[2]:
+        return None
+      at = match.end()
+      while at < len(part) and part[at] in " -":
+        at += 1
+      known = _TABLE.get(_singular(match[2]))
+      if known is None:
+        return None
+      power = _SHAPES.get(match[1] or match[4], 1) * int(match[3] or 1) * (-1 if k else 1)
+      powers[known[0]] = powers.get(known[0], 0) + power
+      total *= known[1] ** power
+    if not part:
+      return None
+  shown = [
+    name if power == 1 else f"{name}^{power}" for name, power in sorted(powers.items()) if power
+  ]
+  return " ".join(shown), total
 
 
 def is_percent(unit: str) -> bool:

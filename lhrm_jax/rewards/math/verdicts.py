@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import choice, clean, compare, evaluate, extract, parse
-from lhrm_jax.rewards.math.nodes import Node, Num, TooBig, Unreadable
+from lhrm_jax.rewards.math import choice, clean, compare, extract, parse, words
+from lhrm_jax.rewards.math.exact import NotExact, Undefined
+from lhrm_jax.rewards.math.nodes import Node, Num, Quantity, TooBig, Unreadable, walk
 from lhrm_jax.text import responses, tags
 
 
@@ -99,6 +100,8 @@ def _judge_choice(letters, answer: str, found: extract.Found | None) -> Verdict 
   """A verdict on a multiple-choice gold; `None` leaves it to the comparison of values."""
   final = found is not None and found.how in ("box", "tag", "hash", "bare")
   pick = choice.picked(found.text) if final else None
+  if pick is None and found is not None and found.how == "box":
+    pick = choice.stated_after_box(answer, found.text)
   pick = pick or (None if final else choice.stated(answer))
   if pick is None:
     return None
@@ -107,8 +110,36 @@ def _judge_choice(letters, answer: str, found: extract.Found | None) -> Verdict 
 
 
 _INTEGER = re.compile(r"\s*\$?\s*([-+]?\d{1,300})\s*\$?\.?\s*")
+_SOLUTION = re.compile(
+  r"^\s*(?:the\s+)?(?:final\s+)?(?:solution|answer)s?\s*(?:is|are|:)\s*:?", re.I
+)
 _SCIENTIFIC = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30})?[eE][-+]?\d{1,3}")
 _COMMA_DECIMAL = re.compile(r"[-+]?(?:\d+,\d{1,2}|0,\d+|\d+,\d{4,})")
+
+
+_PLAIN = re.compile(
+  r"\s*\$?\s*([-+]?)\s*(?:(\d{1,300}(?:\.\d{1,9})?|\.\d{1,9})|(\d{1,100})\s*/\s*(\d{1,100})"
+  r"|\\[dt]?frac\s*\{\s*(-?\d{1,100})\s*\}\s*\{\s*(\d{1,100})\s*\})\s*\$?\.?\s*"
+)
+
+
+def _plain_number(text: str) -> Fraction | None:
+  """An integer, a decimal of at most nine places or a fraction; `None` for any other text.
+
+  Longer decimals are left to the comparison of values, which knows of numbers that were cut off.
+  """
+  match = _PLAIN.fullmatch(text)
+  if match is None:
+    return None
+  sign, decimal, *parts = match.groups()
+  if decimal:
+    value = Fraction(decimal)
+  else:
+    top, bottom = parts[:2] if parts[0] else parts[2:]
+    if not int(bottom):
+      return None
+    value = Fraction(int(top), int(bottom))
+  return -value if sign == "-" else value
 
 
 def matches(gold: str, answer: str) -> tuple[bool | None, str]:
@@ -117,22 +148,33 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
   if ours and theirs:  # by far the most answers, in a microsecond
     right = int(ours[1]) == int(theirs[1])
     return right, "the same integer" if right else "another integer"
+  number = _plain_number(gold), _plain_number(answer)
+  if None not in number:
+    return (True, "the same number") if number[0] == number[1] else (False, "another number")
   if len(answer) > clean.MAX_RAW_CHARS:
     return None, f"the answer has more than {clean.MAX_RAW_CHARS} characters"
-  same_text = _same_text(gold, answer)
-  if same_text:
-    return True, "the same text"
+  if words.same_words(gold, answer):
+    return True, "the same words"
+  letters = choice.several(gold)
+  if letters and letters == choice.several(answer):
+    return True, "the same letters"
   wanted = _read(gold)
   given = _read(answer)
+  if isinstance(wanted, str) and isinstance(given, str):
+    # Out of reach of the grammar on both sides: only the very same notation is the same.
+    same = words.same_notation(gold, answer)
+    return (True, "the same notation") if same else (None, f"it could not be read: {given}")
   if isinstance(wanted, str):
     return None, f"the gold could not be read: {wanted}"
   if isinstance(given, str):
     return None, f"the answer could not be read: {given}"
   verdict, reason = False, "another value"
-  for ours, theirs in itertools.product(wanted, given):
+  for ours, theirs in itertools.product(_with_unit(gold, wanted), _with_unit(answer, given)):
+    if isinstance(ours, _BareUnit) and not any(isinstance(n, Quantity) for n in walk(theirs)):
+      continue  # 2 m may be twice m: it is no 2
     try:
       outcome = compare.same(ours, theirs)
-    except (TooBig, Unreadable, evaluate.Undefined, evaluate.NotExact) as error:
+    except (TooBig, Unreadable, Undefined, NotExact) as error:
       outcome, reason = None, f"the answer could not be evaluated: {error}"
     if outcome:
       return True, "the same value"
@@ -141,13 +183,26 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
   if _comma_decimal(wanted[0], answer):
     return True, "the same decimal"
   if verdict is None and reason == "another value":
-    reason = "no test point decides"
+    reason = "no test decides"
   return verdict, reason
 
 
-def _same_text(gold: str, answer: str) -> bool:
-  ours = clean.squash(gold)
-  return bool(ours) and ours == clean.squash(answer)
+class _BareUnit(Quantity):
+  """A number with one letter behind it, `5 m`, which may be a unit or a variable."""
+
+
+_MAX_MEASURE = 80
+_UNIT_LETTER = re.compile(
+  r"[\s{]*([-+]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}))\s+([mgshLlNJWVAK]|\\Omega)[\s}]*"
+)
+
+
+def _with_unit(text: str, readings: tuple[Node, ...]) -> tuple[Node, ...]:
+  match = _UNIT_LETTER.fullmatch(clean.clean(text)) if len(text) < _MAX_MEASURE else None
+  if match is None:
+    return readings
+  unit = "ohm" if match[2] == r"\Omega" else match[2]
+  return (*readings, _BareUnit(Num(Fraction(match[1])), unit))
 
 
 def _comma_decimal(gold: Node, answer: str) -> bool | None:
@@ -161,7 +216,10 @@ def _comma_decimal(gold: Node, answer: str) -> bool | None:
 @functools.lru_cache(maxsize=4096)
 def _read(text: str) -> tuple[Node, ...] | str:
   """The readings of an answer, or why it has none: `1,234` may be a list, `2e-3` a decimal."""
+  text = _SOLUTION.sub("", text)
   plain = clean.strip_end(text.strip().strip("$").strip())
+  if (spelled := words.spelled(plain) if plain.isalpha() else None) is not None:
+    return (Num(spelled),)
   nodes: list[Node] = [Num(Fraction(plain))] if _SCIENTIFIC.fullmatch(plain) else []
   for commas in ("auto", "list"):
     try:

@@ -1,15 +1,16 @@
 """The closed vocabulary of the grammar: every command and word it knows."""
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+  """The words of `text`, which white space parts."""
   return frozenset(text.split())
 
 
-FUNCTIONS = _words(
+FUNCTIONS = words(
   """sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth asin acos atan log ln
   exp lg sqrt abs max min gcd lcm"""
 )
-_GREEK = _words(
+_GREEK = words(
   """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi
   rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi
   Omega ell hbar angle triangle circ degree prime"""
@@ -25,31 +26,37 @@ SAME = {
   "wedge": "and", "lor": "or", "vee": "or", "simeq": "approx", "cong": "approx", "to": "rightarrow",
   "Rightarrow": "rightarrow", "implies": "rightarrow", "varepsilon": "epsilon", "varphi": "phi",
   "bigcup": "cup", "bigcap": "cap", "lparen": "(", "rparen": ")", "degree": "circ",
-  "arccsc": "arccsc", "dotsm": "ldots",
+  "arccsc": "arccsc", "dotsm": "ldots", "tg": "tan", "ctg": "cot", "cotg": "cot", "arctg": "arctan",
+  "arcctg": "arccot", "sh": "sinh", "ch": "cosh",
+  "bmod": "mod", "Longrightarrow": "rightarrow",
 }  # fmt: skip
-_OTHERS = _words(
+_OTHERS = words(
   """frac binom sqrt pi infty le ge ne approx equiv in notin cup cap setminus pm mp ldots emptyset
-  lfloor rfloor lceil rceil overline bar dot begin end R and or rightarrow sum prod cancel underline
-  max min"""
+  lfloor rfloor lceil rceil overline bar dot begin end R and or rightarrow sum prod underline
+  underbrace max min choose over mod pmod odot oplus star perp parallel dollar euro sterling yen
+  rupee rouble det circled lim hat widehat tilde"""
 )
 COMMANDS = _GREEK | FUNCTIONS | frozenset(SAME) | _OTHERS
 # Commands whose argument is text, or a name in another font.
-TEXTS = _words(
+TEXTS = words(
   """text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm mathbf mathit mathsf
-  operatorname boldsymbol bm mathbb mathcal vec overrightarrow hat widehat tilde boxed fbox mathop
-  bold underline"""
+  operatorname boldsymbol bm mathbb mathcal emph framebox ensuremath textcircled underbrace vec
+  overrightarrow boxed fbox mathop bold underline"""
 )
 # Those of them that leave their argument what it is.
-TRANSPARENT = _words("vec overrightarrow hat widehat tilde boxed fbox mathop underline")
-MATRICES = _words("matrix pmatrix bmatrix Bmatrix smallmatrix array")
+TRANSPARENT = words("vec overrightarrow boxed fbox framebox ensuremath emph mathop underline")
+MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array vmatrix")
+SYSTEMS = words("cases aligned align gathered dcases rcases")
+CURRENCIES = words("dollar euro sterling yen rupee rouble")
 # Words that may stand behind a number and say nothing about its size.
-COUNTS = _words(
+COUNTS = words(
   """unit percent percentage pct point piece people person student way euro pound yuan rupee peso
   yen month year apple item book ticket mph kmh joule watt newton volt ampere ohm hertz hz mol
   square sq cubic cu per gallon quart pint cup tablespoon teaspoon acre hectare dozen time
   chicken animal card coin ball block page mark step side edge face vertex vertices digit number
-  solution word child children men women man woman boy girl player game"""
+  solution word child children men women man woman boy girl player game
+  hundred thousand million billion"""
 )
 # Operations of the evaluator; those of the first set grow without bound.
-GROWING = _words("exp sinh cosh tanh coth")
-ELEMENTARY = GROWING | _words("sin cos tan cot sec csc asin acos atan acot asinh acosh atanh")
+GROWING = words("exp sinh cosh tanh coth")
+ELEMENTARY = GROWING | words("sin cos tan cot sec csc asin acos atan acot asinh acosh atanh")
