@@ -1,15 +1,20 @@
-"""Figures of the report and of TensorBoard, drawn with matplotlib off screen."""
+"""Figures of the report and of TensorBoard, drawn with matplotlib off screen.
+
+matplotlib is imported with the first figure: a command that ends before one need not wait for it.
+"""
+
+from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from lhrm_jax.text import tags
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 # One colour per mode everywhere; told apart in grey and by the colour-blind as well.
 COLOURS = {"auto": "#1b1b1b", "think": "#c2571a", "no_think": "#2b6cb0"}
@@ -135,12 +140,16 @@ def to_png(figure: Figure) -> bytes:
 
 def to_pixels(figure: Figure) -> np.ndarray:
   """The figure as `[height, width, 3]` uint8."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def _axes(width: float, height: float):
+  from matplotlib.figure import Figure
+
   # Figure directly, not pyplot: no global state, no memory kept, and safe in any thread.
   figure = Figure(figsize=(width, height), layout="constrained")
   axes = figure.add_subplot()
@@ -152,5 +161,7 @@ def _axes(width: float, height: float):
 
 def _shades(count: int) -> list:
   """Light to dark with rising level."""
+  import matplotlib
+
   colours = matplotlib.colormaps["viridis_r"]
   return [colours(0.12 + 0.85 * i / max(count - 1, 1)) for i in range(count)]

@@ -1,17 +1,16 @@
 """Writes metrics where people look: TensorBoard events and `metrics.jsonl`."""
 
+import functools
 import json
 import math
 import os
 import pathlib
 import time
+import types
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
 
 _FLUSH_SECONDS = 5.0
 # TensorBoard sorts its cards by tag, capitals before small letters: what the method is about comes
@@ -63,7 +62,7 @@ class MetricWriter:
     self._folder = workdir / "tensorboard"
     self._folder.mkdir(exist_ok=True)
     self._config, self._hyperparameters = config, hyperparameters
-    self._events: dict[str, EventsWriter] = {}
+    self._events: dict[str, Any] = {}  # an EventsWriter per stage
     self._flushed = time.monotonic()
     self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
 
@@ -78,7 +77,7 @@ class MetricWriter:
     """Writes scalars for TensorBoard alone."""
     for name, value in values.items():
       if math.isfinite(value := float(value)):
-        self._event(stage, summary.scalar(_tag(name), value), step)
+        self._event(stage, _tensorboard().scalar(_tag(name), value), step)
 
   def log(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
     """Writes scalars to `metrics.jsonl` alone."""
@@ -91,11 +90,11 @@ class MetricWriter:
 
   def text(self, stage: str, tag: str, markdown: str, step: int) -> None:
     """Writes a text in Markdown."""
-    self._event(stage, summary.text(tag, markdown), step)
+    self._event(stage, _tensorboard().text(tag, markdown), step)
 
   def figure(self, stage: str, tag: str, pixels: np.ndarray, step: int) -> None:
     """Writes a picture, `[height, width, 3]` uint8."""
-    self._event(stage, summary.image(_tag(tag), pixels, dataformats="HWC"), step)
+    self._event(stage, _tensorboard().image(_tag(tag), pixels, dataformats="HWC"), step)
 
   def flush(self) -> None:
     """Hands everything written so far to the operating system."""
@@ -110,6 +109,9 @@ class MetricWriter:
     self._lines.close()
 
   def _event(self, stage: str, values: Any, step: int) -> None:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event
+
     if stage not in self._events:
       folder = self._folder / stage
       folder.mkdir(exist_ok=True)
@@ -123,14 +125,23 @@ class MetricWriter:
     self._events[stage].write_event(Event(summary=values, step=step, wall_time=time.time()))
 
   def _introduce(self, stage: str) -> None:
-    self._event(stage, summary.custom_scalars(_LAYOUT), 0)
+    self._event(stage, _tensorboard().custom_scalars(_LAYOUT), 0)
     if self._config is not None:
       # Indented, so that Markdown shows it as it is.
       lines = json.dumps(self._config, indent=2).splitlines()
       self.text(stage, "config", "\n".join(f"    {line}" for line in lines), 0)
     if self._hyperparameters:
-      for part in summary.hparams(dict(self._hyperparameters), dict.fromkeys(FINAL, 0.0)):
+      for part in _tensorboard().hparams(dict(self._hyperparameters), dict.fromkeys(FINAL, 0.0)):
         self._event(stage, part, 0)
+
+
+@functools.cache
+def _tensorboard() -> types.ModuleType:
+  """tensorboardX's summaries, imported with the first: it loads the clients of every cloud storage
+  that is installed, and a command that ends before it writes need not wait for them."""
+  from tensorboardX import summary
+
+  return summary
 
 
 def _tag(name: str) -> str:

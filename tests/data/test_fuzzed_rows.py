@@ -242,4 +242,4 @@ def test_rows_that_are_taken_are_scored(outcomes, reward):
         assert np.isfinite(score)
       except RewardError as error:
         assert reward in PARTICULAR, error
-        assert "raised ValueError" in str(error) and len(str(error)) < 2500, error
+        assert "raised BadAnswer" in str(error) and len(str(error)) < 2500, error
