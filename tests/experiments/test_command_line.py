@@ -32,22 +32,28 @@ def run(module, *arguments):
   )  # fmt: skip
 
 
+# Each starts a job, which takes seconds to import JAX; in the suite, one of every kind.
+MISTAKES = [
+  (["--config", CONFIG, "--config.hgpo.detla=0.4"], "Did you mean --config.hgpo.delta?"),
+  (["--config", "experiments/configs/arithmetics.py"], "Did you mean experiments/configs/arith"),
+  (["--config", CONFIG, "--config.init_from=/nowhere"], "is no run folder"),
+  (["--config", CONFIG, "--config.hgpo.micro_batches=5"], "hgpo.micro_batches=5"),
+]
+MORE_MISTAKES = [
+  (["--config", CONFIG, "--config.hpgo.delta=0.4"], "Did you mean --config.hgpo.delta?"),
+  (["--config", CONFIG, "--config.hgpo.steps=many"], "hgpo.steps"),
+  (["--config", CONFIG, "--config.task=aritmetic"], "did you mean 'arithmetic'"),
+  (["--config", CONFIG, "--config.reward=exactmatch"], "did you mean 'exact_match'"),
+  (["--config", CONFIG, "--config.mesh.data=64"], "mesh: data=64"),
+  (["--config", CONFIG, "--config.data.max_prompt_tokens=60"], "max_positions=64"),
+  (["--config", CONFIG, "--config.hgpo.advantage=hpgo"], "did you mean 'hgpo'"),
+  (["--config", CONFIG, "--config.hgpo.pairing=pairs"], "hgpo.pairing='pairs'"),
+]
+
+
 @pytest.mark.parametrize(
   "arguments, message",
-  [
-    (["--config", CONFIG, "--config.hgpo.detla=0.4"], "Did you mean --config.hgpo.delta?"),
-    (["--config", CONFIG, "--config.hpgo.delta=0.4"], "Did you mean --config.hgpo.delta?"),
-    (["--config", "experiments/configs/arithmetics.py"], "Did you mean experiments/configs/arith"),
-    (["--config", CONFIG, "--config.hgpo.steps=many"], "hgpo.steps"),
-    (["--config", CONFIG, "--config.task=aritmetic"], "did you mean 'arithmetic'"),
-    (["--config", CONFIG, "--config.reward=exactmatch"], "did you mean 'exact_match'"),
-    (["--config", CONFIG, "--config.mesh.data=64"], "mesh: data=64"),
-    (["--config", CONFIG, "--config.init_from=/nowhere"], "is no run folder"),
-    (["--config", CONFIG, "--config.data.max_prompt_tokens=60"], "max_positions=64"),
-    (["--config", CONFIG, "--config.hgpo.advantage=hpgo"], "did you mean 'hgpo'"),
-    (["--config", CONFIG, "--config.hgpo.micro_batches=5"], "hgpo.micro_batches=5"),
-    (["--config", CONFIG, "--config.hgpo.pairing=pairs"], "hgpo.pairing='pairs'"),
-  ],
+  [*MISTAKES, *(pytest.param(*mistake, marks=pytest.mark.slow) for mistake in MORE_MISTAKES)],
 )
 def test_mistakes_are_explained(tmp_path, arguments, message):
   result = run("hgpo", *arguments, "--workdir", str(tmp_path / "run"))

@@ -93,6 +93,7 @@ def test_an_allowed_change_goes_on(alone, tmp_path):
   assert [r["step"] for r in rows if r["stage"] == "hgpo" and "loss" in r] == list(range(1, 14))
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_goes_on_from_machine_to_machine(alone, tmp_path, monkeypatch, s3):
   """The first one is lost with its disk."""
   url = f"s3://runs/{tmp_path.name}"

@@ -18,9 +18,15 @@ def train_on_meshes(*args: str, timeout: float) -> None:
   assert result.returncode == 0, result.stderr[-3000:]
 
 
-def test_parts_and_copies_of_a_policy_train_like_one_device():
-  """A mesh of all axes, and one on which every device holds the policy and sums by itself."""
-  train_on_meshes("--hft", "2", "--hgpo", "2", "2,2,2", "2,1,1", timeout=300)
+def test_a_policy_in_parts_trains_like_one_device():
+  """A mesh of all axes."""
+  train_on_meshes("--hft", "2", "--hgpo", "2", "2,2,2", timeout=300)
+
+
+@pytest.mark.slow
+def test_copies_of_a_policy_train_like_one_device():
+  """Every device holds the policy and sums by itself."""
+  train_on_meshes("--hft", "2", "--hgpo", "2", "2,1,1", timeout=300)
 
 
 @pytest.mark.slow
