@@ -169,7 +169,7 @@ def train(
         r_inter = rewards[0] if rewards else winning_mode(run, scores)
         on_host = parallel.gather_rows(run.mesh, sampled, c.prompts_per_step)
         texts = gather_texts(mine, texts, c.prompts_per_step)
-        metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids, texts)
+        metrics |= rollout_metrics(on_host, scores, r_inter, tokenizer.tag_ids, texts, c.delta)
         metrics |= scored.metrics()
         metrics["data/long_prompts"] = long_prompts
         if parallel.is_writer():

@@ -13,7 +13,7 @@ _TIE_TOLERANCE = 1e-6
 
 def rollout_metrics(
   rollouts: Rollouts, scores: np.ndarray, r_inter: np.ndarray | None, tag_ids: TagIds,
-  texts: Sequence[str] | None = None,
+  texts: Sequence[str] | None = None, delta: float | None = None,
 ) -> dict[str, float]:  # fmt: skip
   """Scalars of one step's rollouts.
 
@@ -24,6 +24,9 @@ def rollout_metrics(
     tag_ids: to read modes off first tokens.
     texts: the responses as `scoring.decode` gives them; without them, nothing is said of their
       form.
+    delta: of paired rollouts, see `hgpo.assign_rewards`. `mode/within_delta_frac` is then the share
+      of queries whose mode means differ by less than its size, so that it decides who wins: near
+      1, the scores are on another scale than delta.
 
   Returns:
     Metric names to values. `mode/sampled_think_rate` only where the policy chose the mode; the
@@ -59,8 +62,9 @@ def rollout_metrics(
     metrics["mode/sampled_think_rate"] = (modes == tags.THINK).mean()
   else:
     means = scores.mean(axis=2)
+    lead = np.abs(means[:, tags.THINK] - means[:, tags.NO_THINK])
     metrics["mode/winner_think_frac"] = r_inter[:, tags.THINK, 0].mean()
-    metrics["mode/tie_frac"] = (
-      np.abs(means[:, tags.THINK] - means[:, tags.NO_THINK]) <= _TIE_TOLERANCE
-    ).mean()
+    metrics["mode/tie_frac"] = (lead <= _TIE_TOLERANCE).mean()
+    if delta is not None:
+      metrics["mode/within_delta_frac"] = (lead < abs(delta) - _TIE_TOLERANCE).mean()
   return {name: float(value) for name, value in metrics.items()}

@@ -37,6 +37,16 @@ def test_modes_tie_where_their_means_differ_by_rounding_alone():
   assert metrics["mode/tie_frac"] == 0.5
 
 
+@pytest.mark.parametrize(("delta", "share"), [(0.0, 0.0), (0.2, 0.5), (-0.2, 0.5), (0.25, 0.75)])
+def test_queries_that_delta_decides_are_counted(delta, share):
+  """Mode means 0, 0.1, 0.2 and 0.6 apart; 0.2 apart is decided without it."""
+  think = np.array([0.5, 0.6, 0.7, 1.1], np.float32)
+  scores = np.stack([think, np.full(4, 0.5, np.float32)], axis=1)[..., None].repeat(2, axis=2)
+  first = np.array([[[2, 2], [4, 4]]] * 4)
+  metrics = rollout_metrics(rollouts(first), scores, np.zeros((4, 2, 2)), TAGS, delta=delta)
+  assert metrics["mode/within_delta_frac"] == share
+
+
 def test_malformed_empty_and_leaking_responses_are_counted():
   first = np.array([[[2, 2, 2], [4, 4, 4]]])
   finish = np.array([[[STOPPED, STOPPED, LENGTH], [STOPPED] * 3]])
