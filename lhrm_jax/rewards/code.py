@@ -33,6 +33,8 @@ MAX_PROGRAM = 200_000
 # Of one program, and of all runs of it: tests of standard input run it once for each.
 LIMITS = sandbox.Limits()
 RESPONSE_S = 60.0
+# Of the replies of one program; a whole number takes about 17 bytes of them.
+_REPLY_BYTES = 8 << 20
 _JUDGE_LIMITS = sandbox.Limits(wall_s=10.0, cpu_s=4)
 _PYTHON = ("", "python", "py", "python3")
 
@@ -116,7 +118,8 @@ def _passes_values(
   deadline: float | None,
 ) -> bool:
   job = {**tests.program, "program": program}
-  replies = _run("harness.py", _HARNESS.read_text(), json.dumps(job), limits, deadline)
+  roomy = _with_output(limits, _REPLY_BYTES)
+  replies = _run("harness.py", _HARNESS.read_text(), json.dumps(job), roomy, deadline)
   if replies.end != "exit" or replies.code != 0:
     return False
   reply = replies.stdout.decode("latin-1")
@@ -143,12 +146,18 @@ def _passes_io(
   for given, wanted in cases:
     if time.monotonic() > end:
       return False
-    result = _run("program.py", program, given, limits, deadline)
+    roomy = _with_output(limits, 2 * len(wanted.encode()))
+    result = _run("program.py", program, given, roomy, deadline)
     if result.end != "exit" or result.code != 0:
       return False
     if not _same_output(result.stdout.decode(errors="replace"), wanted):
       return False
   return True
+
+
+def _with_output(limits: sandbox.Limits, least: int) -> sandbox.Limits:
+  """`limits` with room for an output of at least so many bytes."""
+  return dataclasses.replace(limits, output_bytes=max(limits.output_bytes, least))
 
 
 def _run(

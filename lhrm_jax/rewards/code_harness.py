@@ -6,6 +6,7 @@ interpreter and can forge that line; it says only what its functions returned, s
 same as returning it. Nothing in here knows what would be right.
 """
 
+import array
 import collections
 import datetime
 import decimal
@@ -15,6 +16,7 @@ import itertools
 import json
 import os
 import sys
+import types
 
 DEPTH = 50
 MOST_ITEMS = 1_000_000
@@ -42,6 +44,8 @@ def encode(value, depth=0):
     return [kind.__name__, [encode(item, deeper) for item in value]]
   if kind in (dict, collections.Counter, collections.OrderedDict):
     return [kind.__name__, [[encode(k, deeper), encode(v, deeper)] for k, v in value.items()]]
+  if kind is array.array:
+    return ["array", [encode(value.typecode), encode(value.tolist(), deeper)]]
   if kind in PARTS:
     name, attributes = PARTS[kind]
     return [name, [encode(getattr(value, part), deeper) for part in attributes]]
@@ -82,7 +86,9 @@ def main():
   out = os.dup(1)
   os.dup2(2, 1)  # what the program prints is no reply
   sys.stdin = io.StringIO()
-  space = {"__name__": "__main__", "__builtins__": __builtins__}
+  # A module that is imported: what stands below `if __name__ == "__main__"` asks for input.
+  module = sys.modules["program"] = types.ModuleType("program")
+  space = module.__dict__
   dumps, write = json.dumps, os.write
   for part in ("before", "program", "after"):
     exec(compile(job[part], f"<{part}>", "exec"), space)

@@ -5,6 +5,7 @@ text that the program may have written in any way it liked; they become plain da
 here, and nothing of them is ever run.
 """
 
+import array
 import collections
 import datetime
 import decimal
@@ -16,7 +17,7 @@ import sys
 
 SEQUENCES = {
   "list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque,
-  "iterator": iter, "range": lambda parts: range(*parts),
+  "array": lambda parts: array.array(*parts), "iterator": iter, "range": lambda parts: range(*parts),
   "fraction": lambda parts: fractions.Fraction(*parts), "complex": lambda parts: complex(*parts),
   "datetime": lambda parts: datetime.datetime(*parts),
   "date": lambda parts: datetime.date(*parts), "time": lambda parts: datetime.time(*parts),

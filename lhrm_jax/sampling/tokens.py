@@ -34,7 +34,7 @@ def sample_tokens(
 
   Returns:
     Tokens `[N]` int32, and their log-probabilities `[N]` at that temperature (at 1 where it is 0),
-    before top-p and top-k.
+    before top-p and top-k. Logits with a NaN give some token of the vocabulary.
   """
   greedy = temperature <= 0
   logits = logits / jnp.where(greedy, 1.0, temperature)
@@ -44,6 +44,7 @@ def sample_tokens(
   probs = jax.lax.cond(truncated, _truncate, lambda p, *_: p, probs, top_p, top_k)
   # Of the logits themselves: their log-probabilities may be equal by rounding.
   tokens = jnp.where(greedy, _most_likely(_blocks(logits, -jnp.inf)), _draw(probs, uniforms))
+  tokens = jnp.minimum(tokens, logits.shape[1] - 1)  # padding, where logits are NaN
   return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
 
 

@@ -1,5 +1,6 @@
 """The code reward: judged from outside, so that only a program that solves the task passes."""
 
+import array
 import collections
 import datetime
 import decimal
@@ -92,6 +93,21 @@ class TestPrograms:
   )  # fmt: skip
   def test_output_must_be_right_for_every_input(self, program):
     assert not code.passes(program, IO, LIMITS)
+
+  def test_long_values_and_outputs_are_read_whole(self):
+    long = {"asserts": ["assert f(100_000) == list(range(100_000))"]}
+    assert code.passes("f = lambda n: list(range(n))", long, LIMITS)
+    assert not code.passes("f = lambda n: [*range(n - 1), 0]", long, LIMITS)
+    long = {"io": [{"input": "300000", "output": "\n".join(map(str, range(300_000)))}]}
+    assert code.passes("for i in range(int(input())): print(i)", long, LIMITS)
+    assert not code.passes("for i in range(int(input())): print(i + 1)", long, LIMITS)
+
+  def test_a_program_of_functions_is_imported_and_one_of_io_is_run(self):
+    main = "if __name__ == '__main__':\n  print(int(input()) + 1)\n"
+    assert code.passes("f = lambda x: x\n" + main, one("assert f(1) == 1"), LIMITS)
+    assert code.passes(main, IO, LIMITS)
+    pickled = "import pickle\nclass A: pass\nf = lambda x: type(pickle.loads(pickle.dumps(A()))) is A"
+    assert code.passes(pickled, one("assert f(1)"), LIMITS)
 
   def test_calls_find_functions_and_methods_of_solution(self):
     tests = {"calls": [{"function": "f", "args": [1], "expected": [1, [1.5]]}]}
@@ -294,7 +310,7 @@ def test_a_call_gives_the_expected_value_and_no_other(value, expected, same):
 
 @pytest.mark.parametrize(
   "value",
-  [None, True, -(10**4000), 1.5, "\ud800", b"x", bytearray(b"x"), 1j, [1, (2, {3}), {4: [5]}],
+  [None, True, -(10**4000), 1.5, "\ud800", array.array("d", [1, 2]), b"x", bytearray(b"x"), 1j, [1, (2, {3}), {4: [5]}],
    frozenset([1]), range(2, 9, 3), collections.deque([1]), collections.Counter("aab"),
    collections.OrderedDict(b=1, a=2), fractions.Fraction(1, 3), decimal.Decimal("1.50"),
    datetime.date(2020, 1, 2), datetime.datetime(2020, 1, 2, 3, 4, 5, 6), datetime.time(1, 2),

@@ -113,3 +113,13 @@ def test_of_equal_tokens_the_lower_ids_are_kept():
   for top_p, top_k in ((0.5, 0), (1.0, 3), (0.9, 3)):
     drawn, _ = sample_tokens(logits, uniforms, 1.0, jnp.float32(top_p), jnp.int32(top_k))
     assert set(np.asarray(drawn)) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers_give_a_token_of_the_vocabulary(temperature):
+  logits = jnp.array([[jnp.nan, 2, 2], [jnp.nan] * 3, [jnp.inf, 2, 2], [-jnp.inf] * 3])
+  for top_p in (1.0, 0.5):
+    drawn, _ = sample_tokens(
+      logits, jnp.full(4, 0.9), jnp.float32(temperature), jnp.float32(top_p), jnp.int32(0)
+    )
+    assert np.asarray(drawn).max() < 3 and np.asarray(drawn).min() >= 0
