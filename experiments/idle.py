@@ -38,6 +38,7 @@ _IDLE: list[tuple[tuple[str, ...], Callable[[Values], str]]] = [
       or _estimator(v, "reinforce_pp", "is over the whole batch")
     ),
   ),
+  (("hgpo.literal",), lambda v: _same_literally(v)),
   (
     ("hgpo.gamma",),
     lambda v: (
@@ -89,6 +90,19 @@ def _estimator(values: Values, name: str, what: str) -> str:
   if values["hgpo.estimator"] != name or "hgpo.estimator" not in _taken(values):
     return ""
   return f"hgpo.estimator={name!r}, which {what}"
+
+
+def _same_literally(values: Values) -> str:
+  """Modes of equal scores, all tied for the best, differ from no other response within the mode."""
+  names = ("advantage", "estimator", "tie", "intra_scope")
+  advantage, estimator, tie, scope = (values[f"hgpo.{name}"] for name in names)
+  scope = scope or ("all" if estimator == "rloo" else "mode")
+  if advantage != "hgpo" or estimator == "reinforce_pp" or tie != "all" or scope != "mode":
+    return ""
+  return (
+    f"hgpo.estimator={estimator!r} over the responses of a mode and hgpo.tie='all': the equations "
+    "as printed give the same"
+  )
 
 
 def _taken(values: Values) -> set[str]:

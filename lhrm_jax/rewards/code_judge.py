@@ -17,7 +17,8 @@ import sys
 
 SEQUENCES = {
   "list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque,
-  "array": lambda parts: array.array(*parts), "iterator": iter, "range": lambda parts: range(*parts),
+  "iterator": iter, "range": lambda parts: range(*parts),
+  "array": lambda parts: array.array(*parts),
   "fraction": lambda parts: fractions.Fraction(*parts), "complex": lambda parts: complex(*parts),
   "datetime": lambda parts: datetime.datetime(*parts),
   "date": lambda parts: datetime.date(*parts), "time": lambda parts: datetime.time(*parts),

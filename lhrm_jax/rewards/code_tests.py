@@ -123,6 +123,7 @@ def _calls(cases: Sequence[dict], setup: str, _: None) -> CodeTests:
     wanted.append(case["expected"])
   names = sorted({name for name, _, _ in asked})
   statements = split(setup)
+  _check_left_to_program(set(names), statements)
   before = _source(statements, imports_for(_used(statements) - _bound(statements)))
   program = {"before": before, "after": "", "names": names, "asked": asked}
   return CodeTests(program, {"setup": "", "wanted": wanted})
@@ -145,6 +146,7 @@ def _asserts(cases: Sequence[str], setup: str, entry_point) -> CodeTests:
   judged = set().union(*(test.judged for test in tests))
   in_args = set().union(*(test.in_args for test in tests))
   pure = [statement for statement in statements if statement not in of_program]
+  _check_left_to_program(entry, pure)
   for_args = _closure(pure, in_args | _used(of_program))
   for_judge = _closure(pure, judged)
   # Code that only the judge needs may hold expected values, so the program must not see it.
@@ -325,6 +327,15 @@ def _entry_points(
     "it calls nothing but what is built in or of the set-up; name the program's function in "
     "'entry_point'"
   )
+
+
+def _check_left_to_program(entry: set[str], statements: Sequence[Statement]) -> None:
+  """Refuses a set-up that solves the task, and with it every program that defines nothing."""
+  if defined := entry & _bound(statements):
+    raise BadAnswer(
+      f"'setup' defines {', '.join(sorted(defined))}, which the tests ask of the program: one that "
+      "does nothing would pass. Take it out of 'setup'"
+    )
 
 
 def _of_program(

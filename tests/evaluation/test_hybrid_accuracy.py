@@ -103,6 +103,8 @@ def test_margin_makes_ties():
   assert (exactly.score, exactly.tie_frac) == (1.0, 0.5)
   with pytest.raises(ValueError, match="margin=-1"):
     hybrid_accuracy(SCORES, LENGTHS, BETTER, margin=-1)
+  with pytest.raises(ValueError, match="chosen_mode holds .* 2"):
+    hybrid_accuracy(SCORES, LENGTHS, np.where(BETTER == 1, 2, BETTER))
 
 
 @pytest.mark.parametrize("lead, margin", [(0.2, 0.2), (0.1, 0.1), (0.7, 0.7)])

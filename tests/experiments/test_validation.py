@@ -78,6 +78,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
     ({"hgpo.gamma": 0.9}, "hgpo.gamma=0.9 has no effect with hgpo.estimator='grpo'"),
     ({"hgpo.beta": 0.0, "hgpo.tag_kl": "exact"}, "hgpo.tag_kl='exact' has no effect with hgpo.b"),
     ({"hgpo.advantage": "rloo", "hgpo.literal": True}, "hgpo.literal=True has no effect"),
+    ({"hgpo.literal": True}, "hgpo.literal=True has no effect with hgpo.estimator='grpo'"),
     ({"hgpo.advantage": "grpo", "hgpo.delta": 0.4}, "hgpo.delta=0.4 has no effect with hgpo.adva"),
     ({"hgpo.advantage": "grpo", "hgpo.estimator": "rloo"}, "hgpo.estimator='rloo' has no effect"),
     ({"hgpo.advantage": "rloo", "hgpo.ddof": 1}, "hgpo.ddof=1 has no effect"),
