@@ -64,16 +64,16 @@ def score(response: str, answer: str, *, deadline: float | None = None) -> float
 
 def last_block(text: str) -> str | None:
   """The last closed fenced block of Python code in `text`, or `None`."""
-  block, last, language = None, None, ""
+  block, last, language, indent = None, None, "", 0
   for line in text.split("\n"):
     bare = line.lstrip(" \t")
     if not bare.startswith("```"):
-      if block is not None:
-        block.append(line)
+      if block is not None:  # less the fence's own indentation, as in a list
+        block.append(line[:indent].lstrip(" \t") + line[indent:])
     elif block is None:
       word = bare[3:].lstrip(" \t")
       language = word[: _word_length(word)].lower()
-      block = []
+      block, indent = [], len(line) - len(bare)
     else:
       if language in _PYTHON:
         last = block

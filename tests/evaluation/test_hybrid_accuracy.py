@@ -103,7 +103,7 @@ def test_margin_makes_ties():
   assert (exactly.score, exactly.tie_frac) == (1.0, 0.5)
   with pytest.raises(ValueError, match="margin=-1"):
     hybrid_accuracy(SCORES, LENGTHS, BETTER, margin=-1)
-  with pytest.raises(ValueError, match="chosen_mode holds .* 2"):
+  with pytest.raises(ValueError, match=r"chosen_mode holds .* 2"):
     hybrid_accuracy(SCORES, LENGTHS, np.where(BETTER == 1, 2, BETTER))
 
 

@@ -414,6 +414,7 @@ class TestNoResponseEndsARun:
     ("```python\na\n```", "a\n"),
     ("```\na\n```\ntext\n  ```py\nb\nc\n  ```", "b\nc\n"),
     ("```python\na\n```\n```bash\nls\n```", "a\n"),
+    ("1. So:\n   ```python\n   a\n     b\n\n c\n   ```", "a\n  b\n\nc\n"),
     ("```Python3 title=x\na\n```", "a\n"),
     ("```python\na", None),
     ("```python\na\n```\n```python\nb", "a\n"),
