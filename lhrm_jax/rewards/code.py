@@ -192,6 +192,6 @@ def _same_output(given: str, wanted: str) -> bool:
   """Line by line, without regard to space at the ends of lines and of the whole."""
 
   def lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip().splitlines()]
+    return [line.rstrip() for line in text.strip().split("\n")]
 
   return lines(given) == lines(wanted)

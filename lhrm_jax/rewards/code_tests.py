@@ -236,8 +236,13 @@ class _Assertion:
   def _check_helpers(self, entry: set[str]) -> None:
     """Refuses `check(f(1), 2)` where nobody says which of the two is the program's.
 
-    `decode(encode(x)) == x` is none of these: nothing that would be right goes into its calls.
+    `decode(encode(x)) == x` is none of these: nothing that would be right goes into its calls. Into
+    those of `norm(f(1)) == norm(2)` and `f(1) == reference(1)` it may.
     """
+    for part in _operands(self.test):
+      called = [_functions(call, entry) for call in _outermost(part, entry)]
+      if len(called) > 1 and len(set().union(*called)) > 1:
+        raise self._ambiguous(set().union(*called))
     truths = {id(node) for node in _truths(self.test)}
     for node in ast.walk(self.test):
       if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
@@ -246,11 +251,13 @@ class _Assertion:
       others = {name for name in (inside & entry) - {node.func.id} if not _is_class(name)}
       alone = len(node.args) + len(node.keywords) == 1 and id(node) not in truths
       if node.func.id in entry and others and not alone:
-        names = ", ".join(sorted({node.func.id} | others))
-        raise self.refused(
-          f"which of {names} are the program's? Say so in 'entry_point' (a name or a list of "
-          "names) and put the others into 'setup'"
-        )
+        raise self._ambiguous({node.func.id} | others)
+
+  def _ambiguous(self, names: set[str]) -> BadAnswer:
+    return self.refused(
+      f"which of {', '.join(sorted(names))} are the program's? Say so in 'entry_point' (a name or a "
+      "list of names) and put the others into 'setup'"
+    )
 
 
 class _TakeOut(ast.NodeTransformer):
@@ -287,6 +294,29 @@ class _TakeOut(ast.NodeTransformer):
     self.test.asked.append(ast.unparse(node))
     self.test.in_args |= names
     return ast.Subscript(ast.Name(ASKED, ast.Load()), ast.Constant(place), ast.Load())
+
+
+def _operands(node: ast.AST) -> Iterable[ast.AST]:
+  """What `and`, `or` and `not` put together."""
+  if isinstance(node, ast.BoolOp | ast.UnaryOp):
+    for part in node.values if isinstance(node, ast.BoolOp) else [node.operand]:
+      yield from _operands(part)
+  else:
+    yield node
+
+
+def _outermost(node: ast.AST, entry: set[str]) -> Iterable[ast.Call]:
+  """Calls of the program that stand in no other."""
+  if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in entry:
+    yield node
+    return
+  for part in ast.iter_child_nodes(node):
+    yield from _outermost(part, entry)
+
+
+def _functions(node: ast.AST, entry: set[str]) -> set[str]:
+  """Functions of the program, not its classes, that are read in `node`."""
+  return {name for name in loaded_names(node) & entry if not _is_class(name)}
 
 
 def _truths(node: ast.AST) -> Iterable[ast.AST]:

@@ -94,6 +94,11 @@ class TestPrograms:
   def test_output_must_be_right_for_every_input(self, program):
     assert not code.passes(program, IO, LIMITS)
 
+  def test_lines_end_where_a_judge_ends_them(self):
+    assert code._same_output("1 \r\n2\n\n", "1\n2")
+    for wrong in ("1\x0b2", "1\u20282", "1\r2", "1\n\n2", "12"):
+      assert not code._same_output(wrong, "1\n2")
+
   def test_long_values_and_outputs_are_read_whole(self):
     long = {"asserts": ["assert f(100_000) == list(range(100_000))"]}
     assert code.passes("f = lambda n: list(range(n))", long, LIMITS)
@@ -214,6 +219,7 @@ SHAPES = [
   ("f = lambda a, b: a + b\ng = abs", one("assert f(1, g(-2)) == 3", entry_point=["f", "g"]),
    "f = g = lambda *a: 2"),
   ("f = abs", one("assert same(f(-2), 2)", SAME, entry_point="f"), "f = same = lambda *a: 1"),
+  ("f = g = abs", one("assert f(-1) == 1 and g(-2) == 2 and f(-3) == f(3)"), "f = g = id"),
   ("f = abs", one("assert check(-2) == 2", "check = f", entry_point="check"), "f = check = id"),
 ]  # fmt: skip
 
@@ -269,6 +275,9 @@ def test_only_the_entry_point_is_asked_of_the_program(right, tests, wrong):
     (one("assert distance(f(1), [2]) < 1e-6"), "which of distance, f are the program's"),
     (one("assert distance(f(1), b=[2]) == 0"), "which of distance, f are the program's"),
     (one("assert len(pick(f(1), 2)) == 0"), "which of f, pick are the program's"),
+    (one("assert norm(f(1)) == norm(2)"), "which of f, norm are the program's"),
+    (one("assert f(0) == 1 and not f(1) == g(1)"), "which of f, g are the program's"),
+    (one("assert abs(f(1) - g(1)) < 1e-6"), "which of f, g are the program's"),
     (one("assert f(1) == g(1)", entry_point="f"), "g is neither called"),
     (one("assert f(1) == 2", entry_point=[]), "'entry_point' is a name"),
     (one("assert f(1) == 2", entry_point="h"), "calls nothing of the program"),
