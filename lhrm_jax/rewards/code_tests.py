@@ -13,7 +13,7 @@ import builtins
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lhrm_jax.rewards.registry import BadAnswer
 from lhrm_jax.rewards.setup_code import (
@@ -21,6 +21,8 @@ from lhrm_jax.rewards.setup_code import (
   Statement,
   bound_names,
   imports_for,
+  items_in_place,
+  literals,
   loaded_names,
   split,
 )
@@ -140,8 +142,9 @@ def _asserts(cases: Sequence[str], setup: str, entry_point) -> CodeTests:
   entry, stated = _entry_points(tests, known, of_setup, entry_point)
   of_program = _of_program(statements, entry, known | set(dir(builtins)))
   trusted = known - entry - _bound(of_program)
+  values = literals(statements)
   for test in tests:
-    test.split(entry, trusted, stated)
+    test.split(entry, trusted, stated, values)
 
   judged = set().union(*(test.judged for test in tests))
   in_args = set().union(*(test.in_args for test in tests))
@@ -193,17 +196,21 @@ class _Assertion:
     calls = (node for node in ast.walk(self.test) if isinstance(node, ast.Call))
     return {call.func.id for call in calls if isinstance(call.func, ast.Name)}
 
-  def split(self, entry: set[str], trusted: set[str], stated: bool) -> None:
+  def split(
+    self, entry: set[str], trusted: set[str], stated: bool, values: Mapping[str, object]
+  ) -> None:
     """Takes the program's calls out of the test.
 
     Args:
       entry: names of the program that may be asked.
       trusted: names the judge knows.
       stated: the row itself named the entry points.
+      values: of the set-up's literals, of which the program gets the items it is asked about alone:
+        `cases` may hold both arguments and results.
     """
     if not stated:
       self._check_helpers(entry)
-    self.test = _TakeOut(self, entry).visit(self.test)
+    self.test = _TakeOut(self, entry, values).visit(self.test)
     self.judged = loaded_names(self.test) - self.bound - {ASKED}
     if not self.asked:
       raise self.refused("it calls nothing of the program")
@@ -255,16 +262,16 @@ class _Assertion:
 
   def _ambiguous(self, names: set[str]) -> BadAnswer:
     return self.refused(
-      f"which of {', '.join(sorted(names))} are the program's? Say so in 'entry_point' (a name or a "
-      "list of names) and put the others into 'setup'"
+      f"which of {', '.join(sorted(names))} are the program's? Say so in 'entry_point' (a name or "
+      "a list of names) and put the others into 'setup'"
     )
 
 
 class _TakeOut(ast.NodeTransformer):
   """Puts `__asked__[i]` in the place of each outermost call of the program."""
 
-  def __init__(self, test: _Assertion, entry: set[str]):
-    self.test, self.entry = test, entry
+  def __init__(self, test: _Assertion, entry: set[str], values: Mapping[str, object]):
+    self.test, self.entry, self.values = test, entry, values
 
   def visit_Call(self, node):
     of_instance = isinstance(node.func, ast.Attribute) and self._instance(node.func.value)
@@ -284,6 +291,8 @@ class _TakeOut(ast.NodeTransformer):
     return self._calls_entry(node) and _is_class(node.func.id)
 
   def _ask(self, node):
+    bound = self.test.bound
+    node = items_in_place(node, {k: v for k, v in self.values.items() if k not in bound})
     names = loaded_names(node)
     if loop := (names & self.test.bound) - bound_names(node):
       raise self.test.refused(

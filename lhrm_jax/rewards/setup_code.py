@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from lhrm_jax.rewards.registry import BadAnswer
 
@@ -63,6 +64,42 @@ def split(setup: str) -> list[Statement]:
 def imports_for(names: Iterable[str]) -> str:
   """Imports of those of `names` that are in `TRUSTED`."""
   return "\n".join(TRUSTED[name] for name in sorted(names) if name in TRUSTED)
+
+
+def literals(statements: Sequence[Statement]) -> dict[str, object]:
+  """Values of the names that are bound once, to a literal."""
+  found = {}
+  for statement in statements:
+    node = ast.parse(statement.source).body[0]
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+      with contextlib.suppress(ValueError, TypeError, RecursionError, MemoryError):
+        found[node.targets[0].id] = ast.literal_eval(node.value)
+  bound = [name for statement in statements for name in statement.binds]
+  return {name: value for name, value in found.items() if bound.count(name) == 1}
+
+
+def items_in_place(node: ast.AST, values: Mapping[str, object]) -> ast.AST:
+  """`node` with the items themselves for such as `cases[0][1]`, where `values` has `cases`."""
+
+  class Item(ast.NodeTransformer):
+    def visit_Subscript(self, part):
+      try:
+        item = ast.parse(repr(_item(part, values)), mode="eval").body
+        ast.literal_eval(item)  # infinity is written as a name
+      except (LookupError, ValueError, TypeError, RecursionError, MemoryError):
+        return self.generic_visit(part)
+      return item
+
+  return Item().visit(node)
+
+
+def _item(node: ast.AST, values: Mapping[str, object]):
+  """What a chain of subscripts of one of `values` gives."""
+  if isinstance(node, ast.Name):
+    return values[node.id]
+  if not isinstance(node, ast.Subscript):
+    raise ValueError("no chain of subscripts")
+  return _item(node.value, values)[ast.literal_eval(node.slice)]
 
 
 def loaded_names(node: ast.AST) -> set[str]:

@@ -168,11 +168,12 @@ def test_expected_values_never_enter_the_sandbox_of_the_program(monkeypatch):
     {"asserts": [f"assert f(1) == {secret}"]},
     {"asserts": ["assert f(1) == want"], "setup": f"want = {secret}"},
     {"asserts": ["assert check(f(1))"], "setup": f"def check(x):\n  return x == {secret}"},
+    {"asserts": ["assert f(of[0][0]) == of[0][1]"], "setup": f"of = [(1, {secret})]"},
     {"calls": [{"function": "f", "args": [1], "expected": secret}]},
     {"io": [{"input": "1", "output": str(secret)}]},
   ):
     code.passes("want = check = f = 1", tests)
-  assert len(seen) == 5 and str(secret) not in repr(seen)
+  assert len(seen) == 6 and str(secret) not in repr(seen)
 
 
 def one(test, setup="", **more):
@@ -220,6 +221,8 @@ SHAPES = [
    "f = g = lambda *a: 2"),
   ("f = abs", one("assert same(f(-2), 2)", SAME, entry_point="f"), "f = same = lambda *a: 1"),
   ("f = g = abs", one("assert f(-1) == 1 and g(-2) == 2 and f(-3) == f(3)"), "f = g = id"),
+  ("f = abs", one("assert f(of['a'][0]) == of['b'][-1]", "of = {'a': [-1], 'b': [1]}"),
+   "f = lambda x: of['b'][-1]"),
   ("f = abs", one("assert check(-2) == 2", "check = f", entry_point="check"), "f = check = id"),
 ]  # fmt: skip
 
