@@ -1,16 +1,21 @@
 """The report of a run: `report/index.html` (one file, opens from disk), figures, `summary.json`."""
 
+from __future__ import annotations  # figures have the types of matplotlib, which is not loaded yet
+
 import base64
 import functools
 import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from lhrm_jax.evaluation import figures
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 STAGES = ("hft", "hgpo")
 
@@ -84,7 +89,7 @@ def finite(value: Any) -> Any:
 
 def _figures(
   stages: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, figures.Figure]:
+) -> dict[str, Figure]:
   drawn = {
     "accuracy_against_tokens": figures.accuracy_against_tokens(stages),
     "hybrid_accuracy": figures.hybrid_accuracy_bars(stages),
