@@ -48,7 +48,7 @@ _IDLE: list[tuple[tuple[str, ...], Callable[[Values], str]]] = [
     ),
   ),
   (
-    ("hgpo.tag_normalisation",),
+    ("hgpo.tag_normalisation", "hgpo.neither_penalty"),
     lambda v: "" if v["hgpo.pairing"] == "paired" else "hgpo.pairing='free': no tag is forced",
   ),
   (("hgpo.tag_kl",), lambda v: "" if v["hgpo.beta"] else "hgpo.beta=0"),

@@ -93,7 +93,8 @@ class HGPOSpec:
       literal form. Where the policy chose its first token itself, it is always the vocabulary.
     tag_kl: divergence of the first token from the reference: "k3", the literal form, or "exact"
       (`losses.tag_regulariser`).
-    neither_penalty: see `losses.tag_regulariser`.
+    neither_penalty: see `losses.tag_regulariser`. Of forced tags only: where the policy chooses its
+      first token, those that are neither are sampled, score 0 and are pushed down.
     temperature: the rollouts were sampled at.
     opening: ids of the two opening tags.
     micro_batches: parts that the prompts are cut into; memory is that of one.
@@ -373,10 +374,12 @@ def _mode_logprobs(
 
 def _tag_loss(spec: HGPOSpec, modes: Array, ref_modes: Array, rollouts: Rollouts) -> Array:
   """`losses.tag_regulariser` summed with the weights that the first tokens have in the loss."""
-  beta = spec.beta if spec.tag_kl == "exact" else 0.0
+  forced = rollouts.lengths.shape[1] == 2
   per_query = losses.tag_regulariser(
-    modes, ref_modes, beta=beta, neither_penalty=spec.neither_penalty
-  )
+    modes, ref_modes,
+    beta=spec.beta if spec.tag_kl == "exact" else 0.0,
+    neither_penalty=spec.neither_penalty if forced else 0.0,
+  )  # fmt: skip
   mask = _by_row(rollouts.mask)
   weights, _ = losses.aggregation_weights(mask, spec.aggregation, mask.shape[1])
   return jnp.sum(per_query * spec.tag_weight * weights[:, 0].reshape(len(per_query), -1).sum(1))
