@@ -8,6 +8,7 @@ import json
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -341,13 +342,15 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-  """ "" where there is none, or no git to ask."""
+  """ "" where there is none, or no git to ask, which is said."""
   git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
   try:
     return subprocess.run(
       git, capture_output=True, text=True, errors="replace", timeout=30, check=False
     ).stdout.strip()
   except (OSError, subprocess.TimeoutExpired):
+    if parallel.is_writer():
+      print("git cannot be asked: versions.json names no commit.", file=sys.stderr, flush=True)
     return ""
 
 

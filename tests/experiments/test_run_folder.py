@@ -353,9 +353,10 @@ def test_an_evaluation_goes_into_its_run_and_never_where_a_model_s_name_leads(tr
 @pytest.mark.parametrize(
   "failure", [FileNotFoundError("git"), PermissionError("git"), subprocess.TimeoutExpired("git", 1)]
 )
-def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch, failure):
+def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch, capsys, failure):
   def fails(*_, **__):
     raise failure
 
   monkeypatch.setattr(subprocess, "run", fails)
   assert setup._commit() == ""
+  assert capsys.readouterr().err == "git cannot be asked: versions.json names no commit.\n"
