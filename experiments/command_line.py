@@ -40,12 +40,13 @@ def define_config(default: str | None = None, *, required: bool = True) -> flags
   """Defines `--config FILE.py`, whose keys are overridden as `--config.key=value`.
 
   Args:
-    default: the file taken where none is named.
+    default: the file taken where none is named, relative to the checkout.
     required: whether the job needs one.
   """
   if default:
     # Not the flag's own default: that would be read here, where its errors have no handler.
-    _default_config.append(default)
+    here = pathlib.Path(default).is_file()
+    _default_config.append(default if here else str(pathlib.Path(__file__).parents[1] / default))
   elif required:
     require(CONFIG, "experiments/configs/arithmetic.py")
   return config_flags.DEFINE_config_file(

@@ -24,7 +24,7 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     if not path.exists():  # a link to nothing, too
       return None
   except OSError as error:  # a name longer than any file's
-    raise ValueError(f"{folder}: a file's name {name[:60]!a} cannot be: {error.strerror}.") from error
+    raise ValueError(f"{folder}: {name[:60]!a} names no file: {error.strerror}.") from error
   root, target = folder.resolve(), path.resolve()
   if not target.is_relative_to(root) and not _is_hub_blob(root, target):
     raise ValueError(
