@@ -182,6 +182,11 @@ def _parse(argv: Sequence[str], arguments: str) -> list[str]:
     if not isinstance(config, ConfigDict):
       getattr(config, "keys", None)  # a file that could not be opened raises its OSError here
       raise TypeError(f"get_config() returned a {type(config).__name__}, no ConfigDict")
+    if _default_config and (lacking := set(_keys(_load(_default_config[0]))) - set(_keys(config))):
+      raise TypeError(
+        f"the config lacks {', '.join(sorted(lacking))}; {_default_config[0]} has all that this "
+        "job reads, and is taken where none is named"
+      )
     if own_keys:
       overrides.apply(config, own_keys)
       flags.FLAGS[CONFIG].override_values.update(own_keys)

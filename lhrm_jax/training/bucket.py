@@ -219,9 +219,10 @@ class Bucket:
     """
     bad = [name for name in names if not is_inside(name) or name in _LEFT_OUT]
     if bad:
+      shown = printable(bad[0], 200)
       raise BucketError(
-        f"{self.url} holds {printable(bad[0], 200)!r}, which is no name of a file in a run's folder:"
-        " nothing of it is copied here."
+        f"{self.url} holds {shown!r}, which is no name of a file in a run's folder: nothing of it "
+        "is copied here."
       )
 
   def _paths(self, names: Sequence[str]) -> list[str]:

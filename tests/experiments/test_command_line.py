@@ -197,6 +197,12 @@ def test_a_default_config_is_found_from_any_folder(parse, monkeypatch, tmp_path)
   assert (status, words, flags.FLAGS.config.seed) == (0, ["Why?"], 3)
 
 
+def test_a_config_of_another_job_is_an_error(parse):
+  status, printed, _ = parse("--config", CONFIG, "x", default=SAMPLE, arguments="QUESTION")
+  assert status == 2 and len(printed.splitlines()) == 1
+  assert "the config lacks max_response_tokens, temperature, top_p" in printed
+
+
 @pytest.mark.parametrize(
   ("key", "nearest"), [("evaluation.temprature", "temperature"), ("init_fro", "init_from")]
 )
