@@ -1,5 +1,7 @@
 """The report of a run: `report/index.html` (one file, opens from disk), figures, `summary.json`."""
 
+from __future__ import annotations
+
 import base64
 import functools
 import json
