@@ -40,12 +40,13 @@ def define_config(default: str | None = None, *, required: bool = True) -> flags
   """Defines `--config FILE.py`, whose keys are overridden as `--config.key=value`.
 
   Args:
-    default: the file taken where none is named.
+    default: the file taken where none is named, relative to the checkout.
     required: whether the job needs one.
   """
   if default:
     # Not the flag's own default: that would be read here, where its errors have no handler.
-    _default_config.append(default)
+    here = pathlib.Path(default).is_file()
+    _default_config.append(default if here else str(pathlib.Path(__file__).parents[1] / default))
   elif required:
     require(CONFIG, "experiments/configs/arithmetic.py")
   return config_flags.DEFINE_config_file(
@@ -181,6 +182,11 @@ def _parse(argv: Sequence[str], arguments: str) -> list[str]:
     if not isinstance(config, ConfigDict):
       getattr(config, "keys", None)  # a file that could not be opened raises its OSError here
       raise TypeError(f"get_config() returned a {type(config).__name__}, no ConfigDict")
+    if _default_config and (lacking := set(_keys(_load(_default_config[0]))) - set(_keys(config))):
+      raise TypeError(
+        f"the config lacks {', '.join(sorted(lacking))}; {_default_config[0]} has all that this "
+        "job reads, and is taken where none is named"
+      )
     if own_keys:
       overrides.apply(config, own_keys)
       flags.FLAGS[CONFIG].override_values.update(own_keys)

@@ -8,7 +8,7 @@ import pathlib
 import re
 import time
 
-from experiments import command_line, reporting, setup
+from experiments import command_line, reporting, setup, validation
 from experiments.run_folder import RunFolder
 from lhrm_jax.data import urls
 from lhrm_jax.training.preemption import Preemption
@@ -16,6 +16,7 @@ from lhrm_jax.training.preemption import Preemption
 
 def main(_) -> None:
   c = setup.with_absolute_paths(_CONFIG.value)
+  validation.check(c)
   if not c.init_from:
     raise command_line.UserError("Name the run to evaluate: --config.init_from=RUN.")
   workdir = _WORKDIR.value or default_workdir(c.init_from)

@@ -142,6 +142,11 @@ def argument_problems(values: Values) -> Iterator[str]:
         f"takes {', '.join(sorted(named)) or 'none'}."
       )
   for p in parameters:
+    if isinstance(p.default, int | float) and isinstance(own.get(p.name), str):
+      yield (
+        f"hgpo.advantage_options.{p.name}={own[p.name]!r} must be a number or a flag, as its "
+        f"default {p.default!r} is."
+      )
     missing = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     if missing and p.name not in own and p.name not in advantages.SETTINGS:
       yield (

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
 from experiments import setup
@@ -143,8 +144,8 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _is_hub_id(name: str) -> bool:
-  on_disk = name.startswith((".", "/", "~")) or pathlib.Path(name).exists()
-  return name.partition("@")[0].count("/") == 1 and not on_disk
+  shaped = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.gguf)", name.partition("@")[0])
+  return bool(shaped) and not pathlib.Path(name).exists()
 
 
 def _read(path: pathlib.Path) -> Any:

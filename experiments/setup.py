@@ -8,6 +8,7 @@ import json
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -284,7 +285,7 @@ def same_path(a: str, b: str) -> bool:
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
   """The config itself, whose `init_from` now holds wherever the run's record is read."""
-  if isinstance(config.init_from, str):  # what else it may be, `validation.check` reports
+  if isinstance(config.get("init_from"), str):  # what else there is, `validation.check` reports
     config.init_from = absolute(config.init_from)
   return config
 
@@ -303,7 +304,10 @@ def run_folder(init_from: str) -> pathlib.Path | None:
 
 def is_run(folder: pathlib.Path) -> bool:
   """Whether a folder is one that a training run or an evaluation wrote into."""
-  return (folder / "policy" / "config.json").is_file()
+  try:
+    return (folder / "policy" / "config.json").is_file()
+  except OSError:  # a name longer than any file's, a folder not to be looked into
+    return False
 
 
 def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -318,6 +322,9 @@ def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
   if run is None:
     raise UserError(f"init_from={init_from!r} is no run folder: no policy/config.json in it.")
   if path.name.isdigit() and path.parent.parent == run / "checkpoints":
+    if not path.exists():
+      kept = ", ".join(sorted(p.name for p in path.parent.glob("[0-9]*"))) or "none"
+      raise UserError(f"init_from={init_from!r} does not exist; checkpoints there: {kept}.")
     if problem := checkpoints.damage(path):
       raise UserError(f"init_from={init_from!r} is damaged: {problem}.")
     return run, path
@@ -341,13 +348,15 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-  """ "" where there is none, or no git to ask."""
+  """ "" where there is none, or no git to ask, which is said."""
   git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
   try:
     return subprocess.run(
       git, capture_output=True, text=True, errors="replace", timeout=30, check=False
     ).stdout.strip()
   except (OSError, subprocess.TimeoutExpired):
+    if parallel.is_writer():
+      print("git cannot be asked: versions.json names no commit.", file=sys.stderr, flush=True)
     return ""
 
 

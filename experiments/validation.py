@@ -38,6 +38,7 @@ _MOST_STEPS, _MOST_ROWS, _MOST_TOKENS, _MOST_WIDTH = 2**31 - 1, 2**20, 2**24, 2*
 # Of the scores of all pairs of tokens, in the forward and backward pass of one layer.
 _SCORE_COPIES = 4
 _SHOWN = 80  # characters of a value in a message
+_LINES = 20  # of a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,8 +284,9 @@ def check(config: ConfigDict) -> None:
     UserError: names every key that is wrong, its value, and what would do.
   """
   if found := problems(config):
-    raise UserError("\n  ".join([f"{len(found)} of the config's values cannot be:", *found])
-                    if len(found) > 1 else found[0])  # fmt: skip
+    more = [f"and {len(found) - _LINES} more."] if len(found) > _LINES else []
+    lines = [f"{len(found)} of the config's values cannot be:", *found[:_LINES], *more]
+    raise UserError("\n  ".join(lines) if len(found) > 1 else found[0])
 
 
 def problems(config: ConfigDict) -> list[str]:

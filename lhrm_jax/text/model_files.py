@@ -20,8 +20,11 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
       device or a pipe, or is the Git LFS pointer to a file that was never fetched.
   """
   path = folder / name
-  if not path.exists():  # a link to nothing, too
-    return None
+  try:
+    if not path.exists():  # a link to nothing, too
+      return None
+  except OSError as error:  # a name longer than any file's
+    raise ValueError(f"{folder}: {name[:60]!a} names no file: {error.strerror}.") from error
   root, target = folder.resolve(), path.resolve()
   if not target.is_relative_to(root) and not _is_hub_blob(root, target):
     raise ValueError(

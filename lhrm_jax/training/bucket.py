@@ -217,10 +217,12 @@ class Bucket:
     """Raises:
     BucketError: a file of the copy would not lie in the folder here, or replace what is its own.
     """
-    if bad := next((name for name in names if not is_inside(name) or name in _LEFT_OUT), None):
+    bad = [name for name in names if not is_inside(name) or name in _LEFT_OUT]
+    if bad:
+      shown = printable(bad[0], 200)
       raise BucketError(
-        f"{self.url} holds {printable(bad, 200)!r}, which is no name of a file in a run's folder: "
-        "nothing of it is copied here."
+        f"{self.url} holds {shown!r}, which is no name of a file in a run's folder: nothing of it "
+        "is copied here."
       )
 
   def _paths(self, names: Sequence[str]) -> list[str]:

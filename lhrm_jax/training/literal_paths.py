@@ -31,17 +31,17 @@ def literal(path: pathlib.Path) -> pathlib.Path:
   """A path to the same place in which no character is special.
 
   Args:
-    path: its last part must have no special character; the folder it lies in exists.
+    path: exists, or its last part has no special character and the folder it lies in exists.
 
   Raises:
-    ValueError: the last part has one, or the folder for temporary files.
+    ValueError: what does not exist has one in its last part, or the folder for temporary files has.
   """
   path = path.resolve()
   if is_literal(path):
     return path
-  found = _link(path.parent) / path.name
+  found = _link(path) if path.exists() else _link(path.parent) / path.name
   if not is_literal(found):
-    raise ValueError(f"{str(found)!r} holds characters that cannot be in a checkpoint's path.")
+    raise ValueError(f"{str(path)!a} ends in characters that cannot be in a checkpoint's name.")
   return found
 
 

@@ -191,6 +191,18 @@ def test_a_default_config_is_overridden_and_its_keys_are_checked(parse):
   assert command_line.config_file() == pathlib.Path(SAMPLE)
 
 
+def test_a_default_config_is_found_from_any_folder(parse, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  status, _, words = parse("--config.seed=3", "Why?", default=SAMPLE, arguments="QUESTION")
+  assert (status, words, flags.FLAGS.config.seed) == (0, ["Why?"], 3)
+
+
+def test_a_config_of_another_job_is_an_error(parse):
+  status, printed, _ = parse("--config", CONFIG, "x", default=SAMPLE, arguments="QUESTION")
+  assert status == 2 and len(printed.splitlines()) == 1
+  assert "the config lacks max_response_tokens, temperature, top_p" in printed
+
+
 @pytest.mark.parametrize(
   ("key", "nearest"), [("evaluation.temprature", "temperature"), ("init_fro", "init_from")]
 )

@@ -3,6 +3,7 @@
 import json
 import types
 
+import pytest
 from ml_collections import ConfigDict
 
 from experiments import run_folder
@@ -53,6 +54,14 @@ def test_results_configuration_and_the_first_model_of_the_chain_are_on_the_card(
 def test_a_run_without_a_report_has_a_card_without_results(tmp_path):
   card = model_card(write_run(tmp_path / "hft", "", report=False))
   assert "random parameters" in card and "## Results" not in card and "base_model" not in card
+
+
+@pytest.mark.parametrize(
+  "start", ["owner/file.gguf", "a/b\ninjected: 1", "a/b c", "/gone/model", "-/./x", "models/x/y"]
+)
+def test_what_is_no_repository_is_no_base_model(start, tmp_path):
+  card = model_card(write_run(tmp_path / "hft", start, report=False))
+  assert "base_model" not in card and "injected: 1" not in card.splitlines()[:4]
 
 
 def test_the_card_names_the_repository_without_its_revision_and_the_commit_that_was_read(tmp_path):

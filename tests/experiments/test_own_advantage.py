@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import hgpo
+from experiments import hgpo, idle
 from experiments.configs import arithmetic
 from lhrm_jax.objectives import advantages
 from lhrm_jax.objectives.hgpo import Advantages
@@ -67,3 +67,14 @@ def test_free_rollouts_do_not_write_under_the_name_of_the_evaluation(run, rollou
   found = rollout_metrics(rollouts, np.zeros(rollouts.lengths.shape), None, tokenizer.tag_ids)
   assert found["mode/sampled_think_rate"] == 0.5
   assert "mode/think_rate" not in found
+
+
+def test_a_text_where_the_advantage_has_a_number_is_refused_before_training(run):
+  @advantages.register("weighted")
+  def weighted(scores, *, delta, weight=1.0):
+    return Advantages(tag=weight * (scores - delta), body=0 * scores)
+
+  values = {"hgpo.advantage": "weighted", "hgpo.advantage_options": {"weight": "much"}}
+  (problem,) = idle.argument_problems(values)
+  assert problem.startswith("hgpo.advantage_options.weight='much' must be a number")
+  assert not list(idle.argument_problems({**values, "hgpo.advantage_options": {"weight": 2}}))

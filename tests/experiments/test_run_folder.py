@@ -11,12 +11,14 @@ import subprocess
 import jax
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from experiments import evaluate, export, model_card, reporting, setup
 from experiments.command_line import UserError
 from experiments.configs import arithmetic
 from experiments.run_folder import RunFolder
 from experiments.stage import Stage
+from lhrm_jax import parallel
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.checkpoints import CheckpointError
 from lhrm_jax.training.metric_writer import MetricWriter, damaged_lines, read_metrics
@@ -339,6 +341,15 @@ def test_a_model_is_written_beside_a_run_or_into_a_folder_of_its_own(trained):
   export.check_out(trained.with_name("export"))
 
 
+def test_a_start_that_cannot_be_is_no_run_and_says_why(trained):
+  with pytest.raises(UserError, match="File name too long"):
+    setup.load_policy("x" * 5000, parallel.make_mesh())
+  gone = trained / "checkpoints" / "hft" / "99"
+  with pytest.raises(UserError, match=r"does not exist; checkpoints there: \d"):
+    setup.find_checkpoint(str(gone))
+  assert "init_from" not in setup.with_absolute_paths(ConfigDict({"a": 1}))
+
+
 def test_an_evaluation_goes_into_its_run_and_never_where_a_model_s_name_leads(trained):
   today = r"evaluation-of-\d{8}-\d{6}"
   assert re.fullmatch(f"{trained}/{today}", evaluate.default_workdir(str(trained)))
@@ -353,9 +364,10 @@ def test_an_evaluation_goes_into_its_run_and_never_where_a_model_s_name_leads(tr
 @pytest.mark.parametrize(
   "failure", [FileNotFoundError("git"), PermissionError("git"), subprocess.TimeoutExpired("git", 1)]
 )
-def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch, failure):
+def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch, capsys, failure):
   def fails(*_, **__):
     raise failure
 
   monkeypatch.setattr(subprocess, "run", fails)
   assert setup._commit() == ""
+  assert capsys.readouterr().err == "git cannot be asked: versions.json names no commit.\n"

@@ -86,6 +86,13 @@ def test_links_within_a_hub_cache_are_followed_and_no_further(single, tmp_path):
   refused(snapshot, "leads out of its folder")
 
 
+def test_an_index_of_names_that_no_file_can_have_is_refused(folder):
+  index = folder / "model.safetensors.index.json"
+  names = json.loads(index.read_text())["weight_map"]
+  edit(index, weight_map=dict.fromkeys(names, "a" * 5000))
+  refused(folder, "File name too long")
+
+
 @pytest.mark.parametrize("way", ["../outside.safetensors", "/", "sub/../../outside.safetensors"])
 def test_an_index_that_leaves_the_folder_is_refused(way, folder, tmp_path):
   shard = next(folder.glob("*.safetensors")).rename(tmp_path / "outside.safetensors")

@@ -174,6 +174,14 @@ def test_a_folder_of_any_name_holds_checkpoints(tmp_path, name):
   assert {path.name for path in tmp_path.iterdir()} == {name, "acb"}
 
 
+def test_a_tree_that_was_moved_to_a_name_of_any_characters_is_read(tmp_path):
+  checkpoints.save_tree(tmp_path / "arrays", {"w": jnp.arange(3)})
+  moved = (tmp_path / "arrays").rename(tmp_path / "best[1]\\")
+  np.testing.assert_array_equal(checkpoints.load_tree(moved)["w"], np.arange(3))
+  with pytest.raises(ValueError, match="ends in characters that cannot be"):
+    checkpoints.save_tree(tmp_path / "other[1]", {"w": jnp.arange(3)})
+
+
 def test_a_stage_in_a_folder_of_any_name_is_found_again(tmp_path, state, config, optimizer):
   folder = tmp_path / "exp[lr=1e-3]\\" / "hft"
   stage = Checkpoints(folder, every=1, keep=1)
