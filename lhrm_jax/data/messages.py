@@ -11,7 +11,9 @@ from typing import Any
 from lhrm_jax.data.fields import BadRow, Fields, short, writable
 
 # Names under which servers and data sets keep a thought beside the answer.
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+THOUGHTS = (
+  "reasoning_content", "reasoning", "thinking", "thought", "thinking_content", "reasoning_text",
+)  # fmt: skip
 _SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant",
              "assistant": "assistant", "system": "system"}  # fmt: skip
 _SYSTEM = ("system", "developer")

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from lhrm_jax.data.batches import encode, encode_prompts, prompt_ids
+from lhrm_jax.data.messages import THOUGHTS
 from lhrm_jax.data.rows import BadRow, hft_row, prompt_row
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.text import CharacterTokenizer, PretrainedTokenizer, tags
@@ -89,7 +90,7 @@ def test_demonstrations_in_every_form(fields, response, earlier):
   assert (row.prompt, row.response, row.earlier) == ("2+3?", response, earlier)
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("name", THOUGHTS)
 def test_a_thought_of_its_own_is_put_between_its_tags(name):
   thought = "two and three"
   for mode in (None, "think"):
