@@ -66,6 +66,7 @@ def test_a_key_below_a_value_is_an_error():
     config("--config.data.sources.mine.path=a", "--config.data.sources.mine.path.more=b")
 
 
+@pytest.mark.slow
 def test_a_job_takes_them(tmp_path):
   arguments = ["--config", "experiments/configs/arithmetic.py", "--workdir", str(tmp_path / "run"),
                "--config.task=rows", "--config.data.prompts=mine",

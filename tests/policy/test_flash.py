@@ -150,6 +150,7 @@ for actual, expected in zip(jax.tree.leaves(fused(placed)), jax.tree.leaves(plai
 """
 
 
+@pytest.mark.slow
 def test_splash_runs_on_the_rows_and_heads_of_each_device():
   """Packed and padded rows over 2 x 2 devices, heads over 2: values and all gradients."""
   environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

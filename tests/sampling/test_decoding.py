@@ -75,7 +75,7 @@ def lockstep(config, params, spec, prompts, limits):
 @pytest.mark.parametrize(
   "ladder, scan_layers",
   [
-    ((1, 1, 1, 1), False),
+    pytest.param((1, 1, 1, 1), False, marks=pytest.mark.slow),
     pytest.param((3, 2, 4, 1), False, marks=pytest.mark.slow),
     ((6, 1, 3, 5), True),
     (None, True),
