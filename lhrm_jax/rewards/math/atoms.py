@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import environments, nodes, tokens, vocabulary
+from lhrm_jax.rewards.math import environments, nodes, tokens, vocabulary, words
 from lhrm_jax.rewards.math.cursor import Cursor
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Seq, Sym, Text, Unreadable
 
@@ -97,7 +98,7 @@ def _digits_argument(p: Cursor) -> str:
 def _based(p: Cursor, text: str) -> Node:
   """`204_5`: an integer written in another base."""
   p.expect("_")
-  base = int(_digits_argument(p)[:3])
+  base = _base_argument(p)
   if not 2 <= base <= 36:
     raise Unreadable(f"{base} is no base of a number")
   try:
@@ -105,6 +106,24 @@ def _based(p: Cursor, text: str) -> Node:
   except ValueError:
     raise Unreadable(f"{text} is no number in base {base}") from None
   return Op("base", (Num(Fraction(value)), Num(Fraction(base))))
+
+
+def _base_argument(p: Cursor) -> int:
+  r"""The 8 of `_8`, `_{(8)}` and `_{\text{eight}}`."""
+  if p.peek().text == "{" and (p.peek(1).kind == "text" or p.peek(1).text == "("):
+    p.next()
+    inside = p.next()
+    if inside.kind == "text":
+      named = words.spelled(inside.text)
+      if named is None:
+        raise Unreadable(f"{inside.text!r} is no base")
+      base = int(named)
+    else:
+      base = int(_digits_argument(p)[:3])
+      p.expect(")")
+    p.expect("}")
+    return base
+  return int(_digits_argument(p)[:3])
 
 
 def _word(p: Cursor) -> Node:
@@ -314,6 +333,8 @@ def _command(p: Cursor) -> Node:
     inside = p.braced()
     if p.take("_"):
       note = argument(p)
+    if isinstance(note, Text) and not re.search(r"\d", note.text) and nodes.is_number(inside):
+      return inside  # a word below a number says what it is
     return Op("call:underbrace", (inside,) if note is None else (inside, note))
   if name in vocabulary.CURRENCIES:
     negative = p.take("-")

@@ -29,6 +29,7 @@ def letter_of(gold: str) -> tuple[str, str] | None:
 def picked(text: str) -> str | None:
   """The letter a short answer, such as the content of a box, is; `None` if none or several."""
   plain = re.sub(r"[{}$*]|\\[()\[\]]", " ", clean.unwrap(text[:300])).strip()
+  plain = re.sub(r"^(?:option|choice|answer)\s*:?\s+(?=\(?[A-J]\b)", "", plain, flags=re.I)
   head = re.match(r"^\(?\s*([A-J])\s*(?:\)|[.:]|$)\s*(.*)$", plain, re.S)
   if head is None:
     return None

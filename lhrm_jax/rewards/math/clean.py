@@ -97,10 +97,15 @@ _BRACED_SYSTEM = re.compile(
   r"((?:(?!\\begin|\\end).)*)\\end\{\1\}\s*\\right\s*\.",
   re.S,
 )
+# Marks before and behind an answer that end a proof or begin a conclusion.
+_FLOURISH = re.compile(
+  r"^\s*\\(?:therefore|because|implies|Rightarrow|Longrightarrow)(?![a-zA-Z])"
+  r"|\\(?:blacksquare|square|Box|qed|qedsymbol|checkmark|surd)\s*\.?\s*$"
+)
 _OPEN_FENCE = re.compile(r"\\(?:left|right)\s*\.")
 _LAYOUT = re.compile(
   r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|nonumber|hfill|hline"
-  r"|phantom\{[^{}]*\}|hspace\*?\{[^{}]*\}|vspace\*?\{[^{}]*\})(?![a-zA-Z])"
+  r"|[vh]?phantom\{[^{}]*\}|hspace\*?\{[^{}]*\}|vspace\*?\{[^{}]*\})(?![a-zA-Z])"
 )
 # Thousands written with a separator that can be nothing else: `{,}`, `,\!`, `\,`.
 _TEX_THOUSANDS = re.compile(
@@ -117,6 +122,16 @@ _CURRENCY = {
   "₹": r" \rupee ", "₽": r" \rouble ",
 }  # fmt: skip
 _CURRENCY_RE = re.compile(r"\\\$|[€£¥₹₽￥]|\\(?:text)?(?:dollar|euro|sterling)(?![a-zA-Z])")
+# A struck relation: its parts would read as a name before the relation itself.
+_NEGATIONS = {"=": r"\ne ", "in": r"\notin ", "<": r"\ge ", ">": r"\le "}
+_NEGATED = re.compile(r"\\not\s*\\?(=|in(?![a-zA-Z])|[<>])")
+_LONE_SIGN = re.compile(r"(?<![\^_}])\{\s*([-+=<>])\s*\}")
+# Open ends written with a bracket turned outwards: `]1, 2[`.
+_TURNED = re.compile(r"([\[\]])([^()\[\]]*[,;][^()\[\]]*)([\[\]])")
+_TURNED_ONLY = re.compile(rf"\s*{_TURNED.pattern}(?:\s*\\cup\s*{_TURNED.pattern})*[\s.]*")
+# `0.(3)`, and `0.333\\ldots` where one digit three times over leaves no doubt.
+_REPEATING = re.compile(r"(?<![\d.])(\d+\.)\((\d{1,30})\)(?![\d(^])")
+_DOTTED = re.compile(r"(?<![\d.])(\d+\.\d*?)(\d)\2\2+\s*(?:\.\.\.|\\l?dots\b)")
 _HTML_SCRIPT = re.compile(r"<(sup|sub)>([^<>]{1,100})</\1>")
 # Commands that set a colour or a size; a tag or a label is no part of the answer either.
 _COLOURED = re.compile(
@@ -163,6 +178,10 @@ def clean(text: str, *, commas: str = "auto") -> str:
   text = _CURRENCY_RE.sub(
     lambda m: _CURRENCY.get(m[0], rf" \{m[0].lstrip(chr(92)).removeprefix('text')} "), text
   )
+  text = _LONE_SIGN.sub(r"\1", text)
+  text = _DOTTED.sub(r"\1\\overline{\2}", text)
+  text = _REPEATING.sub(r"\1\\overline{\2}", text)
+  text = _NEGATED.sub(lambda m: _NEGATIONS[m[1]], text)
   text = _HTML_SCRIPT.sub(lambda m: ("^" if m[1] == "sup" else "_") + f"{{{m[2]}}}", text)
   text = without_colour(text)
   text = _ORDINAL.sub(_plain_ordinal, text)
@@ -171,8 +190,10 @@ def clean(text: str, *, commas: str = "auto") -> str:
   text = _BRACED_SYSTEM.sub(r"\\begin{cases}\2\\end{cases}", text)
   text = _OPEN_FENCE.sub(" ", text)
   text = _FENCES.sub("", text)
-  text = _LAYOUT.sub(" ", text)
+  text = _FLOURISH.sub(" ", _LAYOUT.sub(" ", text).strip())
   text = _SPACES.sub(" ", text)
+  if "[" in text and "]" in text and _TURNED_ONLY.fullmatch(text):
+    text = _TURNED.sub(_facing, text)
   if commas == "auto":
     text = _COMMA_THOUSANDS.sub(
       lambda m: _NOT_DIGIT.sub("", m[0]) if _outside_brackets(text, m.start()) else m[0], text
@@ -180,6 +201,11 @@ def clean(text: str, *, commas: str = "auto") -> str:
   if r"\begin" not in text:
     text = _SPACED_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
   return strip_end(text)
+
+
+def _facing(match: re.Match) -> str:
+  opening, inside, closing = match.groups()
+  return ("(" if opening == "]" else "[") + inside + (")" if closing == "[" else "]")
 
 
 def without_colour(text: str) -> str:

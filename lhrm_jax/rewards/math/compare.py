@@ -227,6 +227,9 @@ def _same_sets(gold: Node, answer: Node) -> bool | None:
     return True if same else None
   if isinstance(gold, Seq) and isinstance(answer, Seq):
     return _same_sequences(gold, answer)
+  gold, answer = _single(gold), _single(answer)
+  if evaluate.is_scalar(gold) and evaluate.is_scalar(answer):
+    return scalars.same_scalars(gold, answer)
   return False
 
 

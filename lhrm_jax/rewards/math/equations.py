@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lhrm_jax.rewards.math import algebra, nodes, rounding
+from lhrm_jax.rewards.math import algebra, evaluate, nodes, rounding
 from lhrm_jax.rewards.math.exact import NotExact, Undefined, exact
 from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
 from lhrm_jax.rewards.math.threeway import all_true
@@ -61,8 +61,22 @@ def stated_value(rel: Rel) -> Node | None:
     return given
   if any(nodes.symbols(arg) or isinstance(arg, Seq | Text) for arg in rel.args):
     return None
+  if rel.ops[0] == "~" and not _near(rel.args[0], rel.args[-1]):
+    return None
   # `2 + 2 = 4` states 4; `6 = 7` states nothing.
   return given if rounding.equal(rel.args[0], given) else None
+
+
+# Numbers this far apart, relatively, are not each other's approximation.
+_NEAR = 0.1
+
+
+def _near(exact_side: Node, rounded: Node) -> bool:
+  try:
+    first, last = (float(evaluate.constant(side)) for side in (exact_side, rounded))
+  except (Undefined, OverflowError):
+    return True
+  return abs(first - last) <= _NEAR * max(abs(first), abs(last))
 
 
 def solved_value(rel: Rel, other: Node) -> Node | None:

@@ -307,6 +307,11 @@ class Evaluator:
       return value if base is None else value / mp.log(base)
     if not abs(x) < (MAX_EXPONENT_SIZE if name in vocabulary.GROWING else MAX_ANGLE):
       raise TooBig(f"{name} of a huge number")
+    if x and mp.isfinite(x):
+      # Tiny arguments are told from their functions by the cube, tanh(x) from 1 by e^(-2x).
+      self.size = max(self.size, -3 * mp.mag(x))
+      if name in ("tanh", "coth"):
+        self.size = max(self.size, 3 * int(abs(x)))
     name = name.replace("arc", "a") if name.startswith("arc") else name
     if name not in vocabulary.ELEMENTARY:
       raise Unreadable(f"the function {name} is not known")

@@ -20,7 +20,7 @@ MAX_STATEMENT = 6_000  # without a box or a tag, the answer stands this close to
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """An answer as written; `how` is box, tag, hash, bare, statement or unclosed."""
+  """An answer as written; `how` is box, tag, hash, bare, statement, unclosed or denied."""
 
   text: str
   how: str
@@ -87,7 +87,24 @@ def boxes(text: str) -> Found | None:
       break
     chosen.insert(0, span)
   inside = [_EMPHASIS.sub(r"\1", inner.strip()) for _, _, inner in chosen]
-  return Found(r" \text{ and } ".join(inside), "box")
+  before, after = text[max(0, chosen[0][0] - _MAX_GAP) : chosen[0][0]], text[chosen[-1][1] :]
+  denied = _DENIED_BOX.search(before) or _DENIED_AFTER.match(after[:_MAX_GAP])
+  return Found(r" \text{ and } ".join(inside), "denied" if denied else "box")
+
+
+# "The answer is not $\\boxed{7}$", "\\boxed{7} is wrong" and "\\boxed{7}?", each in one sentence.
+_DENIED_BOX = re.compile(
+  r"(?:\b(?:is|are|be|was|it'?s|definitely|equals?)\s+(?:not|never)|n't|n't\s+be|\bcannot|\bcannot\s+be"
+  r"|\b(?:i\s+doubt|not\s+sure|unsure)\b[\w\s']{0,30})"
+  r"\s+(?:equal(?:\s+to)?\s*)?(?:\\[(\[]|[$*_(\[])*\s*$",
+  re.I,
+)
+_DENIED_AFTER = re.compile(
+  r"\s*(?:\\[)\]]|[$*_)\]])*\s*(?:\?|(?:is|was|are)\s+(?:wrong|incorrect|false|impossible"
+  r"|not\s+(?:the\s+(?:right\s+|correct\s+|final\s+)?(?:answer|solution)|correct|right|possible))\b"
+  r"|(?:is|was)n't\b)",
+  re.I,
+)
 
 
 def _closing_brace(text: str, start: int) -> int | None:
@@ -171,7 +188,9 @@ _ENDS_IN = re.compile(
 )
 _UNSURE = re.compile(
   r"\b(?:one of|either|not (?:sure|true|correct|right|the)|might be|may be|maybe|perhaps|possibly"
-  r"|guess|whether|plausible|rather than)\b|(?:\bnot|n't) (?:think|believe|see)\b",
+  r"|guess|whether|plausible|rather than|doubt|unknown|anything but)\b"
+  r"|(?:\bnot|n't) (?:think|believe|see|say|know|known)\b|\bno one\b"
+  r"|\bif (?:the|my|this|that|our) answer\b|\?[\W_]*$",
   re.I,
 )
 # A value right behind one of these is the one that it is not.
@@ -180,6 +199,18 @@ _DENIED = re.compile(
 )
 
 
+# Words at the number of a statement that make another value of it.
+_BOUND = re.compile(
+  r"(?:\b(?:at (?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower|other|rather) than"
+  r"|under|over|above|below|up to|close to|half|twice|double|triple|thrice"
+  r"|(?:square|cube|root|half|double|third|quarter|reciprocal|inverse|negative) of)\s+(?:of\s+)?)[\W_]*$",
+  re.I,
+)
+_CHANGED = re.compile(
+  r"[\s*$]*(?:squared|cubed|factorial|(?:more|less|fewer|greater|larger) than|minus|times|or (?:more|less|so)"
+  r"|divided by|modulo|mod)\b",
+  re.I,
+)
 # How far from the end a statement may stand, unless it says itself that it is final.
 _FINAL_CUE = re.compile(r"\bfinal answer(?:\s+is\b|\s*:)", re.I)
 _LAST_SENTENCES = 4
@@ -255,6 +286,11 @@ def _committed(sentence: str, formulas: list[str], *, words: bool = False) -> Fo
       return Found(r" \text{ and } ".join(chosen) + percent, "statement")
     sentence = tail
   ending = _ENDS_IN.search(sentence)
+  if words and any(
+    _BOUND.search(sentence[: m.start()]) or _CHANGED.match(sentence[m.end() :])
+    for m in _NUMBER.finditer(sentence)
+  ):
+    return None
   if any(_DENIED.search(sentence[: m.start()]) for m in _NUMBER.finditer(sentence)) and not ending:
     return None
   numbers = [ending[1]] if ending else [m[0] for m in _NUMBER.finditer(sentence.rpartition("=")[2])]

@@ -9,7 +9,8 @@ from lhrm_jax.rewards.math import nodes, remarks, units
 from lhrm_jax.rewards.math.cursor import Cursor
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Unreadable
 
-_MULTIPLIERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "dozen": 12}
+_MULTIPLIERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+                "trillion": 10**12, "dozen": 12}  # fmt: skip
 
 
 def annotated(node: Node, text: str, parser: Cursor) -> Node:

@@ -254,7 +254,9 @@ class Parser(Cursor):
           return self.postfix(self.minutes(Op("deg", (node,))))
         if self.take(r"\prime"):
           return self.postfix(atoms.primed(node))
-        node = self.postfix(Op("pow", (node, self.exponent())))
+        power = self.exponent()
+        transposed = isinstance(node, nodes.Matrix) and power in (Sym("T"), Sym("\\top"))
+        node = self.postfix(Op("transpose", (node,)) if transposed else Op("pow", (node, power)))
       return node
 
   def taken_mark(self, mark: str) -> bool:

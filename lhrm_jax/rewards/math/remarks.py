@@ -23,6 +23,10 @@ _CHANGING = vocabulary.words(
   halves third thirds quarter quarters fourths fifth fifths tenths hundredths thousandths minus plus
   over under divided negative root mod modulo base above below except without between
   false wrong incorrect inverse reciprocal power times unless but if when zero
+  maybe perhaps possibly probably presumably guess guessed unsure uncertain unknown impossible invalid
+  fails failed larger smaller greater higher lower bigger exceeds beyond opposite complement excluding
+  excluded anything something everything somewhat almost nearly ish pi bn mn mil tn lakh crore score
+  gross
   one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundreds
   thousands infinite infinitely undefined double twice triple"""
 )
@@ -49,7 +53,7 @@ def strip(items: list[Token]) -> list[Token]:
   """`items` without labels, leading phrases, and closing remarks."""
   while _is_braced(items):
     items = items[1:-1]
-  items = _without_remark(_with_integers(items))
+  items = _without_remark(_with_integers(_with_joints(items)))
   out: list[Token] = []
   for i, token in enumerate(items):
     at_start = not out or out[-1].text in (",", ";", "and", "or", "\\\\", "=")
@@ -71,6 +75,21 @@ def _is_braced(items: list[Token]) -> bool:
     if depth == 0:
       return i == len(items) - 1
   return False
+
+
+_JOINT = re.compile(r"^(.*\w)\s*,?\s+(and|or)\s*$", re.S)
+
+
+def _with_joints(items: list[Token]) -> list[Token]:
+  r"""Parts the word that joins two counts from the noun before it: `8\text{ cats and }6`."""
+  out: list[Token] = []
+  for i, token in enumerate(items):
+    joint = _JOINT.match(token.text) if token.kind == "text" and 0 < i < len(items) - 1 else None
+    if joint and items[i - 1].kind == items[i + 1].kind == "num":
+      out += [Token("text", joint[1], token.spaced), Token("word", joint[2], True)]
+    else:
+      out.append(token)
+  return out
 
 
 _INTEGER = re.compile(r"^\W*(?:(?:is|are|be|being)\W+)?(?:an?|any|some)?\W*integers?\W*$", re.I)

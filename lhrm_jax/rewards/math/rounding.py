@@ -24,7 +24,8 @@ def equal(a: Node, b: Node) -> bool | None:
   r"""Whether two expressions have the same value; `None` where that cannot be decided.
 
   Variables are real, but where the two sides round differently (`\lceil n/2 \rceil` and
-  `\lfloor (n+1)/2 \rfloor`) they are whole: only of those is it an identity.
+  `\lfloor (n+1)/2 \rfloor`) they are whole: only of those is it an identity. In `\lfloor x \rfloor`
+  they are not, or nothing would be rounded.
   """
   roundings = [n for n in nodes.walk(Op("add", (a, b))) if _counts(n) and nodes.symbols(n)]
   if not roundings or a == b:
@@ -85,8 +86,10 @@ def _exactly(a: Node, b: Node, name: str, steps: set[tuple[Fraction, Fraction]])
   if span > _MAX_POINTS:
     raise NotExact("a long period")
   whole = same(Fraction(x) for x in range(-2, span))
-  if not whole or kinds[0] != kinds[1]:
-    return whole
+  if not whole:
+    return False
+  if kinds[0] != kinds[1] and any(slope.denominator > 1 for slope, _ in steps):
+    return True  # the identity of whole numbers for which such roundings are written
   jumps = {Fraction(0)}
   for slope, constant in steps:
     if span * abs(slope) > _MAX_POINTS:

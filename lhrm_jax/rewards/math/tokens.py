@@ -82,7 +82,7 @@ def _known_command(value: str, text: str, i: int) -> tuple[str, int]:
     for cut in range(len(name) - 1, 1, -1):
       if name[:cut] in COMMANDS:
         return _canonical(name[:cut]), i - (len(name) - cut)
-    if len(name) <= 3:  # an author's own macro, kept as an opaque symbol
+    if len(name) <= 3 and name != "not":  # an author's own macro, kept as an opaque symbol
       return "\\" + name, i
     raise Unreadable(rf"the command \{name} is outside the grammar")
   return _canonical(name), i

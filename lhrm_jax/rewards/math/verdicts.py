@@ -53,7 +53,7 @@ def verify(gold: str | Sequence[str], response: str) -> Verdict:
     answer, problem = answer_part(str(response))
     if answer is None:
       return Verdict(False, None, problem)
-    return _judge([str(g) for g in golds], answer)
+    return _judge([str(g) for g in golds if g is not None], answer)
   except RecursionError:
     return Verdict(None, None, "the answer is nested too deeply")
   except Exception as error:  # the last belt: a reward must not stop a run
@@ -82,6 +82,8 @@ def _judge(golds: list[str], answer: str) -> Verdict:
   shown = extract.tidy(found.text)
   if found.how == "unclosed":
     return Verdict(False, None, "the last box is never closed")
+  if found.how == "denied":
+    return Verdict(None, shown, "the response denies or doubts its last box")
   if not found.text.strip(" $.\\~"):
     return Verdict(False, None, "the answer is empty")
   reasons = []
@@ -113,6 +115,8 @@ _INTEGER = re.compile(r"\s*\$?\s*([-+]?\d{1,300})\s*\$?\.?\s*")
 _SOLUTION = re.compile(
   r"^\s*(?:the\s+)?(?:final\s+)?(?:solution|answer)s?\s*(?:is|are|:)\s*:?", re.I
 )
+_SPELLED = re.compile(r"(?:\\text\s*\{)?[A-Za-z][A-Za-z -]{0,60}\}?")
+_DATE = re.compile(r"\d{4}-[01]\d-[0-3]\d")
 _SCIENTIFIC = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30})?[eE][-+]?\d{1,3}")
 _COMMA_DECIMAL = re.compile(r"[-+]?(?:\d+,\d{1,2}|0,\d+|\d+,\d{4,})")
 
@@ -217,8 +221,10 @@ def _comma_decimal(gold: Node, answer: str) -> bool | None:
 def _read(text: str) -> tuple[Node, ...] | str:
   """The readings of an answer, or why it has none: `1,234` may be a list, `2e-3` a decimal."""
   text = _SOLUTION.sub("", text)
+  if _DATE.fullmatch(text.strip(" $.")):
+    return "a date is compared as text"
   plain = clean.strip_end(text.strip().strip("$").strip())
-  if (spelled := words.spelled(plain) if plain.isalpha() else None) is not None:
+  if (spelled := words.spelled(plain) if _SPELLED.fullmatch(plain) else None) is not None:
     return (Num(spelled),)
   nodes: list[Node] = [Num(Fraction(plain))] if _SCIENTIFIC.fullmatch(plain) else []
   for commas in ("auto", "list"):

@@ -28,7 +28,7 @@ SAME = {
   "bigcup": "cup", "bigcap": "cap", "lparen": "(", "rparen": ")", "degree": "circ",
   "arccsc": "arccsc", "dotsm": "ldots", "tg": "tan", "ctg": "cot", "cotg": "cot", "arctg": "arctan",
   "arcctg": "arccot", "sh": "sinh", "ch": "cosh",
-  "bmod": "mod", "Longrightarrow": "rightarrow",
+  "bmod": "mod", "imath": "i", "jmath": "j", "Longrightarrow": "rightarrow",
 }  # fmt: skip
 _OTHERS = words(
   """frac binom sqrt pi infty le ge ne approx equiv in notin cup cap setminus pm mp ldots emptyset
@@ -55,7 +55,7 @@ COUNTS = words(
   square sq cubic cu per gallon quart pint cup tablespoon teaspoon acre hectare dozen time
   chicken animal card coin ball block page mark step side edge face vertex vertices digit number
   solution word child children men women man woman boy girl player game
-  hundred thousand million billion"""
+  hundred thousand million billion trillion"""
 )
 # Operations of the evaluator; those of the first set grow without bound.
 GROWING = words("exp sinh cosh tanh coth")

@@ -49,6 +49,8 @@ def same_words(gold: str, answer: str) -> bool:
     if not _PHRASE.fullmatch(bare):
       return False
     found = bare.split()
+    if len(found) > 1 and found[0].lower() in ("a", "an", "the") and len(found[1]) > 2:
+      del found[0]
     explicit = _LOOK.search(text) is not None
     known = any(
       (len(word) > 2 and word not in vocabulary.FUNCTIONS)
@@ -120,13 +122,46 @@ _UNITS = (
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
+_PARTS = {
+  "half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4,
+  "fourths": 4, "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "seventh": 7, "sevenths": 7,
+  "eighth": 8, "eighths": 8, "ninth": 9, "ninths": 9, "tenth": 10, "tenths": 10,
+}  # fmt: skip
+_ORDINALS = {
+  "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+  "eighth": 8, "ninth": 9, "tenth": 10, "eleventh": 11, "twelfth": 12,
+}  # fmt: skip
+
+
 def spelled(text: str) -> Fraction | None:
-  """The whole number below a hundred that `text` names, `None` if it names none."""
+  """The number `text` names, `None` if it names none.
+
+  Whole numbers below a million (`twenty-one`, `three hundred and five`), ordinals to `twelfth` and
+  fractions to tenths (`half`, `two thirds`).
+  """
   found = normal(text.replace("-", " "))
+  if len(found) == 1 and found[0] in _ORDINALS:
+    return Fraction(_ORDINALS[found[0]])
+  if found and found[-1] in _PARTS:
+    count = 1 if found[:-1] in ((), ("a",)) else _counted(found[:-1])
+    return Fraction(count, _PARTS[found[-1]]) if count and count < 20 else None
+  whole = _counted(found)
+  return None if whole is None else Fraction(whole)
+
+
+def _counted(found: tuple[str, ...]) -> int | None:
+  for name, size in (("thousand", 1000), ("hundred", 100)):
+    if name in found:
+      at = found.index(name)
+      head = 1 if found[:at] in ((), ("a",)) else _counted(found[:at])
+      tail = found[at + 1 :]
+      rest = _counted(tail[1:] if tail[:1] == ("and",) else tail) if tail else 0
+      fits = head and rest is not None and rest < size and (size == 1000 or head < 10)
+      return head * size + rest if fits else None
   if len(found) == 1 and found[0] in _UNITS:
-    return Fraction(_UNITS.index(found[0]))
+    return _UNITS.index(found[0])
   if found and found[0] in _TENS and len(found) <= 2:
     ones = found[1:] and found[1] in _UNITS[1:10]
     if len(found) == 1 or ones:
-      return Fraction(10 * (2 + _TENS.index(found[0])) + (_UNITS.index(found[1]) if ones else 0))
+      return 10 * (2 + _TENS.index(found[0])) + (_UNITS.index(found[1]) if ones else 0)
   return None
