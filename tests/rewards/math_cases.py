@@ -134,6 +134,36 @@ DIFFERENT["spot checks"] = [
 
 # What each kind of reading must tell apart, and what it must not.
 EQUAL |= {
+  "number words": [
+    ("21", "twenty-one"), ("305", r"\text{three hundred and five}"), ("2/3", "two thirds"), ("1/2", r"\text{half}"),
+    ("3", "third"), ("12", "twelfth"), ("3/4", "three quarters"), ("1000", "a thousand"), ("two", "2"),
+  ],
+  "articles": [("square", r"\text{a square}"), ("The ellipse", r"\text{ellipse}")],
+  "outward brackets": [
+    ("]1,2]", "(1,2]"), ("[1,2)", "[1,2["), (r"(-\infty,3)\cup(5,\infty)", r"]-\infty,3[\cup]5,\infty["),
+    (r"\sqrt[3]{5}, [1,2]", r"\sqrt[3]{5},[1,2]"),
+  ],
+  "struck relations": [(r"x \ne 4", r"x \not= 4"), (r"x\ge 3", r"x \not< 3"), (r"x\notin A", r"x\not\in A")],
+  "repeating in other notations": [
+    ("2/3", "0.(6)"), ("2/3", "0.666..."), ("1/6", r"0.1666\ldots"), ("5/3", "1.(6)"), ("1.5(2)", "3"),
+  ],
+  "bases in words": [("201_8", r"201_{\text{eight}}"), ("201_8", "201_{(8)}")],
+  "flourishes": [
+    ("19", r"\therefore 19\;\blacksquare"), ("19", r"19\ \checkmark"), ("19", r"\underbrace{19}_{\text{sum}}"),
+    ("19", r"\vphantom{1}19"), ("-6", "{-}6"), (r"\hat{i}+\hat{j}", r"\hat{\imath}+\hat{\jmath}"),
+  ],
+  "transposes": [
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^T", r"\begin{pmatrix}1&3\\2&4\end{pmatrix}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}^{\top}", r"\begin{pmatrix}1&2\end{pmatrix}"),
+  ],
+  "counts side by side": [
+    ("4,7", r"4\text{ boys and }7\text{ girls}"), ("4,7", r"4\text{ boys, }7\text{ girls}"),
+  ],
+  "sets of one": [("5", r"x\in\{5\}")],
+  "circled lists": [("①②④", "①, ②, ④"), (r"\textcircled{1}\textcircled{3}", "①, ③")],
+  "powers of ten in words": [("3000000000000", r"3\text{ trillion}")],
+  "close but equal": [(r"\tanh x", r"\frac{e^{2x}-1}{e^{2x}+1}"), (r"\tanh 2", r"\frac{e^4-1}{e^4+1}"), ("6", r"6\approx 6.0")],
+  "whole numbers rounded": [(r"\lceil n/3\rceil", r"\lfloor (n+2)/3\rfloor"), (r"\lfloor n/2\rfloor+\lceil n/2\rceil", "n"), (r"\lfloor x\rfloor-\lfloor x-1\rfloor", "1")],
   "braces kept": [("2^{n-1}", "2^{n - 1}"), (r"\sqrt{10}", r"\sqrt {10}"), ("-3./2", "-1.5"), ("5.", "5")],
   "double factorials": [("7!!", "105"), ("8!!", "384"), (r"(2n)!!", "2^n n!")],
   "extreme sizes": [(r"e^{-600}", r"\frac{1}{e^{600}}"), (r"2^{-900}\sqrt 2", r"\frac{\sqrt 8}{2^{901}}")],
@@ -240,6 +270,32 @@ DIFFERENT |= {
     (r"3\text{ m/s}", r"3\text{ km/h}"), (r"\$8", r"8\text{ cents}"), (r"\$8", r"8\text{ euros}"), (r"8\pi\text{ cm}", r"8\pi\text{ m}"),
     (r"25^\circ\text{C}", r"25^\circ\text{F}"), (r"1\text{ h }20\text{ min}", r"120\text{ min}"), (r"12^\circ 30'", r"12^\circ"),
     (r"7\text{ cm}^2", r"7\text{ cm}^3"), ("5", r"5\text{ million}"), (r"30^\circ", r"30\text{ radians}"), (r"5\text{ cm}", r"5\text{ cm}+0\text{ kg}"),
+  ],
+  "number words": [("7", "seventeen"), ("70", "seventeen"), ("305", "three hundred fifteen"), ("3", "first three"), ("3", "one third")],
+  "articles": [("circle", "an ellipse"), ("A", "a")],
+  "outward brackets": [("]1,2[", "[1,2]"), ("[1,2]", "]1,2]")],
+  "struck relations": [("4", r"x\not=4"), ("3", r"\not=3"), ("3", r"\not 3"), (r"x\in A", r"x\not\in A")],
+  "repeating in other notations": [("2/3", "0.667..."), ("0.6", "0.666..."), ("0.6", "0.(6)")],
+  "bases in words": [("201_8", r"201_{\text{nine}}")],
+  "flourishes": [("99", r"\underbrace{9}_{\text{two}}"), ("19", r"\hphantom{19}")],
+  "transposes": [(r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^T", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}")],
+  "counts side by side": [("4,7", r"4\text{ boys and }8\text{ girls}"), ("4", r"4\text{ boys and }7\text{ girls}")],
+  "sets of one": [("5", r"x\in\{5,6\}")],
+  "circled lists": [("①②④", "①, ②"), ("①③", "A, C")],
+  "functions near their bounds": [
+    (r"\tanh(500)", "1"), (r"\coth(500)", "1"), (r"\tanh(1000)", r"\tanh(1001)"), (r"\tanh(x+400)", "1"),
+    (r"\tan(10^{-200})", "10^{-200}"), (r"\arctan(10^{-100})", "10^{-100}"), (r"\sin(e^{-300})", "e^{-300}"),
+  ],
+  "roundings dropped": [
+    (r"\lfloor x\rfloor", "x"), (r"\lceil x\rceil", "x"), (r"\lfloor 2x\rfloor", "2x"), (r"\lfloor n\rfloor+1", "n+1"),
+    (r"x-\lfloor x\rfloor", "0"), (r"\lceil t\rceil", r"\lfloor t\rfloor+1"), (r"\lceil x\rceil-\lfloor x\rfloor", "0"),
+  ],
+  "approximations far off": [("6", r"5\approx 6"), ("3", r"3\approx 4"), ("6", r"6\approx 60")],
+  "percent and units": [(r"\$5", r"5\%"), ("5%", "5 dollars"), ("5 kg", r"5\%")],
+  "dates": [("2020-05-06", "2020-06-05"), ("2009", "2020-05-06")],
+  "doubts": [
+    ("3", r"3\text{ maybe}"), ("3", r"\text{perhaps }3"), ("3", r"3\text{ (guess)}"), ("3", r"3\text{ is impossible}"),
+    ("3", r"3\text{ larger}"), ("3", r"3\text{ bn}"), ("3", r"3\text{ pi}"), ("3", r"3\text{ish}"), ("3", r"3\text{ trillion}"),
   ],
   "words that change a value": [
     ("5", r"5\text{ squared}"), ("5", r"5\text{ or more}"), ("5", r"\text{at least }5"), ("5", r"\text{not }5"), ("5", r"\text{minus }5"),

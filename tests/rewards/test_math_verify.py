@@ -134,10 +134,39 @@ class TestExtraction:
   @pytest.mark.parametrize(
     "text",
     ["The answer is not 42.", "The answer is not $42$.", "So it isn't 42.", "It is not true that the answer is 42.",
-     "I will now think about whether 42 is plausible"],
+     "I will now think about whether 42 is plausible", "Is it 42?", "Could it be $42$?", "The answer is 42?",
+     "No one knows if the answer is 42.", "I would not say the answer is 42.", "The answer: anything but 42",
+     "If the answer is 42 then it is late.",
+     r"The answer is not $\boxed{42}$.", r"It cannot be \(\boxed{42}\).", r"It isn't equal to $$\boxed{42}$$",
+     r"I doubt that it is $\boxed{42}$.", r"\boxed{42} is wrong.", r"$\boxed{42}$ is not the answer.", r"Is it \boxed{42}?"],
   )  # fmt: skip
   def test_a_value_denied_or_doubted_is_no_answer(self, text):
     assert not verify("42", text).correct
+
+  @pytest.mark.parametrize(
+    "text",
+    ["The answer is at least 42.", "The answer is more than 42.", "She needs at most 42.", "The answer is half of 42.",
+     "The answer is twice 42.", "The answer is the square of 42", "The answer is 42 squared", "The answer is 42 more than x.",
+     "So there are 42 or more."],
+  )  # fmt: skip
+  def test_words_at_the_number_of_a_statement_that_change_it_make_it_none(self, text):
+    assert not verify("42", text).correct
+
+  @pytest.mark.parametrize(
+    "text",
+    [r"It is not hard to see that the answer is \boxed{42}.", r"This is not 41 but $\boxed{42}$.", r"I'm not sure, but \boxed{42}",
+     r"The answer is not \boxed{41}, it is \boxed{42}.", r"What is $6 \cdot 7$? $\boxed{42}$", r"\boxed{42}. Is it right? Yes.",
+     "So he has 42 more apples.", "Therefore there are 42 of them under the table."],
+  )  # fmt: skip
+  def test_a_denial_of_something_else_leaves_the_answer(self, text):
+    assert verify("42", text).correct is True
+
+  def test_a_denied_box_does_not_take_the_place_of_another(self):
+    assert not verify("41", r"The answer is not \boxed{41}, it is \boxed{42}.").correct
+
+  def test_a_missing_gold_equals_nothing(self):
+    assert verify(["3", None], r"\boxed{3}").correct is True
+    assert not verify(["3", None], r"\boxed{None}").correct
 
   def test_a_closing_line_may_pick_the_letter_that_a_formula_in_the_box_does_not(self):
     assert verify("D", "\\boxed{x^2 \\ll y}\n\n**Answer: D**").correct is True

@@ -37,13 +37,18 @@ def picked(text: str) -> str | None:
   return None if others - {"A"} or re.search(r"\b(?:or|and)\b|,\s*\(?[A-J]\b", head[2]) else head[1]
 
 
+_TEXTCIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d|10)\s*\}?")
+_CIRCLED = re.compile(r"[①-⑩](?:\s*(?:,|;|、|,?\s*and\b)?\s*[①-⑩])+")
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:\s*(?:,|;|&|\u3001|,?\s*and\b)?\s*\(?[A-J]\)?)+")
 _AFTER_BOX = re.compile(r"\banswer\s*(?:is|:)[\s*:]*\(?([A-J])\)?[\s*.$]*$", re.I)
 
 
 def several(text: str) -> frozenset[str] | None:
   """The letters of an answer that picks several: `BCD`, or `B, C and D` in any order."""
-  plain = re.sub(r"[{}$*]|\\[()\[\]]", " ", clean.unwrap(text[:300])).strip(" .")
+  circled = _TEXTCIRCLED.sub(lambda m: chr(ord("①") - 1 + int(m[1])), text[:300])
+  plain = re.sub(r"[{}$*]|\\[()\[\]]", " ", clean.unwrap(circled)).strip(" .")
+  if _CIRCLED.fullmatch(plain):
+    return frozenset(re.findall("[①-⑩]", plain))
   if not _SEVERAL.fullmatch(plain):
     return None
   letters = re.findall(r"[A-J]", plain)

@@ -125,6 +125,8 @@ _CURRENCY_RE = re.compile(r"\\\$|[€£¥₹₽￥]|\\(?:text)?(?:dollar|euro|st
 # A struck relation: its parts would read as a name before the relation itself.
 _NEGATIONS = {"=": r"\ne ", "in": r"\notin ", "<": r"\ge ", ">": r"\le "}
 _NEGATED = re.compile(r"\\not\s*\\?(=|in(?![a-zA-Z])|[<>])")
+_LETTER_NAMES = {"imath": "i", "jmath": "j", "top": "T", "intercal": "T"}
+_LETTER_COMMANDS = re.compile(r"\\(imath|jmath|top|intercal)(?![a-zA-Z])")
 _LONE_SIGN = re.compile(r"(?<![\^_}])\{\s*([-+=<>])\s*\}")
 # Open ends written with a bracket turned outwards: `]1, 2[`.
 _TURNED = re.compile(r"([\[\]])([^()\[\]]*[,;][^()\[\]]*)([\[\]])")
@@ -178,6 +180,7 @@ def clean(text: str, *, commas: str = "auto") -> str:
   text = _CURRENCY_RE.sub(
     lambda m: _CURRENCY.get(m[0], rf" \{m[0].lstrip(chr(92)).removeprefix('text')} "), text
   )
+  text = _LETTER_COMMANDS.sub(lambda m: f" {_LETTER_NAMES[m[1]]} ", text)
   text = _LONE_SIGN.sub(r"\1", text)
   text = _DOTTED.sub(r"\1\\overline{\2}", text)
   text = _REPEATING.sub(r"\1\\overline{\2}", text)
@@ -192,7 +195,7 @@ def clean(text: str, *, commas: str = "auto") -> str:
   text = _FENCES.sub("", text)
   text = _FLOURISH.sub(" ", _LAYOUT.sub(" ", text).strip())
   text = _SPACES.sub(" ", text)
-  if "[" in text and "]" in text and _TURNED_ONLY.fullmatch(text):
+  if ("[" in text or "]" in text) and _TURNED_ONLY.fullmatch(text):
     text = _TURNED.sub(_facing, text)
   if commas == "auto":
     text = _COMMA_THOUSANDS.sub(

@@ -86,10 +86,9 @@ def boxes(text: str) -> Found | None:
     if not _joined(text[span[1] : chosen[0][0]]):
       break
     chosen.insert(0, span)
-  inside = [_EMPHASIS.sub(r"\1", inner.strip()) for _, _, inner in chosen]
-  before, after = text[max(0, chosen[0][0] - _MAX_GAP) : chosen[0][0]], text[chosen[-1][1] :]
-  denied = _DENIED_BOX.search(before) or _DENIED_AFTER.match(after[:_MAX_GAP])
-  return Found(r" \text{ and } ".join(inside), "denied" if denied else "box")
+  upheld = [span for span in chosen if not _is_denied(text, *span[:2])]
+  inside = [_EMPHASIS.sub(r"\1", inner.strip()) for _, _, inner in upheld or chosen]
+  return Found(r" \text{ and } ".join(inside), "box" if upheld else "denied")
 
 
 # "The answer is not $\\boxed{7}$", "\\boxed{7} is wrong" and "\\boxed{7}?", each in one sentence.
@@ -105,6 +104,12 @@ _DENIED_AFTER = re.compile(
   r"|(?:is|was)n't\b)",
   re.I,
 )
+
+
+def _is_denied(text: str, start: int, end: int) -> bool:
+  """Whether the sentence around the box from `start` to `end` says that it is no answer."""
+  before, after = text[max(0, start - _MAX_GAP) : start], text[end : end + _MAX_GAP]
+  return bool(_DENIED_BOX.search(before) or _DENIED_AFTER.match(after))
 
 
 def _closing_brace(text: str, start: int) -> int | None:
@@ -201,14 +206,16 @@ _DENIED = re.compile(
 
 # Words at the number of a statement that make another value of it.
 _BOUND = re.compile(
-  r"(?:\b(?:at (?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower|other|rather) than"
+  r"(?:\b(?:at (?:least|most)"
+  r"|(?:more|less|fewer|greater|larger|smaller|higher|lower|other|rather) than"
   r"|under|over|above|below|up to|close to|half|twice|double|triple|thrice"
-  r"|(?:square|cube|root|half|double|third|quarter|reciprocal|inverse|negative) of)\s+(?:of\s+)?)[\W_]*$",
+  r"|(?:square|cube|root|half|double|third|quarter|reciprocal|inverse|negative) of)"
+  r"\s+(?:of\s+)?)[\W_]*$",
   re.I,
 )
 _CHANGED = re.compile(
-  r"[\s*$]*(?:squared|cubed|factorial|(?:more|less|fewer|greater|larger) than|minus|times|or (?:more|less|so)"
-  r"|divided by|modulo|mod)\b",
+  r"[\s*$]*(?:squared|cubed|factorial|(?:more|less|fewer|greater|larger) than|minus|times"
+  r"|or (?:more|less|so)|divided by|modulo|mod)\b",
   re.I,
 )
 # How far from the end a statement may stand, unless it says itself that it is final.
@@ -286,7 +293,7 @@ def _committed(sentence: str, formulas: list[str], *, words: bool = False) -> Fo
       return Found(r" \text{ and } ".join(chosen) + percent, "statement")
     sentence = tail
   ending = _ENDS_IN.search(sentence)
-  if words and any(
+  if any(
     _BOUND.search(sentence[: m.start()]) or _CHANGED.match(sentence[m.end() :])
     for m in _NUMBER.finditer(sentence)
   ):

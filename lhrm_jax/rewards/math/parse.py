@@ -255,7 +255,7 @@ class Parser(Cursor):
         if self.take(r"\prime"):
           return self.postfix(atoms.primed(node))
         power = self.exponent()
-        transposed = isinstance(node, nodes.Matrix) and power in (Sym("T"), Sym("\\top"))
+        transposed = isinstance(node, nodes.Matrix) and power == Sym("T")
         node = self.postfix(Op("transpose", (node,)) if transposed else Op("pow", (node, power)))
       return node
 

@@ -23,10 +23,10 @@ _CHANGING = vocabulary.words(
   halves third thirds quarter quarters fourths fifth fifths tenths hundredths thousandths minus plus
   over under divided negative root mod modulo base above below except without between
   false wrong incorrect inverse reciprocal power times unless but if when zero
-  maybe perhaps possibly probably presumably guess guessed unsure uncertain unknown impossible invalid
-  fails failed larger smaller greater higher lower bigger exceeds beyond opposite complement excluding
-  excluded anything something everything somewhat almost nearly ish pi bn mn mil tn lakh crore score
-  gross
+  maybe perhaps possibly probably presumably guess guessed unsure uncertain unknown impossible
+  invalid fails failed larger smaller greater higher lower bigger exceeds beyond opposite complement
+  excluding excluded anything something everything somewhat almost nearly ish pi bn mn mil tn lakh
+  crore score gross
   one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundreds
   thousands infinite infinitely undefined double twice triple"""
 )
@@ -77,7 +77,7 @@ def _is_braced(items: list[Token]) -> bool:
   return False
 
 
-_JOINT = re.compile(r"^(.*\w)\s*,?\s+(and|or)\s*$", re.S)
+_JOINT = re.compile(r"^(.*\w)\s*(,|(?:,?\s+)(?:and|or))\s*$", re.S)
 
 
 def _with_joints(items: list[Token]) -> list[Token]:
@@ -86,7 +86,8 @@ def _with_joints(items: list[Token]) -> list[Token]:
   for i, token in enumerate(items):
     joint = _JOINT.match(token.text) if token.kind == "text" and 0 < i < len(items) - 1 else None
     if joint and items[i - 1].kind == items[i + 1].kind == "num":
-      out += [Token("text", joint[1], token.spaced), Token("word", joint[2], True)]
+      mark = joint[2].strip(", ") or ","
+      out += [Token("text", joint[1], token.spaced), Token("op" if mark == "," else "word", mark)]
     else:
       out.append(token)
   return out

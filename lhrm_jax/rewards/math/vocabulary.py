@@ -28,7 +28,7 @@ SAME = {
   "bigcup": "cup", "bigcap": "cap", "lparen": "(", "rparen": ")", "degree": "circ",
   "arccsc": "arccsc", "dotsm": "ldots", "tg": "tan", "ctg": "cot", "cotg": "cot", "arctg": "arctan",
   "arcctg": "arccot", "sh": "sinh", "ch": "cosh",
-  "bmod": "mod", "imath": "i", "jmath": "j", "Longrightarrow": "rightarrow",
+  "bmod": "mod", "Longrightarrow": "rightarrow",
 }  # fmt: skip
 _OTHERS = words(
   """frac binom sqrt pi infty le ge ne approx equiv in notin cup cap setminus pm mp ldots emptyset
