@@ -134,6 +134,15 @@ DIFFERENT["spot checks"] = [
 
 # What each kind of reading must tell apart, and what it must not.
 EQUAL |= {
+  "ways to choose": [("21", r"{}_7C_2"), ("21", "_{7}C_{2}"), ("21", "^7C_2"), ("42", r"{}_7\mathrm{P}_2")],
+  "half lines": [(r"\mathbb{R}_{>0}", r"(0,\infty)"), (r"(-\infty,0]", r"\mathbb{R}_{\leq 0}")],
+  "reals said beside a condition": [(r"x \in \mathbb{R},\ x\neq 2", r"(-\infty,2)\cup(2,\infty)"), ("n^2", r"n^2\ (n\in\mathbb{N})")],
+  "bare compound units": [
+    (r"3 \times 10^8 \text{ m/s}", "3e8 m/s"), (r"3 \times 10^8 \text{ m/s}", "300000 km/s"), ("2 km^2", "2000000 m^2"),
+    ("1 h 15 min", r"75\text{ min}"), ("7:30", r"7{:}30"), ("£5", r"\pounds 5"),
+  ],
+  "systems without a brace": [(r"\begin{array}{l}x=1\\y=2\end{array}", "x=1,y=2")],
+  "nested looks": [("8", r"\text{\textbf{8}}"), ("8", r"\textsc{8}"), ("8", r"\begin{Large}8\end{Large}"), ("8", r"8\newline")],
   "number words": [
     ("21", "twenty-one"), ("305", r"\text{three hundred and five}"), ("2/3", "two thirds"), ("1/2", r"\text{half}"),
     ("3", "third"), ("12", "twelfth"), ("3/4", "three quarters"), ("1000", "a thousand"), ("two", "2"),
@@ -271,6 +280,13 @@ DIFFERENT |= {
     (r"25^\circ\text{C}", r"25^\circ\text{F}"), (r"1\text{ h }20\text{ min}", r"120\text{ min}"), (r"12^\circ 30'", r"12^\circ"),
     (r"7\text{ cm}^2", r"7\text{ cm}^3"), ("5", r"5\text{ million}"), (r"30^\circ", r"30\text{ radians}"), (r"5\text{ cm}", r"5\text{ cm}+0\text{ kg}"),
   ],
+  "ways to choose": [("42", r"{}_7C_2"), ("21", r"{}_7P_2"), ("21", "{}_8C_2")],
+  "half lines": [(r"\mathbb{R}_{\ge 0}", r"(0,\infty)"), (r"\mathbb{R}_{>0}", r"\mathbb{R}_{<0}")],
+  "reals said beside a condition": [(r"x \in \mathbb{R},\ x\neq 2", r"\mathbb{R}"), ("n^2", r"n^3\ (n\in\mathbb{N})")],
+  "bare compound units": [
+    (r"3 \times 10^8 \text{ m/s}", "3000 km/s"), ("2 km^2", "2000 m^2"), ("1 h 15 min", r"115\text{ min}"), ("2 m^2", "2"),
+  ],
+  "systems without a brace": [(r"\begin{array}{l}x=1\\y=2\end{array}", "x=1,y=3")],
   "number words": [("7", "seventeen"), ("70", "seventeen"), ("305", "three hundred fifteen"), ("3", "first three"), ("3", "one third")],
   "articles": [("circle", "an ellipse"), ("A", "a")],
   "outward brackets": [("]1,2[", "[1,2]"), ("[1,2]", "]1,2]")],

@@ -104,7 +104,8 @@ _FLOURISH = re.compile(
 )
 _OPEN_FENCE = re.compile(r"\\(?:left|right)\s*\.")
 _LAYOUT = re.compile(
-  r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|nonumber|hfill|hline"
+  r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|nonumber|hfill|hline|newline|noindent|par"
+  r"|(?:begin|end)\{(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|center)\}"
   r"|[vh]?phantom\{[^{}]*\}|hspace\*?\{[^{}]*\}|vspace\*?\{[^{}]*\})(?![a-zA-Z])"
 )
 # Thousands written with a separator that can be nothing else: `{,}`, `,\!`, `\,`.
@@ -118,19 +119,31 @@ _DELIMITERS = re.compile(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]|(?<!\\)\$")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2,}|[{}()$%])")
 # Signs of money, as the commands the tokenizer knows.
 _CURRENCY = {
-  r"\$": r" \dollar ", "€": r" \euro ", "£": r" \sterling ", "¥": r" \yen ", "￥": r" \yen ",
+  r"\$": r" \dollar ", r"\pounds": r" \sterling ", "€": r" \euro ", "£": r" \sterling ", "¥": r" \yen ", "￥": r" \yen ",
   "₹": r" \rupee ", "₽": r" \rouble ",
 }  # fmt: skip
-_CURRENCY_RE = re.compile(r"\\\$|[€£¥₹₽￥]|\\(?:text)?(?:dollar|euro|sterling)(?![a-zA-Z])")
+_CURRENCY_RE = re.compile(
+  r"\\\$|[€£¥₹₽￥]|\\pounds(?![a-zA-Z])"
+  r"|\\(?:text)?(?:dollar|euro|sterling)(?![a-zA-Z])"
+)
 # A struck relation: its parts would read as a name before the relation itself.
 _NEGATIONS = {"=": r"\ne ", "in": r"\notin ", "<": r"\ge ", ">": r"\le "}
 _NEGATED = re.compile(r"\\not\s*\\?(=|in(?![a-zA-Z])|[<>])")
 _LETTER_NAMES = {"imath": "i", "jmath": "j", "top": "T", "intercal": "T"}
 _LETTER_COMMANDS = re.compile(r"\\(imath|jmath|top|intercal)(?![a-zA-Z])")
-_LONE_SIGN = re.compile(r"(?<![\^_}])\{\s*([-+=<>])\s*\}")
+_LONE_SIGN = re.compile(r"(?<![\^_}])\{\s*([-+=<>:])\s*\}")
 # Open ends written with a bracket turned outwards: `]1, 2[`.
 _TURNED = re.compile(r"([\[\]])([^()\[\]]*[,;][^()\[\]]*)([\[\]])")
 _TURNED_ONLY = re.compile(rf"\s*{_TURNED.pattern}(?:\s*\\cup\s*{_TURNED.pattern})*[\s.]*")
+_HOURS = re.compile(r"(?<![\w.\\{])(\d{1,6})\s*h\s+(\d{1,2})\s*min(?![a-zA-Z])")
+# `{}_7C_2` and `^7P_2`, with the total before the letter.
+_CHOSEN = re.compile(
+  r"(?<![\w})\]])(?:\{\s*\})?\s*[_^]\s*\{?\s*(\d{1,4})\s*\}?\s*(?:\\(?:text|mathrm)\s*\{\s*([CP])\s*\}|([CP]))"
+  r"\s*_\s*(?:\{\s*(\d{1,4})\s*\}|(\d))"
+)
+_HALF_LINE = re.compile(
+  r"(?:\\mathbb\s*(?:\{\s*R\s*\}|R)|\u211d|\\R)\s*_\s*\{\s*(>|<|\\geq?(?:slant)?|\\leq?(?:slant)?)\s*0\s*\}"
+)
 # `0.(3)`, and `0.333\\ldots` where one digit three times over leaves no doubt.
 _REPEATING = re.compile(r"(?<![\d.])(\d+\.)\((\d{1,30})\)(?![\d(^])")
 _DOTTED = re.compile(r"(?<![\d.])(\d+\.\d*?)(\d)\2\2+\s*(?:\.\.\.|\\l?dots\b)")
@@ -182,6 +195,9 @@ def clean(text: str, *, commas: str = "auto") -> str:
   )
   text = _LETTER_COMMANDS.sub(lambda m: f" {_LETTER_NAMES[m[1]]} ", text)
   text = _LONE_SIGN.sub(r"\1", text)
+  text = _HOURS.sub(r"\1\\text{ h }\2\\text{ min}", text)
+  text = _CHOSEN.sub(_combinations, text)
+  text = _HALF_LINE.sub(_half_line, text)
   text = _DOTTED.sub(r"\1\\overline{\2}", text)
   text = _REPEATING.sub(r"\1\\overline{\2}", text)
   text = _NEGATED.sub(lambda m: _NEGATIONS[m[1]], text)
@@ -204,6 +220,20 @@ def clean(text: str, *, commas: str = "auto") -> str:
   if r"\begin" not in text:
     text = _SPACED_THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text)
   return strip_end(text)
+
+
+def _combinations(match: re.Match) -> str:
+  total, chosen = match[1], match[4] or match[5]
+  if (match[2] or match[3]) == "C":
+    return rf"\binom{{{total}}}{{{chosen}}}"
+  return rf"\frac{{{total}!}}{{({total}-{chosen})!}}"
+
+
+def _half_line(match: re.Match) -> str:
+  closed = match[1].startswith("\\")
+  if match[1] == ">" or match[1].startswith(r"\ge"):
+    return ("[" if closed else "(") + r"0,\infty)"
+  return r"(-\infty,0" + ("]" if closed else ")")
 
 
 def _facing(match: re.Match) -> str:

@@ -138,6 +138,8 @@ def _without_domain(node: Node) -> Node:
   where = domain.args[1]
   if not (isinstance(where, Sym) and where.name.startswith("set_")) and where != _REALS:
     return node
+  if evaluate.is_scalar(formula) and where != Sym("set_Z"):
+    return formula if domain.args[0].name in nodes.symbols(formula) else node
   if not equations.is_equation(formula) or (name := equations.name(formula)) is None:
     return node
   indices = {s.rpartition("_")[2] for s in nodes.symbols(name) if "_" in s}

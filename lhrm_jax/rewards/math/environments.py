@@ -44,6 +44,8 @@ def matrix(p: Cursor) -> Node:
       raise nodes.TooBig(f"a matrix of more than {MAX_CELLS} cells")
   if _environment(p) != name or len({len(r) for r in rows}) != 1:
     raise Unreadable("a matrix with rows of different length")
+  if name == "array" and all(len(r) == 1 and isinstance(r[0], nodes.Rel) for r in rows):
+    return Seq(",", tuple(r[0] for r in rows))  # a system without its brace
   matrix = Matrix(tuple(rows))
   return Op("det", (matrix,)) if name == "vmatrix" else matrix
 

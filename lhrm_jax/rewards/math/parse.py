@@ -35,6 +35,7 @@ _RELATIONS = {
   r"\equiv": "==", r"\in": "in", r"\notin": "notin", r"\rightarrow": "=",
 }  # fmt: skip
 _BOUNDS = ("<", ">", "<=", ">=", "!=", "in", "notin")
+_ORDERS = ("<", ">", "<=", ">=", "!=")
 _CURRENCY_COMMANDS = frozenset("\\" + name for name in vocabulary.CURRENCIES)
 _SET_OPERATIONS = {r"\cup": "union", r"\cap": "intersection", r"\setminus": "minus"}
 
@@ -107,6 +108,10 @@ class Parser(Cursor):
       return Seq(",", tuple(records))
     items = tuple(item for part in parts for item in part)
     items = tuple(below for item in items for below in families.with_condition(item))
+    if len(items) == 1:
+      return items[0]
+    bounded = {item.args[0] for item in items if isinstance(item, Rel) and item.ops[0] in _ORDERS}
+    items = tuple(item for item in items if not _is_real(item) or item.args[0] not in bounded)
     if len(items) == 1:
       return items[0]
     if any(isinstance(item, Op) and item.kind == "residue" for item in items):
@@ -361,6 +366,12 @@ def _times(left: Node, right: Node) -> Node:
 
 def _is_whole(node: Node) -> bool:
   return isinstance(node, Num) and not node.digits and node.value.denominator == 1
+
+
+def _is_real(node: Node) -> bool:
+  r"""Whether `node` only says `x \in \mathbb{R}`."""
+  reals = Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
+  return isinstance(node, Rel) and node.ops == ("in",) and node.args[1] == reals
 
 
 def _flat(node: Node) -> tuple[Node, ...]:

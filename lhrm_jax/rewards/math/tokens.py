@@ -15,6 +15,7 @@ MAX_DIGITS = 400
 
 _COUNTED = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([a-zA-Z][a-zA-Z ]*)")
 UNIT_LETTERS = ("m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A", "K")
+_NESTED_TEXT = re.compile(r"\\(?:text\w*|emph|mathrm|mathbf)\s*\{[^{}]*\}")
 _TIME_OF_DAY = re.compile(r"\d.*\b[ap]\.?\s?m\b", re.I)
 _WORD_LIST = re.compile(r"[\s,]*(?:,|and|or|&)[\s,]*", re.I)
 _TOKEN = re.compile(
@@ -133,6 +134,8 @@ def _text_command(text: str, i: int, name: str, tokens: list[Token], spaced: boo
     tokens.append(Token("cmd", "\\" + SAME[bare], spaced))
   elif bare.lower() in ("infinity", "inf"):
     tokens.append(Token("cmd", r"\infty", spaced))
+  elif _NESTED_TEXT.fullmatch(bare):
+    tokens.extend(tokenize(bare))
   elif bare == "to":
     tokens.append(Token("op", ":", True))
   elif _WORD_LIST.fullmatch(inner) and bare:

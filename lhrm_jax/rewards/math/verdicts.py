@@ -197,7 +197,9 @@ class _BareUnit(Quantity):
 
 _MAX_MEASURE = 80
 _UNIT_LETTER = re.compile(
-  r"[\s{]*([-+]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}))\s+([mgshLlNJWVAK]|\\Omega)[\s}]*"
+  r"[\s{]*([-+]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30})(?:[eE][-+]?\d{1,2})?)\s+"
+  r"((?:[mgshLlNJWVAK]|\\Omega|[kcm][mg]|min|hr|sec)(?:\^\{?[23]\}?)?"
+  r"(?:\s?/\s?(?:s|sec|min|hr?|[kc]?m|kg)(?:\^\{?[23]\}?)?)?)[\s}]*"
 )
 
 

@@ -39,9 +39,9 @@ _OTHERS = words(
 COMMANDS = _GREEK | FUNCTIONS | frozenset(SAME) | _OTHERS
 # Commands whose argument is text, or a name in another font.
 TEXTS = words(
-  """text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm mathbf mathit mathsf
-  operatorname boldsymbol bm mathbb mathcal emph framebox ensuremath textcircled underbrace vec
-  overrightarrow boxed fbox mathop bold underline"""
+  """text textbf textit textrm textsf texttt textsc textnormal textup mbox hbox mathrm mathbf mathit
+  mathsf operatorname boldsymbol bm mathbb mathcal emph framebox ensuremath textcircled underbrace
+  vec overrightarrow boxed fbox mathop bold underline"""
 )
 # Those of them that leave their argument what it is.
 TRANSPARENT = words("vec overrightarrow boxed fbox framebox ensuremath emph mathop underline")
