@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from lhrm_jax.rewards.math import environments, nodes, tokens, vocabulary, words
+from lhrm_jax.rewards.math import environments, nodes, remarks, tokens, vocabulary, words
 from lhrm_jax.rewards.math.cursor import Cursor
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Seq, Sym, Text, Unreadable
 
@@ -333,7 +333,7 @@ def _command(p: Cursor) -> Node:
     inside = p.braced()
     if p.take("_"):
       note = argument(p)
-    if isinstance(note, Text) and not re.search(r"\d", note.text) and nodes.is_number(inside):
+    if isinstance(note, Text) and nodes.is_number(inside) and not _counts(note.text):
       return inside  # a word below a number says what it is
     return Op("call:underbrace", (inside,) if note is None else (inside, note))
   if name in vocabulary.CURRENCIES:
@@ -351,6 +351,11 @@ def _command(p: Cursor) -> Node:
   if name.isalpha():
     return _named(p, "\\" + name)
   raise Unreadable(f"nothing in the grammar begins with \\{name}")
+
+
+def _counts(note: str) -> bool:
+  """Whether the words below a brace may say how often, or make another value of what is above."""
+  return remarks.changes_value(note) or re.search(r"\d", note) is not None
 
 
 def _root(p: Cursor) -> Node:
