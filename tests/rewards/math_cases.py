@@ -134,6 +134,10 @@ DIFFERENT["spot checks"] = [
 
 # What each kind of reading must tell apart, and what it must not.
 EQUAL |= {
+  "sets of integers": [
+    (r"\{1,2,3\}", r"\{x\in\mathbb{Z}\mid 1\le x\le 3\}"), (r"\{-1,0,1\}", r"\{x\in\mathbb{Z}: |x|<2\}"),
+    (r"\{2,3\}", r"\{n\in\mathbb{N}\mid 1<n<4\}"), (r"\{x\in\mathbb{Z}\mid 1\le x\le 3\}", r"\{k\in\mathbb{Z}\mid 0<k<4\}"),
+  ],
   "ways to choose": [("21", r"{}_7C_2"), ("21", "_{7}C_{2}"), ("21", "^7C_2"), ("42", r"{}_7\mathrm{P}_2")],
   "half lines": [(r"\mathbb{R}_{>0}", r"(0,\infty)"), (r"(-\infty,0]", r"\mathbb{R}_{\leq 0}")],
   "reals said beside a condition": [(r"x \in \mathbb{R},\ x\neq 2", r"(-\infty,2)\cup(2,\infty)"), ("n^2", r"n^2\ (n\in\mathbb{N})")],
@@ -279,6 +283,11 @@ DIFFERENT |= {
     (r"3\text{ m/s}", r"3\text{ km/h}"), (r"\$8", r"8\text{ cents}"), (r"\$8", r"8\text{ euros}"), (r"8\pi\text{ cm}", r"8\pi\text{ m}"),
     (r"25^\circ\text{C}", r"25^\circ\text{F}"), (r"1\text{ h }20\text{ min}", r"120\text{ min}"), (r"12^\circ 30'", r"12^\circ"),
     (r"7\text{ cm}^2", r"7\text{ cm}^3"), ("5", r"5\text{ million}"), (r"30^\circ", r"30\text{ radians}"), (r"5\text{ cm}", r"5\text{ cm}+0\text{ kg}"),
+  ],
+  "sets of integers": [
+    (r"\{-1,0,1\}", r"\{x\in\mathbb{Z}: |x|\le 2\}"), (r"\{x\in\mathbb{Z}\mid 1\le x\le 3\}", "[1,3]"),
+    (r"\{1,2,3\}", r"\{x\in\mathbb{Z}\mid x<4\}"), (r"\{1\}", r"\{x\in\mathbb{Z}\mid 1\le x\le 10^9\}"),
+    (r"[1,3]", r"\{x\in\mathbb{Q}\mid 1\le x\le 3\}"),
   ],
   "ways to choose": [("42", r"{}_7C_2"), ("21", r"{}_7P_2"), ("21", "{}_8C_2")],
   "half lines": [(r"\mathbb{R}_{\ge 0}", r"(0,\infty)"), (r"\mathbb{R}_{>0}", r"\mathbb{R}_{<0}")],

@@ -119,8 +119,8 @@ _DELIMITERS = re.compile(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]|(?<!\\)\$")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2,}|[{}()$%])")
 # Signs of money, as the commands the tokenizer knows.
 _CURRENCY = {
-  r"\$": r" \dollar ", r"\pounds": r" \sterling ", "€": r" \euro ", "£": r" \sterling ", "¥": r" \yen ",
-  "￥": r" \yen ",
+  r"\$": r" \dollar ", r"\pounds": r" \sterling ", "€": r" \euro ", "£": r" \sterling ",
+  "¥": r" \yen ", "￥": r" \yen ",
   "₹": r" \rupee ", "₽": r" \rouble ",
 }  # fmt: skip
 _CURRENCY_RE = re.compile(

@@ -17,6 +17,7 @@ from lhrm_jax.rewards.math.nodes import Node, Num, Op, Rel, Seq, Sym, TooBig, Un
 
 INTERVALS = ("()", "[]", "(]", "[)")
 INEQUALITIES = frozenset(["<", ">", "<=", ">=", "!="])
+_INTEGERS = ("set_Z", "set_N")
 _UNKNOWN = "the unknown"
 _MAX_BORDERS = 200
 # Numbers that agree to the first of these digits are one, and to the second may be one.
@@ -143,6 +144,7 @@ def unknown(node: Node) -> Node | None:
   found = {n for n in nodes.walk(node) if isinstance(n, Op) and n.kind.startswith("call:")}
   if not found:
     found = {n for n in nodes.walk(node) if isinstance(n, Sym) and nodes.symbols(n)}
+    found = {n for n in found if n.name not in _INTEGERS}
   if len(found) > 1:
     raise Undefined("more than one unknown")
   return next(iter(found), None)
@@ -214,12 +216,34 @@ def _interval(node: Seq) -> RealSet:
 def _union(node: Union) -> RealSet:
   if node.kind == "such":
     element, condition = node.args
+    if isinstance(element, Rel) and element.ops == ("in",) and isinstance(element.args[1], Sym):
+      return _whole(element, _read(condition))
     if isinstance(element, Rel) and element.ops == ("in",):
       return _joined("and", [_read(element), _read(condition)])
     if element != Sym(_UNKNOWN):
       raise Undefined("a set of expressions")
     return _read(condition)
   return _joined(node.kind, [_read(arg) for arg in node.args])
+
+
+def _whole(element: Rel, condition: RealSet) -> RealSet:
+  r"""The finitely many integers of `\{x \in \mathbb{Z} \mid 1 \le x \le 3\}`."""
+  if element.args[0] != Sym(_UNKNOWN) or element.args[1].name not in _INTEGERS:
+    raise Undefined("not a set of integers")
+  mp = evaluate.context(evaluate.DIGITS)
+  points = _test_points(condition.borders)
+  low, high = min(points), max(points)
+  if condition.holds(low) or condition.holds(high):
+    raise Undefined("infinitely many integers")
+  if high - low > _MAX_BORDERS:
+    raise TooBig("a set of too many integers")
+  values = [mp.mpf(n) for n in range(int(mp.floor(low)), int(mp.ceil(high)) + 1)]
+  values = [x for x in values if condition.holds(x)]
+  if element.args[1].name == "set_N":
+    if 0 in values:
+      raise Undefined("0 may be natural or not")
+    values = [x for x in values if x > 0]
+  return RealSet(values, lambda x: any(_same(x, v) for v in values))
 
 
 def _joined(kind: str, parts: list[RealSet]) -> RealSet:
