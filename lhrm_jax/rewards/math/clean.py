@@ -190,7 +190,7 @@ def clean(text: str, *, commas: str = "auto") -> str:
   text = collapse_braces(text)
   if len(text) > MAX_CHARS:
     raise TooBig(f"the answer has {len(text)} characters, more than {MAX_CHARS}")
-  text = _ROW_GAP.sub(r"\\\\ ", text)
+  text = _ROW_GAP.sub(r"\\\\ ", _bare(text))
   text = _CURRENCY_RE.sub(
     lambda m: _CURRENCY.get(m[0], rf" \{m[0].lstrip(chr(92)).removeprefix('text')} "), text
   )
@@ -245,6 +245,23 @@ def _facing(match: re.Match) -> str:
 def without_colour(text: str) -> str:
   """`text` without colours, sizes, tags and labels."""
   return _COLOURED.sub(" ", text) if "\\" in text else text
+
+
+_EDGES = re.compile(r"^(?:\s|\\[,;:! ])+|(?:\s|(?<!\\)\\[,;:! ])+$")
+
+
+def _bare(text: str) -> str:
+  """`text` without the space at its ends and without the one pair of braces around it all."""
+  text = _EDGES.sub("", text)
+  if not (text.startswith("{") and text.endswith("}") and not _escaped(text, len(text) - 1)):
+    return text
+  depth = 0
+  for i, char in enumerate(text):
+    if char in "{}" and not _escaped(text, i):
+      depth += 1 if char == "{" else -1
+      if depth == 0:
+        return _EDGES.sub("", text[1:-1]) if i == len(text) - 1 else text
+  return text
 
 
 def _plain_ordinal(match: re.Match) -> str:

@@ -115,7 +115,8 @@ _INTEGER = re.compile(r"\s*\$?\s*([-+]?\d{1,300})\s*\$?\.?\s*")
 _SOLUTION = re.compile(
   r"^\s*(?:the\s+)?(?:final\s+)?(?:solution|answer)s?\s*(?:is|are|:)\s*:?", re.I
 )
-_SPELLED = re.compile(r"(?:\\text\s*\{)?[A-Za-z][A-Za-z -]{0,60}\}?")
+_SPELLED = re.compile(r"[A-Za-z][A-Za-z -]{0,60}")
+_NO_BRACES = str.maketrans("{}", "  ")
 _DATE = re.compile(r"\d{4}-[01]\d-[0-3]\d")
 _SCIENTIFIC = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30})?[eE][-+]?\d{1,3}")
 _COMMA_DECIMAL = re.compile(r"[-+]?(?:\d+,\d{1,2}|0,\d+|\d+,\d{4,})")
@@ -226,7 +227,8 @@ def _read(text: str) -> tuple[Node, ...] | str:
   if _DATE.fullmatch(text.strip(" $.")):
     return "a date is compared as text"
   plain = clean.strip_end(text.strip().strip("$").strip())
-  if (spelled := words.spelled(plain) if _SPELLED.fullmatch(plain) else None) is not None:
+  bare = clean.unwrap(plain).translate(_NO_BRACES).strip(" .")
+  if (spelled := words.spelled(bare) if _SPELLED.fullmatch(bare) else None) is not None:
     return (Num(spelled),)
   nodes: list[Node] = [Num(Fraction(plain))] if _SCIENTIFIC.fullmatch(plain) else []
   for commas in ("auto", "list"):
