@@ -164,6 +164,13 @@ class TestExtraction:
   def test_a_denied_box_does_not_take_the_place_of_another(self):
     assert not verify("41", r"The answer is not \boxed{41}, it is \boxed{42}.").correct
 
+  @pytest.mark.parametrize("gap", [" ", "\\,", "\n", "$ ", "{} "])
+  def test_long_gaps_cost_no_time(self, gap):
+    start = time.perf_counter()
+    verify("x+1", r"\boxed{3" + gap * (19_000 // len(gap)) + "x}")
+    verify("3", r"\boxed{" + gap * (19_000 // len(gap)) + "3}")
+    assert time.perf_counter() - start < 1
+
   def test_a_missing_gold_equals_nothing(self):
     assert verify(["3", None], r"\boxed{3}").correct is True
     assert not verify(["3", None], r"\boxed{None}").correct
