@@ -294,11 +294,18 @@ def _committed(sentence: str, formulas: list[str], *, words: bool = False) -> Fo
     sentence = tail
   ending = _ENDS_IN.search(sentence)
   if any(
-    _BOUND.search(sentence[: m.start()]) or _CHANGED.match(sentence[m.end() :])
+    _BOUND.search(sentence[max(0, m.start() - _MAX_GAP) : m.start()])
+    or _CHANGED.match(sentence[m.end() : m.end() + _MAX_GAP])
     for m in _NUMBER.finditer(sentence)
   ):
     return None
-  if any(_DENIED.search(sentence[: m.start()]) for m in _NUMBER.finditer(sentence)) and not ending:
+  if (
+    any(
+      _DENIED.search(sentence[max(0, m.start() - _MAX_GAP) : m.start()])
+      for m in _NUMBER.finditer(sentence)
+    )
+    and not ending
+  ):
     return None
   numbers = [ending[1]] if ending else [m[0] for m in _NUMBER.finditer(sentence.rpartition("=")[2])]
   if len({n.strip().replace(",", "") for n in numbers}) == 1:
