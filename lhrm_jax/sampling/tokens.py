@@ -36,7 +36,7 @@ def sample_tokens(
     Tokens `[N]` int32, and their log-probabilities `[N]` at that temperature (at 1 where it is 0),
     before top-p and top-k. Logits with a NaN give some token of the vocabulary.
   """
-  greedy = temperature <= 0
+  greedy = jnp.asarray(temperature) <= 0
   logits = logits / jnp.where(greedy, 1.0, temperature)
   logprobs = jax.nn.log_softmax(logits, axis=-1)
 
