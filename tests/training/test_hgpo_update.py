@@ -121,7 +121,7 @@ def plain_loss(config, spec, params, batch):
     {"aggregation": "constant_length", "tag_weight": 3.0, "tag_kl": "exact"},
     pytest.param(
       {
-        "aggregation": "sequence_sum",
+        "aggregation": "sequence_mean",
         "tag_normalisation": "vocabulary",
         "tag_kl": "k3",
         "neither_penalty": 0.0,
