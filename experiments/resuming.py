@@ -40,7 +40,7 @@ def allowed_changes(
   raise UserError(
     "\n".join([
       f"--workdir={folder} holds a run of another config:", *lines, *more,
-      "Take another folder, or go on with the new values, if you know that they may differ:",
+      "Take another folder, or resume with the new values, if you know that results may differ:",
       f"  --config.allow_config_change={','.join(changed)}",
     ])
   )  # fmt: skip

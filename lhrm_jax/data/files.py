@@ -46,7 +46,7 @@ class Unreadable(BadRow):
 
 
 def check(path: str) -> None:
-  """Checks that a file or URL can be read; reads nothing of it.
+  """Checks that a file or URL exists and can be opened, without reading it.
 
   Raises:
     ValueError: it is no file of rows, or lies in a bucket that cannot be read.
@@ -164,7 +164,7 @@ def _array(file: io.BufferedReader) -> Iterator[Located]:
     mark = _MARK.match(buffer, at)
     if mark and (mark[1] == "]" if number else buffer.startswith("]", mark.end())):
       if (buffer[mark.end() :].removeprefix("]") + decode(file.read(_CHUNK))).strip():
-        yield place, Unreadable("the file goes on after the end of its array")
+        yield place, Unreadable("the file continues after the end of its array")
       return
     if mark and mark[1] == expected:
       try:

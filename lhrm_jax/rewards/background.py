@@ -1,4 +1,4 @@
-"""Threads that work while their caller goes on, and a clock of work under way."""
+"""Background threads, and a clock of the work they have in flight."""
 
 import contextlib
 import queue

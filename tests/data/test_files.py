@@ -88,7 +88,7 @@ def test_archives_of_several_members_are_read_to_the_end(tmp_path, packed):
     ("a.parquet", b"PAR1 and no more of it", "cannot be read as Parquet"),
     ("a.json", ARRAY[:-2], r"a\.json: row 5: is no JSON"),
     ("a.json", ARRAY[:100], r"a\.json: row \d: is no JSON"),
-    ("a.json", ARRAY + ARRAY, r"a\.json: row 6: the file goes on after the end"),
+    ("a.json", ARRAY + ARRAY, r"a\.json: row 6: the file continues after the end"),
     ("a.json", b'[{"prompt": "\xff"}]', "is not UTF-8"),
     ("a.json", b"[" * 100_000, "nested too deeply"),
     ("a.json", b"[1" + b"0" * 5000 + b", 2]", "too many digits"),

@@ -204,7 +204,7 @@ _DENIED = re.compile(
 )
 
 
-# Words at the number of a statement that make another value of it.
+# Words beside a stated number that change its value.
 _BOUND = re.compile(
   r"(?:\b(?:at (?:least|most)"
   r"|(?:more|less|fewer|greater|larger|smaller|higher|lower|other|rather) than"

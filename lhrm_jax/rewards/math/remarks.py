@@ -17,7 +17,7 @@ _LEADING = vocabulary.words(
   equals equal to value result number solution rs solutions final required it be final our in
   minimum maximum all"""
 )
-# Words behind or before a number that make another value of it.
+# Words before or after a number that change its value.
 _CHANGING = vocabulary.words(
   """squared cubed factorial more less fewer least most no not non never neither nor than or half
   halves third thirds quarter quarters fourths fifth fifths tenths hundredths thousandths minus plus
@@ -44,7 +44,7 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def changes_value(text: str) -> bool:
-  """Whether words at a number may make another value of it, or are not plainly a unit or a noun."""
+  """Whether words beside a number may change its value, or are not plainly a unit or a noun."""
   words = _WORD.findall(text.lower())
   return bool(_CHANGING & set(words)) or re.search(r"[^A-Za-z\s.,()'\-/°^*²³\d]", text) is not None
 
