@@ -28,9 +28,12 @@ from lhrm_jax import parallel, policy
 from lhrm_jax.data import packing
 from lhrm_jax.data.batches import Encoded, TokenBatch
 from lhrm_jax.objectives import hgpo
+from lhrm_jax.planning.ceilings import ceilings
+from lhrm_jax.planning.flops import forward_flops
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs.instruments import peak_memory
 from lhrm_jax.sampling import sample
-from lhrm_jax.training import hft, performance
+from lhrm_jax.training import hft
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients, make_score
 from lhrm_jax.training.update import gradients
@@ -110,7 +113,7 @@ def packed_flops(config: PolicyConfig, batch: TokenBatch) -> float:
   """Operations of one forward pass; a token sees those of its segment up to itself."""
   tokens = batch.segment_ids > 0
   attended = float(np.sum((batch.positions + 1) * tokens))
-  return performance.forward_flops(config, tokens.sum(), attended, (batch.weights > 0).sum())
+  return forward_flops(config, tokens.sum(), attended, (batch.weights > 0).sum())
 
 
 def measure_hft(config: PolicyConfig, sizes: Sizes, remat: str, repeats: int) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def measure_hft(config: PolicyConfig, sizes: Sizes, remat: str, repeats: int) ->
     state, metrics = compiled(state, (on_device,))
     return metrics
 
-  ceiling = performance.ceilings(config.dtype)
+  ceiling = ceilings(config.dtype)
   taken = measuring.seconds(learn, repeats)
   figure = measuring.figure(
     taken, 3 * packed_flops(config, batch), update.update_bytes(config), ceiling
@@ -268,7 +271,7 @@ def _recorded(report: dict[str, Any], name: str) -> Iterator[None]:
   except Exception as error:  # the other parts are worth having
     report[name] = {"error": f"{type(error).__name__}: {error}"[:2000]}
   report[name]["part_seconds"] = time.perf_counter() - began
-  if (peak := performance.peak_memory()) is not None:
+  if (peak := peak_memory()) is not None:
     report[name]["peak_memory_so_far"] = peak
 
 

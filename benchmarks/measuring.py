@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lhrm_jax import parallel, policy
+from lhrm_jax.planning.ceilings import Ceilings, ceilings
+from lhrm_jax.planning.flops import matrix_params
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, Rollouts
 from lhrm_jax.sampling.rollouts import STOPPED
-from lhrm_jax.training.performance import Ceilings, ceilings, matrix_params
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 

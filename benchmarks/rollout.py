@@ -17,10 +17,11 @@ import numpy as np
 from benchmarks import measuring
 from benchmarks.update import OPENING
 from lhrm_jax import policy
+from lhrm_jax.planning.ceilings import all_devices, ceilings
+from lhrm_jax.planning.flops import decode_bytes, forward_flops
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs.instruments import CompileCounter, Stopwatch, seconds_by_name
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample
-from lhrm_jax.training import performance
-from lhrm_jax.training.performance import CompileCounter, Stopwatch, seconds_by_name
 
 _NO_EOS = -1  # lengths are forced
 
@@ -36,7 +37,7 @@ def prefill_work(config: PolicyConfig, prompts: Prompts) -> tuple[float, float]:
   """Operations and bytes of running the prompts, and the head at the last token of each."""
   lengths = np.asarray(prompts.lengths, np.float64)
   attended = np.sum(lengths * (lengths + 1) / 2)
-  flops = performance.forward_flops(config, lengths.sum(), attended, len(lengths))
+  flops = forward_flops(config, lengths.sum(), attended, len(lengths))
   return flops, measuring.weight_bytes(config)
 
 
@@ -45,8 +46,8 @@ def decode_work(config: PolicyConfig, rollouts: Rollouts) -> tuple[float, float]
   decoded = rollouts.lengths.astype(np.float64) - 1  # [B, M, G]
   prompts = np.asarray(rollouts.prompts.lengths, np.float64)[:, None, None]
   attended = np.sum(decoded * (decoded + 1) / 2 + decoded * prompts)
-  flops = performance.forward_flops(config, decoded.sum(), attended, decoded.sum())
-  return flops, performance.decode_bytes(config, rollouts, float(decoded.max()))
+  flops = forward_flops(config, decoded.sum(), attended, decoded.sum())
+  return flops, decode_bytes(config, rollouts, float(decoded.max()))
 
 
 def run(config: PolicyConfig, params: policy.Params, prompts: Prompts, lengths: np.ndarray,
@@ -77,7 +78,7 @@ def measure(config: PolicyConfig, params: policy.Params, prompts: Prompts, lengt
             max_tokens: int, repeats: int) -> dict[str, Any]:  # fmt: skip
   """Times sampling of responses of these lengths, each part beside its roofline."""
   rollouts, taken, compiled = run(config, params, prompts, lengths, max_tokens, repeats)
-  ceiling = performance.all_devices(performance.ceilings(config.dtype))
+  ceiling = all_devices(ceilings(config.dtype))
   prefill = measuring.figure(taken["prefill"], *prefill_work(config, prompts), ceiling)
   decode = measuring.figure(taken["decode"], *decode_work(config, rollouts), ceiling)
   seconds = statistics.median(map(sum, zip(*taken.values(), strict=True)))
@@ -98,7 +99,7 @@ def prefill_by_samples(config: PolicyConfig, params: policy.Params, prompts: Pro
                        samples: list[int], repeats: int) -> dict[str, Any]:  # fmt: skip
   """Seconds to prefill prompts whose responses grow in number; the rounds alternate."""
   flops, moved = prefill_work(config, prompts)
-  ceiling = performance.all_devices(performance.ceilings(config.dtype))
+  ceiling = all_devices(ceilings(config.dtype))
   taken: dict[int, list[float]] = {g: [] for g in samples}
   shape = len(prompts.ids), 2
   for repeat in range(repeats + 1):

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measuring, step
+from lhrm_jax.planning.flops import matrix_params
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.training import performance
 
 PARTS = ("prefill", "decode", "logprob", "update", "step")
 
@@ -87,7 +87,7 @@ def grow(name: str, points: int, repeats: int, base: Point) -> dict[str, Any]:
   quantities, figures = [], []
   for value in values[:points]:
     point = change(base, value)
-    quantities.append(sum(performance.matrix_params(point.config)) if name == "params" else value)
+    quantities.append(sum(matrix_params(point.config)) if name == "params" else value)
     figures.append(measure(point, repeats))
     seconds = {part: round(figures[-1][part]["seconds"], 4) for part in PARTS}
     print(f"  {name} {quantities[-1]:,}: {seconds}", file=sys.stderr, flush=True)

@@ -21,9 +21,11 @@ import optax
 from benchmarks import measuring, rollout, update
 from lhrm_jax import parallel, policy
 from lhrm_jax.objectives import hgpo
+from lhrm_jax.planning.ceilings import all_devices, ceilings
+from lhrm_jax.planning.flops import rollout_flops
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs.instruments import CompileCounter, Stopwatch, seconds_by_name
 from lhrm_jax.sampling import Prompts, Rollouts, sample
-from lhrm_jax.training import performance
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hgpo import HGPOBatch, make_hgpo_step, make_score
 
@@ -79,7 +81,7 @@ def make_step(
   score = make_score(config, update.OPENING, 1.0, buckets, mesh)
   learn = make_hgpo_step(config, objective, optimizer, schedule, mesh)
   advantages_of = jax.jit(lambda scores: hgpo.advantages(scores, alpha=1.0, delta=0.2))
-  clock, steps = performance.Stopwatch(), 0
+  clock, steps = Stopwatch(), 0
 
   def step(prompts: Prompts, limits: np.ndarray) -> Step:
     nonlocal state, steps
@@ -102,7 +104,7 @@ def make_step(
       metrics = {name: float(value) for name, value in metrics.items()}
     steps += 1
     seconds = time.perf_counter() - began
-    return Step(seconds, performance.seconds_by_name(clock.take()), sampled, metrics)
+    return Step(seconds, seconds_by_name(clock.take()), sampled, metrics)
 
   return step
 
@@ -112,13 +114,13 @@ def measure(
   limits: np.ndarray, repeats: int,
 ) -> dict[str, Any]:  # fmt: skip
   """Times steps on these lengths, after one to warm up: the whole and its parts with rooflines."""
-  compiles = performance.CompileCounter()
+  compiles = CompileCounter()
   step(prompts, limits)
   warm = compiles.count
   steps = [step(prompts, limits) for _ in range(repeats)]
-  last, ceiling = steps[-1], performance.all_devices(performance.ceilings(config.dtype))
+  last, ceiling = steps[-1], all_devices(ceilings(config.dtype))
 
-  flops = performance.rollout_flops(config, last.rollouts)
+  flops = rollout_flops(config, last.rollouts)
   work = {
     "prefill": rollout.prefill_work(config, prompts),
     "decode": rollout.decode_work(config, last.rollouts),

@@ -20,9 +20,10 @@ import optax
 from benchmarks import measuring
 from lhrm_jax import parallel
 from lhrm_jax.objectives import hgpo
+from lhrm_jax.planning.ceilings import ceilings
+from lhrm_jax.planning.flops import matrix_params, rollout_flops
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Rollouts
-from lhrm_jax.training import performance
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, Scored, make_hgpo_step, make_score
 
@@ -42,7 +43,7 @@ def update_bytes(config: PolicyConfig) -> float:
   AdamW reads parameters, both moments and the gradient, and writes the first three; the gradient
   was written before. All are float32.
   """
-  params = sum(performance.matrix_params(config))
+  params = sum(matrix_params(config))
   return params * (2 * jnp.dtype(config.dtype).itemsize + 8 * 4)
 
 
@@ -70,8 +71,8 @@ def measure(
     state, metrics = compiled(state, batch)
     return metrics
 
-  ceiling = performance.ceilings(config.dtype)
-  flops = performance.rollout_flops(config, rollouts)
+  ceiling = ceilings(config.dtype)
+  flops = rollout_flops(config, rollouts)
   scoring = measuring.seconds(lambda: score(state.params, rollouts), repeats)
   updating = measuring.seconds(update, repeats)
   tokens = int(rollouts.lengths.sum())

@@ -8,17 +8,18 @@ import pathlib
 import re
 import time
 
-from experiments import command_line, reporting, setup, validation
-from experiments.run_folder import RunFolder
-from lhrm_jax.data import urls
-from lhrm_jax.training.preemption import Preemption
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import command_line, reporting, setup, validation
+from lhrm_jax.runs.preemption import Preemption
+from lhrm_jax.runs.run_folder import RunFolder
+from lhrm_jax.storage import urls
 
 
 def main(_) -> None:
   c = setup.with_absolute_paths(_CONFIG.value)
   validation.check(c)
   if not c.init_from:
-    raise command_line.UserError("Name the run to evaluate: --config.init_from=RUN.")
+    raise UserError("Name the run to evaluate: --config.init_from=RUN.")
   workdir = _WORKDIR.value or default_workdir(c.init_from)
   with Preemption() as preemption, RunFolder(workdir, c, stages=()) as folder:
     run = setup.make(c)

@@ -10,16 +10,17 @@ import pathlib
 
 from absl import flags
 
-from experiments import command_line, setup
-from experiments.model_card import model_card
-from experiments.run_folder import RESERVED
 from lhrm_jax import parallel, policy
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import command_line, setup
+from lhrm_jax.runs.model_card import model_card
+from lhrm_jax.runs.run_folder import RESERVED
 
 
 def main(_) -> None:
   c = _CONFIG.value
   if not c.init_from or not _OUT.value:
-    raise command_line.UserError(
+    raise UserError(
       "Name a run and a folder: python -m experiments.export --config.init_from=RUN --out DIR"
     )
   out = pathlib.Path(_OUT.value).expanduser().absolute()
@@ -30,7 +31,7 @@ def main(_) -> None:
   try:
     policy.export_pretrained(out, config, params, tokenizer, card, dtype=c.dtype)
   except (OSError, ValueError) as error:
-    raise command_line.UserError(f"--out {out}: {error}") from error
+    raise UserError(f"--out {out}: {error}") from error
   print(f"Exported to {out}")
 
 
@@ -41,7 +42,7 @@ def check_out(out: pathlib.Path) -> None:
   run = next((p for p in (out, *out.parents) if setup.is_run(p)), None)
   of_run = run and (out == run or out.relative_to(run).parts[0] in RESERVED)
   if of_run:
-    raise command_line.UserError(
+    raise UserError(
       f"--out {out} is a run's folder ({run}): the model would overwrite its files or hide it. "
       f"Choose another, such as {run.with_name(f'{run.name}-export')}."
     )

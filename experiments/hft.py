@@ -10,20 +10,21 @@ import jax
 import numpy as np
 import optax
 
-from experiments import command_line, reporting, setup
-from experiments.progress import ProgressBar
-from experiments.run_folder import RunFolder
-from experiments.stage import Stage
 from lhrm_jax import parallel, policy
 from lhrm_jax.data import limits
 from lhrm_jax.data.batches import TokenBatch, pad
 from lhrm_jax.data.packing import pack_micro_batches
+from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.evaluation import Evaluator
+from lhrm_jax.runs import command_line, reporting, setup
+from lhrm_jax.runs.metric_writer import MetricWriter
+from lhrm_jax.runs.preemption import Preemption
+from lhrm_jax.runs.progress import ProgressBar
+from lhrm_jax.runs.run_folder import RunFolder
+from lhrm_jax.runs.stage import Stage
 from lhrm_jax.text import tags
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import make_hft_step
-from lhrm_jax.training.metric_writer import MetricWriter
-from lhrm_jax.training.preemption import Preemption
 from lhrm_jax.training.state import TrainState
 
 _LOG_EVERY = 10
@@ -117,7 +118,7 @@ def demonstration_batches(run: setup.Setup, step: int) -> tuple[tuple[TokenBatch
     widths = tuple(data.max_prompt_tokens + response - 1 for response in responses)
   # A packed row may be longer than the policy's positions; no single sequence may.
   longest = tuple(min(width + 1, run.policy_config.max_positions) for width in widths)
-  with command_line.mendable(ValueError):
+  with as_user_error(ValueError):
     drawn = limits.draw_demonstrations(
       run.task, tokenizer, run.config.seed, step, (c.think_per_step, c.no_think_per_step),
       max_tokens=longest, long_demonstrations=data.long_demonstrations,
@@ -160,7 +161,7 @@ def no_think_rows(levels: Sequence[int], until) -> np.ndarray:
     return chosen
   if levels.any() and until.no_think:
     have = ", ".join(map(str, sorted(set(levels.tolist()))))
-    raise command_line.UserError(
+    raise UserError(
       f"hft.until.no_think={until.no_think:g} would never be reached: no evaluation prompt "
       f"is of hft.until.no_think_levels={tuple(until.no_think_levels)}. Their levels are {have}."
     )

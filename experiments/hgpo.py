@@ -18,25 +18,30 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments import command_line, hft, reporting, setup, validation
-from experiments.progress import ProgressBar
-from experiments.run_folder import RunFolder
-from experiments.stage import Stage
+from experiments import hft
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.data.limits import draw_prompts
 from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.errors import as_user_error
 from lhrm_jax.evaluation import Evaluator, figures
 from lhrm_jax.objectives import advantages as advantage_registry
 from lhrm_jax.objectives import hgpo as hgpo_maths
 from lhrm_jax.objectives import mode_choice
 from lhrm_jax.rewards import registry, rules, scoring
+from lhrm_jax.runs import checkpoints, command_line, reporting, setup, validation
+from lhrm_jax.runs.gates import Gates
+from lhrm_jax.runs.gates import standard as standard_gates
+from lhrm_jax.runs.instruments import Instruments, Stopwatch
+from lhrm_jax.runs.metric_writer import MetricWriter, read_metrics
+from lhrm_jax.runs.preemption import Preemption
+from lhrm_jax.runs.progress import ProgressBar
+from lhrm_jax.runs.rollout_log import as_markdown, write_rollouts
+from lhrm_jax.runs.run_folder import RunFolder
+from lhrm_jax.runs.stage import Stage
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, concatenate, sample
 from lhrm_jax.text import Tokenizer
-from lhrm_jax.training import checkpoints
 from lhrm_jax.training import state as train_state
-from lhrm_jax.training.gates import Gates
-from lhrm_jax.training.gates import standard as standard_gates
 from lhrm_jax.training.hgpo import (
   HGPOBatch,
   HGPOSpec,
@@ -44,10 +49,6 @@ from lhrm_jax.training.hgpo import (
   make_score,
   mini_batches,
 )
-from lhrm_jax.training.metric_writer import MetricWriter, read_metrics
-from lhrm_jax.training.performance import Instruments, Stopwatch
-from lhrm_jax.training.preemption import Preemption
-from lhrm_jax.training.rollout_log import as_markdown, write_rollouts
 from lhrm_jax.training.rollout_metrics import rollout_metrics
 
 _SHOW_ROLLOUTS_EVERY = 10
@@ -117,7 +118,7 @@ def train(
       began = time.perf_counter()
       profiler.step(step + 1)
       # ---- Prompts -> tokens; each host samples and scores its own
-      with command_line.mendable(ValueError):
+      with as_user_error(ValueError):
         rows, long_prompts = draw_prompts(
           run.task, tokenizer, run.config.seed, step, c.prompts_per_step,
           max_tokens=run.config.data.max_prompt_tokens, long_prompts=run.config.data.long_prompts,

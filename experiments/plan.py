@@ -28,13 +28,15 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from experiments import command_line, hgpo, validation
+from experiments import hgpo
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.batches import TokenBatch
+from lhrm_jax.errors import UserError
 from lhrm_jax.objectives.hgpo import Advantages
-from lhrm_jax.parallel import hlo
-from lhrm_jax.parallel.chips import GIB, Topology
+from lhrm_jax.planning import hlo
+from lhrm_jax.planning.chips import GIB, Topology
 from lhrm_jax.policy import PolicyConfig, flash
+from lhrm_jax.runs import command_line, validation
 from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample, sampler
 from lhrm_jax.sampling.decoding import blocks
 from lhrm_jax.training import state as train_state
@@ -370,7 +372,7 @@ def devices_for(topology: Topology) -> list[jax.Device]:
   if topology.chip.axes == 1:
     devices = jax.devices("cpu")
     if len(devices) < topology.chips:
-      raise command_line.UserError(
+      raise UserError(
         f"{topology.chips} GPUs are planned on as many CPU devices: "
         f"XLA_FLAGS=--xla_force_host_platform_device_count={topology.chips} python -m ..."
       )
@@ -381,7 +383,7 @@ def devices_for(topology: Topology) -> list[jax.Device]:
   try:
     return list(topologies.get_topology_desc(name, "tpu").devices)
   except Exception as error:
-    raise command_line.UserError(
+    raise UserError(
       f"--topology={name}: {str(error).splitlines()[0]}. The TPU compiler comes with libtpu: "
       "pip install '.[plan]'."
     ) from error
@@ -432,11 +434,11 @@ def main(_) -> None:
   try:
     topology = Topology.parse(_TOPOLOGY.value)
   except ValueError as error:
-    raise command_line.UserError(str(error)) from error
+    raise UserError(str(error)) from error
   config = _CONFIG.value
   validation.check(config)
   if not config.policy.vocab_size:
-    raise command_line.UserError(
+    raise UserError(
       "policy.vocab_size=0: a plan takes all shapes from the config, so it must say the vocabulary "
       "(a tokenizer's, rounded up to a multiple of 128): --config.policy.vocab_size=N."
     )
@@ -447,7 +449,7 @@ def main(_) -> None:
       plans.append(planner.plan(program))
       show(plans[-1], config, topology)
   except ValueError as error:
-    raise command_line.UserError(str(error)) from error
+    raise UserError(str(error)) from error
   if _JSON.value:
     path = pathlib.Path(_JSON.value)
     about = {"topology": _TOPOLOGY.value, "config": json.loads(config.to_json())}

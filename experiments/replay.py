@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from experiments import command_line, hgpo, setup
-from experiments.configs import defaults
+from experiments import hgpo
 from lhrm_jax.data.batches import TokenBatch
+from lhrm_jax.errors import UserError
 from lhrm_jax.objectives.masked import SumCount
-from lhrm_jax.training import nonfinite, update
+from lhrm_jax.runs import command_line, defaults, nonfinite, setup
+from lhrm_jax.training import update
 from lhrm_jax.training.hft import hft_loss
 from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
 
@@ -31,13 +32,13 @@ _MANY = 12  # arrays; more are counted and not listed
 
 def main(argv) -> None:
   if len(argv) != 2:
-    raise command_line.UserError("Name one dump: python -m experiments.replay RUN/dumps/STAGE-STEP")
+    raise UserError("Name one dump: python -m experiments.replay RUN/dumps/STAGE-STEP")
   dump = pathlib.Path(argv[1]).expanduser().absolute()
   try:
     about, params, batch = nonfinite.load_dump(dump)
     config = setup.read_json(dump.parent.parent / "config.json")
   except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
-    raise command_line.UserError(f"{dump} is no dump in a run folder: {error}.") from error
+    raise UserError(f"{dump} is no dump in a run folder: {error}.") from error
   run = setup.make(with_defaults(config), dump.parent.parent / "policy")
   loss, grads = recompute(run, about["stage"], params, batch)
   console = Console()

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments import command_line, setup
 from lhrm_jax import parallel, policy
+from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import mode_probs
+from lhrm_jax.runs import command_line, setup
 from lhrm_jax.sampling import FINISH_REASONS, Prompts, SamplerSpec, prefill, sample
 from lhrm_jax.text import parse_response, tags
 from lhrm_jax.text.characters import printable
@@ -24,7 +25,7 @@ def main(argv) -> None:
   c = _CONFIG.value
   questions = argv[1:]
   if not c.init_from or not questions:
-    raise command_line.UserError(
+    raise UserError(
       'Name a run and ask something: python -m experiments.sample --config.init_from=RUN "..."'
     )
   setup.use_compilation_cache(c.compilation_cache)
@@ -38,11 +39,11 @@ def answer(c, config, tokenizer, params, question: str) -> None:
   try:
     ids = tokenizer.encode_prompt(question)
   except ValueError as error:
-    raise command_line.UserError(str(error)) from error
+    raise UserError(str(error)) from error
   room = config.max_positions - len(ids)
   max_tokens = min(c.max_response_tokens or room, room)
   if max_tokens < 2:
-    raise command_line.UserError(
+    raise UserError(
       f"The prompt's {len(ids)} tokens leave no room in {config.max_positions} positions."
     )
   prompts = Prompts(

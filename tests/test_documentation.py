@@ -14,8 +14,8 @@ import tomllib
 import pytest
 from absl import flags
 
-from experiments import command_line, validation
 from lhrm_jax.data import tasks
+from lhrm_jax.runs import command_line, validation
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -161,7 +161,7 @@ os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 import jax
 jax.config.update("jax_platforms", "cpu")
 from experiments import plan, validation
-from lhrm_jax.parallel.chips import Topology
+from lhrm_jax.planning.chips import Topology
 
 plan.Planner._compile = lambda self, program, what, *args, **kwargs: what
 for name in ("qwen2_5_math_7b_hft", "qwen2_5_math_7b_hgpo", "qwen2_5_math_1_5b_hft",

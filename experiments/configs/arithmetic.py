@@ -9,7 +9,7 @@ labels mostly do. HGPO teaches it to think only where that pays.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import defaults
+from lhrm_jax.runs import defaults
 
 
 def get_config() -> ConfigDict:

@@ -12,7 +12,7 @@ been measured, so there is no score or time to expect.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import defaults
+from lhrm_jax.runs import defaults
 
 # Axes of the update's mesh (data takes the chips that are left), devices of a host that share a
 # copy of the weights in sampling and parts that a step's prompts are sampled in, rows of a

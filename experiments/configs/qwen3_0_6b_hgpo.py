@@ -13,7 +13,7 @@ score or time to expect.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import defaults
+from lhrm_jax.runs import defaults
 
 
 def get_config() -> ConfigDict:

@@ -12,7 +12,7 @@ so there is no score or time to expect. Ten steps of each stage run in the slow 
 
 from ml_collections import ConfigDict
 
-from experiments.configs import defaults
+from lhrm_jax.runs import defaults
 
 
 def get_config() -> ConfigDict:

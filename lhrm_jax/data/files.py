@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from lhrm_jax.data import urls
 from lhrm_jax.data.fields import BadRow, Fields
+from lhrm_jax.storage import urls
 
 _JSON_LINES, _JSON, _PARQUET = ".jsonl", ".json", ".parquet"
 _COMPRESSED = _GZIP, _ZSTD = ".gz", ".zst"

@@ -25,7 +25,7 @@ _FREE = 2
 
 
 class Clock(Protocol):
-  """What `sample` can be timed with, e.g. `training.performance.Stopwatch`."""
+  """What `sample` can be timed with, e.g. `runs.instruments.Stopwatch`."""
 
   def time(self, name: str) -> contextlib.AbstractContextManager: ...
 

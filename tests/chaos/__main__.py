@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 
-from lhrm_jax.training.preemption import EXIT_STATUS
+from lhrm_jax.runs.preemption import EXIT_STATUS
 from tests.chaos.small_run import log_of, outcome, start
 
 _TIME_LIMIT = 30  # seconds from SIGTERM to the end

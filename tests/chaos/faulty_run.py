@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lhrm_jax.rewards import scoring
-from lhrm_jax.training import checkpoints, hgpo
+from lhrm_jax.runs import checkpoints
+from lhrm_jax.training import hgpo
 
 AT = 3
 PROMPTS = 4  # of a training step; an evaluation has others

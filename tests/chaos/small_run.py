@@ -9,8 +9,8 @@ import subprocess
 import sys
 from typing import IO
 
-from lhrm_jax.training import checkpoints
-from tests.experiments.test_command_line import CONFIG, ROOT
+from lhrm_jax.runs import checkpoints
+from tests.runs.test_command_line import CONFIG, ROOT
 
 FLAGS = [
   "--config.policy.hidden_size=16", "--config.policy.intermediate_size=24",

@@ -5,9 +5,10 @@ import pathlib
 
 import pytest
 
-from experiments import configs, validation
+from experiments import configs
 from lhrm_jax.data import tasks
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs import validation
 
 FOLDER = pathlib.Path(configs.__file__).parent
 OTHERS = {"__init__", "defaults", "export", "sample"}  # not of a training run

@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import hft, hgpo
-from experiments.command_line import UserError
-from experiments.configs import defaults
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import defaults
 
 
 def until(no_think=0.9, levels=(1, 2)):

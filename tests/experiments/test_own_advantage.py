@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import hgpo, idle
+from experiments import hgpo
 from experiments.configs import arithmetic
 from lhrm_jax.objectives import advantages
 from lhrm_jax.objectives.hgpo import Advantages
+from lhrm_jax.runs import idle
 from lhrm_jax.training.rollout_metrics import rollout_metrics
 
 # Means .5 and 0: thinking wins unless the margin is .5 or more. Then 1 and 1: a tie.

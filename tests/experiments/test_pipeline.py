@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from lhrm_jax.training import metric_writer
-from tests.experiments.test_command_line import CONFIG, ROOT
+from lhrm_jax.runs import metric_writer
+from tests.runs.test_command_line import CONFIG, ROOT
 
 SMALL = [
   "--config.policy.hidden_size=32", "--config.policy.intermediate_size=48",

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from lhrm_jax.parallel import hlo
-from tests.experiments.test_command_line import CONFIG, ROOT
+from lhrm_jax.planning import hlo
+from tests.runs.test_command_line import CONFIG, ROOT
 
 VOCAB, WIDTH, RESPONSE = 8192, 256, 32
 SIZES = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch.local import environment, free_port
-from lhrm_jax.training.preemption import EXIT_STATUS
+from lhrm_jax.runs.preemption import EXIT_STATUS
 from tests.chaos.small_run import ROOT, command, events_of, log_of
 
 # Shorter yet; eight rows divide over four devices in every chunk.

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from experiments import setup
-from experiments.command_line import UserError
-from lhrm_jax.training import bucket
-from lhrm_jax.training.preemption import EXIT_STATUS
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import setup
+from lhrm_jax.runs.preemption import EXIT_STATUS
+from lhrm_jax.storage import bucket
 from tests.chaos import small_run
 from tests.chaos.small_run import log_of, outcome, start
 

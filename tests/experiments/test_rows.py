@@ -13,10 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import hft, setup
+from experiments import hft
 from experiments.configs import arithmetic
 from lhrm_jax import policy
 from lhrm_jax.data import tasks
+from lhrm_jax.runs import setup
 from lhrm_jax.training.hft import hft_loss
 from lhrm_jax.training.update import accumulate
 from tests.data.test_sources import write_jsonl

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from launch import gke
-from lhrm_jax.parallel.chips import Topology
+from lhrm_jax.planning.chips import Topology
 
 SCHEMA = json.loads(pathlib.Path(__file__).with_name("jobset.schema.json").read_text())
 COMMAND = ["python", "-m", "experiments.hgpo", "--workdir", "/runs/a b"]

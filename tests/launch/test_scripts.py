@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from launch import tpu_vm
-from lhrm_jax.training import preemption
+from lhrm_jax.runs import preemption
 
 LAUNCH = pathlib.Path(tpu_vm.__file__).parent
 SLURM = LAUNCH / "slurm.sbatch"

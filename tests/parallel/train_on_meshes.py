@@ -21,8 +21,9 @@ from lhrm_jax.data.arithmetic import Arithmetic
 from lhrm_jax.data.batches import encode_demonstrations, encode_prompts
 from lhrm_jax.objectives import hgpo
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs import checkpoints
 from lhrm_jax.sampling import Prompts, SamplerSpec, sample
-from lhrm_jax.training import checkpoints, hft
+from lhrm_jax.training import hft
 from lhrm_jax.training import hgpo as hgpo_training
 from lhrm_jax.training import state as train_state
 

@@ -10,12 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import setup
-from experiments.command_line import UserError
-from experiments.configs import defaults
 from lhrm_jax import rewards
 from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.errors import UserError
 from lhrm_jax.rewards import RewardError, sandbox, scoring
+from lhrm_jax.runs import defaults, setup
 from lhrm_jax.sampling import LENGTH, STOPPED, Prompts, Rollouts, concatenate, sample
 from tests.conftest import make_spec
 

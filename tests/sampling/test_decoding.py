@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from lhrm_jax import policy
+from lhrm_jax.runs.instruments import CompileCounter, Stopwatch, seconds_by_name
 from lhrm_jax.sampling import LENGTH, STOPPED, Prompts, decoding, sample, sampler
 from lhrm_jax.sampling.sampler import row_uniforms
 from lhrm_jax.sampling.tokens import sample_tokens
-from lhrm_jax.training.performance import CompileCounter, Stopwatch, seconds_by_name
 from tests.conftest import make_spec, policy_logits, replace
 
 KEY = jax.random.key(7)

@@ -1,0 +1,56 @@
+"""Operations and bytes of a policy's own arithmetic: no padding, nothing recomputed."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.sampling import Rollouts
+
+
+def matrix_params(config: PolicyConfig) -> tuple[int, int]:
+  """Parameters that every token is multiplied with: those of all blocks, and those of the head."""
+  c = config
+  attention = 2 * c.hidden_size * c.head_dim * (c.num_heads + c.num_kv_heads)
+  mlp = 3 * c.hidden_size * c.intermediate_size
+  return c.num_layers * (attention + mlp), c.vocab_size * c.hidden_size
+
+
+def forward_flops(config: PolicyConfig, tokens: float, attended: float, predicted: float) -> float:
+  """FLOPs of the model's own arithmetic, nothing recomputed and no padding.
+
+  Args:
+    config: of the policy.
+    tokens: run through the blocks.
+    attended: pairs of a token and a token that it sees, summed over tokens.
+    predicted: tokens that the head is applied to.
+  """
+  blocks, head = matrix_params(config)
+  attention = 4 * config.num_layers * config.num_heads * config.head_dim
+  return 2.0 * blocks * tokens + attention * attended + 2.0 * head * predicted
+
+
+def rollout_flops(config: PolicyConfig, rollouts: Rollouts) -> float:
+  """FLOPs of one forward pass over rollouts on the host, each prompt once (`forward_flops`)."""
+  lengths = rollouts.lengths.astype(np.float64)  # [B, M, G]
+  prompts = rollouts.prompts.lengths.astype(np.float64)  # [B]
+  attended = np.sum(prompts * (prompts + 1) / 2)
+  attended += np.sum(lengths * (lengths + 1) / 2 + lengths * prompts[:, None, None])
+  return forward_flops(config, lengths.sum() + prompts.sum(), attended, lengths.sum())
+
+
+def decode_bytes(config: PolicyConfig, rollouts: Rollouts, steps: float) -> float:
+  """Bytes that decoding must read: all weights each step, and the keys and values it attends to.
+
+  A prompt's keys and values are read once a step, while any of its responses lives.
+
+  Args:
+    config: of the policy.
+    rollouts: decoded, on the host.
+    steps: forward passes made.
+  """
+  size = jnp.dtype(config.dtype).itemsize
+  lengths = rollouts.lengths.astype(np.float64)
+  per_slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * size
+  own = np.sum(lengths * (lengths - 1) / 2)
+  shared = np.sum(rollouts.prompts.lengths * lengths.max(axis=(1, 2)))
+  return steps * sum(matrix_params(config)) * size + per_slot * (own + shared)

@@ -1,0 +1,209 @@
+"""Instruments: seconds per part of a step, compilations, throughput, utilisation, profiles."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lhrm_jax.planning.ceilings import all_devices, ceilings
+from lhrm_jax.planning.flops import decode_bytes, rollout_flops
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.sampling import Rollouts
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+# Parts of a step in which the host waits for the device; in the others the device idles.
+DEVICE_PARTS = ("rollout", "logprob", "update")
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+  """A block of time: its name, and when it began and ended, in seconds."""
+
+  name: str
+  began: float
+  ended: float
+
+
+class Stopwatch:
+  """Adds up wall seconds by name. Dispatch is asynchronous: block before leaving a block."""
+
+  def __init__(self):
+    self._spans: list[Span] = []
+
+  @contextlib.contextmanager
+  def time(self, name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._spans.append(Span(name, start, time.perf_counter()))
+
+  def take(self) -> list[Span]:
+    """What was timed since the last call, in the order it ended."""
+    spans, self._spans = self._spans, []
+    return spans
+
+
+def seconds_by_name(spans: list[Span]) -> dict[str, float]:
+  """Seconds of each name, summed."""
+  seconds: dict[str, float] = collections.defaultdict(float)
+  for span in spans:
+    seconds[span.name] += span.ended - span.began
+  return dict(seconds)
+
+
+class CompileCounter:
+  """Counts the programs XLA has been asked to compile in this process since it was made.
+
+  Attributes:
+    count: programs.
+    seconds: spent on them; next to nothing for those found in the compilation cache.
+  """
+
+  def __init__(self):
+    self.count, self.seconds = 0, 0.0
+    jax.monitoring.register_event_duration_secs_listener(self._on_event)
+
+  def _on_event(self, event: str, seconds: float, **_) -> None:
+    if event == _COMPILE_EVENT:
+      self.count += 1
+      self.seconds += seconds
+
+
+def peak_memory() -> int | None:
+  """Most bytes in use at one time on the first device so far; `None` where it does not say."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get("peak_bytes_in_use")
+
+
+class Instruments:
+  """What an HGPO step cost.
+
+  Attributes:
+    clock: seconds by part of the step.
+    compiles: programs compiled since the start.
+    timeline: of the step taken last; seconds count from its start.
+  """
+
+  def __init__(self, config: PolicyConfig):
+    """Args:
+    config: of the policy; utilisation is held against what the devices can do in its dtype.
+    """
+    self._config, self._ceilings = config, all_devices(ceilings(config.dtype))
+    self.clock, self.compiles = Stopwatch(), CompileCounter()
+    self.timeline: list[Span] = []
+
+  def take(
+    self, rollouts: Rollouts, epochs: int, began: float, *, scored_old: bool = False
+  ) -> dict[str, float]:
+    """Metrics of one step that ends now.
+
+    Args:
+      rollouts: of the step, on the host. Each prompt counts once, as it is computed.
+      epochs: times that each went through an update.
+      began: when the step did, by `time.perf_counter`.
+      scored_old: whether the policy that sampled scored them again.
+    """
+    seconds = time.perf_counter() - began
+    spans = self.clock.take()
+    self.timeline = [Span(s.name, s.began - began, s.ended - began) for s in spans]
+    parts = seconds_by_name(spans)
+    # Forward in sampling, for the reference, and for old log-probabilities where they are needed;
+    # forward and backward (twice the work) in every update.
+    passes = 2 + scored_old + 3 * epochs
+    flops = passes * rollout_flops(self._config, rollouts)
+    metrics = {
+      **{f"time/{name}": value for name, value in parts.items()},
+      "time/step": seconds,
+      "time/idle_share": 1.0 - sum(parts.get(name, 0.0) for name in DEVICE_PARTS) / seconds,
+      "perf/tokens_per_second": float(rollouts.lengths.sum()) / seconds,
+      "perf/mfu": flops / seconds / self._ceilings.flops,
+      "perf/compiles": self.compiles.count,
+      "perf/compile_seconds": self.compiles.seconds,
+    }
+    if parts.get("rollout"):
+      moved = decode_bytes(self._config, rollouts, float(rollouts.lengths.max()))
+      metrics["perf/decode_bandwidth_utilisation"] = (
+        moved / parts["rollout"] / self._ceilings.bandwidth
+      )
+    if rollouts.decode_steps is not None and rollouts.decode_steps.any():
+      metrics["perf/live_slots"] = float(rollouts.live_slots)
+    peak = peak_memory()
+    if peak is not None:
+      metrics["perf/peak_memory_gib"] = peak / 2**30
+    return metrics
+
+
+class Profiler:
+  """Writes a profile of some steps, which XProf and TensorBoard's profile tab open.
+
+  Use as a context manager, and call `step` as each step begins.
+  """
+
+  def __init__(self, folder: pathlib.Path | str, steps: str):
+    """Args:
+    folder: gets `plugins/profile/...`.
+    steps: "10:12" for steps 10 and 11, "10" for step 10 alone, "" for none.
+
+    Raises:
+      ValueError: `steps` reads otherwise.
+    """
+    self._folder = str(folder)
+    self._steps = parse_steps(steps)
+    self._annotation: jax.profiler.StepTraceAnnotation | None = None
+
+  def step(self, step: int) -> None:
+    """Step number `step` begins, and the one before it ends."""
+    running = self._leave()
+    if step in self._steps:
+      if not running:
+        jax.profiler.start_trace(self._folder)
+      self._annotation = jax.profiler.StepTraceAnnotation("step", step_num=step)
+      self._annotation.__enter__()
+    elif running:
+      jax.profiler.stop_trace()
+
+  def __enter__(self) -> "Profiler":
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._leave():
+      jax.profiler.stop_trace()
+
+  def _leave(self) -> bool:
+    """Ends the step that is being profiled, if one is."""
+    if self._annotation is None:
+      return False
+    self._annotation.__exit__(None, None, None)
+    self._annotation = None
+    return True
+
+
+def parse_steps(steps: str) -> range:
+  """The steps that "10:12", "10" or "" names.
+
+  Raises:
+    ValueError: it reads otherwise.
+  """
+  if not steps:
+    return range(0)
+  first, _, stop = steps.partition(":")
+  try:
+    chosen = range(int(first), int(stop) if stop else int(first) + 1)
+  except ValueError:
+    chosen = range(0)
+  if not chosen or chosen.start < 0:
+    raise ValueError(
+      f"profile_steps={steps!r} names no steps: give the first and the one after the last, as in "
+      "10:12, or one step, as in 10."
+    )
+  return chosen

@@ -1,0 +1,86 @@
+"""Overrides of what a user names: `--config.data.sources.mine.path=mine.jsonl`.
+
+`ml_collections` overrides only keys that a config has; these sections begin empty, and their keys
+are the user's own.
+"""
+
+import ast
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lhrm_jax.runs import defaults
+
+# What stays the text it is, even where it reads as a number.
+_TEXT = re.compile(r"data\.sources\.[^.]+\.(?:path|split|subset|format|columns\..+)")
+
+
+@functools.cache
+def _open_sections() -> tuple[str, ...]:
+  """Dotted keys of the sections that begin empty."""
+
+  def walk(section: ConfigDict, prefix: str) -> Iterator[str]:
+    for name, value in section.items():
+      if isinstance(value, ConfigDict):
+        yield from walk(value, f"{prefix}{name}.") if value else [f"{prefix}{name}"]
+
+  return tuple(walk(defaults.get_config(), ""))
+
+
+def split_off(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+  """Takes the overrides of open sections out of a command line.
+
+  Args:
+    argv: program, then arguments.
+
+  Returns:
+    The other arguments, and values by dotted key; a value is the Python literal it reads as, or
+    else text.
+  """
+  sections = "|".join(map(re.escape, _open_sections()))
+  override = re.compile(rf"--?config\.({sections})\.([^=]+)(?:=(.*))?", re.DOTALL)
+  rest, found = [], {}
+  arguments = iter(argv)
+  for argument in arguments:
+    if argument == "--":
+      return [*rest, argument, *arguments], found
+    match = override.fullmatch(argument)
+    if not match:
+      rest.append(argument)
+      continue
+    section, name, value = match.groups()
+    key = f"{section}.{name}"
+    found[key] = _value(key, next(arguments, "") if value is None else value)
+  return rest, found
+
+
+def _value(key: str, text: str) -> Any:
+  if _TEXT.fullmatch(key):
+    return text
+  try:
+    return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+  except (MemoryError, RecursionError, SyntaxError, ValueError):
+    return text
+
+
+def apply(config: ConfigDict, values: Mapping[str, Any]) -> None:
+  """Sets the keys that `split_off` found; what their values must be is checked with all others.
+
+  Raises:
+    ValueError: the config has no such section, or a key lies in what is no section.
+  """
+  with config.unlocked(), config.ignore_type():
+    for key, value in values.items():
+      section = next(s for s in _open_sections() if key.startswith(f"{s}."))
+      node: Any = config
+      *path, last = (*section.split("."), *key.removeprefix(f"{section}.").split("."))
+      for depth, name in enumerate(path):
+        if name not in node and depth > section.count("."):
+          node[name] = ConfigDict()
+        node = node.get(name)
+        if not isinstance(node, ConfigDict):
+          raise ValueError(f"{key}: {'.'.join(path[: depth + 1])} is no section.")
+      node[last] = value

@@ -1,0 +1,232 @@
+"""What surrounds training in every job: metric files, evaluations, the report at the end."""
+
+import hashlib
+import json
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lhrm_jax.runs import setup
+from lhrm_jax.runs import validation
+from lhrm_jax.runs import defaults
+from lhrm_jax.runs.run_folder import RunFolder, warn
+from lhrm_jax import parallel, policy
+from lhrm_jax.evaluation import Evaluator, Replies, figures
+from lhrm_jax.evaluation.report import finite, write_report
+from lhrm_jax.text import tags
+from lhrm_jax.text.characters import printable
+from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
+from lhrm_jax.runs.preemption import Preemption
+
+_SAMPLES_PER_LEVEL = 3
+# Hyperparameters that are shown even at their defaults.
+_ALWAYS = ("seed", "hgpo.advantage", "hgpo.alpha", "hgpo.beta", "hgpo.delta", "hgpo.learning_rate",
+           "hgpo.samples_per_mode")  # fmt: skip
+_DIGEST = "sha256"  # of all else in evaluation/STAGE.json
+# Parts of the config that decide an evaluation, beside the policy's stage and step.
+_DECIDING = ("evaluation", "data", "task", "reward", "reward_weights")
+
+
+class Reporting:
+  """Collects what a job measures; leaving the block writes the report of what there is.
+
+  Attributes:
+    writer: of metrics.
+    evaluator: on the task's held-out prompts.
+  """
+
+  def __init__(
+    self, run: setup.Setup, folder: RunFolder, preemption: Preemption, stages: Sequence[str]
+  ):
+    self._run, self._workdir, self._metric_stages = run, folder.path, stages
+    self._preemption = preemption
+    self._stages: dict[str, Any] = {}
+    self._seconds: dict[str, float] = {}
+    self._started = time.perf_counter()
+    self._samples: list[dict[str, Any]] = []
+    self._notes = list(run.task.notes)
+    if parallel.is_writer():
+      self.writer = MetricWriter(
+        self._workdir, setup.plain(run.config), hyperparameters(run.config)
+      )
+    else:
+      self.writer = SilentWriter()
+    self.evaluator = run.evaluator()
+
+  def __enter__(self) -> "Reporting":
+    if parallel.is_writer():
+      print(f"TensorBoard: {tensorboard_command(self._workdir / 'tensorboard')}", flush=True)
+    return self
+
+  def __exit__(self, error_type, *_) -> None:
+    self.writer.close()
+    self.evaluator.close()
+    if not self._stages or error_type is not None or not parallel.is_writer():
+      return
+    this_process = time.perf_counter() - self._started
+    self._seconds["total"] = max(this_process, sum(self._seconds.values()))
+    summary = {
+      "stages": self._stages,
+      "seconds": self._seconds,
+      "config": setup.plain(self._run.config),
+      "versions": setup.versions(),
+    }
+    metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
+    if setup.HGPO in self._stages:
+      self._notes += validation.notes(self._run.config)
+    page = write_report(self._workdir / "report", summary, metrics, self._samples, self._notes)
+    self._print_table()
+    print(f"Report:      {page}", flush=True)
+
+  def took(self, part: str, seconds: float) -> None:
+    """Puts a part's wall seconds into the report."""
+    self._seconds[part] = self._seconds.get(part, 0.0) + seconds
+
+  def note(self, text: str) -> None:
+    """Prints a remark on the run, and puts it into the report."""
+    self._notes.append(text)
+    if parallel.is_writer():
+      print(text, flush=True)
+
+  def evaluate(self, stage: str, step: int, params: policy.Params) -> dict[str, Any]:
+    """Evaluates a stage's policy for the report, and keeps a few replies to show.
+
+    What a run that goes on evaluated before is taken from `evaluation/STAGE.json`.
+
+    Args:
+      stage: that trained the policy.
+      step: of it.
+      params: the policy's.
+    """
+    path = self._workdir / "evaluation" / f"{stage}.json"
+    config = setup.plain(self._run.config)
+    key = {"step": step, **{name: config[name] for name in _DECIDING}}
+    found = kept_evaluation(path)
+    if found.get("key") != key:
+      began = time.perf_counter()
+      params = self._run.sampling_params(params)
+      with self._preemption.interruptible():
+        summary = self.evaluator.evaluate(params)
+        samples = sample_replies(self.evaluator, params)
+      seconds = time.perf_counter() - began
+      # Finite now, so that what is read back by a run that goes on is the same.
+      found = finite({"key": key, "summary": summary, "samples": samples, "seconds": seconds})
+      if parallel.is_writer():
+        setup.write_json(path, {**found, _DIGEST: _digest(found)})
+    self.took("evaluation", found["seconds"])
+    self._stages[stage], self._samples = found["summary"], found["samples"]
+    self._log(stage, step, found["summary"])
+    return found["summary"]
+
+  def _log(self, stage: str, trained: int, summary: dict[str, Any]) -> None:
+    step = setup.STAGES.index(stage)
+    if any(row["step"] == step for row in read_metrics(self._workdir, "evaluation")):
+      return  # by the process before, and the checkpoint it left knows
+    picture = figures.to_pixels(figures.accuracy_against_tokens(self._stages))
+    self.writer.figure(stage, "final/accuracy_against_tokens", picture, trained)
+    hacc = {
+      f"hacc/{name}": value
+      for name, value in summary["hacc"].items()
+      if name != "interval" and value is not None
+    }
+    first = summary.get("first_token", {})  # not in what older runs left
+    by_level = {f"level_{level}": values for level, values in first.get("by_level", {}).items()}
+    neither = {
+      f"mode/neither_prob{place}": values["neither"]
+      for place, values in {"": first, **{f"/{k}": v for k, v in by_level.items()}}.items()
+      if values
+    }
+    rates = {f"mode/{name}": rate for name, rate in summary["auto"].get("form", {}).items()}
+    self.writer.log("evaluation", step, hacc | neither | rates)
+    free = [summary["auto"][name] for name in ("accuracy", "mean_tokens", "think_rate")]
+    final = dict(zip(FINAL, (summary["hacc"]["score"], *free), strict=True))
+    self.writer.show(stage, trained, {k: v for k, v in final.items() if v is not None})
+
+  def _print_table(self) -> None:
+    print(
+      f"\n{'':22}{'accuracy':>10}{'tokens':>9}{'think rate':>12}{'malformed':>11}{'HAcc':>8}"
+      f"{'sampled':>9}{'p(neither)':>12}"
+    )
+    for stage, summary in self._stages.items():
+      for mode in ("auto", *tags.MODES):
+        values = summary[mode]
+        hacc = ""
+        if mode == "auto":
+          expected, first = summary["hacc"].get("expected_score"), summary.get("first_token")
+          hacc = f"{summary['hacc']['score']:8.3f}"
+          hacc += "" if expected is None else f"{expected:9.3f}"
+          hacc += f"{first['neither']:12.4f}" if first else ""
+        malformed = values.get("malformed_rate", float("nan"))
+        print(
+          f"{stage:6}{mode:16}{values['accuracy']:10.3f}{values['mean_tokens']:9.1f}"
+          f"{values['think_rate']:12.3f}{malformed:11.3f}{hacc}"
+        )
+    print(f"\n{json.dumps({k: round(v, 1) for k, v in self._seconds.items()})} seconds")
+
+
+def hyperparameters(config: ConfigDict) -> dict[str, Any]:
+  """What TensorBoard's table compares runs by: settings off their default, and HGPO's own."""
+  default = dict(validation.flatten(defaults.get_config()))
+  return {
+    key: value
+    for key, value in validation.flatten(config)
+    if isinstance(value, bool | int | float | str) and (key in _ALWAYS or value != default.get(key))
+  }
+
+
+def tensorboard_command(folder: pathlib.Path) -> str:
+  """The command that shows a folder, whether or not the environment is activated."""
+  program = pathlib.Path(sys.executable).with_name("tensorboard")
+  name = str(program) if program.exists() else f"{sys.executable} -m tensorboard.main"
+  return f"{name} --logdir {shlex.quote(str(folder))}"
+
+
+def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:
+  """What an evaluation of before wrote; empty where there is none, or none that is whole."""
+  try:
+    found = setup.read_json(path)
+    if not isinstance(found, dict) or found.get(_DIGEST, _digest(found)) != _digest(found):
+      raise ValueError(f"{path} is damaged: it was changed since it was written")
+    return found
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError) as error:
+    warn(f"{printable(str(error))}. The evaluation is made again.")
+    return {}
+
+
+def _digest(found: Any) -> str:
+  rest = {key: value for key, value in found.items() if key != _DIGEST}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def sample_replies(evaluator: Evaluator, params: policy.Params) -> list[dict[str, Any]]:
+  """A few evaluation prompts of each level with both forced replies and the first token's odds."""
+  forced: Replies = evaluator.forced(params)
+  first = evaluator.first_token_probs(params)
+  auto: Replies = evaluator.auto(params)
+  seen: dict[int, int] = {}
+  samples = []
+  for i, row in enumerate(evaluator.rows):
+    seen[row.level] = seen.get(row.level, 0) + 1
+    if seen[row.level] > _SAMPLES_PER_LEVEL:
+      continue
+    mode = int(auto.modes[i, 0, 0])
+    sample = {
+      "level": row.level,
+      "prompt": row.prompt,
+      "answer": row.answer,
+      "p_think": float(first[i, 0]),
+      "p_neither": float(first[i, 2]),
+      "chosen": tags.MODES[mode] if mode != tags.INVALID_MODE else "",
+    }
+    for m, name in enumerate(tags.MODES):
+      sample[name] = forced.texts[2 * i + m]
+      sample[f"{name}_right"] = bool(forced.scores[i, m, 0] > 0.5)
+    samples.append(sample)
+  return sorted(samples, key=lambda s: s["level"])

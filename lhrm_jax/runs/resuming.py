@@ -1,0 +1,153 @@
+"""What a resumed run may change of its config, and which of its stages are over."""
+
+from lhrm_jax.errors import UserError
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lhrm_jax.runs import policy_settings
+from lhrm_jax.runs import setup
+from lhrm_jax.runs.checkpoints import CheckpointError, Saved
+
+# What may differ when a run is resumed: it changes where and how fast, and no result.
+FREE = ("allow_config_change", "checkpoint", "compilation_cache", "gates", "hgpo.reward_workers",
+        "hgpo.sampling_chunks", "judging", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
+# What a run whose training is over may change: it is evaluated anew.
+_OF_EVALUATION = ("data", "evaluation", "policy", "reward", "reward_weights", "task")
+_SHOWN = 20
+
+
+def allowed_changes(
+  before: Mapping[str, Any], config: ConfigDict, folder: str
+) -> dict[str, tuple[Any, Any]]:
+  """The keys in which a config differs from the run's, with both values, without those in `FREE`.
+
+  Args:
+    before: the run's, plain.
+    config: now.
+    folder: of the run, for messages.
+
+  Raises:
+    UserError: one of them is not in `config.allow_config_change`.
+  """
+  changed = dict(_changes(before, config))
+  allowed = list(filter(None, config.allow_config_change.replace(" ", "").split(",")))
+  refused = {key: values for key, values in changed.items() if not _within(key, allowed)}
+  if not refused:
+    return changed
+  lines = [f"  {key}: {old!r} -> {new!r}" for key, (old, new) in list(refused.items())[:_SHOWN]]
+  more = [f"  and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+  raise UserError(
+    "\n".join([
+      f"--workdir={folder} holds a run of another config:", *lines, *more,
+      "Take another folder, or resume with the new values, if you know that results may differ:",
+      f"  --config.allow_config_change={','.join(changed)}",
+    ])
+  )  # fmt: skip
+
+
+def check_effect(
+  changed: Mapping[str, Any], saved: Mapping[str, Saved | None], config: ConfigDict
+) -> None:
+  """Checks that changes of the config can still change what it says they do.
+
+  Args:
+    changed: from `allowed_changes`.
+    saved: by stage in order, the checkpoint that it is resumed from.
+    config: now.
+
+  Raises:
+    UserError: a stage has made more steps than asked for, or a key belongs to what is over.
+  """
+  stages = list(saved)
+  begun = [stage for stage in stages if saved[stage]]
+  for stage in begun:
+    done = saved[stage].step
+    later = [s for s in begun if stages.index(s) > stages.index(stage)]
+    steps = f"{stage}.steps"
+    if steps in changed and config[stage].steps < done and not later:
+      raise UserError(
+        f"{steps}={config[stage].steps} is less than the {done} steps that are done. Choose at "
+        f"least {done}, or take another folder and init_from={saved[stage].path.parent}/STEP."
+      )
+    mine = [key for key in changed if key.startswith(f"{stage}.")]
+    if mine and (later or over(stage, saved[stage], config)):
+      after = f", and {later[-1]} has begun" if later else ""
+      raise UserError(
+        f"{', '.join(mine)} would change nothing: {stage} ended at step {done}{after}. Undo the "
+        "change, or take another folder."
+      )
+  last = stages[-1] if stages else None
+  if last and saved[last] and over(last, saved[last], config):
+    idle = [key for key in changed if not _within(key, _OF_EVALUATION)]
+    if idle:
+      raise UserError(
+        f"{', '.join(idle)} would change nothing: the training is over. Undo the change, raise "
+        f"{last}.steps with it, or take another folder."
+      )
+
+
+def over(stage: str, saved: Saved | None, config: ConfigDict) -> bool:
+  """Whether a stage has nothing left to train: not where it was given more steps since."""
+  if saved is None or not saved.record.get("finished"):
+    return False
+  before = saved.record.get("config", {}).get(stage, {})
+  if stage == setup.HFT and saved.step < before.get("steps", 0):  # it reached its accuracies
+    return before.get("until") == setup.plain(config)[stage]["until"]
+  return saved.step >= config[stage].steps
+
+
+def check_record(saved: Saved) -> None:
+  """Raises:
+  CheckpointError: what a checkpoint says of its run is not what a run writes.
+  """
+  record = saved.record
+  logs, seconds = record.get("logs"), record.get("seconds", 0.0)
+  right = (
+    isinstance(logs, Mapping)
+    and all(type(size) is int and size >= 0 for size in logs.values())
+    and type(seconds) in (int, float)
+    and 0 <= seconds < float("inf")
+    and isinstance(record.get("finished", False), bool)
+    and isinstance(record.get("config", {}), Mapping)
+    and all(isinstance(record.get("config", {}).get(s, {}), Mapping) for s in setup.STAGES)
+  )
+  if not right:
+    raise CheckpointError(
+      f"the checkpoint {saved.path} has a record that no run of this version wrote. Remove it, and "
+      "the one before is used."
+    )
+
+
+def _changes(
+  before: Mapping[str, Any], config: ConfigDict
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+  """Keys that differ in what they ask for; see `policy_settings.asked`."""
+  asked = policy_settings.asked(config)
+  for key, (old, new) in difference(before, setup.plain(config)).items():
+    section, _, name = key.partition(".")
+    # What a run started from may be gone when it is resumed.
+    same_path = key == "init_from" and setup.same_path(str(old), new)
+    left_alone = section == "policy" and config.init_from and name not in asked
+    if not (_within(key, FREE) or same_path or left_alone):
+      yield key, (old, new)
+
+
+def _within(key: str, names: Sequence[str]) -> bool:
+  """Whether a key is one of `names`, or in a section of that name."""
+  return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def difference(
+  before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+  """Dotted keys whose values differ, with both values; `None` where a side lacks the key."""
+  found: dict[str, tuple[Any, Any]] = {}
+  for key in sorted({*before, *now}):
+    old, new = before.get(key), now.get(key)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+      found |= difference(old, new, f"{prefix}{key}.")
+    elif old != new and (old is not None or new != {}):  # what names may be put into came later
+      found[f"{prefix}{key}"] = (old, new)
+  return found

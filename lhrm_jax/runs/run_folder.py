@@ -1,0 +1,322 @@
+"""The folder of a run (`--workdir`): whose it is, which config it is of, and where it goes on.
+
+config.json versions.json policy/    what was run, and with what
+config.py                            the config file that was named, as it was then
+checkpoints/STAGE/STEP/              see lhrm_jax.runs.checkpoints
+metrics.jsonl tensorboard/ rollouts/ logs, cut back to the checkpoint a run goes on from
+evaluation/STAGE.json report/        results
+dumps/                               updates that were not finite, for experiments.replay
+lock                                 held while a job works in the folder
+
+A `--workdir` in a bucket is a copy of such a folder: see lhrm_jax.storage.bucket.
+"""
+
+from lhrm_jax.errors import UserError
+import contextlib
+import fcntl
+import os
+import pathlib
+import platform
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lhrm_jax.runs import command_line
+from lhrm_jax.runs import resuming
+from lhrm_jax.runs import setup
+from lhrm_jax.runs import validation
+from lhrm_jax import parallel
+from lhrm_jax.storage import urls
+from lhrm_jax.storage.urls import BucketError
+from lhrm_jax.policy import hub_commit
+from lhrm_jax.text.characters import printable
+from lhrm_jax.storage import bucket
+from lhrm_jax.runs import log_files
+from lhrm_jax.storage.bucket import Bucket
+from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved
+from lhrm_jax.runs.metric_writer import damaged_lines
+
+# Written by a run, at the top of its folder and in these folders.
+_FILES = ("config.json", "config.py", "copy.json", "lock", "metrics.jsonl", "versions.json")
+_FOLDERS = ("evaluation", "policy", "report", "rollouts", "tensorboard")
+RESERVED = (*_FOLDERS, "checkpoints", "dumps", "profile")
+_OF_OTHERS, _WEIGHTS = ("config.json", "config.py", "tokenizer.json"), (".safetensors", ".gguf")
+
+
+class RunFolder:
+  """Use as a context manager; entering refuses what cannot work, before anything is computed.
+
+  Attributes:
+    path: of the folder on this machine.
+    checkpoints: by stage.
+    saved: by stage, the whole checkpoint to go on from.
+  """
+
+  def __init__(self, workdir: str, config: ConfigDict, stages: Sequence[str]):
+    """Args:
+    workdir: a folder or, on one host, the URL of one in a bucket; created where missing.
+    config: the run's.
+    stages: of training, in order; none for a job that starts anew each time, such as evaluation.
+    """
+    self.path, self._workdir = pathlib.Path(workdir), workdir
+    self._bucket: Bucket | None = None
+    self._config, self._stages = config, stages
+    self._locks: list[IO[str] | int] = []  # of the file "lock", and of the folder
+    self._changed: dict[str, Any] = {}  # keys of the config, in a run that is resumed
+    self.checkpoints: dict[str, Checkpoints] = {}
+    self.saved: dict[str, Saved | None] = {}
+
+  def __enter__(self) -> "RunFolder":
+    """Raises:
+    UserError: the config cannot be, or the folder cannot be written, is in use, or holds a run of
+      another config.
+    """
+    validation.check(self._config)
+    try:
+      if urls.is_url(self._workdir):
+        self._open_bucket()
+      else:
+        self.path = _absolute(self._workdir)
+      if jax.process_index() == 0:
+        self._claim()
+      c = self._config.checkpoint
+      for stage in self._stages:
+        folder = self.path / "checkpoints" / stage
+        self.checkpoints[stage] = Checkpoints(
+          folder, every=c.every, keep=c.keep, best=c.best, after_save=self._copy_or_say_why
+        )
+        self.saved[stage] = self.checkpoints[stage].newest()
+      for saved in filter(None, self.saved.values()):
+        resuming.check_record(saved)
+      resuming.check_effect(self._changed, self.saved, self._config)
+      if jax.process_index() == 0:
+        if self.newest:
+          self._cut_logs(self.newest)
+        elif aside := log_files.set_aside(self.path):
+          print(f"{self.path} holds no checkpoint to go on from; its logs are now in {aside.name}.")
+      if self._bucket:
+        self._bucket.upload()  # what cannot be written is found before anything is computed
+    except BucketError as error:
+      self._release()
+      raise UserError(f"--workdir: {error}") from error
+    except OSError as error:
+      self._release()
+      raise UserError(f"--workdir={self.path} cannot be written: {error}.") from error
+    except (CheckpointError, UserError):
+      self._release()
+      raise
+    if self.newest:
+      stage = self.newest.path.parent.name
+      if parallel.is_writer():
+        print(f"Going on in {self.path}: {stage} step {self.newest.step}", flush=True)
+    parallel.wait_for_all("run folder")  # the logs are cut before any process reads them
+    return self
+
+  def __exit__(self, error_type, error, _) -> None:
+    if isinstance(error, CheckpointError | OSError):
+      self.check_there(error)
+    try:
+      for checkpoints in self.checkpoints.values():
+        checkpoints.close()
+      if self._bucket and error_type is None:
+        self._bucket.upload()
+    except BucketError as error:
+      raise UserError(
+        f"{error} The run is whole in {self.path}; the same command copies it."
+      ) from error
+    finally:
+      if error_type is not None:
+        self._copy_or_say_why()
+      self._release()
+
+  @property
+  def newest(self) -> Saved | None:
+    """Where the run goes on: the newest checkpoint of the last stage that has one."""
+    return next((self.saved[s] for s in reversed(self._stages) if self.saved[s]), None)
+
+  @property
+  def policy(self) -> pathlib.Path:
+    """The policy's config and tokenizer."""
+    return self.path / "policy"
+
+  def describe(self, run: setup.Setup) -> None:
+    """Writes config, versions, policy config and tokenizer, and which commit a hub id stood for.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    if jax.process_index():
+      return
+    versions = setup.versions()
+    try:
+      for name in ("policy", "rollouts", "evaluation"):
+        (self.path / name).mkdir(exist_ok=True)
+      setup.write_json(self.policy / "config.json", run.policy_config.to_dict())
+      run.tokenizer.save(self.policy)
+      if run.params is not None and (commit := hub_commit(run.config.init_from)):
+        base = {"init_from": run.config.init_from, "commit": commit}
+        setup.write_json(self.policy / "base_model.json", base)
+      setup.write_json(self.path / "versions.json", versions)
+      setup.write_json(self.path / "config.json", setup.plain(run.config))
+      if source := command_line.config_file():
+        (self.path / "config.py").write_bytes(source.read_bytes())
+    except OSError as error:
+      raise UserError(f"--workdir={self.path} cannot be written: {error}.") from error
+
+  def check_there(self, cause: BaseException | None = None) -> None:
+    """Raises:
+    UserError: the folder was deleted or moved since the run began.
+    """
+    marks = ("config.json", "lock")
+    if self._locks and not any((self.path / name).exists() for name in marks):
+      raise UserError(
+        f"--workdir={self.path} was deleted or moved while the run wrote into it: what it had "
+        "written there is gone. Start again, in a folder that stays."
+      ) from cause
+
+  def _cut_logs(self, newest: Saved) -> None:
+    """Metrics are for people: what is wrong with them does not keep a run from being resumed."""
+    if shorter := log_files.cut(self.path, newest.record["logs"]):
+      names = printable(", ".join(shorter), 300)
+      warn(f"{names} of {self.path}: shorter than when step {newest.step} was saved, or gone.")
+    if damaged := damaged_lines(self.path):
+      warn(f"{self.path / 'metrics.jsonl'}: {damaged} damaged lines are left out of the report.")
+
+  def _open_bucket(self) -> None:
+    if jax.process_count() > 1:
+      raise UserError(
+        f"--workdir={self._workdir} is a URL, and several processes need one folder: mount the "
+        "bucket or a shared file system on every host and name the folder there "
+        "(docs/launching.md)."
+      )
+    self.path = bucket.folder_for(self._workdir, "runs")
+    self._bucket = Bucket(self._workdir, self.path)
+    print(f"{self._workdir} is a copy of {self.path}, made after every checkpoint.", flush=True)
+
+  def _copy_or_say_why(self) -> None:
+    """A bucket that is out of reach for a while does not end the run."""
+    if self._bucket:
+      try:
+        self._bucket.upload()
+      except BucketError as error:
+        warn(str(error))
+
+  def _claim(self) -> None:
+    if not self._bucket:
+      _check_new(self.path, self._config.init_from)
+    self.path.mkdir(parents=True, exist_ok=True)
+    _check_files(self.path)
+    self._lock_folder()
+    if self._bucket and (aside := self._bucket.take_over()):
+      print(f"{self._workdir} is another run than this machine knew; that is now in {aside}.")
+    (self.path / "checkpoints").mkdir(exist_ok=True)
+    if any((self.path / "checkpoints").glob("*/*")):
+      self._check_config()
+
+  def _lock_folder(self) -> None:
+    """The system lets go of the locks when the process ends, however it ends."""
+    self._locks = [(self.path / "lock").open("a+", encoding="utf-8")]
+    try:
+      fcntl.flock(self._locks[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+      # Of the folder too: whoever removes the file makes room for a second one.
+      self._locks.append(os.open(self.path, os.O_RDONLY))
+      try:
+        fcntl.flock(self._locks[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise
+      except OSError:  # a network's file system may lock files alone
+        pass
+    except BlockingIOError as error:
+      self._locks[0].seek(0)
+      holder = printable(self._locks[0].read(200).strip()) or "another process"
+      raise UserError(
+        f"--workdir={self.path} is in use by {holder}. Wait for it, end it, or choose another "
+        "folder."
+      ) from error
+    self._locks[0].truncate(0)
+    self._locks[0].write(f"process {os.getpid()} on {platform.node()}")
+    self._locks[0].flush()
+
+  def _check_config(self) -> None:
+    if not self._stages:
+      raise UserError(f"--workdir={self.path} holds a training run. Choose another folder.")
+    path = self.path / "config.json"
+    if not path.exists():
+      raise UserError(
+        f"--workdir={self.path} holds checkpoints without a config.json. Choose another folder."
+      )
+    try:
+      before = setup.read_json(path)
+      if not isinstance(before, Mapping):
+        raise ValueError(f"{path} is damaged: it holds no config")
+    except ValueError as error:
+      raise UserError(f"{error}. The checkpoints beside it each hold their config.") from error
+    self._changed = resuming.allowed_changes(before, self._config, str(self.path))
+
+  def _release(self) -> None:
+    for lock in self._locks:
+      os.close(lock) if isinstance(lock, int) else lock.close()
+    self._locks = []
+
+
+def _absolute(workdir: str) -> pathlib.Path:
+  """Raises:
+  UserError: nothing is named, or nobody's home.
+  """
+  if not workdir.strip():
+    raise UserError("--workdir is empty: name a folder, such as runs/NAME.")
+  try:
+    return pathlib.Path(workdir).expanduser().absolute()
+  except RuntimeError as error:
+    raise UserError(f"--workdir={workdir}: {error}.") from error
+
+
+def warn(message: str) -> None:
+  """Tells the user what is wrong and does not end the job."""
+  print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def _check_new(path: pathlib.Path, init_from: str) -> None:
+  """Checks that a run in this folder would hide or overwrite nothing that is no run.
+
+  Raises:
+    UserError: it holds a model or other files of these names, or its path is a model's hub id.
+  """
+  model = pathlib.Path(init_from).expanduser().absolute()
+  named = init_from and not urls.is_url(init_from) and not model.exists()
+  if named and model in (path, *path.parents):
+    raise UserError(
+      f"--workdir={path} would be taken for the model init_from={init_from!r} from then on. "
+      "Choose another folder."
+    )
+  if not path.is_dir() or setup.is_run(path) or (path / "checkpoints").is_dir():
+    return
+  theirs = [p.name for p in path.iterdir() if p.name in _OF_OTHERS or p.suffix in _WEIGHTS]
+  if theirs:
+    raise UserError(
+      f"--workdir={path} holds {printable(min(theirs), 100)}, which no run wrote: one there would "
+      "hide a model, or overwrite files. Choose another folder."
+    )
+
+
+def _check_files(path: pathlib.Path) -> None:
+  """Raises:
+  UserError: where the run writes a file or makes a folder, there is a link, a pipe or a device.
+  """
+  expected = [(path / name, stat.S_ISREG) for name in _FILES]
+  for folder in _FOLDERS:
+    expected.append((path / folder, stat.S_ISDIR))
+    for at, folders, files in os.walk(path / folder):
+      expected += [(pathlib.Path(at, name), stat.S_ISDIR) for name in folders]
+      expected += [(pathlib.Path(at, name), stat.S_ISREG) for name in files]
+  for entry, holds in expected:
+    with contextlib.suppress(FileNotFoundError):
+      if not holds(entry.lstat().st_mode):
+        raise UserError(
+          f"{printable(str(entry))} is a link, a pipe or a device, where the run writes a file of "
+          "its own. Remove it, or choose another --workdir."
+        )

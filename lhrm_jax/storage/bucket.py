@@ -1,0 +1,304 @@
+"""A copy of a run's folder in a bucket (`gs://`, `s3://`), through fsspec.
+
+A run appends to logs, cuts them back and renames folders; object stores can do none of that. So it
+works in a folder of its machine, and the bucket holds a copy that is brought up to date after every
+checkpoint and at the end. An index, written after the files it names and before older ones are
+removed, says what belongs to the copy: whoever reads it finds whole checkpoints, and logs at least
+as long as the newest of them says (a run that goes on cuts the rest off). The folder keeps the same
+index, and so it is known whether the copy is of this folder, which may be ahead of it, or was
+written from another machine since.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from lhrm_jax.storage.urls import BucketError, explained, open_bucket
+from lhrm_jax.text.characters import printable
+
+INDEX = "copy.json"
+_CHECKPOINTS = "checkpoints/"
+_LARGEST_INDEX, _LONGEST_NAME = 2**26, 1024
+# Of this machine, of the moment.
+_LEFT_OUT, _UNFINISHED = (INDEX, "lock"), (".tmp", "-tmp")
+
+
+class Bucket:
+  """A folder in a bucket, and the folder here that it is a copy of.
+
+  One process at a time may use the folder here; whoever makes a `Bucket` sees to that.
+  """
+
+  def __init__(self, url: str, folder: pathlib.Path):
+    """Args:
+    url: `PROTOCOL://BUCKET/PATH`, of any protocol that fsspec knows.
+    folder: here; created where missing.
+
+    Raises:
+      BucketError: there is no such protocol, or its package is not installed.
+    """
+    self.url, self._folder = url.rstrip("/"), folder
+    self._files, self._root = open_bucket(self.url)
+    if hasattr(self._files, "auto_mkdir"):  # file://, where folders do not come by themselves
+      self._files.auto_mkdir = True
+    self._copied: dict[str, list[int]] = {}  # names in the copy; size and time of change here
+    self._left_over: set[str] = set()  # in the bucket, of uploads that were cut short
+
+  def take_over(self) -> pathlib.Path | None:
+    """Makes the folder what the copy is, unless it is that already or ahead of it.
+
+    What the folder held of another run, or of another past of this one, is moved beside it.
+
+    Returns:
+      Where to, if there was anything.
+
+    Raises:
+      BucketError: the bucket cannot be read, or holds files and no run, or a copy that is damaged
+        or names files outside the folder; nothing here is changed then.
+    """
+    found = self._found()
+    there, here = self._index_there(found), self._index_here()
+    if there is None:
+      if found:
+        raise BucketError(
+          f"{self.url} holds files and no run, e.g. {printable(min(found), 200)}. Choose another "
+          "folder."
+        )
+      return self._set_aside() if here else None  # the copy was deleted, or never made
+    self._left_over = {
+      name for name in set(found) - set(there["files"]) if name.startswith(_CHECKPOINTS)
+    }
+    if here and here["id"] == there["id"]:
+      self._copied = here["files"]
+      return None
+    self._check_names(there["files"])
+    if missing := set(there["files"]) - set(found):
+      raise BucketError(
+        f"{self.url} lacks {printable(min(missing), 200)}, which its {INDEX} names: the copy is "
+        "damaged, and nothing here was changed."
+      )
+    aside = self._set_aside()
+    self._download(there["files"])
+    self._copied = dict(self._listed())
+    self._write_index_here(there["id"])
+    return aside
+
+  def fetch(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Makes the folder what the copy is, for reading. A folder without a run comes as it is.
+
+    Args:
+      wanted: whether a file of this name, relative to the folder, is of use.
+
+    Raises:
+      BucketError: the bucket cannot be read, or there is nothing.
+    """
+    found = self._found()
+    there, here = self._index_there(found), self._index_here()
+    if there is None:
+      listing = json.dumps(sorted(found.items())).encode()
+      # Consoles make empty objects that stand for folders.
+      files = [name for name in found if name and not name.endswith("/")]
+      there = {"id": hashlib.sha256(listing).hexdigest(), "files": files}
+    names = [name for name in there["files"] if wanted(name)]
+    if not names:
+      raise BucketError(f"{self.url} does not exist, or holds nothing of use.")
+    self._check_names(names)
+    if here and here["id"] == there["id"]:
+      return
+    self._folder.mkdir(parents=True, exist_ok=True)
+    for path in self._held():
+      shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    self._download(names)
+    self._write_index_here(there["id"])
+
+  def upload(self) -> None:
+    """Brings the copy up to date: sends what is new or changed here, removes what is gone.
+
+    Raises:
+      BucketError: the bucket cannot be written, or somebody else has; the copy stays what it was.
+    """
+    before, now = self._copied, dict(self._listed())
+    changed = [name for name, stamp in now.items() if before.get(name) != stamp]
+    gone = (set(before) | self._left_over) - set(now)
+    here = self._index_here()
+    if before and not here:
+      raise BucketError(
+        f"{self._folder} was deleted or emptied since it was last copied to {self.url}, which "
+        "stays as it is. The same command fetches the copy and resumes from it."
+      )
+    if here and not (changed or gone):
+      return
+    if here and (self._index_there({INDEX: 0}) or {}).get("id") != here["id"]:
+      raise BucketError(
+        f"{self.url} was written by another run since this one last did. Nothing more is copied "
+        f"there; this run is whole in {self._folder}."
+      )
+    this = uuid.uuid4().hex
+    with explained(self.url, "written"):
+      if not here:
+        self._write_index(this, [])  # first of all: what follows belongs to a run
+      if changed:
+        self._files.put([str(self._folder / name) for name in changed], self._paths(changed))
+      self._write_index(this, sorted(now))
+      self._copied = now
+      self._write_index_here(this)
+      for path in self._paths(sorted(gone)):
+        self._files.rm_file(path)  # `rm` would take a bracket in the URL for a pattern
+      self._left_over = set()
+
+  def _found(self) -> dict[str, int]:
+    """Names and sizes of all files in the bucket's folder."""
+    with explained(self.url, "read"):
+      self._files.invalidate_cache()
+      found = self._files.find(self._root, detail=True)
+    if self._root in found:
+      raise BucketError(f"{self.url} is a file, where a folder is asked for.")
+    return {path.removeprefix(f"{self._root}/"): info["size"] for path, info in found.items()}
+
+  def _index_there(self, found: dict[str, int]) -> dict[str, Any] | None:
+    if INDEX not in found:
+      return None
+    with explained(self.url, "read"):
+      content = self._files.cat_file(f"{self._root}/{INDEX}", start=0, end=_LARGEST_INDEX + 1)
+    try:
+      if len(content) > _LARGEST_INDEX:
+        raise ValueError(f"it is longer than {_LARGEST_INDEX:,} bytes")
+      index = json.loads(content)
+      names = index["files"]
+      if not (isinstance(index["id"], str) and isinstance(names, list)):
+        raise ValueError("it lists no files")
+      if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError("it lists what is no file's name, or a file twice")
+      return index
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+      raise BucketError(
+        f"{self.url}/{INDEX} is damaged ({printable(str(error), 200)}). Choose another folder, or "
+        "restore that file."
+      ) from error
+
+  def _write_index(self, this: str, names: Sequence[str]) -> None:
+    index = json.dumps({"id": this, "files": names}, indent=0)
+    self._files.pipe_file(f"{self._root}/{INDEX}", index.encode())
+
+  def _index_here(self) -> dict[str, Any] | None:
+    """What the copy was when the folder last was the same; `None` for a folder that never was."""
+    try:
+      index = json.loads((self._folder / INDEX).read_text(encoding="utf-8"))
+      right = isinstance(index["id"], str) and isinstance(index["files"], dict)
+      return index if right and index["url"] == self.url else None
+    except (FileNotFoundError, KeyError, RecursionError, TypeError, ValueError):
+      return None
+
+  def _write_index_here(self, this: str) -> None:
+    index = {"url": self.url, "id": this, "files": self._copied}
+    unfinished = self._folder / f"{INDEX}.tmp"
+    unfinished.write_text(json.dumps(index), encoding="utf-8")
+    unfinished.rename(self._folder / INDEX)
+
+  def _download(self, names: Sequence[str]) -> None:
+    targets, root = [self._folder / name for name in names], self._folder.resolve()
+    with explained(self.url, "read"):
+      for parent in {target.parent for target in targets}:
+        if not parent.resolve().is_relative_to(root):
+          raise BucketError(f"{parent} leads out of {self._folder}: remove that link.")
+        parent.mkdir(parents=True, exist_ok=True)
+      self._files.get(self._paths(names), [str(target) for target in targets])
+
+  def _check_names(self, names: Sequence[str]) -> None:
+    """Raises:
+    BucketError: a file of the copy would not lie in the folder here, or replace what is its own.
+    """
+    bad = [name for name in names if not is_inside(name) or name in _LEFT_OUT]
+    if bad:
+      shown = printable(bad[0], 200)
+      raise BucketError(
+        f"{self.url} holds {shown!r}, which is no name of a file in a run's folder: nothing of it "
+        "is copied here."
+      )
+
+  def _paths(self, names: Sequence[str]) -> list[str]:
+    return [f"{self._root}/{name}" for name in names]
+
+  def _listed(self) -> Iterator[tuple[str, list[int]]]:
+    """Name, size and time of change of each file here that belongs into the copy."""
+    for folder, _, files in os.walk(self._folder):
+      for file in files:
+        path = pathlib.Path(folder, file)
+        name = path.relative_to(self._folder).as_posix()
+        mine = name in _LEFT_OUT or any(mark in name for mark in _UNFINISHED)
+        if mine or not is_inside(name):  # nobody could fetch it again
+          continue
+        with suppress(FileNotFoundError):  # the training goes on meanwhile
+          found = path.lstat()
+          if stat.S_ISREG(found.st_mode):  # a link may lead anywhere, a pipe never ends
+            yield name, [found.st_size, found.st_mtime_ns]
+
+  def _held(self) -> list[pathlib.Path]:
+    """What lies in the folder here, but for the lock of whoever uses it."""
+    found = self._folder.iterdir() if self._folder.is_dir() else ()
+    return [path for path in found if path.name != "lock"]
+
+  def _set_aside(self) -> pathlib.Path | None:
+    """Moves what the folder holds beside it."""
+    held = self._held()
+    if not held:
+      return None
+    number = 1
+    while (aside := self._folder.with_name(f"{self._folder.name}.abandoned-{number}")).exists():
+      number += 1
+    aside.mkdir()
+    for path in held:
+      path.rename(aside / path.name)
+    return aside
+
+
+def is_inside(name: str) -> bool:
+  """Whether a name of a bucket, joined to a folder, is a file below it on any system."""
+  parts = name.split("/")
+  plain = name.isprintable() and "\\" not in name and not re.match("[A-Za-z]:", name)
+  return plain and not {"", ".", ".."} & set(parts) and len(name) <= _LONGEST_NAME
+
+
+def fetched(url: str, wanted: Callable[[str], bool] = lambda name: True) -> pathlib.Path:
+  """A folder of this machine with what a bucket's folder holds now, for reading.
+
+  Processes that want the same wait for the one that came first.
+
+  Args:
+    url: of the folder.
+    wanted: see `Bucket.fetch`.
+
+  Raises:
+    BucketError: see `Bucket.fetch`.
+  """
+  folder = folder_for(url, "fetched")
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with folder.with_name(f"{folder.name}.lock").open("a") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    Bucket(url, folder).fetch(wanted)
+  return folder
+
+
+def folder_for(url: str, use: str) -> pathlib.Path:
+  """The folder of this machine that stands for a URL, one for each use.
+
+  It lies in `$XDG_CACHE_HOME`, or else `~/.cache`: a run needs a disk there that holds it.
+
+  Raises:
+    BucketError: the URL names no folder of a bucket.
+  """
+  protocol, _, path = url.partition("://")
+  parts = [part for part in path.split("/") if part]
+  if not protocol.isalnum() or not parts or ".." in parts:
+    raise BucketError(f"{url} names no folder of a bucket: PROTOCOL://BUCKET/FOLDER.")
+  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+  return cache.joinpath("lhrm_jax", use, protocol, *parts)

@@ -1,0 +1,152 @@
+"""`policy.*` beside a policy that is loaded: applied or refused, and recorded as it is."""
+
+from lhrm_jax.errors import UserError
+import json
+import pathlib
+
+import jax
+import optax
+import pytest
+
+from lhrm_jax.runs import policy_settings
+from lhrm_jax.runs import setup
+from experiments.configs import arithmetic
+from lhrm_jax.runs.run_folder import RunFolder
+from lhrm_jax import parallel
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.training import state as train_state
+
+TINY = pathlib.Path(__file__).parents[1] / "golden" / "qwen3_tied"
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2,
+         "num_kv_heads": 2}  # fmt: skip
+
+
+def small(**policy):
+  config = arithmetic.get_config()
+  config.compilation_cache = ""
+  config.evaluation.prompts = config.evaluation.batch_prompts = 2
+  config.policy.update({**SIZES, **policy})
+  return config
+
+
+def other(run, **policy):
+  """A config that starts from a run, and sets these alone beside what its file sets."""
+  config = arithmetic.get_config()
+  config.compilation_cache, config.init_from = "", str(run)
+  config.policy.update(policy)
+  return config
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+  """A run with a checkpoint, without a step of training."""
+  path = tmp_path_factory.mktemp("runs") / "exp[lr=1e-3]"
+  write_run(path, small())
+  return path
+
+
+def write_run(path, config):
+  with RunFolder(str(path), config, ("hft",)) as folder:
+    run = setup.make(config, folder.policy if folder.newest else None)
+    folder.describe(run)
+    if not folder.newest:
+      optimizer = train_state.make_optimizer(
+        optax.constant_schedule(1e-3), weight_decay=0.0, clip_norm=1.0
+      )
+      state = train_state.create(run.policy_config, optimizer, run.mesh, jax.random.key(0))
+      record = {"logs": {}, "config": setup.plain(run.config)}
+      folder.checkpoints["hft"].save(state, 1, lambda: record, now=True)
+  return run
+
+
+def test_how_a_run_s_policy_is_computed_is_the_second_run_s_to_say(run_folder):
+  asked = {"remat": "full", "dtype": "bfloat16", "logprob_chunk": 32, "attention_chunk": 8,
+           "attention": "xla", "max_positions": 60}  # fmt: skip
+  run = setup.make(other(run_folder, **asked))
+  for fields in (run.policy_config.to_dict(), run.config.policy):
+    assert {name: fields[name] for name in asked} == asked
+  assert run.policy_config.hidden_size == run.config.policy.hidden_size == SIZES["hidden_size"]
+  assert run.config.policy.vocab_size == 0, "left to the tokenizer, as it was"
+
+
+def test_a_default_that_was_left_alone_asks_for_nothing(run_folder):
+  run = setup.make(other(run_folder))
+  stored = json.loads((run_folder / "policy" / "config.json").read_text())
+  assert run.policy_config == PolicyConfig.from_dict(stored)
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [{"num_layers": 2}, {"hidden_size": 32, "num_heads": 8}, {"rope_theta": 5e5}, {"vocab_size": 128},
+   {"rms_norm_eps": 1e-5}, {"tie_embeddings": False},
+   {"head_dim": 16}, {"qkv_bias": True}],
+)  # fmt: skip
+def test_another_policy_than_the_run_s_is_refused_with_every_key(run_folder, wrong):
+  with pytest.raises(UserError, match="another policy than the config describes") as error:
+    setup.make(other(run_folder, **wrong))
+  for name, value in wrong.items():
+    assert f"policy.{name}={value} (there: " in str(error.value)
+
+
+def test_a_value_of_the_command_line_counts_though_it_is_the_default(run_folder, monkeypatch):
+  monkeypatch.setattr(policy_settings, "given_keys", lambda: {"policy.hidden_size"})
+  with pytest.raises(UserError, match=r"policy\.hidden_size=64 \(there: 16\)"):
+    setup.make(other(run_folder))
+
+
+def test_a_vocabulary_that_is_not_the_tokenizer_s_is_refused():
+  with pytest.raises(UserError, match=r"with its tokenizer .* policy\.vocab_size=128"):
+    setup.make(small(vocab_size=128))
+
+
+def test_a_pretrained_model_takes_attention_and_stretches_only_where_it_is_described():
+  config = arithmetic.get_config()
+  config.init_from = "owner/name"
+  config.policy.attention = "xla"
+  asked = policy_settings.asked(config)
+  assert asked == {"attention": "xla", "max_positions": 64, "rope_theta": 100.0, "qk_norm": True,
+                   "scan_layers": False}  # fmt: skip
+  taken = policy_settings.for_pretrained(asked)
+  assert taken == {"attention": "xla", "max_positions": 64, "scan_layers": False}
+  config.policy.vocab_size = 128
+  taken = policy_settings.for_pretrained(policy_settings.asked(config))
+  assert taken["rope_theta"] == 100.0 and taken["dtype"] == "float32"
+
+
+def test_a_resumed_run_applies_a_change_that_is_allowed_and_says_so(tmp_path):
+  path = tmp_path / "run"
+  write_run(path, small())
+  config = small(remat="full")
+  with pytest.raises(UserError, match=r"policy\.remat: 'none' -> 'full'"):
+    write_run(path, config)
+  config.allow_config_change = "policy.remat"
+  assert write_run(path, config).policy_config.remat == "full"
+  for file in ("config.json", "policy/config.json"):
+    fields = json.loads((path / file).read_text())
+    assert fields.get("policy", fields)["remat"] == "full"
+  # And back.
+  config.policy.remat = "none"
+  assert write_run(path, config).policy_config.remat == "none"
+  config.policy.hidden_size, config.allow_config_change = 32, "policy"
+  with pytest.raises(UserError, match=r"policy\.hidden_size=32 \(there: 16\)"):
+    write_run(path, config)
+
+
+def test_a_second_run_is_resumed_by_its_own_command(run_folder, tmp_path):
+  """Its record holds the policy's true sizes, which its config left alone."""
+  path = tmp_path / "second"
+  for _ in range(2):
+    write_run(path, other(run_folder, remat="dots"))
+  record = json.loads((path / "config.json").read_text())["policy"]
+  assert record["hidden_size"] == 16 and record["remat"] == "dots"
+  with pytest.raises(UserError, match=r"policy\.remat: 'dots' -> 'full'"):
+    write_run(path, other(run_folder, remat="full"))
+
+
+def test_a_pretrained_model_is_loaded_as_asked_or_refused():
+  mesh = parallel.make_mesh()
+  asked = {"attention": "xla", "remat": "full", "scan_layers": False, "max_positions": 48}
+  loaded, _, params = setup.load_policy(str(TINY), mesh, asked)
+  assert {name: getattr(loaded, name) for name in asked} == asked and "layer_0" in params
+  with pytest.raises(UserError, match=r"policy\.num_layers=9 \(there: "):
+    setup.load_policy(str(TINY), mesh, asked | {"num_layers": 9, "hidden_size": 8})
