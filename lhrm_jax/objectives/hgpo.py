@@ -13,11 +13,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lhrm_jax.config import FLAG, SHARE, knob, one_of, real
 from lhrm_jax.objectives.masked import group_normalise, leave_one_out, whiten
 
 TIES = ("all", "first")
 INTRA_SCOPES = ("mode", "all")
 ESTIMATORS = ("grpo", "rloo", "reinforce_pp")
+
+
+@dataclasses.dataclass(frozen=True)
+class HGPOAdvantageConfig:
+  """Knobs of HGPO's rewards and advantages (`assign_rewards`, `advantages`)."""
+
+  alpha: float = knob(1.0, real(0), "Weight of the inter-mode term on the opening tag.")
+  delta: float = knob(
+    0.2, real(), "Margin that thinking must lead by to win a query, in units of the score."
+  )
+  tie: str = knob(
+    "all", one_of(*TIES), "Which of a mode's equally good responses count as its best."
+  )
+  intra_scope: str = knob(
+    "",
+    one_of("", *INTRA_SCOPES),
+    'Responses that the intra-mode term is normalised over; "" is "all" for the estimator "rloo", '
+    'else "mode".',
+  )
+  estimator: str = knob("grpo", one_of(*ESTIMATORS), "Baseline and scale of both terms.")
+  literal: bool = knob(False, FLAG, "The estimator's equations as printed (docs/method.md).")
+  ddof: int = knob(
+    0, one_of(0, 1), "0 divides by the population's standard deviation, 1 by the sample's."
+  )
+  skip_unsolved: bool = knob(
+    False, FLAG, "No inter-mode reward for queries on which every response scored 0."
+  )
+  gamma: float = knob(0.99, SHARE, 'Discount per token, of the estimator "reinforce_pp" alone.')
+
 
 # Means of float32 scores carry rounding; a lead below this is a tie, and ties go to no_think.
 _TIE_TOLERANCE = 1e-6

@@ -11,13 +11,45 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lhrm_jax.config import SHARE, knob, one_of, real
 from lhrm_jax.objectives.masked import SumCount, masked, masked_sum, masked_sum_count
 
 AGGREGATIONS = ("sequence_sum", "token_mean", "sequence_mean", "constant_length")
 
+TAG_NORMALISATIONS = ("tags", "vocabulary")
+TAG_KLS = ("k3", "exact")
+
 # exp() of a larger log-ratio would overflow or drown every other token; such a ratio is clipped by
 # any sensible epsilon anyway.
 MAX_LOG_RATIO = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyLossConfig:
+  """Knobs of the clipped policy-gradient loss and of the loss on the opening tag."""
+
+  beta: float = knob(0.001, real(0), "Weight of the KL penalty against the reference policy.")
+  clip_low: float = knob(0.5, SHARE, "Clip range of the importance ratio below 1.")
+  clip_high: float = knob(0.5, real(0), "Clip range of the importance ratio above 1.")
+  aggregation: str = knob(
+    "sequence_sum", one_of(*AGGREGATIONS), "How the loss of tokens becomes one number."
+  )
+  tag_weight: float = knob(1.0, real(0), "Factor on the loss of the opening tag.")
+  tag_normalisation: str = knob(
+    "tags",
+    one_of(*TAG_NORMALISATIONS),
+    "Distribution that a forced tag's log-probability is taken from: the two opening tags, or the "
+    "whole vocabulary (the literal form).",
+  )
+  tag_kl: str = knob(
+    "k3", one_of(*TAG_KLS), "Divergence of the opening tag from the reference policy."
+  )
+  neither_penalty: float = knob(
+    10.0,
+    real(0),
+    "Weight of the penalty on -log(p_think + p_no_think), where tags are forced, in units of an "
+    "advantage.",
+  )
 
 
 def cross_entropy(logprobs: Array, mask: Array, weights: Array | float = 1.0) -> SumCount:

@@ -24,6 +24,7 @@ from lhrm_jax.runs import command_line
 from lhrm_jax.runs import idle
 from lhrm_jax.runs import defaults
 from lhrm_jax import parallel, rewards
+from lhrm_jax.config import (FLAG, LEVELS, MESH_SIZE, MOST_ROWS, MOST_TOKENS, MOST_WIDTH, NAME, NAMES, OPTIONS, PATH, SHARE, SHORT, SOURCES, TEMPERATURE, TEMPERATURE_OR_GREEDY, TEXT, WEIGHTS, Range, one_of, real, whole)
 from lhrm_jax.data import limits, sources, tasks
 from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig, flash
@@ -34,126 +35,13 @@ from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import hgpo as hgpo_update
 from lhrm_jax.runs import instruments
 
-# Beyond these a number is a slip of the keyboard: steps are counted in int32, a batch or a length
-# of so many rows or tokens fits no machine.
-_MOST_STEPS, _MOST_ROWS, _MOST_TOKENS, _MOST_WIDTH = 2**31 - 1, 2**20, 2**24, 2**20
 # Of the scores of all pairs of tokens, in the forward and backward pass of one layer.
 _SCORE_COPIES = 4
 _SHOWN = 80  # characters of a value in a message
 _LINES = 20  # of a message
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-  """What one key's value must be.
-
-  Attributes:
-    holds: whether a value of any type is allowed.
-    allowed: in words, to follow "must be".
-  """
-
-  holds: Callable[[Any], bool]
-  allowed: str
-
-
-def whole(least: int, most: int = _MOST_STEPS) -> Rule:
-  """A whole number; `True` is none."""
-  return Rule(
-    lambda x: isinstance(x, numbers.Integral) and not isinstance(x, bool) and least <= x <= most,
-    f"a whole number from {least} to {most:,}",
-  )
-
-
-def real(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Rule:
-  """A finite number from `least`, or `above` it, to `most`."""
-  words = "a finite number"
-  if least > -math.inf:
-    words += f" {'above' if above else 'of at least'} {least:g}"
-  if most < math.inf:
-    words += f" and at most {most:g}"
-  return Rule(
-    lambda x: _finite(x) and (x > least if above else x >= least) and x <= most,
-    words,
-  )
-
-
-def one_of(*values: Any) -> Rule:
-  """One of these, of the same type: `True` is not 1."""
-  return Rule(
-    lambda x: any(type(x) is type(value) and x == value for value in values),
-    f"one of {', '.join(map(repr, values))}",
-  )
-
-
-def _finite(x: Any) -> bool:
-  if not isinstance(x, numbers.Real) or isinstance(x, bool):
-    return False
-  try:
-    return math.isfinite(x)
-  except OverflowError:  # a whole number beyond every float
-    return False
-
-
-def _text(x: Any) -> bool:
-  return isinstance(x, str) and (not x or x.isprintable())
-
-
-def _short_text(x: Any) -> bool:
-  return _text(x) and len(x) <= _SHOWN
-
-
-def _path(path: str) -> bool:
-  try:
-    pathlib.Path(path).expanduser().exists()
-  except (OSError, RuntimeError):  # a name too long, a folder not to be looked into; ~nobody
-    return False
-  return True
-
-
-FLAG = one_of(False, True)
-TEXT = Rule(_text, "text without control characters")
-SHORT = Rule(_short_text, f"text of at most {_SHOWN} characters")
-NAME = Rule(lambda x: _short_text(x) and bool(x.strip()), "a name")
-PATH = Rule(lambda x: _text(x) and _path(x), "a path that can be looked up")
-NAMES = Rule(
-  lambda x: _text(x) and all(_path(name.strip()) for name in x.split(",")),
-  "names, or paths that can be looked up, with commas between them",
-)
-LEVELS = Rule(
-  lambda x: isinstance(x, list | tuple) and all(whole(0).holds(level) for level in x),
-  "levels, whole numbers, as in (1, 2)",
-)
-WEIGHTS = Rule(
-  lambda x: isinstance(x, Mapping | ConfigDict) and all(_finite(weight) for weight in x.values()),
-  'rewards with finite weights, as in ConfigDict({"math": 1.0})',
-)
-OPTIONS = Rule(
-  lambda x: (
-    isinstance(x, Mapping | ConfigDict)
-    and all(isinstance(value, str | int | float) for value in x.values())
-  ),
-  'arguments with numbers, flags or texts, as in ConfigDict({"margin": 0.1})',
-)
-SOURCES = Rule(
-  lambda x: (
-    isinstance(x, Mapping | ConfigDict)
-    and all(isinstance(fields, Mapping | ConfigDict) for fields in x.values())
-  ),
-  'sources with their fields, as in {"mine": {"path": "mine.jsonl"}}',
-)
-SHARE = real(0, 1)
-# Logits are divided by it in float32.
-TEMPERATURE = real(0.01, 100)
-TEMPERATURE_OR_GREEDY = Rule(
-  lambda x: TEMPERATURE.holds(x) or (_finite(x) and x == 0),
-  f"0 (greedy), or {TEMPERATURE.allowed}",
-)
-MESH_SIZE = Rule(
-  lambda x: whole(-1, _MOST_ROWS).holds(x) and x != 0,
-  "a number of devices, or -1 for those that are left",
-)
-
-RULES: dict[str, Rule] = {
+RULES: dict[str, Range] = {
   "seed": whole(0, 2**32 - 1),
   "task": NAME,
   "reward": NAME,
@@ -161,14 +49,14 @@ RULES: dict[str, Rule] = {
   "init_from": PATH,
   "compilation_cache": PATH,
   "profile_steps": SHORT,
-  "policy.vocab_size": whole(0, _MOST_TOKENS),
-  "policy.hidden_size": whole(1, _MOST_WIDTH),
-  "policy.intermediate_size": whole(1, _MOST_WIDTH),
+  "policy.vocab_size": whole(0, MOST_TOKENS),
+  "policy.hidden_size": whole(1, MOST_WIDTH),
+  "policy.intermediate_size": whole(1, MOST_WIDTH),
   "policy.num_layers": whole(1, 10_000),
   "policy.num_heads": whole(1, 10_000),
   "policy.num_kv_heads": whole(1, 10_000),
-  "policy.head_dim": whole(0, _MOST_WIDTH),
-  "policy.max_positions": whole(1, _MOST_TOKENS),
+  "policy.head_dim": whole(0, MOST_WIDTH),
+  "policy.max_positions": whole(1, MOST_TOKENS),
   "policy.rope_theta": real(1, 1e12, above=True),
   "policy.rms_norm_eps": real(0, 1, above=True),
   "policy.qkv_bias": FLAG,
@@ -183,10 +71,10 @@ RULES: dict[str, Rule] = {
   "mesh.data": MESH_SIZE,
   "mesh.fsdp": MESH_SIZE,
   "mesh.tensor": MESH_SIZE,
-  "sampling_mesh.tensor": whole(1, _MOST_ROWS),
-  "data.max_prompt_tokens": whole(1, _MOST_TOKENS),
-  "data.max_response_tokens": whole(2, _MOST_TOKENS),  # a tag and the end
-  "data.max_no_think_tokens": whole(2, _MOST_TOKENS),
+  "sampling_mesh.tensor": whole(1, MOST_ROWS),
+  "data.max_prompt_tokens": whole(1, MOST_TOKENS),
+  "data.max_response_tokens": whole(2, MOST_TOKENS),  # a tag and the end
+  "data.max_no_think_tokens": whole(2, MOST_TOKENS),
   "data.long_prompts": one_of(*limits.LONG_PROMPTS),
   "data.long_demonstrations": one_of(*limits.LONG_DEMONSTRATIONS),
   "data.demonstrations": NAMES,
@@ -195,10 +83,10 @@ RULES: dict[str, Rule] = {
   "data.sources": SOURCES,
   "data.on_bad_row": one_of(*sources.ON_BAD_ROW),
   "hft.steps": whole(0),
-  "hft.think_per_step": whole(0, _MOST_ROWS),
-  "hft.no_think_per_step": whole(0, _MOST_ROWS),
-  "hft.packed_length": whole(0, _MOST_TOKENS),
-  "hft.micro_batch_rows": whole(1, _MOST_ROWS),
+  "hft.think_per_step": whole(0, MOST_ROWS),
+  "hft.no_think_per_step": whole(0, MOST_ROWS),
+  "hft.packed_length": whole(0, MOST_TOKENS),
+  "hft.micro_batch_rows": whole(1, MOST_ROWS),
   "hft.learning_rate": real(0),
   "hft.warmup_steps": whole(0),
   "hft.weight_decay": real(0),
@@ -208,8 +96,8 @@ RULES: dict[str, Rule] = {
   "hft.until.no_think_levels": LEVELS,
   "hft.until.check_every": whole(1),
   "hgpo.steps": whole(0),
-  "hgpo.prompts_per_step": whole(1, _MOST_ROWS),
-  "hgpo.sampling_chunks": whole(1, _MOST_ROWS),
+  "hgpo.prompts_per_step": whole(1, MOST_ROWS),
+  "hgpo.sampling_chunks": whole(1, MOST_ROWS),
   "hgpo.reward_workers": whole(1, 1024),
   "hgpo.samples_per_mode": whole(1, 2**16),
   "hgpo.pairing": one_of("paired", "free"),
@@ -237,15 +125,15 @@ RULES: dict[str, Rule] = {
   "hgpo.neither_penalty": real(0),
   "hgpo.updates_per_rollout": whole(1, 10_000),
   "hgpo.epochs": whole(1, 10_000),
-  "hgpo.micro_batches": whole(1, _MOST_ROWS),
+  "hgpo.micro_batches": whole(1, MOST_ROWS),
   "hgpo.length_buckets": whole(1, 2**16),
   "hgpo.skip_zero_advantages": FLAG,
   "hgpo.learning_rate": real(0),
   "hgpo.weight_decay": real(0),
   "hgpo.clip_norm": real(0, above=True),
   "hgpo.eval_every": whole(0),
-  "evaluation.prompts": whole(1, _MOST_ROWS),
-  "evaluation.batch_prompts": whole(1, _MOST_ROWS),
+  "evaluation.prompts": whole(1, MOST_ROWS),
+  "evaluation.batch_prompts": whole(1, MOST_ROWS),
   "evaluation.temperature": TEMPERATURE_OR_GREEDY,
   "evaluation.top_p": real(0, 1, above=True),
   "evaluation.samples": whole(1, 2**16),
@@ -319,7 +207,7 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterato
       yield key, value
 
 
-def _wrong(key: str, rule: Rule, values: Mapping[str, Any]) -> str:
+def _wrong(key: str, rule: Range, values: Mapping[str, Any]) -> str:
   if key not in values:
     parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
     for section in filter(values.__contains__, parents):

@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lhrm_jax import parallel, policy
+from lhrm_jax.config import MOST_ROWS, TEMPERATURE, knob, one_of, real, whole
 from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.sampling.decoding import Responses, decode
 from lhrm_jax.sampling.rollouts import LENGTH, STOPPED, Prompts, Rollouts
@@ -28,6 +29,29 @@ class Clock(Protocol):
   """What `sample` can be timed with, e.g. `runs.instruments.Stopwatch`."""
 
   def time(self, name: str) -> contextlib.AbstractContextManager: ...
+
+
+PAIRINGS = ("paired", "free")
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+  """Knobs of the rollouts of a training step."""
+
+  samples_per_mode: int = knob(2, whole(1, 2**16), "Responses per prompt and mode, G.")
+  pairing: str = knob(
+    "paired",
+    one_of(*PAIRINGS),
+    '"paired" forces each mode on G responses; with "free" the policy chooses on 2 G responses.',
+  )
+  temperature: float = knob(1.0, TEMPERATURE, "Sampling temperature, which the update follows.")
+  top_p: float = knob(1.0, real(0, 1, above=True), "Nucleus sampling; an update needs 1.")
+  top_k: int = knob(0, whole(0), "Top-k sampling, 0 for none; an update needs 0.")
+  sampling_chunks: int = knob(
+    1,
+    whole(1, MOST_ROWS),
+    "Chunks that a step's prompts are sampled in; one is scored while the next is sampled.",
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ back through the prompts once.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +19,19 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
+from lhrm_jax.config import FLAG, MOST_ROWS, NAME, OPTIONS, knob, one_of, whole
 from lhrm_jax.objectives import losses
-from lhrm_jax.objectives.hgpo import Advantages
+from lhrm_jax.objectives.hgpo import Advantages, HGPOAdvantageConfig
+from lhrm_jax.objectives.losses import PolicyLossConfig
 from lhrm_jax.objectives.masked import Maximum, SumCount, masked, masked_sum_count
 from lhrm_jax.parallel import take_rows
 from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.policy.cache import PerLayer
+from lhrm_jax.rewards.scales import SCALES
 from lhrm_jax.sampling.rollouts import Rollouts
-from lhrm_jax.sampling.sampler import prefill
+from lhrm_jax.sampling.sampler import RolloutConfig, prefill
 from lhrm_jax.training.length_buckets import Buckets, add_over, bucket_widths, map_over
-from lhrm_jax.training.state import TrainState
+from lhrm_jax.training.state import OptimizerConfig, TrainState
 from lhrm_jax.training.update import (
   Metrics,
   accumulate_scan,
@@ -74,6 +78,45 @@ class HGPOBatch:
   advantages: Advantages
   ref: Scored
   old: Scored | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class HGPOConfig(PolicyLossConfig, HGPOAdvantageConfig, RolloutConfig, OptimizerConfig):
+  """Knobs of stage II, the section `hgpo` of a config."""
+
+  steps: int = knob(100, whole(0), "Training steps; 0 ends the run after HFT.")
+  prompts_per_step: int = knob(256, whole(1, MOST_ROWS), "Prompts sampled in a step.")
+  reward_workers: int = knob(
+    2,
+    whole(1, 1024),
+    "Processes that judge `math` and `multiple_choice`; twice as many sandboxes run at a time.",
+  )
+  advantage: str = knob("hgpo", NAME, "Registered advantage function (docs/method.md).")
+  advantage_options: Mapping[str, Any] = knob(
+    {}, OPTIONS, "Arguments of an advantage function beyond the keys here."
+  )
+  reward_scale: str = knob(
+    "",
+    one_of("", *SCALES),
+    'Scale of a reward model\'s scores; "" is the one that the model was made with.',
+  )
+  updates_per_rollout: int = knob(
+    1, whole(1, 10_000), "Updates from a step's rollouts, a mini-batch of whole prompts each."
+  )
+  epochs: int = knob(1, whole(1, 10_000), "Passes over a step's rollouts.")
+  micro_batches: int = knob(
+    1, whole(1, MOST_ROWS), "Parts that an update's prompts are computed in; memory is that of one."
+  )
+  length_buckets: int = knob(
+    8,
+    whole(1, 2**16),
+    "Parts that the responses of a micro-batch, sorted by length, are computed in, each as wide as "
+    "its longest response. Each adds up a gradient of all parameters, over all devices.",
+  )
+  skip_zero_advantages: bool = knob(
+    False, FLAG, "Leave responses without advantage out of the update; needs beta=0."
+  )
+  eval_every: int = knob(10, whole(0), "Steps between evaluations in training; 0 for none.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,17 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
+from lhrm_jax.config import knob, real
 from lhrm_jax.policy import PolicyConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """Knobs of AdamW and of clipping."""
+
+  learning_rate: float = knob(1e-6, real(0), "Peak learning rate.")
+  weight_decay: float = knob(0.0, real(0), "Decoupled weight decay on matrices.")
+  clip_norm: float = knob(1.0, real(0, above=True), "Largest global norm of the gradient.")
 
 
 @jax.tree_util.register_dataclass
