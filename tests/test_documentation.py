@@ -14,6 +14,7 @@ import tomllib
 import pytest
 from absl import flags
 
+from benchmarks import results
 from lhrm_jax.data import tasks
 from lhrm_jax.runs import command_line, validation
 
@@ -201,3 +202,10 @@ def test_the_config_of_the_readme_is_one(tmp_path):
   validation.check(config)
   config.hgpo.advantage_options.body_weight = 0.1
   validation.check(config)
+
+
+@pytest.mark.parametrize("page", results.pages(), ids=lambda page: page.name)
+def test_figures_are_those_of_the_recorded_runs(page):
+  """`python -m benchmarks.results` writes them from one file, so that pages cannot disagree."""
+  text = page.read_text(encoding="utf-8")
+  assert results.rendered(text) == text

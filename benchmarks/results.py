@@ -1,0 +1,236 @@
+"""Tables of README and docs, written from the JSON of the runs that they report.
+
+    python -m benchmarks.results                      # rewrites every marked table
+    python -m benchmarks.results --collect RUN ... --out docs/results/arithmetic.json
+
+A marked table stands between `<!-- results: NAME -->` and `<!-- end -->`. Figures that two pages
+quote come from one file below docs/results, so that they cannot disagree; a test fails where a page
+is not what this command would write.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+_MARKED = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# Of one mode of a stage, and of its Hybrid Accuracy.
+_OF_MODE = ("accuracy", "mean_tokens", "think_rate", "malformed_rate")
+_OF_HACC = ("score", "interval", "expected_score", "ceiling", "random")
+
+
+def record(run: pathlib.Path) -> dict[str, Any]:
+  """What the tables need of one run folder, a few hundred bytes.
+
+  Args:
+    run: a folder that `experiments.hgpo` has finished in.
+  """
+  summary = json.loads((run / "report" / "summary.json").read_text(encoding="utf-8"))
+  hft = json.loads((run / "evaluation" / "hft.json").read_text(encoding="utf-8"))
+  return {
+    "seed": summary["config"]["seed"],
+    "hft_steps": hft["key"]["step"],
+    "seconds": {name: round(value, 1) for name, value in summary["seconds"].items()},
+    "versions": summary["versions"],
+    "stages": {name: _stage(values) for name, values in summary["stages"].items()},
+  }
+
+
+def _stage(values: dict[str, Any]) -> dict[str, Any]:
+  by_level = values["auto"]["by_level"]
+  neither = [v["neither"] for v in values["first_token"]["by_level"].values()]
+  return {
+    **{mode: {name: values[mode][name] for name in _OF_MODE} for mode in _MODES},
+    "hacc": {name: values["hacc"][name] for name in _OF_HACC},
+    "think_rate_by_level": {level: v["think_rate"] for level, v in by_level.items()},
+    "neither_worst": max(neither),
+  }
+
+
+_MODES = ("auto", "think", "no_think")
+
+
+# ---- Tables
+
+
+def _column(runs: Sequence[dict[str, Any]], stage: str, *path: str) -> np.ndarray:
+  def get(value: Any) -> float:
+    for key in path:
+      value = value[key]
+    return value
+
+  return np.array([get(run["stages"][stage]) for run in runs])
+
+
+def _spread(values: np.ndarray) -> str:
+  return f"{values.mean():.3f} ({values.min():.3f}, {values.max():.3f})"
+
+
+def _wrapped(text: str) -> str:
+  return textwrap.fill(text, 100, break_on_hyphens=False)
+
+
+def arithmetic_summary(results: dict[str, Any]) -> str:
+  """Both stages of the demo over all seeds, and what a reader should make of them."""
+  runs = results["runs"]
+
+  def row(name: str, show: Callable[[np.ndarray], str], *path: str) -> str:
+    cells = (show(_column(runs, stage, *path)) for stage in ("hft", "hgpo"))
+    return f"| {name} | {' | '.join(cells)} |"
+
+  def rates(stage: str) -> str:
+    levels = [_column(runs, stage, "think_rate_by_level", str(k)) for k in range(1, 7)]
+    return f"{np.mean(levels[:2]):.2f} / {np.mean(levels[2:]):.2f}"
+
+  free, think = (_column(runs, "hgpo", mode, "accuracy") for mode in ("auto", "think"))
+  behind = 100 * (think - free).max()
+  tokens = [_column(runs, "hgpo", mode, "mean_tokens").mean() for mode in ("auto", "think")]
+  seconds = results["demo_seconds"]
+  lines = [
+    "| | after HFT | after HGPO |",
+    "|---|---|---|",
+    row("Hybrid Accuracy, mean (least, most)", _spread, "hacc", "score"),
+    row("the same, the first token sampled at temperature 1", _spread, "hacc", "expected_score"),
+    row("accuracy, mode left free", lambda x: f"{x.mean():.3f}", "auto", "accuracy"),
+    row("accuracy, thinking forced", lambda x: f"{x.mean():.3f}", "think", "accuracy"),
+    row("tokens per reply, mode left free", lambda x: f"{x.mean():.1f}", "auto", "mean_tokens"),
+    f"| think rate on levels 1, 2 / 3 to 6 | {rates('hft')} | {rates('hgpo')} |",
+    row("p(first token is neither tag), worst level of any seed",
+        lambda x: f"{x.max():.4f}", "neither_worst"),
+    "",
+    _wrapped(
+      f"A random choice at the same think rate would score "
+      f"{_column(runs, 'hgpo', 'hacc', 'random').mean():.2f}. In every seed free choice is within "
+      f"{behind:.1f} points of forced thinking, at {1 - tokens[0] / tokens[1]:.0%} fewer tokens. "
+      f"A run takes {seconds['total']:.0f} s on {results['hardware']} (HFT {seconds['hft']:.0f} s, "
+      f"HGPO {seconds['hgpo']:.0f} s, evaluation {seconds['evaluation']:.0f} s), compiling included."
+    ),
+  ]  # fmt: skip
+  return "\n".join(lines)
+
+
+def arithmetic_seeds(results: dict[str, Any]) -> str:
+  """The demo seed by seed, beside the literal form of the first token."""
+  head = ("seed", "HFT steps", "HAcc after HFT", "HAcc", "interval", "HAcc, first token sampled",
+          "ceiling", "free", "forced think", "forced no-think", "p(neither)", "HAcc, literal",
+          "p(neither), literal")  # fmt: skip
+  lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+  for run, literal in zip(results["runs"], results["literal"], strict=True):
+    hft, hgpo = run["stages"]["hft"], run["stages"]["hgpo"]
+    low, high = hgpo["hacc"]["interval"]
+    cells = [
+      str(run["seed"]), str(run["hft_steps"]), f"{hft['hacc']['score']:.3f}",
+      f"{hgpo['hacc']['score']:.3f}", f"{low:.3f} to {high:.3f}",
+      f"{hgpo['hacc']['expected_score']:.3f}", f"{hgpo['hacc']['ceiling']:.3f}",
+      *(f"{hgpo[mode]['accuracy']:.3f}" for mode in _MODES), f"{hgpo['neither_worst']:.4f}",
+      f"{literal['hacc']:.3f}", f"{literal['neither_worst']:.4f}",
+    ]  # fmt: skip
+    lines.append(f"| {' | '.join(cells)} |")
+  ours = _column(results["runs"], "hgpo", "hacc", "score")
+  theirs = np.array([literal["hacc"] for literal in results["literal"]])
+  apart = ours - theirs
+  error = apart.std(ddof=1) / len(apart) ** 0.5
+  ceiling = _column(results["runs"], "hgpo", "hacc", "ceiling")
+  lines += [
+    "",
+    _wrapped(
+      f"Over the {len(ours)} seeds HAcc is {ours.mean():.3f}, literally {theirs.mean():.3f}: a "
+      f"difference of {apart.mean():+.3f} with a standard error of {error:.3f}. An oracle could "
+      f"expect {ceiling.min():.3f} to {ceiling.max():.3f}, the ceiling."
+    ),
+  ]
+  return "\n".join(lines)
+
+
+def _peers(results: dict[str, Any], mix: str, title: str) -> str:
+  columns = ("rollout_seconds", "sampled_tokens_per_second", "rollout_over_ours", "update_seconds",
+             "step_seconds", "step_over_ours")  # fmt: skip
+  head = ("rollout, s", "sampled tokens/s", "x ours", "update, s", "step, s", "x ours")
+  lines = [f"| {title} | {' | '.join(head)} |", "|" + "---|" * (len(head) + 1)]
+  for library, figures in results["mixes"][mix].items():
+    cells = [
+      "" if name not in figures
+      else f"{figures[name]:,}" if name == "sampled_tokens_per_second"
+      else f"{figures[name]:.2f}"
+      for name in columns
+    ]  # fmt: skip
+    lines.append(f"| {library} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def peers_tables(results: dict[str, Any]) -> str:
+  """A step and its rollout beside other libraries, of both mixes of lengths."""
+  hybrid = _peers(results, "hybrid", "hybrid mix: half of each group ends after an eighth")
+  return hybrid + "\n\n" + _peers(results, "full", "all rows at full length")
+
+
+def peers_summary(results: dict[str, Any]) -> str:
+  """One sentence for the README."""
+  hybrid = results["mixes"]["hybrid"]
+  steps = [
+    f"{v['step_over_ours']:.1f} times as long in {library.split()[0]}"
+    for library, v in hybrid.items()
+    if "step_over_ours" in v
+  ]
+  return _wrapped(f"On {results['hardware']} a step of the hybrid mix takes {' and '.join(steps)}.")
+
+
+# By the name in the marker: the file below docs/results, and what is written from it.
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+  "arithmetic-summary": ("arithmetic.json", arithmetic_summary),
+  "arithmetic-seeds": ("arithmetic.json", arithmetic_seeds),
+  "peers": ("peers.json", peers_tables),
+  "peers-summary": ("peers.json", peers_summary),
+}
+
+
+def rendered(page: str) -> str:
+  """A page with every marked table written anew.
+
+  Raises:
+    ValueError: a marker names no table.
+  """
+
+  def write(found: re.Match[str]) -> str:
+    begin, name, end = found.groups()
+    if name not in TABLES:
+      raise ValueError(f"<!-- results: {name} -->: the tables are {', '.join(sorted(TABLES))}.")
+    file, table = TABLES[name]
+    results = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    return f"{begin}{table(results)}\n{end}"
+
+  return _MARKED.sub(write, page)
+
+
+def pages() -> list[pathlib.Path]:
+  """README and docs."""
+  return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--collect", nargs="+", type=pathlib.Path, help="run folders to read")
+  parser.add_argument("--out", type=pathlib.Path, help="where --collect writes its JSON")
+  args = parser.parse_args(argv)
+  if bool(args.collect) != bool(args.out):
+    parser.error("--collect and --out go together")
+  if args.collect:
+    runs = [record(run) for run in args.collect]
+    args.out.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
+    return
+  for page in pages():
+    before = page.read_text(encoding="utf-8")
+    if (after := rendered(before)) != before:
+      page.write_text(after, encoding="utf-8")
+      print(f"{page.relative_to(ROOT)}: tables written anew")
+
+
+if __name__ == "__main__":
+  main()
