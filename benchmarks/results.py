@@ -110,7 +110,8 @@ def arithmetic_summary(results: dict[str, Any]) -> str:
       f"{_column(runs, 'hgpo', 'hacc', 'random').mean():.2f}. In every seed free choice is within "
       f"{behind:.1f} points of forced thinking, at {1 - tokens[0] / tokens[1]:.0%} fewer tokens. "
       f"A run takes {seconds['total']:.0f} s on {results['hardware']} (HFT {seconds['hft']:.0f} s, "
-      f"HGPO {seconds['hgpo']:.0f} s, evaluation {seconds['evaluation']:.0f} s), compiling included."
+      f"HGPO {seconds['hgpo']:.0f} s, evaluation {seconds['evaluation']:.0f} s), "
+      "compiling included."
     ),
   ]  # fmt: skip
   return "\n".join(lines)
