@@ -31,6 +31,7 @@ from lhrm_jax.objectives import hgpo
 from lhrm_jax.planning.ceilings import ceilings
 from lhrm_jax.planning.flops import forward_flops
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.policy.config import ATTENTIONS
 from lhrm_jax.runs.instruments import peak_memory
 from lhrm_jax.sampling import sample
 from lhrm_jax.training import hft
@@ -281,15 +282,21 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--parts", nargs="+", choices=parts_of(FULL, 1) | parts_of(TINY, 1),
                       help="some of the parts; all by default")  # fmt: skip
   parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--attention", choices=ATTENTIONS, default="auto", help="of the policies")
   parser.add_argument("--out", type=pathlib.Path, help="where the figures go, as JSON")
   args = parser.parse_args(argv)
 
   # By default JAX takes three quarters of the memory; HFT at 1.5B may want more.
   os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
   sizes = TINY if args.tiny else FULL
+  large, small = (
+    dataclasses.replace(config, attention=args.attention) for config in (sizes.large, sizes.small)
+  )
+  sizes = dataclasses.replace(sizes, large=large, small=small)
   began = time.perf_counter()
   report = {
     "machine": measuring.machine(sizes.large.dtype),
+    "xla_flags": os.environ.get("XLA_FLAGS", ""),
     "arguments": vars(args) | {"out": None},
     "sizes": dataclasses.asdict(sizes),
   }

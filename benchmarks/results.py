@@ -183,8 +183,117 @@ def peers_summary(results: dict[str, Any]) -> str:
   return _wrapped(f"On {results['hardware']} a step of the hybrid mix takes {' and '.join(steps)}.")
 
 
+def gpu_table(results: dict[str, Any]) -> str:
+  """What one GPU reaches of its ceilings, and the hardware that the figures are of."""
+  machine = results["machine"]
+  lines = ["| at | seconds | share of the roofline | also |", "|---|---|---|---|"]
+
+  def row(name: str, figure: dict[str, Any], also: str) -> None:
+    share = f"{figure['roofline_share']:.0%} ({figure['bound']})" if "bound" in figure else ""
+    lines.append(f"| {name} | {figure['seconds']:.3f} | {share} | {also} |")
+
+  for rows in (64, 256):
+    part = results[f"decode_batch_{rows}"]
+    also = f"{part['decode_tokens_per_second']:,.0f} tokens/s"
+    row(f"1.5B, decoding, {rows} rows, 1,024 tokens", part["decode"], also)
+    row(f"1.5B, prefill of {rows // 8} x 512 tokens", part["prefill"], "")
+  for remat in ("dots", "full"):
+    part = results[f"hft_remat_{remat}"]
+    also = f"MFU {part['mfu']:.0%}, {part['tokens_per_second']:,.0f} tokens/s"
+    row(f"1.5B, HFT, 4 x 4,096 packed, `remat={remat}`", part, also)
+  for mix in ("hybrid", "full"):
+    part = results["hgpo_step"][mix]
+    also = f"MFU {part['mfu']:.0%}, {part['samples_per_second']:.0f} responses/s"
+    row(f"0.5B, HGPO step, {mix}", {**part["step"], "bound": "sum of the parts"}, also)
+    for name in ("decode", "logprob", "update"):
+      row(f"0.5B, its {name}, {mix}", part[name], "")
+  ceiling = machine["ceilings"]
+  lines += [
+    "",
+    _wrapped(
+      f"{machine['device']}, driver {machine['driver']}, CUDA {machine['cuda']}, cuDNN "
+      f"{machine['cudnn']}, jax {machine['jax']}, flax {machine['flax']}; bfloat16; "
+      f"`XLA_FLAGS={results['xla_flags']}`; medians of 3. Ceilings are the {ceiling['source']}'s: "
+      f"{ceiling['flops'] / 1e12:.0f} TFLOP/s, {ceiling['bandwidth'] / 1e12:.1f} TB/s."
+    ),
+    "",
+    "| bfloat16 against float32, 0.5B | difference | bound |",
+    "|---|---|---|",
+  ]
+  for name, entry in results["check"].items():
+    if isinstance(entry, dict):
+      lines.append(f"| {name.replace('_', ' ')} | {entry['value']:.2g} | {entry['bound']} |")
+  return "\n".join(lines)
+
+
+def smollm2_summary(results: dict[str, Any]) -> str:
+  """SmolLM2-135M before and after HGPO, beside what decides without it."""
+  stages = results["stages"]
+
+  def row(name: str, show: Callable[[dict[str, Any]], str]) -> str:
+    return f"| {name} | {' | '.join(show(stages[stage]) for stage in ('hft', 'hgpo'))} |"
+
+  def mode(name: str, key: str) -> Callable[[dict[str, Any]], str]:
+    return lambda stage: f"{stage[name][key]:{'.1f' if key == 'mean_tokens' else '.3f'}}"
+
+  def hacc(stage: dict[str, Any]) -> str:
+    low, high = stage["hacc"]["interval"]
+    return f"{stage['hacc']['score']:.3f} ({low:.3f} to {high:.3f})"
+
+  lines = ["| | after HFT | after HGPO |", "|---|---|---|", row("HAcc (95 % interval)", hacc)]
+  for key, name in (
+    ("ceiling", "its ceiling"), ("always_think", "HAcc of always thinking"),
+    ("always_no_think", "HAcc of never thinking"), ("random", "HAcc of chance at this think rate"),
+  ):  # fmt: skip
+    lines.append(row(name, lambda stage, key=key: f"{stage['hacc'][key]:.3f}"))
+  for name, key in (("length", "length"), ("family", "family"), ("regression", "logistic")):
+    cells = (f"{results['controls'][stage][key]['hacc']:.3f}" for stage in ("hft", "hgpo"))
+    lines.append(f"| HAcc of a router by {name}, same think rate | {' | '.join(cells)} |")
+  for key, title in (("accuracy", "accuracy"), ("mean_tokens", "tokens per reply")):
+    for name, words in (("auto", "mode left free"), ("think", "thinking forced"),
+                        ("no_think", "no thinking forced")):  # fmt: skip
+      lines.append(row(f"{title}, {words}", mode(name, key)))
+  lines.append(row("think rate", mode("auto", "think_rate")))
+  rates = [list(stages[stage]["think_rate_by_level"].values()) for stage in ("hft", "hgpo")]
+  shown = (" / ".join(f"{rate:.2f}" for rate in of_stage) for of_stage in rates)
+  lines.append(f"| think rate, levels 1 / 2 / 3 / 4 | {' | '.join(shown)} |")
+  lines.append(row("p(first token is neither tag)", lambda stage: f"{stage['neither']:.4f}"))
+  return "\n".join(lines)
+
+
+def smollm2_cells(results: dict[str, Any]) -> str:
+  """The same by family and level, after HGPO."""
+  head = ("family, level", "right by thinking", "tokens", "right directly", "tokens",
+          "think rate", "p(think)")  # fmt: skip
+  lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+  for name, cell in results["stages"]["hgpo"]["cells"].items():
+    lines.append(
+      f"| `{name.split()[0]}` {name.split()[1]} | {cell['think_accuracy']:.2f} | "
+      f"{cell['think_tokens']:.0f} | {cell['no_think_accuracy']:.2f} | "
+      f"{cell['no_think_tokens']:.0f} | {cell['think_rate']:.2f} | {cell['p_think']:.2f} |"
+    )
+  return "\n".join(lines)
+
+
+def smollm2_over_time(results: dict[str, Any]) -> str:
+  """Free evaluations during HGPO."""
+  lines = ["| step | accuracy | tokens | think rate | levels 1 / 2 / 3 / 4 |",
+           "|---|---|---|---|---|"]  # fmt: skip
+  for row in results["hgpo_trajectory"]:
+    levels = " / ".join(f"{rate:.2f}" for rate in row["think_rate_by_level"].values())
+    lines.append(
+      f"| {row['step']} | {row['accuracy']:.3f} | {row['mean_tokens']:.1f} | "
+      f"{row['think_rate']:.2f} | {levels} |"
+    )
+  return "\n".join(lines)
+
+
 # By the name in the marker: the file below docs/results, and what is written from it.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+  "gpu": ("h200/gpu.json", gpu_table),
+  "smollm2-summary": ("smollm2_135m/summary.json", smollm2_summary),
+  "smollm2-cells": ("smollm2_135m/summary.json", smollm2_cells),
+  "smollm2-over-time": ("smollm2_135m/summary.json", smollm2_over_time),
   "arithmetic-summary": ("arithmetic.json", arithmetic_summary),
   "arithmetic-seeds": ("arithmetic.json", arithmetic_seeds),
   "peers": ("peers.json", peers_tables),

@@ -164,15 +164,19 @@ def _holds(equation: tuple[str, str, str, str]) -> bool:
 
 
 def _tripling(entry: Mapping[str, Any]) -> Problem:
-  """Tripling modulo 100: the prompt is as long for one step as for nine."""
+  """Tripling modulo 1000: the prompt is as long for one step as for nine.
+
+  Of fewer numbers a policy would learn the answers of all problems by heart, and answer those it
+  trains on, and only those, directly.
+  """
   meta = entry["metadata"]
-  start, extra = 10 + meta["index"] % 90, meta["index"] // 90
+  start, extra = 100 + meta["index"] % 900, meta["index"] // 900
   steps = meta["min_steps"] + extra % (meta["max_steps"] - meta["min_steps"] + 1)
   value, lines = start, []
   for _ in range(steps):
     lines.append(f"{value} * 3 = {3 * value}")
-    value = 3 * value % 100
-  prompt = f"Start with {start}. Triple it and keep the last two digits. Do this {steps} times."
+    value = 3 * value % 1000
+  prompt = f"Start with {start}. Triple it and keep the last three digits. Do this {steps} times."
   return Problem(prompt, "\n".join(lines), str(value))
 
 
@@ -198,7 +202,7 @@ FAMILIES: dict[str, Family] = {
   ),
   "chain_sum": Family(
     "chain_sum",
-    _levels(terms=((2, 2), (3, 3), (4, 5), (6, 7)), digits=((1, 1), (1, 2), (1, 2), (2, 2))),
+    _levels(terms=((2, 2), (3, 3), (4, 5), (6, 7)), digits=((1, 2), (1, 2), (1, 2), (2, 2))),
     _chain_sum,
   ),
   "number_sorting": Family(

@@ -224,8 +224,8 @@ class Evaluator:
     }
 
   def summarise(self, replies: Replies, mode_axis: int) -> dict[str, Any]:
-    """Accuracy, mean tokens and think rate of one place on the mode axis: whole, by level, and by
-    where the rows come from.
+    """Accuracy, mean tokens and think rate of one place on the mode axis: whole, by level, by where
+    the rows come from, and by both.
     """
     levels = np.array([row.level for row in self.rows])
     sources = np.array([row.source for row in self.rows])
@@ -247,6 +247,13 @@ class Evaluator:
       ),
       "by_level": {str(level): over(levels == level) for level in sorted(set(levels.tolist()))},
       "by_source": {name: over(sources == name) for name in sorted(set(sources.tolist()))},
+      "by_source_and_level": {
+        name: {
+          str(level): over((sources == name) & (levels == level))
+          for level in sorted(set(levels[sources == name].tolist()))
+        }
+        for name in sorted(set(sources.tolist()))
+      },
     }
 
 

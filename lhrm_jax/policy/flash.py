@@ -151,7 +151,8 @@ def _cudnn(
   key_ids = _pad(key_ids, 1, 2)
   place = jnp.arange(key_ids.shape[1]) - (s - t)
   causal = place <= jnp.arange(ids.shape[1])[:, None]
-  mask = causal & (ids[:, :, None] == key_ids[:, None, :]) & (ids > 0)[:, :, None]
+  # Padding sees all before it: cuDNN's gradient of a query that sees nothing is NaN.
+  mask = causal & ((ids[:, :, None] == key_ids[:, None, :]) | (ids == 0)[:, :, None])
   return jax.nn.dot_product_attention(
     queries, keys.swapaxes(1, 2), values.swapaxes(1, 2), mask=mask[:, None],
     is_causal=s == t, implementation=implementation,

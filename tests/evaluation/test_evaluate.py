@@ -62,5 +62,7 @@ def test_malformed_replies_are_counted_and_choose_no_mode(evaluator, monkeypatch
   assert summary["hacc"]["expected_score"] == pytest.approx(0.7)
   assert summary["auto"]["malformed_rate"] == pytest.approx(2 / 3)
   assert summary["auto"]["by_level"]["1"]["malformed_rate"] == 0.5
+  (of_source,) = summary["auto"]["by_source_and_level"].values()
+  assert of_source == summary["auto"]["by_level"]
   assert summary["auto"]["form"] == {"think/malformed_rate": 0.5, "think/empty_rate": 0.5}
   assert summary["no_think"]["form"] == {"no_think/malformed_rate": 0, "no_think/leak_rate": 0}

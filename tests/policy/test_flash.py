@@ -73,6 +73,21 @@ def test_fused_attention_is_exact(monkeypatch, back_end, kind):
     np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cached", [0, 6])
+def test_no_query_of_cudnn_is_left_without_a_key(monkeypatch, cached):
+  """Not even padding, whose gradient there would be NaN."""
+  masks = []
+  monkeypatch.setattr(
+    jax.nn, "dot_product_attention", lambda q, *_, mask, **__: masks.append(mask) or q
+  )
+  ids, _ = case("padded responses")
+  before = ([(jnp.zeros((1, K, 6, D)),) * 2], [jnp.array([0])]) if cached else ((), ())
+  own = ids if cached else ids * 2
+  heads = jnp.zeros((N, T, H, D)), *(jnp.zeros((N, K, T, D)) for _ in range(2))
+  flash.attend("cudnn", *heads, own, *before)
+  assert jnp.all(jnp.any(masks[0], axis=-1))
+
+
 def test_the_policy_hands_segments_and_lengths_on(monkeypatch, config, params):
   """Packed tokens, and responses to one cached prompt, through the whole decoder."""
   tokens = jax.random.randint(jax.random.key(0), (2, 12), 5, config.vocab_size)
