@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Stand-ins for the words in capitals.
 WORDS = {
   "C": "experiments/configs/arithmetic.py", "W": "w", "RUN": "runs/x", "DIR": "out", "DUMP": "d",
-  "NAME": "run1", "ZONE": "us-east5-a", "IMAGE": "image:1", "CLAIM": "runs", "MOUNT": "true",
+  "NAME": "run1", "IMAGE": "image:1",
   "CASES.jsonl": "cases.jsonl", "FILE": "plan.json",
   "JOB": "python -m experiments.hft --config experiments/configs/arithmetic.py --workdir w",
 }  # fmt: skip
@@ -144,11 +144,10 @@ def check_launcher(argv, parse, capsys):
   """What the launcher would do is printed, and the job that it starts parses."""
   own = argv[: argv.index("--")]
   job = argv[argv.index("--") + 1 :]
-  if job[0] != "python":
+  if job[0] != "python":  # "JOB"
     job = shlex.split(job[0])
-  dry = [] if "gke" in own[0] else ["--dry-run"]
   done = subprocess.run(
-    [sys.executable, own[0], *own[1:], *dry, "--", *job], cwd=ROOT, capture_output=True, text=True,
+    [sys.executable, *own, "--dry-run", "--", *job], cwd=ROOT, capture_output=True, text=True,
     timeout=60, check=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
