@@ -142,3 +142,10 @@ def spec_in_force(axes: Sequence[str | None], shape: Sequence[int]) -> Partition
     return names if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
   return PartitionSpec(*(fitting(*pair) for pair in zip(partition_spec(axes), shape, strict=True)))
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+  """A tree of `jax.ShapeDtypeStruct`s with the shardings of a second tree."""
+  return jax.tree.map(
+    lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+  )

@@ -162,19 +162,14 @@ class Programs:
   # ---- Shapes, with the shardings that a run gives them
 
   def _state(self) -> train_state.TrainState:
-    optimizer, _ = _optimizer()
-    shapes = jax.eval_shape(
-      lambda key: train_state.from_params(policy.init(self._policy, key), optimizer),
-      jax.random.key(0),
-    )
-    return _with_shardings(shapes, train_state.shardings(self._policy, optimizer, self._mesh))
+    return train_state.abstract(self._policy, _optimizer()[0], self._mesh)
 
   def _sampling_params(self) -> policy.Params:
     shapes = jax.eval_shape(
       lambda: policy.in_compute_dtype(self._policy, policy.init(self._policy, jax.random.key(0)))
     )
     axes = policy.logical_axes(self._policy)
-    return _with_shardings(shapes, parallel.param_shardings(self._host_mesh, axes))
+    return parallel.with_shardings(shapes, parallel.param_shardings(self._host_mesh, axes))
 
   def _prompt_shapes(self, n: int) -> tuple[tuple[int, ...], ...]:
     return (n, self._config.data.max_prompt_tokens), (n,), (n,)
@@ -208,12 +203,6 @@ def _rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruc
   """An array of rows that are split over the mesh."""
   parallel.local_rows(mesh, shape[0])  # refuses what does not divide
   return jax.ShapeDtypeStruct(shape, dtype, sharding=parallel.batch_sharding(mesh))
-
-
-def _with_shardings(shapes: Any, shardings: Any) -> Any:
-  return jax.tree.map(
-    lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
-  )
 
 
 def devices_for(topology: Topology) -> list[jax.Device]:

@@ -265,11 +265,7 @@ def restore(
   Raises:
     CheckpointError: its arrays do not fit `config` or `optimizer`.
   """
-  shardings = train_state.shardings(config, optimizer, mesh)
-  shapes = jax.eval_shape(
-    lambda key: train_state.from_params(policy.init(config, key), optimizer), jax.random.key(0)
-  )
-  target = _with_shardings(shapes, shardings)
+  target = train_state.abstract(config, optimizer, mesh)
   training = {name: getattr(target, name) for name in _training_fields()}
   loaded = _load(saved.path, {_PARAMS: target.params, _TRAINING: training})
   return TrainState(params=loaded[_PARAMS], **loaded[_TRAINING])
@@ -283,7 +279,7 @@ def restore_params(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> poli
   """
   shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
   shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
-  return _load(path, {_PARAMS: _with_shardings(shapes, shardings)})[_PARAMS]
+  return _load(path, {_PARAMS: parallel.with_shardings(shapes, shardings)})[_PARAMS]
 
 
 def save_tree(path: pathlib.Path, tree: Any) -> None:
@@ -378,12 +374,6 @@ def _no_sharding_file() -> ocp.Context:
 def _training_fields() -> tuple[str, ...]:
   """Fields of a train state other than its parameters."""
   return tuple(f.name for f in dataclasses.fields(TrainState) if f.name != "params")
-
-
-def _with_shardings(shapes, shardings):
-  return jax.tree.map(
-    lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
-  )
 
 
 def _reason(error: Exception) -> str:
