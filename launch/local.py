@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(shlex.join([*(f"{k}={v}" for k, v in added.items()), *command]))
     return 0
   if not shutil.which(command[0]):
-    parser.error(f"{command[0]!r} is no command of this machine")
+    parser.error(f"{command[0]!r} is not a command on this machine")
   return run(command, args.processes, args.devices)
 
 

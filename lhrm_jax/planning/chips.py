@@ -82,7 +82,7 @@ class Topology:
     """
     name, _, shape = text.partition(":")
     if name not in CHIPS:
-      raise ValueError(f"topology {text!r}: {name!r} is none of {', '.join(CHIPS)}.")
+      raise ValueError(f"topology {text!r}: {name!r} is not one of {', '.join(CHIPS)}.")
     try:
       sizes = tuple(int(size) for size in shape.split("x"))
     except ValueError as error:

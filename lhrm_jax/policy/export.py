@@ -46,10 +46,10 @@ def export_pretrained(
     ValueError: no Hugging Face family computes what `config` does.
   """
   if dtype not in DTYPES:
-    raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
+    raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
   if not isinstance(tokenizer, text.PretrainedTokenizer):
     raise ValueError(
-      f"{type(tokenizer).__name__} is no tokenizer that transformers could load: only policies "
+      f"{type(tokenizer).__name__} is not a tokenizer that transformers can load: only policies "
       "that started from a pretrained model can be exported."
     )
   fields = huggingface.config_to_json(config)

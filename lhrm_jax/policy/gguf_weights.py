@@ -58,15 +58,15 @@ class GGUFFile:
     self._family = self._field("general.architecture", str, full=True)
     if self._family not in _FAMILIES:
       raise ValueError(
-        f"{self.where}: general.architecture={self._family!r} is no architecture this policy "
-        f"implements. It implements {', '.join(_FAMILIES)}."
+        f"{self.where}: general.architecture={self._family!r} is not an architecture that this "
+        f"policy implements. It implements {', '.join(_FAMILIES)}."
       )
     self._tensors = {}
     for name, tensor in contents.tensors.items():
       if tensor.type_name not in TYPES:
         raise ValueError(
-          f"{self.where}: tensor {printable(name, 200)} has type {tensor.type_name}, which is none "
-          f"of {', '.join(TYPES)}."
+          f"{self.where}: tensor {printable(name, 200)} has type {tensor.type_name}, which is not "
+          f"one of {', '.join(TYPES)}."
         )
       if self._tensors.setdefault(_huggingface_name(name), tensor) is not tensor:
         raise ValueError(f"{self.where} holds two tensors for {_huggingface_name(name)!r}.")

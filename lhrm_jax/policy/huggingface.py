@@ -33,7 +33,7 @@ def read_config(folder: pathlib.Path) -> PolicyConfig:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the architecture, or a switch of it, is not one this policy implements.
+    ValueError: the architecture, or one of its switches, is not implemented by this policy.
   """
   path = model_files.find(folder, "config.json")
   if path is None:
@@ -46,13 +46,13 @@ def config_from_json(fields: Mapping[str, Any], where: str = "config.json") -> P
   family = fields.get("model_type")
   if not isinstance(family, str) or family not in FAMILIES:
     raise ValueError(
-      f"{where}: model_type={family!r} is no architecture this policy implements. "
+      f"{where}: model_type={family!r} is not an architecture that this policy implements. "
       f"It implements {', '.join(FAMILIES)} (SmolLM2 and R1-Distill are of these)."
     )
   architectures = fields.get("architectures") or []
   for name in architectures if isinstance(architectures, list) else [architectures]:
     if not str(name).endswith("ForCausalLM"):
-      raise ValueError(f"{where}: architecture {name!r} is no causal language model.")
+      raise ValueError(f"{where}: architecture {name!r} is not a causal language model.")
   fields = {**_DEFAULTS[family], **fields}
   _check_switches(family, fields, where)
 

@@ -56,7 +56,7 @@ def load_pretrained(
       another shape; it is named.
   """
   if dtype not in DTYPES:
-    raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
+    raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
   place = locate(path)
   if place.suffix == ".gguf":
     contents = gguf_file.Contents(place)
@@ -100,7 +100,7 @@ def _table_rows(
 def hub_commit(path: pathlib.Path | str) -> str | None:
   """The commit of the hub repository that `load_pretrained(path)` has read, to record beside a run.
 
-  Looks into the hub's cache alone: call it after loading. `None` where `path` is no hub id, or
+  Looks into the hub's cache alone: call it after loading. `None` if `path` is not a hub id, or
   nothing was loaded from it.
   """
   hub_id = _split_hub_id(path)
@@ -129,7 +129,7 @@ def locate(path: pathlib.Path | str) -> pathlib.Path:
     return local if (local / "config.json").exists() else _only_gguf(local, str(local))
   if local.exists():
     if local.suffix != ".gguf":
-      raise ValueError(f"{local} is no GGUF file: name the model's folder instead.")
+      raise ValueError(f"{local} is not a GGUF file: name the model's folder instead.")
     return local
   hub_id = _split_hub_id(path)
   if hub_id is None:
@@ -185,6 +185,6 @@ def _from_hub(name: str, revision: str | None, local_files_only: bool = False) -
     )
   except (HfHubHTTPError, LocalEntryNotFoundError) as error:
     raise FileNotFoundError(
-      f"{name} is no local folder, is not in the hub's cache, and could not be downloaded "
+      f"{name} is not a local folder, is not in the hub's cache, and could not be downloaded "
       f"({error}). Check the name, log in if it is gated, or fetch it once with a network."
     ) from error

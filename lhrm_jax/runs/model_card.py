@@ -46,7 +46,7 @@ def model_card(run: pathlib.Path) -> str:
     )  # fmt: skip
   except (AttributeError, IndexError, KeyError, TypeError, jinja2.UndefinedError) as error:
     raise UserError(
-      f"{summary_file} is no report of this version: {error!r}. The run's own command writes it "
+      f"{summary_file} is not a report of this version: {error!r}. The run's own command writes it "
       "again; without it, the card has no results."
     ) from error
   return card.content

@@ -176,7 +176,7 @@ class Bucket:
       if not (isinstance(index["id"], str) and isinstance(names, list)):
         raise ValueError("it lists no files")
       if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ValueError("it lists what is no file's name, or a file twice")
+        raise ValueError("it lists something other than a file's name, or a file twice")
       return index
     except (KeyError, RecursionError, TypeError, ValueError) as error:
       raise BucketError(
@@ -220,7 +220,7 @@ class Bucket:
     if bad:
       shown = printable(bad[0], 200)
       raise BucketError(
-        f"{self.url} holds {shown!r}, which is no name of a file in a run's folder: nothing of it "
+        f"{self.url} holds {shown!r}, which is not the name of a file in a run's folder: nothing "
         "is copied here."
       )
 

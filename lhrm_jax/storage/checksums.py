@@ -39,7 +39,7 @@ def damage(path: pathlib.Path) -> str | None:
     return f"{printable(strange, 200)} is a link, a pipe or a device"
   for line in lines.splitlines():
     if not (match := _LINE.fullmatch(line)):
-      return f"{CHECKSUMS} has a line that is no checksum: {printable(line, 80)}"
+      return f"{CHECKSUMS} has a line that is not a checksum: {printable(line, 80)}"
     digest, name = match.groups()
     if problem := _changed(path, name, digest):
       return f"{printable(name, 200)} {problem}"
@@ -87,7 +87,7 @@ def _open_regular(path: pathlib.Path):
   descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
   if not stat.S_ISREG(os.fstat(descriptor).st_mode):
     os.close(descriptor)
-    raise OSError(None, "it is no regular file", str(path))
+    raise OSError(None, "it is not a regular file", str(path))
   return os.fdopen(descriptor, "rb")
 
 
