@@ -57,10 +57,10 @@ class Replies:
   Attributes:
     scores: `[K, M, n]` float32.
     lengths: `[K, M, n]` int32, tokens.
-    modes: `[K, M, n]` int, from the first token; -1 where it is not a tag.
-    well_formed: `[K, M, n]` bool; false where the reply was truncated.
+    modes: `[K, M, n]` int, read off the first token; -1 where it is no tag.
+    well_formed: `[K, M, n]` bool; not so where the reply was cut off.
     texts: `K * M * n` strings in that order.
-    failed: number of failed judgements, scored 0, by reason.
+    failed: number of judgements that failed, scored 0, by reason.
   """
 
   scores: np.ndarray
@@ -114,7 +114,7 @@ class Evaluator:
     self.batches = []
     for start in range(0, len(self.rows), spec.batch_prompts):
       batch = self.rows[start : start + spec.batch_prompts]
-      # A short last batch is padded with its first row, so that one program serves all.
+      # A short last batch is filled up with its first row, so that one program serves all.
       filled = batch + [batch[0]] * (spec.batch_prompts - len(batch))
       encoded = encode_prompts(tokenizer, filled, start, spec.max_prompt_tokens)
       self.batches.append((batch, Prompts(*encoded)))
@@ -161,7 +161,7 @@ class Evaluator:
     )
 
   def close(self) -> None:
-    """Ends the worker processes of scoring, if there are any."""
+    """Ends the worker processes of the scoring, where it has any."""
     self._scorer.close()
 
   def auto(self, params: policy.Params) -> Replies:
@@ -211,7 +211,7 @@ class Evaluator:
     return np.concatenate(parts)
 
   def summarise_first_token(self, probs: np.ndarray) -> dict[str, Any]:
-    """Mean first-token probabilities of `[K, 3]`, overall and by level."""
+    """Mean probabilities of a first token, `[K, 3]`, whole and by level."""
     levels = np.array([row.level for row in self.rows])
 
     def over(chosen: np.ndarray) -> dict[str, float]:
@@ -224,8 +224,8 @@ class Evaluator:
     }
 
   def summarise(self, replies: Replies, mode_axis: int) -> dict[str, Any]:
-    """Accuracy, mean tokens and think rate at one index of the mode axis: overall, by level and by
-    source of the rows.
+    """Accuracy, mean tokens and think rate of one place on the mode axis: whole, by level, by where
+    the rows come from, and by both.
     """
     levels = np.array([row.level for row in self.rows])
     sources = np.array([row.source for row in self.rows])
@@ -247,6 +247,13 @@ class Evaluator:
       ),
       "by_level": {str(level): over(levels == level) for level in sorted(set(levels.tolist()))},
       "by_source": {name: over(sources == name) for name in sorted(set(sources.tolist()))},
+      "by_source_and_level": {
+        name: {
+          str(level): over((sources == name) & (levels == level))
+          for level in sorted(set(levels[sources == name].tolist()))
+        }
+        for name in sorted(set(sources.tolist()))
+      },
     }
 
 
