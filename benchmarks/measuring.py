@@ -1,4 +1,4 @@
-"""What every benchmark shares: timing, the machine's description, rooflines, the JSON written."""
+"""Shared by all benchmarks: timing, description of the machine, rooflines, JSON output."""
 
 import argparse
 import dataclasses
@@ -45,7 +45,7 @@ SHAPES = {
 
 
 def machine(dtype: str = "float32") -> dict[str, Any]:
-  """Hardware, versions, and the ceilings that figures are held against."""
+  """Hardware, versions, and the ceilings that figures are compared with."""
   device = jax.devices()[0]
   return {
     "device": f"{jax.device_count()} x {device.device_kind}",
@@ -77,13 +77,13 @@ def figure(taken: Sequence[float], flops: float, moved: float, ceiling: Ceilings
 
   Args:
     taken: seconds of each repetition.
-    flops: operations that the task needs; padding and recomputation are not needed.
+    flops: FLOPs that the task needs, without padding or recomputation.
     moved: bytes of memory that it must read or write.
-    ceiling: of the device.
+    ceiling: peak rates of the device.
 
   Returns:
-    Median, best and worst seconds; operations and bytes; the least time that the ceilings allow,
-    which of the two sets it, and the share of that speed which was reached.
+    Median, least and most seconds; FLOPs and bytes; the least time that the ceilings allow, which
+    of the two sets it, and the share of that speed which was reached.
   """
   median, least = statistics.median(taken), ceiling.seconds(flops, moved)
   return {
@@ -113,7 +113,7 @@ def hybrid_lengths(
 
 
 def full_lengths(prompts: int, samples: int, longest: int) -> np.ndarray:
-  """`[B, 2, G]` int32 response lengths, all the same: no row leaves early."""
+  """`[B, 2, G]` int32 response lengths, all equal: no row ends early."""
   return np.full((prompts, 2, samples), longest, np.int32)
 
 
@@ -152,13 +152,13 @@ def add_shape_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--prompts", type=int, default=8)
   parser.add_argument("--samples", type=int, default=4, help="responses per mode")
   parser.add_argument("--prompt-tokens", type=int, default=32)
-  parser.add_argument("--response-tokens", type=int, default=128, help="of the longest")
+  parser.add_argument("--response-tokens", type=int, default=128, help="longest response")
   parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--out", type=pathlib.Path, help="where the figures go, as JSON")
+  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write the figures to")
 
 
 def mixes(args: argparse.Namespace) -> dict[str, np.ndarray]:
-  """The lengths `[B, 2, G]` of both mixes at the shape asked for."""
+  """Lengths `[B, 2, G]` of both mixes in the given shape."""
   shape = args.prompts, args.samples, args.response_tokens
   return {"hybrid": hybrid_lengths(*shape), "full": full_lengths(*shape)}
 

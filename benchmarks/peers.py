@@ -31,14 +31,14 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-  """One that is measured.
+  """A library to measure.
 
   Attributes:
     driver: module of `benchmarks.drivers`.
-    packages: what its environment holds; none for this library's own.
-    without: packages that its requirements name and a CPU does without.
-    whole_step: it also updates.
-    differs: how its work is not the same.
+    packages: requirements of its environment; none for this library.
+    without: its requirements that a CPU does not need.
+    whole_step: whether it also updates.
+    differs: how its work differs from ours.
   """
 
   driver: str
@@ -85,9 +85,9 @@ class Driver:
     self.name = name
     self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     module = f"benchmarks.drivers.{LIBRARIES[name].driver}"
-    # Nothing is to be looked up on the hub.
+    # Look nothing up on the hub.
     environment = os.environ | {"PYTHONPATH": str(_ROOT), "HF_HUB_OFFLINE": "1"}
-    if name != "ours":  # a layout of devices that was asked for ours
+    if name != "ours":  # it lays out devices for ours alone
       environment.pop("XLA_FLAGS", None)
     self._process = subprocess.Popen(
       [str(python), "-m", module, json.dumps(dataclasses.asdict(workload))],
@@ -97,10 +97,10 @@ class Driver:
     self.about = self._reply()
 
   def step(self, lengths: Sequence[int]) -> dict[str, float]:
-    """Has it take a step with responses of these lengths, prompt by prompt.
+    """Takes a step with responses of these lengths, prompt by prompt.
 
     Raises:
-      RuntimeError: it stopped, or sampled another number of tokens.
+      RuntimeError: the driver stopped, or sampled another number of tokens.
     """
     self._process.stdin.write(json.dumps(list(lengths)) + "\n")
     self._process.stdin.flush()
@@ -128,13 +128,13 @@ class Driver:
 
 
 def python_of(name: str, venvs: pathlib.Path) -> pathlib.Path | str:
-  """The interpreter of a library's environment, which is made in `venvs` where it is missing."""
+  """The interpreter of a library's environment in `venvs`, created where missing."""
   library = LIBRARIES[name]
   if not library.packages:
     return sys.executable
   folder = venvs / name
   python, making = folder / "bin" / "python", folder / ".making"
-  if python.exists() and not making.exists():  # else it was cut short, and is made anew
+  if python.exists() and not making.exists():  # else it was interrupted, and is created again
     return python
   uv = shutil.which("uv") or shutil.which("uv", path=str(pathlib.Path(sys.executable).parent))
   if uv is None:
@@ -145,7 +145,7 @@ def python_of(name: str, venvs: pathlib.Path) -> pathlib.Path | str:
   overrides = folder / "overrides.txt"
   lines = [f"{package} ; sys_platform == 'never'\n" for package in library.without]
   overrides.write_text("".join(lines), encoding="utf-8")
-  # torch's wheels for CPUs lie in its own index, unless they were put elsewhere.
+  # torch's wheels for CPUs are in an index of their own, unless UV_FIND_LINKS has them.
   index = [] if "UV_FIND_LINKS" in os.environ else ["--torch-backend", "cpu"]
   command = [uv, "pip", "install", "--python", python, "--override", overrides, *index]
   subprocess.run([*command, *library.packages], check=True)
@@ -185,14 +185,14 @@ def summary(library: Library, steps: Sequence[dict[str, float]]) -> dict[str, fl
 
 
 def compare(drivers: Sequence[Driver], lengths: Sequence[int], *, repeats: int, warmup: int):
-  """Steps of all drivers in turns; figures of each, and how many times ours the others take."""
+  """Steps all drivers in turn; returns figures of each, the others' times also relative to ours."""
   taken: dict[str, list[dict[str, float]]] = {driver.name: [] for driver in drivers}
   for turn in range(warmup + repeats):
     for driver in drivers:
       step = driver.step(lengths)
       if turn >= warmup:
         taken[driver.name].append(step)
-      print(f"  {driver.name:6} {step['seconds']:8.3f} s, of it rollout "
+      print(f"  {driver.name:6} {step['seconds']:8.3f} s, rollout "
             f"{step['rollout_seconds']:8.3f} s", file=sys.stderr)  # fmt: skip
   figures = {name: summary(LIBRARIES[name], steps) for name, steps in taken.items()}
   ours = figures.get("ours")
@@ -208,15 +208,15 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
   parser.add_argument("--venvs", type=pathlib.Path, default=pathlib.Path("build/peers"),
-                      help="environments by library; missing ones are made")  # fmt: skip
+                      help="environments by library; missing ones are created")  # fmt: skip
   parser.add_argument("--prompts", type=int, default=8)
   parser.add_argument("--samples", type=int, default=4, help="responses per mode")
   parser.add_argument("--prompt-tokens", type=int, default=32)
-  parser.add_argument("--response-tokens", type=int, default=128, help="of the longest")
+  parser.add_argument("--response-tokens", type=int, default=128, help="longest response")
   parser.add_argument("--mixes", nargs="+", choices=("hybrid", "full"), default=["hybrid", "full"])
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--warmup", type=int, default=2)
-  parser.add_argument("--out", type=pathlib.Path, help="where the figures go, as JSON")
+  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write the figures to")
   args = parser.parse_args(argv)
 
   shape = measuring.SHAPES["tiny"]

@@ -1,9 +1,9 @@
-"""Measures sampling: prefill, decoding, the share of slots that are live.
+"""Measures sampling: prefill, decoding, share of live slots.
 
     python -m benchmarks.rollout --out rollout.json
 
 Lengths are forced: a hybrid mix, and all rows at full length. Then the prefill of long prompts
-alone, as the responses to each grow in number.
+alone, for growing numbers of responses to each.
 """
 
 import argparse
@@ -27,14 +27,14 @@ _NO_EOS = -1  # lengths are forced
 
 
 def spec(samples: int, max_tokens: int) -> SamplerSpec:
-  """Paired sampling in which nothing but its limit ends a response."""
+  """Paired sampling in which only its limit ends a response."""
   return SamplerSpec(
     samples, max_tokens, paired=True, opening=OPENING, eos_ids=(_NO_EOS,), pad_id=0
   )
 
 
 def prefill_work(config: PolicyConfig, prompts: Prompts) -> tuple[float, float]:
-  """Operations and bytes of running the prompts, and the head at the last token of each."""
+  """FLOPs and bytes of running the prompts, and the head at the last token of each."""
   lengths = np.asarray(prompts.lengths, np.float64)
   attended = np.sum(lengths * (lengths + 1) / 2)
   flops = forward_flops(config, lengths.sum(), attended, len(lengths))
@@ -42,7 +42,7 @@ def prefill_work(config: PolicyConfig, prompts: Prompts) -> tuple[float, float]:
 
 
 def decode_work(config: PolicyConfig, rollouts: Rollouts) -> tuple[float, float]:
-  """Operations and bytes of decoding rollouts that lie on the host; tags come from the prefill."""
+  """FLOPs and bytes of decoding rollouts on the host; tags come from the prefill."""
   decoded = rollouts.lengths.astype(np.float64) - 1  # [B, M, G]
   prompts = np.asarray(rollouts.prompts.lengths, np.float64)[:, None, None]
   attended = np.sum(decoded * (decoded + 1) / 2 + decoded * prompts)
@@ -55,8 +55,8 @@ def run(config: PolicyConfig, params: policy.Params, prompts: Prompts, lengths: 
   """Samples responses of these lengths `[B, 2, G]`, once to warm up and then `repeats` times.
 
   Returns:
-    The last rollouts, on the host; seconds of "prefill" and "decode" of each repetition; programs
-    compiled after the first.
+    The last rollouts, on the host; seconds of "prefill" and "decode" in each repetition; number of
+    programs compiled after the first.
   """
   clock, compiles, warm = Stopwatch(), CompileCounter(), 0
   taken: dict[str, list[float]] = {"prefill": [], "decode": []}
@@ -97,7 +97,7 @@ def measure(config: PolicyConfig, params: policy.Params, prompts: Prompts, lengt
 
 def prefill_by_samples(config: PolicyConfig, params: policy.Params, prompts: Prompts,
                        samples: list[int], repeats: int) -> dict[str, Any]:  # fmt: skip
-  """Seconds to prefill prompts whose responses grow in number; the rounds alternate."""
+  """Seconds to prefill prompts for growing numbers of responses, measured in turn."""
   flops, moved = prefill_work(config, prompts)
   ceiling = all_devices(ceilings(config.dtype))
   taken: dict[int, list[float]] = {g: [] for g in samples}

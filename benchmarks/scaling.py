@@ -2,9 +2,9 @@
 
     python -m benchmarks.scaling --out scaling.json
 
-One quantity grows at a time from a small base; all rows run at full length. Of each part of a step
-the exponent `e` in `seconds ~ quantity^e` is fitted by least squares on logarithms, and beside it
-that of the roofline, which is what the task itself asks for.
+One quantity grows at a time from a small base; all rows run at full length. For each part of a step
+the exponent `e` in `seconds ~ quantity^e` is fitted by least squares on logarithms, beside that of
+the roofline, which is inherent in the task.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _TINY = dataclasses.replace(measuring.SHAPES["tiny"], scan_layers=True)
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """What is measured at one point; `samples` are per mode."""
+  """Shapes of one measurement; `samples` are per mode."""
 
   config: PolicyConfig = _TINY
   prompts: int = 4
@@ -56,7 +56,7 @@ def _with_width(point: Point, width: int) -> Point:
   return dataclasses.replace(point, config=config)
 
 
-# What grows, how, and through which values. The values of the model's size are widths.
+# How each quantity is set, and its values; those of `params` are widths.
 AXES: dict[str, tuple[Callable[[Point, int], Point], tuple[int, ...]]] = {
   "prompt_tokens": (_with("prompt_tokens"), (64, 128, 256, 512)),
   "response_tokens": (_with("response_tokens"), (64, 128, 256, 512)),
@@ -107,10 +107,10 @@ def grow(name: str, points: int, repeats: int, base: Point) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
-  parser.add_argument("--points", type=int, default=4, help="values of each axis, from the first")
+  parser.add_argument("--points", type=int, default=4, help="number of values of each axis")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--tiny", action="store_true", help="one layer, few tokens: to try it out")
-  parser.add_argument("--out", type=pathlib.Path, help="where the figures go, as JSON")
+  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write the figures to")
   args = parser.parse_args(argv)
   if args.points < 2:
     parser.error("--points must be at least 2: no exponent follows from one.")
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   }
   for name in args.axes:
     report[name] = grow(name, args.points, args.repeats, base)
-    if args.out:  # a run that is cut short leaves what it has
+    if args.out:  # an interrupted run keeps its figures
       measuring.save(report, args.out)
   measuring.write(report, args.out)
 

@@ -4,7 +4,7 @@
       python -m experiments.hgpo --config experiments/configs/arithmetic.py --workdir runs/local
 
 Every line of output carries the number of its process. When one process fails, its last lines are
-shown again, the others are ended, and the launcher ends with that process's status.
+repeated, the others are killed, and the launcher exits with that process's status.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 
-_TAIL = 30  # lines of a failed process that are shown again
+_TAIL = 30  # lines of a failed process that are repeated
 _GRACE_SECONDS = 10.0
 _MOST = 1024
 
@@ -28,7 +28,7 @@ _MOST = 1024
 def environment(
   process: int, processes: int, devices: int, coordinator: str, base: Mapping[str, str]
 ) -> dict[str, str]:
-  """What one process of the job sees: a coordinator, its number, and its virtual CPU devices."""
+  """Environment of one process: coordinator, its number, and its virtual CPU devices."""
   flags = [f for f in base.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
   flags.append(f"--xla_force_host_platform_device_count={devices}")
   return {
@@ -43,7 +43,7 @@ def environment(
 
 def run(command: Sequence[str], processes: int, devices: int) -> int:
   """Runs the job; returns 0, or the status of the process that failed first."""
-  if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack what a worker prints
+  if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a character
     sys.stdout.reconfigure(errors="backslashreplace")
   coordinator = f"127.0.0.1:{free_port()}"
   workers = [
@@ -75,7 +75,7 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
   threads = [threading.Thread(target=follow, args=(i,), daemon=True) for i in range(processes)]
   for thread in threads:
     thread.start()
-  # A preempted machine gets SIGTERM: the workers do too, and all of them save before they end.
+  # A preempted machine gets SIGTERM: passed on, so that all workers save before they exit.
   preempted = threading.Event()
 
   def on_signal(*_) -> None:
@@ -109,7 +109,7 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
 
 
 def _end(workers: Sequence[subprocess.Popen]) -> None:
-  """Ends what still runs: politely, then not."""
+  """Terminates the workers that are still running, then kills them."""
   _signal_all(workers, signal.SIGTERM)
   for worker in workers:
     try:
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(shlex.join([*(f"{k}={v}" for k, v in added.items()), *command]))
     return 0
   if not shutil.which(command[0]):
-    parser.error(f"{command[0]!r} is no command of this machine")
+    parser.error(f"{command[0]!r} is not a command on this machine")
   return run(command, args.processes, args.devices)
 
 

@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Stand-ins for the words in capitals.
 WORDS = {
   "C": "experiments/configs/arithmetic.py", "W": "w", "RUN": "runs/x", "DIR": "out", "DUMP": "d",
-  "NAME": "run1", "ZONE": "us-east5-a", "IMAGE": "image:1", "CLAIM": "runs", "MOUNT": "true",
+  "NAME": "run1", "IMAGE": "image:1",
   "CASES.jsonl": "cases.jsonl", "FILE": "plan.json",
   "JOB": "python -m experiments.hft --config experiments/configs/arithmetic.py --workdir w",
 }  # fmt: skip
@@ -144,11 +144,10 @@ def check_launcher(argv, parse, capsys):
   """What the launcher would do is printed, and the job that it starts parses."""
   own = argv[: argv.index("--")]
   job = argv[argv.index("--") + 1 :]
-  if job[0] != "python":
+  if job[0] != "python":  # "JOB"
     job = shlex.split(job[0])
-  dry = [] if "gke" in own[0] else ["--dry-run"]
   done = subprocess.run(
-    [sys.executable, own[0], *own[1:], *dry, "--", *job], cwd=ROOT, capture_output=True, text=True,
+    [sys.executable, *own, "--dry-run", "--", *job], cwd=ROOT, capture_output=True, text=True,
     timeout=60, check=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
@@ -161,10 +160,12 @@ import importlib, os, sys
 os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 import jax
 jax.config.update("jax_platforms", "cpu")
-from experiments import plan, validation
+from experiments import hgpo
 from lhrm_jax.planning.chips import Topology
+from lhrm_jax.planning.programs import OPENING, PROGRAMS, Programs
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs import validation
 
-plan.Planner._compile = lambda self, program, what, *args, **kwargs: what
 for name in ("qwen2_5_math_7b_hft", "qwen2_5_math_7b_hgpo", "qwen2_5_math_1_5b_hft",
              "qwen2_5_math_1_5b_hgpo"):
   for chips, topology in (("v5p-64", "v5p:4x4x4"), ("v6e-64", "v6e:8x8"), ("v5e-16", "v5e:4x4")):
@@ -174,9 +175,11 @@ for name in ("qwen2_5_math_7b_hft", "qwen2_5_math_7b_hgpo", "qwen2_5_math_1_5b_h
     except ValueError:
       continue
     validation.check(config)
-    planner = plan.Planner(config, Topology.parse(topology))
-    for program in plan.PROGRAMS:
-      print(name, chips, program, planner.plan(program))
+    spec = hgpo.hgpo_spec(config.hgpo, OPENING)
+    policy_config = PolicyConfig.from_dict(config.policy.to_dict())
+    programs = Programs(config, policy_config, spec, Topology.parse(topology))
+    for program in PROGRAMS:
+      print(name, chips, program, programs.make(program).what)
 """
 
 

@@ -92,6 +92,9 @@ def test_a_wheel_holds_the_library_alone_and_imports_from_anywhere(tmp_path):
     "lhrm_jax", f"lhrm_jax-{lhrm_jax.__version__}.dist-info",
   }  # fmt: skip
   assert any(name.endswith("licenses/LICENSE") for name in names)
+  assert {
+    "lhrm_jax/evaluation/templates/report.html", "lhrm_jax/runs/templates/model_card.md",
+  } <= set(names)  # fmt: skip
   code = "import sys; sys.path.insert(0, 'site'); import lhrm_jax; print(lhrm_jax.__file__)"
   done = subprocess.run(
     [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True

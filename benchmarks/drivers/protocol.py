@@ -1,4 +1,4 @@
-"""How `benchmarks.peers` talks to a driver: JSON lines over its standard input and output.
+"""Protocol of `benchmarks.peers` and a driver: JSON lines over standard input and output.
 
 Runs in every library's environment, so it imports nothing but the standard library.
 """
@@ -13,21 +13,15 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-  """What every library runs.
+  """The work of every library: steps of a Qwen2 with tied embeddings, in float32.
 
   Attributes:
-    vocab_size: as the rest of the model, of a Qwen2 with tied embeddings, in float32.
-    hidden_size: see above.
-    intermediate_size: see above.
-    num_layers: see above.
-    num_heads: see above.
-    num_kv_heads: see above.
-    prompts: different queries in a step.
-    samples: responses to each.
+    prompts: number of different queries in a step.
+    samples: number of responses to each.
     prompt_tokens: length of every prompt.
-    response_tokens: longest response possible.
-    learning_rate: of AdamW, after clipping by a global norm of 1.
-    beta: weight of the KL penalty, so that all of them need a reference policy.
+    response_tokens: length of the longest possible response.
+    learning_rate: learning rate of AdamW, after clipping to a global norm of 1.
+    beta: weight of the KL penalty, above 0 so that all need a reference policy.
   """
 
   vocab_size: int
@@ -78,15 +72,15 @@ class Workload:
 
 
 class Requests:
-  """A driver's end: what to do next, and what it took.
+  """A driver's end of the protocol: receives steps, reports their times.
 
   Attributes:
-    workload: given on the command line.
-    lengths: of the responses that the step under way must have, prompt by prompt.
+    workload: the workload given on the command line.
+    lengths: response lengths that the current step must have, prompt by prompt.
   """
 
   def __init__(self):
-    # Libraries print; only replies may reach whoever started this.
+    # Libraries print; only replies may reach the parent process.
     self._replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     self.workload = Workload(**json.loads(sys.argv[1]))
@@ -103,7 +97,7 @@ class Requests:
     return True
 
   def end(self, tokens: int, rollout_seconds: float, **more: Any) -> None:
-    """The step is done: it sampled so many tokens, and sampling took so long."""
+    """Reports the finished step: tokens sampled, and seconds that sampling took."""
     seconds = time.perf_counter() - self._began
     self.send(seconds=seconds, rollout_seconds=rollout_seconds, tokens=tokens, **more)
 

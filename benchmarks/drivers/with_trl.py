@@ -1,7 +1,7 @@
 """TRL's `GRPOTrainer`, its sampling by transformers' `generate`.
 
 Lengths are forced by a logits processor: the end of sequence is impossible before a row's last
-token and certain there. `generate` goes on until the longest row ends, and the update pads to it.
+token and certain there. `generate` continues until the longest row ends, and the update pads to it.
 """
 
 import pathlib

@@ -1,8 +1,7 @@
 """google-tunix's `GRPOLearner`, with its own sampler.
 
-Its sampler takes no lengths, and its loop goes on until the longest row ends, with every row in
-it. So all rows are sampled to the longest, which is what they would cost anyhow, and are then cut
-to the lengths asked for.
+Its sampler takes no lengths, and its loop keeps every row until the longest ends. So all rows are
+sampled to the longest length, which costs the same, and are then truncated to the requested ones.
 """
 
 import time

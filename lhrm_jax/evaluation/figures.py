@@ -1,6 +1,6 @@
 """Figures of the report and of TensorBoard, drawn with matplotlib off screen.
 
-matplotlib is imported with the first figure: a command that ends before one need not wait for it.
+matplotlib is imported with the first figure: a command that draws none does not wait for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lhrm_jax.text import tags
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-# One colour per mode everywhere; told apart in grey and by the colour-blind as well.
+# One colour per mode everywhere, distinct in grey and to the colour-blind as well.
 COLOURS = {"auto": "#1b1b1b", "think": "#c2571a", "no_think": "#2b6cb0"}
 LABELS = {"auto": "free choice", "think": "forced think", "no_think": "forced no-think"}
 STAGE_LABELS = {"hft": "after HFT", "hgpo": "after HGPO"}
@@ -113,10 +113,10 @@ def curves(
   """Metrics against steps.
 
   Args:
-    rows: with "step" and some of the metrics.
-    names: metric name to label.
-    title: of the figure.
-    ylabel: of the axis.
+    rows: rows with "step" and some of the metrics.
+    names: labels by metric name.
+    title: title of the figure.
+    ylabel: label of the y axis.
   """
   figure, axes = _axes(6.4, 3.2)
   colours = ("#1b1b1b", "#c2571a", "#2b6cb0", "#4f8a5b")
@@ -160,7 +160,7 @@ def _axes(width: float, height: float):
 
 
 def _shades(count: int) -> list:
-  """Light to dark with rising level."""
+  """Colours from light to dark."""
   import matplotlib
 
   colours = matplotlib.colormaps["viridis_r"]

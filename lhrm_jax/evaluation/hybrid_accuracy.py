@@ -18,23 +18,23 @@ _ROUNDING = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class HybridAccuracy:
-  """HAcc and what it must be read beside; shares in [0, 1].
+  """HAcc and the figures to read it beside; shares in [0, 1].
 
   Attributes:
-    score: prompts whose freely chosen mode is the better one; an invalid choice never is.
+    score: share of prompts whose freely chosen mode is the better one; an invalid choice never is.
     always_think: the score of always thinking.
     always_no_think: the score of never thinking.
     random: expected score of choosing at random with the model's own rates of think and no_think.
-    tie_frac: prompts whose mode means are equal or differ by less than the margin, decided by
-      length.
+    tie_frac: share of prompts whose mode means are equal or differ by less than the margin, decided
+      by length.
     decided_score: the score on the other prompts; NaN where there are none.
-    invalid_frac: free replies that chose no mode: malformed, or begun with no opening tag.
-    interval: Wilson's, 95 %, of `score`; wider than a point at 0 and 1 too.
-    expected_score: the expected score where the first token is sampled at temperature 1; NaN
-      without its probabilities.
-    ceiling: the score that an oracle could expect, who knows which mode is better; see `ceiling`.
+    invalid_frac: share of free replies without a mode: malformed, or without an opening tag.
+    interval: Wilson's 95 % interval of `score`; wider than a point even at 0 and 1.
+    expected_score: the score expected when the first token is sampled at temperature 1; NaN without
+      its probabilities.
+    ceiling: the score expected of an oracle that knows the better modes; see `ceiling`.
     regret_accuracy: mean score lost against always choosing the better mode; an invalid choice
-      earns 0. Being read off the samples that tell the better mode, it is a little too high.
+      earns 0. Biased slightly upwards: the same samples determine the better mode.
     regret_tokens: mean tokens spent beyond those of the better mode, over valid choices; below 0
       where shorter and worse replies are chosen. NaN where no choice is valid.
   """
@@ -64,11 +64,11 @@ def hybrid_accuracy(
   equal too.
 
   Args:
-    scores: `[K, 2, n]`, of responses with the mode forced.
-    lengths: `[K, 2, n]`, their tokens.
+    scores: `[K, 2, n]` scores of responses with the mode forced.
+    lengths: `[K, 2, n]` lengths of these responses, in tokens.
     chosen_mode: `[K]` int: 0 think, 1 no_think, -1 none: malformed, or no valid tag.
-    margin: in units of the score, at least 0.
-    mode_probs: `[K, 2]` or wider, the first token's probabilities of `<think>` and `<no_think>`.
+    margin: least difference of mean scores that decides, in units of the score.
+    mode_probs: `[K, 2]` or wider, first-token probabilities of `<think>` and `<no_think>`.
 
   Raises:
     ValueError: shapes disagree, there are no prompts, a mode is unknown, or the margin is below 0.
@@ -117,19 +117,19 @@ def hybrid_accuracy(
 def ceiling(scores: np.ndarray, lengths: np.ndarray, *, margin: float = 0.0) -> float:
   """Split-half estimate of the Hybrid Accuracy of an oracle that knows the better modes.
 
-  The better mode is told by `n` samples, which err: not even an oracle agrees with them all. Where
-  each half of the samples is right with chance `q`, two halves agree with `a = q^2 + (1 - q)^2`;
-  this gives `q = (1 + sqrt(2 a - 1)) / 2`. That `q` differs from prompt to prompt makes it too high
-  for half the samples, which is about what all of them are worth: on simulated populations it is
-  within 0.09 of the oracle's score at `n = 4`, and within 0.03 from 16 on.
+  The better mode is estimated from `n` samples, with error: not even an oracle agrees with every
+  estimate. If each half of the samples is right with probability `q`, the halves agree with
+  probability `a = q^2 + (1 - q)^2`, so `q = (1 + sqrt(2 a - 1)) / 2`. Because `q` varies between
+  prompts, this is too high for half the samples and about right for all of them: on simulated
+  populations within 0.09 of the oracle's score at `n = 4`, and within 0.03 from 16 on.
 
   Args:
-    scores: `[K, 2, n]`.
-    lengths: likewise.
+    scores: `[K, 2, n]` scores.
+    lengths: `[K, 2, n]` lengths in tokens.
     margin: see `hybrid_accuracy`.
 
   Returns:
-    In [0.5, 1]; NaN for fewer than two samples.
+    A share in [0.5, 1]; NaN for fewer than two samples.
   """
   half = scores.shape[2] // 2
   if not half:

@@ -53,7 +53,7 @@ def write_report(
     loader=jinja2.PackageLoader("lhrm_jax.evaluation", "templates"), autoescape=True
   )
   environment.filters["percent"] = functools.partial(_shown, "{:.1%}")
-  environment.filters["share"] = functools.partial(_shown, "{:.3%}")  # of what should be nearly 0
+  environment.filters["share"] = functools.partial(_shown, "{:.3%}")  # shares near 0
   environment.filters["number"] = functools.partial(_shown, "{:.1f}")
   page = environment.get_template("report.html").render(
     summary=summary,
@@ -70,7 +70,7 @@ def write_report(
 
 
 def _shown(form: str, value: float | None) -> str:
-  """A number of the report; older runs lack some."""
+  """Formats a number of the report; "n/a" for one that an older run lacks."""
   if value is None or isinstance(value, jinja2.Undefined):
     return "n/a"
   return form.format(value).replace("%", " %")

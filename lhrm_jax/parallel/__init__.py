@@ -12,6 +12,7 @@ from lhrm_jax.parallel.mesh import (
   partition_spec,
   replicated,
   spec_in_force,
+  with_shardings,
 )
 from lhrm_jax.parallel.multihost import (
   gather_objects,
@@ -54,4 +55,5 @@ __all__ = [
   "stack_rows",
   "take_rows",
   "wait_for_all",
+  "with_shardings",
 ]

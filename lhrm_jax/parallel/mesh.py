@@ -16,7 +16,7 @@ MESH_AXES = ("data", "fsdp", "tensor")
 # Which mesh axes an array axis is split over. Names not listed are not split.
 LOGICAL_RULES: dict[str, tuple[str, ...]] = {
   "batch": ("data", "fsdp"),
-  "row_groups": ("data",),  # of a batch whose width, and not its rows, is split over fsdp
+  "row_groups": ("data",),  # rows of a batch whose width is split over fsdp
   "embed": ("fsdp",),
   "vocab": ("tensor",),
   "heads": ("tensor",),
@@ -52,14 +52,14 @@ def make_mesh(
   types = (AxisType.Auto,) * len(MESH_AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
-    # A mesh axis may take a part of a torus' axis, as 16 x 4 on 8x8 needs: some neighbours are then
-    # two hops apart. Where whole axes will do, they are taken.
+    # Lets a mesh axis take part of a torus axis, as 16 x 4 on 8x8 needs: some neighbours are then
+    # two hops apart. Whole axes are preferred.
     laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(laid_out, MESH_AXES, axis_types=types)
   if sizes[0] % slices:
     raise ValueError(
-      f"mesh: data={sizes[0]} is no multiple of the {slices} slices: slices talk over the data "
-      "centre's network, which only the data axis is meant for."
+      f"mesh: data={sizes[0]} is not a multiple of the {slices} slices: they communicate over the "
+      "data-centre network, which only the data axis may cross."
     )
   within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
   laid_out = mesh_utils.create_hybrid_device_mesh(
@@ -100,12 +100,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over(mesh: Mesh) -> contextlib.AbstractContextManager:
-  """Within it, traced code is laid out over `mesh` by `constrain`. For use inside jit."""
+  """Context in which `constrain` lays traced code out over `mesh`; for use inside jit."""
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def laid_out_like(tree: Any) -> contextlib.AbstractContextManager:
-  """Within it, jitted functions are laid out over the mesh that the arrays of `tree` lie on.
+  """Context in which jitted functions are laid out over the mesh of the arrays in `tree`.
 
   For functions that serve any mesh, such as the sampler; `over` serves those built for one.
   """
@@ -120,8 +120,8 @@ def constrain(x: Array, axes: Sequence[str | None]) -> Array:
 
   XLA's partitioner would otherwise sometimes keep weights where they are and move the activations,
   or hold a cache whole on every device. An axis whose size a mesh axis does not divide stays whole;
-  without a mesh in force `x` is returned as it is. Axes that `jax.shard_map` has split already play
-  no part.
+  without a mesh in force `x` is returned unchanged. Axes already split by `jax.shard_map` are
+  ignored.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
@@ -142,3 +142,10 @@ def spec_in_force(axes: Sequence[str | None], shape: Sequence[int]) -> Partition
     return names if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
   return PartitionSpec(*(fitting(*pair) for pair in zip(partition_spec(axes), shape, strict=True)))
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+  """A tree of `jax.ShapeDtypeStruct`s with the shardings of a second tree."""
+  return jax.tree.map(
+    lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+  )

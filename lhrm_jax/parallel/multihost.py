@@ -1,4 +1,4 @@
-"""One program on many hosts: start-up, who writes, and rows that cross between host and pod.
+"""One program on many hosts: start-up, the writing process, rows exchanged between hosts.
 
 Every worker runs the same command. JAX's own runtime joins them; each process then holds some of
 the devices and, of every batch, the rows that lie on them.
@@ -28,13 +28,12 @@ PROCESS_ID = ("JAX_PROCESS_ID", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COM
 def initialize(environment: Mapping[str, str] = os.environ) -> None:
   """Joins the other processes of the job, if there are any. Call before anything touches a device.
 
-  A TPU VM (alone, in a slice or in several slices), a GKE JobSet, SLURM's `srun` and Open MPI are
-  recognised. Anything else names the coordinator itself: `JAX_COORDINATOR_ADDRESS=host:port` with
-  `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`. Without any of these the process is alone, and nothing
-  happens.
+  Recognises TPU VMs (alone, in a slice or in several slices), GKE JobSets, SLURM's `srun` and Open
+  MPI. Elsewhere set `JAX_COORDINATOR_ADDRESS=host:port`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
+  Without any of these the process runs alone.
 
   Raises:
-    ValueError: the environment names some of this and not the rest.
+    ValueError: the environment sets some of these but not all.
   """
   if jax.distributed.is_initialized():
     return
@@ -51,10 +50,10 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def leave(status: int) -> NoReturn:
-  """Ends this process of a job at once.
+  """Exits this process of a job at once.
 
   An ordinary exit would first wait minutes for the other processes, which wait in a collective for
-  this one; whoever started the job learns of the failure by this process's end.
+  this one; the launcher learns of the failure from this process's exit.
   """
   sys.stdout.flush()
   sys.stderr.flush()
@@ -66,7 +65,7 @@ def _report_and_leave(kind: type, error: BaseException, where: Any) -> NoReturn:
   if isinstance(error, jax.errors.JaxRuntimeError):
     print(
       "Another process of this job may have ended: the first error in the logs of all of them is "
-      "the cause. The same command, run again in all of them, goes on from the last checkpoint.",
+      "the cause. Run the same command again in all of them to resume from the last checkpoint.",
       file=sys.stderr,
     )
   leave(1)
@@ -83,7 +82,7 @@ def _under_a_scheduler(environment: Mapping[str, str]) -> bool:
       )
     return True
   in_slurm = "SLURM_STEP_NODELIST" in environment and environment.get("SLURM_NTASKS", "1") != "1"
-  # JAX sets its platforms so where it sees TPU chips, on a TPU VM as in a pod of GKE.
+  # JAX sets its platforms to this where it sees TPU chips, on a TPU VM and in a GKE pod.
   return in_slurm or (jax.config.jax_platforms or "").startswith("tpu")
 
 
@@ -103,11 +102,11 @@ def is_writer() -> bool:
 
 
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
-  """Which rows of a batch over `mesh` lie on this process's devices.
+  """Indices of the rows of a batch over `mesh` that lie on this process's devices.
 
   Args:
-    mesh: of the job; its devices' processes decide.
-    rows: in the whole batch.
+    mesh: mesh of the job.
+    rows: number of rows in the whole batch.
 
   Returns:
     Sorted indices, int64. Where `tensor` spans processes, they share rows.
@@ -127,12 +126,12 @@ def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
 
 
 def global_batch(mesh: Mesh, local: Any, rows: int) -> Any:
-  """The batch whose rows `local_rows(mesh, rows)` each process gives.
+  """Assembles a global batch from each process's `local_rows(mesh, rows)`.
 
   Args:
-    mesh: of the job.
-    local: a tree of arrays on the host `[local rows, ...]`; scalars must be equal everywhere.
-    rows: in the whole batch.
+    mesh: mesh of the job.
+    local: tree of arrays on the host `[local rows, ...]`; scalars must be equal everywhere.
+    rows: number of rows in the whole batch.
 
   Returns:
     The tree with global arrays `[rows, ...]`, sharded along the batch; scalars are replicated.
@@ -148,14 +147,14 @@ def global_batch(mesh: Mesh, local: Any, rows: int) -> Any:
 
 
 def gather_rows(mesh: Mesh, local: Any, rows: int) -> Any:
-  """What `global_batch` would hold, as numpy arrays on every process.
+  """Gathers each process's rows into whole numpy arrays on every process.
 
-  For what a host must know whole: scores before advantages, rollouts before they are logged.
+  For what a host needs whole: scores before advantages, rollouts before they are logged.
 
   Args:
-    mesh: of the job.
-    local: a tree of arrays on the host `[local rows, ...]`; scalars are returned as they are.
-    rows: in the whole batch.
+    mesh: mesh of the job.
+    local: tree of arrays on the host `[local rows, ...]`; scalars are returned unchanged.
+    rows: number of rows in the whole batch.
   """
   if jax.process_count() == 1:
     return jax.tree.map(np.asarray, local)
@@ -174,11 +173,11 @@ def gather_rows(mesh: Mesh, local: Any, rows: int) -> Any:
 
 
 def shard_rows(mesh: Mesh, batch: Any) -> Any:
-  """A batch that every process holds whole, as global arrays: each keeps its own rows.
+  """Turns a batch that every process holds whole into global arrays; each keeps its own rows.
 
   Args:
-    mesh: of the job.
-    batch: a tree of arrays on the host `[rows, ...]`. Where the rows do not divide over the mesh,
+    mesh: mesh of the job.
+    batch: tree of arrays on the host `[rows, ...]`. Where the rows do not divide over the mesh,
       rows of zeros follow, which must mean padding.
   """
   parts = math.prod(mesh.shape[axis] for axis in LOGICAL_RULES["batch"])
@@ -192,7 +191,7 @@ def shard_rows(mesh: Mesh, batch: Any) -> Any:
 
 
 def gather_objects(mine: Any) -> list[Any]:
-  """What each process gave, by process, on every process. For small results such as texts."""
+  """Gathers one object per process into a list on all of them; for small results such as texts."""
   if jax.process_count() == 1:
     return [mine]
   data = np.frombuffer(pickle.dumps(mine), np.uint8)
@@ -204,6 +203,6 @@ def gather_objects(mine: Any) -> list[Any]:
 
 
 def wait_for_all(name: str) -> None:
-  """Returns once every process has come here; `name` says where, and must agree."""
+  """Waits until every process has called this with the same `name`."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)

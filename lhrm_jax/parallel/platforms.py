@@ -1,4 +1,4 @@
-"""Which of JAX's platforms a job tries."""
+"""Choice of JAX's platform."""
 
 import importlib.metadata
 import os
@@ -11,10 +11,10 @@ import jax
 def skip_absent_tpu(environment: Mapping[str, str] = os.environ) -> None:
   """Keeps JAX from starting libtpu on a machine without TPU chips, where it only logs errors.
 
-  libtpu is installed there for `experiments.plan`, whose compiler it is. JAX looks for chips when
-  it is imported and, where it sees some, sets `jax_platforms` itself; that, JAX_PLATFORMS and
-  JAX_FORCE_TPU_INIT are respected. A machine with another plug-in of JAX (a GPU's) is left to JAX,
-  which chooses. Call before anything touches a device.
+  libtpu is installed there as the compiler of `experiments.plan`. JAX looks for chips when it is
+  imported and, where it sees some, sets `jax_platforms` itself; that, JAX_PLATFORMS and
+  JAX_FORCE_TPU_INIT are respected. On a machine with another JAX plug-in (a GPU's) JAX chooses.
+  Call before anything touches a device.
   """
   if jax.config.jax_platforms or "JAX_FORCE_TPU_INIT" in environment:
     return
@@ -23,6 +23,6 @@ def skip_absent_tpu(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def _other_plugins() -> bool:
-  """Whether any plug-in is installed; libtpu is none, JAX knows it by name."""
+  """Whether a JAX plug-in is installed; libtpu is not one, JAX knows it by name."""
   found = find_spec("jax_plugins") is not None
   return found or bool(importlib.metadata.entry_points(group="jax_plugins"))

@@ -1,7 +1,7 @@
-"""Rows of a batch that is cut into parts: what can be looked up and cut up without leaving a part.
+"""Indexing and reshaping of sharded rows that never leaves a shard.
 
-Indexing a sharded axis with arbitrary numbers makes XLA gather the whole of it on every device.
-Where each part only ever asks for its own rows, these say so.
+Indexing a sharded axis with arbitrary indices makes XLA gather the whole axis on every device. Here
+each part of a batch indexes its own rows only.
 """
 
 import math
@@ -14,7 +14,7 @@ from lhrm_jax.parallel.mesh import LOGICAL_RULES, constrain
 
 
 def batch_parts(rows: int) -> int:
-  """Parts that the mesh in force cuts a batch of `rows` into; 1 where they do not divide."""
+  """Number of parts the mesh in force splits a batch of `rows` into; 1 if they do not divide."""
   mesh = jax.sharding.get_abstract_mesh()
   axes = [axis for axis in LOGICAL_RULES["batch"] if axis not in mesh.manual_axes]
   parts = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in axes)
@@ -22,12 +22,12 @@ def batch_parts(rows: int) -> int:
 
 
 def take_rows(x: Array, rows: Array, axis: int = 0) -> Array:
-  """Rows of `x`, each part's from the part itself.
+  """Takes rows of `x`, each part from its own.
 
   Args:
     x: `[..., N, ...]`, the parts one after the other.
     rows: `[P, R]` int32, numbered within each part of `N / P`.
-    axis: of `x`, its rows'.
+    axis: row axis of `x`.
 
   Returns:
     `[..., P * R, ...]`.
@@ -43,7 +43,7 @@ def take_rows(x: Array, rows: Array, axis: int = 0) -> Array:
 
 
 def stack_rows(x: Array, count: int, parts: int) -> Array:
-  """`[N, ...]` to `[count, N / count, ...]`, every part giving an equal share to each."""
+  """Reshapes `[N, ...]` to `[count, N / count, ...]`; each takes an equal share of every part."""
   rest = x.shape[1:]
   by_part = x.reshape(parts, count, -1, *rest).swapaxes(0, 1)
   return constrain(by_part.reshape(count, -1, *rest), (None, "batch") + (None,) * len(rest))

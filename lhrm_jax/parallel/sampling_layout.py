@@ -1,4 +1,4 @@
-"""Where sampling happens: every host by itself, with a whole copy of the weights.
+"""Layout of sampling: every host by itself, with a whole copy of the weights.
 
 An update may split every matrix over all hosts. Decoding reads all weights for every token, so its
 copy is laid out once per step: each host has all of it and decodes its own prompts alone.
@@ -57,8 +57,8 @@ class SamplingLayout:
     """This host's copy of `params`, on `mesh`.
 
     Args:
-      params: laid out anyhow over the job's devices.
-      logical_axes: of every leaf (`policy.logical_axes`).
+      params: parameters, in any sharding over the job's devices.
+      logical_axes: logical axis names of every leaf (`policy.logical_axes`).
     """
 
     def place(axes: tuple[str | None, ...], x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Operations and bytes of a policy's own arithmetic: no padding, nothing recomputed."""
+"""FLOPs and bytes that a policy's arithmetic needs, without padding or recomputation."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from lhrm_jax.sampling import Rollouts
 
 
 def matrix_params(config: PolicyConfig) -> tuple[int, int]:
-  """Parameters that every token is multiplied with: those of all blocks, and those of the head."""
+  """Parameters that every token is multiplied by: those of all blocks, and those of the head."""
   c = config
   attention = 2 * c.hidden_size * c.head_dim * (c.num_heads + c.num_kv_heads)
   mlp = 3 * c.hidden_size * c.intermediate_size
@@ -16,13 +16,13 @@ def matrix_params(config: PolicyConfig) -> tuple[int, int]:
 
 
 def forward_flops(config: PolicyConfig, tokens: float, attended: float, predicted: float) -> float:
-  """FLOPs of the model's own arithmetic, nothing recomputed and no padding.
+  """FLOPs of a forward pass.
 
   Args:
-    config: of the policy.
-    tokens: run through the blocks.
-    attended: pairs of a token and a token that it sees, summed over tokens.
-    predicted: tokens that the head is applied to.
+    config: config of the policy.
+    tokens: number of tokens run through the blocks.
+    attended: number of pairs of a token and a token that it attends to.
+    predicted: number of tokens that the head is applied to.
   """
   blocks, head = matrix_params(config)
   attention = 4 * config.num_layers * config.num_heads * config.head_dim
@@ -41,12 +41,12 @@ def rollout_flops(config: PolicyConfig, rollouts: Rollouts) -> float:
 def decode_bytes(config: PolicyConfig, rollouts: Rollouts, steps: float) -> float:
   """Bytes that decoding must read: all weights each step, and the keys and values it attends to.
 
-  A prompt's keys and values are read once a step, while any of its responses lives.
+  A prompt's keys and values are read once a step, while any of its responses is decoded.
 
   Args:
-    config: of the policy.
-    rollouts: decoded, on the host.
-    steps: forward passes made.
+    config: config of the policy.
+    rollouts: decoded rollouts, on the host.
+    steps: number of forward passes.
   """
   size = jnp.dtype(config.dtype).itemsize
   lengths = rollouts.lengths.astype(np.float64)

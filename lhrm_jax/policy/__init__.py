@@ -1,7 +1,7 @@
 """The policy: a Flax Linen decoder used as pure functions over a plain nested dict of arrays.
 
-`apply` returns hidden states and keys and values; the head (`next_token_logits`,
-`token_logprobs`) is apart. The sampler and the trainer call the same `apply`.
+`apply` returns hidden states, keys and values; the head (`next_token_logits`, `token_logprobs`) is
+separate. The sampler and the trainer call the same `apply`.
 """
 
 import functools
@@ -58,7 +58,7 @@ def in_compute_dtype(config: PolicyConfig, params: Params) -> Params:
 
 @functools.cache  # traces `init`, and is asked for in every step
 def logical_axes(config: PolicyConfig) -> Any:
-  """For every parameter a tuple of logical axis names, as the tree of `init`."""
+  """Tuples of logical axis names, in a tree like that of `init`."""
   boxed = jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0)))
   return jax.tree.map(
     lambda leaf: tuple(leaf.names), boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
@@ -84,12 +84,12 @@ def apply(
     config: static.
     params: from `init`.
     tokens: `[N, T]` int32.
-    positions: `[N, T]` int32, each token's place in its own sequence, from 0.
+    positions: `[N, T]` int32, each token's position in its own sequence, from 0.
     segment_ids: `[N, T]` int32; tokens attend within their segment, and 0 marks padding. `None`
       means one segment and no padding. With a context, ids are 0 and 1: fused attention could not
       tell further segments apart.
-    context: caches that every unpadded token sees whole, e.g. the prompt's and the response's so
-      far. A cache of `B` rows serves `N / B` consecutive rows of `tokens` each.
+    context: caches that every unpadded token attends to in full, e.g. the prompt's and that of the
+      response so far. A cache of `B` rows serves `N / B` consecutive rows of `tokens` each.
 
   Returns:
     Final hidden states `[N, T, d]` in the compute dtype, and the keys and values of this block
@@ -118,7 +118,7 @@ def logits(
 
 
 def segment_positions(segment_ids: Array) -> Array:
-  """Each token's place within its segment, `[B, T]` int32, for segments of consecutive tokens."""
+  """Each token's position in its segment, `[B, T]` int32, for segments of consecutive tokens."""
   index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)
   starts = jnp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (1, 0)))
   return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)

@@ -20,15 +20,15 @@ _MASKED = -1e30  # finite: a fully masked row (padding) gives an average, never 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """Keys and values that queries see.
+  """One block of keys and values to attend to.
 
   Attributes:
     keys: `[rows, K, S, D]`; `rows` divides the number of query rows, and every
       `N / rows` consecutive query rows share one.
     values: like `keys`.
-    mask: bool, broadcastable to `[rows, N / rows, T, S]`: which query sees which slot.
-    readers: the query rows that share each row here, where they are not consecutive; only
-      `attend_token` takes it.
+    mask: bool, broadcastable to `[rows, N / rows, T, S]`: whether a query attends to a slot.
+    readers: query rows that share each row of keys, where they are not consecutive; supported by
+      `attend_token` alone.
   """
 
   keys: Array
@@ -53,8 +53,7 @@ def attend(queries: Array, blocks: list[Block], chunk: int = 0) -> Array:
   if not chunk or t <= chunk:
     return _attend(queries, blocks)
   chunks = -(-t // chunk)
-  # Keys enter the loop as float32: their gradients are summed over its turns in the dtype they have
-  # here.
+  # Keys enter the loop as float32, the dtype that their gradients are then summed in over chunks.
   wide = [(b.keys.astype(jnp.float32), b.values.astype(jnp.float32)) for b in blocks]
 
   @jax.checkpoint
@@ -93,15 +92,15 @@ def _attend(queries: Array, blocks: list[Block]) -> Array:
 
 
 def attend_token(queries: Array, blocks: list[Block]) -> Array:
-  """`attend` for one new token per row, the form that decoding takes.
+  """`attend` for one new token per row, as in decoding.
 
-  Every block is reduced by itself, to a softmax over its own slots and the logarithm of that
-  softmax's denominator, and the blocks are merged by those: no array of all blocks' scores or keys
-  is ever put together, and a block that many rows share is read once for all of them.
+  Each block is reduced to a softmax over its own slots and its denominator, by which the blocks are
+  then merged: scores and keys of all blocks are never concatenated, and a block that many rows
+  share is read once for all of them.
 
   Args:
     queries: `[N, 1, H, D]`.
-    blocks: at least one, and in one of them every query sees a slot.
+    blocks: at least one, and in one of them every query attends to a slot.
 
   Returns:
     `[N, 1, H, D]` in the dtype of `queries`. The softmax is float32.
@@ -117,12 +116,12 @@ def attend_token(queries: Array, blocks: list[Block]) -> Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Part:
-  """Attention to one block, float32: the largest score, and sums of `exp(score - top)`.
+  """Unnormalised attention to one block, float32.
 
   Attributes:
-    top: `[N, K, H / K]`.
-    total: `[N, K, H / K]`.
-    out: `[N, K, H / K, D]`, of the values so weighted.
+    top: `[N, K, H / K]` largest scores.
+    total: `[N, K, H / K]` sums of `exp(score - top)`.
+    out: `[N, K, H / K, D]` sums of the values with those weights.
   """
 
   top: Array
@@ -131,7 +130,7 @@ class _Part:
 
 
 def _attend_block(queries: Array, block: Block) -> _Part:
-  """One block's part for `queries [N, H, D]`."""
+  """Unnormalised attention of `queries [N, H, D]` to one block."""
   rows, k, s, d = block.keys.shape
   if block.readers:
     queries = queries[block.readers.rows.reshape(-1)]
@@ -193,12 +192,12 @@ def _combine(weights: Array, block: Block) -> Array:
 
 
 def causal_mask(segment_ids: Array) -> Array:
-  """`[N, T, T]` bool: slot s is seen by t when s <= t and both lie in the same segment, not 0."""
+  """`[N, T, T]` bool: t attends to s where s <= t and both are in the same segment, not 0."""
   t = segment_ids.shape[1]
   same = segment_ids[:, :, None] == segment_ids[:, None, :]
   return same & (segment_ids > 0)[:, :, None] & jnp.tril(jnp.ones((t, t), bool))
 
 
 def length_mask(lengths: Array, slots: int) -> Array:
-  """`[rows, slots]` bool: which slots lie below each row's length `[rows]`."""
+  """`[rows, slots]` bool: whether a slot is below its row's length `[rows]`."""
   return jnp.arange(slots) < lengths[:, None]

@@ -24,12 +24,12 @@ _SLOT_AXIS, _ROW_AXIS = -2, -4  # the same in both layouts
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Readers:
-  """Which token rows attend to which cached row, where they are not consecutive.
+  """Token rows that attend to each cached row, where they are not consecutive.
 
   Attributes:
-    rows: `[cached rows, R]` int32: the token rows that read each cached row. Where fewer than `R`
-      do, the rest may name any row.
-    places: `[N]` int32: where each token row stands in `rows`, flattened.
+    rows: `[cached rows, R]` int32 token rows that read each cached row; unused entries may name any
+      row.
+    places: `[N]` int32 index of each token row in `rows`, flattened.
   """
 
   rows: Array
@@ -43,13 +43,13 @@ class KVCache:
 
   Attributes:
     keys: rotated keys, `[rows, K, S, D]` per layer, or `[rows, K, D, S]` (see `slots_last`). Heads
-      stand before slots, the order in which attention multiplies them, so that no step copies the
-      cache to transpose it.
+      come before slots, the order in which attention multiplies them, so that no step has to
+      transpose the cache.
     values: `[rows, K, S, D]` per layer.
     lengths: `[rows]` int32. Slots at and beyond a row's length are never attended to.
-    readers: which token rows attend to which row here; `None` means `N / rows` consecutive ones.
-    slots_last: keys are laid out `[rows, K, D, S]`: what decoding reads fastest, one query to many
-      slots being a sum over `D` of vectors over `S`.
+    readers: token rows that attend to each row; `None` means `N / rows` consecutive ones.
+    slots_last: whether keys are `[rows, K, D, S]`, the layout that decoding reads fastest: one
+      query against many slots is a sum over `D` of vectors over `S`.
   """
 
   keys: PerLayer
@@ -70,19 +70,19 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
-  """One layer of a `KVCache`, or all, stacked `[L, ...]`, to be scanned over."""
+  """One layer of a `KVCache`, or all layers stacked `[L, ...]` for a scan."""
 
   keys: Array
   values: Array
   slots_last: bool = dataclasses.field(metadata={"static": True})
 
   def keys_by_slot(self) -> Array:
-    """Keys `[rows, K, S, D]`, whatever their layout; XLA reads through the transposition."""
+    """Keys `[rows, K, S, D]` from either layout; XLA fuses the transposition into the read."""
     return self.keys.swapaxes(-1, -2) if self.slots_last else self.keys
 
 
 def empty(config: PolicyConfig, rows: int, slots: int) -> KVCache:
-  """A cache for decoding: `slots` free slots for each of `rows` rows, which stand last in keys."""
+  """An empty cache for decoding: `slots` slots for each of `rows` rows, the last axis of keys."""
   k, d = config.num_kv_heads, config.head_dim
   dtype = jnp.dtype(config.dtype)
 
@@ -96,9 +96,9 @@ def empty(config: PolicyConfig, rows: int, slots: int) -> KVCache:
 
 
 def append(cache: KVCache, block: KVCache, at: Array | int) -> KVCache:
-  """Writes `block` into slots `at, at + 1, ...` of every row, in place where XLA may.
+  """Writes `block` into slots `at, at + 1, ...` of every row, in place where XLA can.
 
-  Lengths become `at` plus the block's own: rows of a cache grow in step.
+  Lengths become `at` plus the block's own: all rows of a cache grow together.
   """
 
   def write(buffer: Array, new: Array) -> Array:
@@ -118,12 +118,11 @@ def append(cache: KVCache, block: KVCache, at: Array | int) -> KVCache:
 
 
 def take(cache: KVCache, rows: Array) -> KVCache:
-  """A cache of the given `rows` of this one, in that order; a row may be taken many times.
+  """Gathers rows of a cache; a row may be taken many times.
 
   Args:
-    cache: of any rows.
-    rows: `[R]`; or `[P, R]`, where `P` parts of the rows each give of their own
-      (`parallel.take_rows`).
+    cache: the cache.
+    rows: `[R]` int32; or `[P, R]`, numbered within each of `P` parts (`parallel.take_rows`).
   """
   rows = jnp.atleast_2d(rows)
 
@@ -139,14 +138,14 @@ def take(cache: KVCache, rows: Array) -> KVCache:
 
 
 def pack(blocks: Sequence[KVCache], rows: Array, count: Array) -> KVCache:
-  """The first `count` of the given `rows`, of consecutive blocks of slots, as one block.
+  """Packs the first `count` of `rows`, over consecutive blocks of slots, into one block.
 
-  Row by row, in place: a gather of all rows at once holds the cache a second and third time.
+  Copies row by row, in place: one gather of all rows would hold the cache twice more.
 
   Args:
-    blocks: of the same rows; all are full but those at the end.
-    rows: `[R]` int32.
-    count: int32 scalar; the rows after these are left empty.
+    blocks: blocks of the same rows, full except at the end.
+    rows: `[R]` int32 rows to take.
+    count: int32 scalar, number of rows to take; the others are left empty.
   """
 
   def put(i: Array, packed: Array, *buffers: Array, axis: int) -> Array:

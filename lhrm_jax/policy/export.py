@@ -1,4 +1,4 @@
-"""Writes a policy as a folder that transformers and vLLM load as it is."""
+"""Exports a policy as a folder that transformers and vLLM load directly."""
 
 import dataclasses
 import json
@@ -33,24 +33,23 @@ def export_pretrained(
   stand for no token are left out.
 
   Args:
-    folder: created; must hold no weights yet.
-    config: the policy's.
-    params: the policy's, in any sharding. In a run of several processes all of them must call.
-    tokenizer: the policy's.
+    folder: folder to write; created where missing, and must hold no weights yet.
+    config: config of the policy.
+    params: parameters of the policy, in any sharding. With several processes, all must call.
+    tokenizer: tokenizer of the policy.
     card: text of `README.md`.
-    dtype: of the written weights.
-    shard_bytes: weights are split into files of about this size, and no more of them is copied to
-      the host at one time.
+    dtype: dtype of the written weights.
+    shard_bytes: approximate size of a weight file, and of the weights on the host at a time.
 
   Raises:
     FileExistsError: the folder holds weights already.
     ValueError: no Hugging Face family computes what `config` does.
   """
   if dtype not in DTYPES:
-    raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
+    raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
   if not isinstance(tokenizer, text.PretrainedTokenizer):
     raise ValueError(
-      f"{type(tokenizer).__name__} is no tokenizer that transformers could load: only policies "
+      f"{type(tokenizer).__name__} is not a tokenizer that transformers can load: only policies "
       "that started from a pretrained model can be exported."
     )
   fields = huggingface.config_to_json(config)
@@ -61,7 +60,7 @@ def export_pretrained(
 
   fields["dtype"] = fields["torch_dtype"] = dtype
   fields |= {"eos_token_id": list(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
-  fields |= {"bos_token_id": tokenizer.bos_id}  # unsaid, a Llama's would be 1
+  fields |= {"bos_token_id": tokenizer.bos_id}  # a Llama's would default to 1
   (folder / "config.json").write_text(json.dumps(fields, indent=2), encoding="utf-8")
   tokenizer.with_template(text.chat.hybrid_template(tokenizer.chat_template)).save(folder)
   (folder / "README.md").write_text(card, encoding="utf-8")
@@ -84,7 +83,7 @@ def export_pretrained(
 def _leaf(
   config: PolicyConfig, params: dict[str, Any], weight: layout.Weight, index: int | None
 ) -> jax.Array:
-  """One layer's parameter, from either layout, or one outside the layers."""
+  """A parameter of one layer, from either layout, or one outside the layers."""
   path = weight.path
   if index is not None:
     path = ("layers" if config.scan_layers else f"layer_{index}", *path)

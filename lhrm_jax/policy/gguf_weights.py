@@ -37,7 +37,7 @@ _LAYER_NAMES = {
   "ffn_up": "mlp.up_proj",
   "ffn_down": "mlp.down_proj",
 }
-# Llama 3.x files hold the stretched frequencies themselves instead of the numbers they come from.
+# Llama 3.x files hold the factors of all frequencies instead of the numbers they follow from.
 _ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_positions": 8192}
 
@@ -45,7 +45,7 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_positions"
 class GGUFFile:
   """The tensors of a GGUF file under their Hugging Face names, and its config.
 
-  See `loading.Checkpoint` for what `where`, `names`, `shape` and `read` promise.
+  Implements `loading.Checkpoint`.
   """
 
   def __init__(self, contents: gguf_file.Contents):
@@ -58,15 +58,15 @@ class GGUFFile:
     self._family = self._field("general.architecture", str, full=True)
     if self._family not in _FAMILIES:
       raise ValueError(
-        f"{self.where}: general.architecture={self._family!r} is no architecture this policy "
-        f"implements. It implements {', '.join(_FAMILIES)}."
+        f"{self.where}: general.architecture={self._family!r} is not an architecture that this "
+        f"policy implements. It implements {', '.join(_FAMILIES)}."
       )
     self._tensors = {}
     for name, tensor in contents.tensors.items():
       if tensor.type_name not in TYPES:
         raise ValueError(
-          f"{self.where}: tensor {printable(name, 200)} has type {tensor.type_name}, which is none "
-          f"of {', '.join(TYPES)}."
+          f"{self.where}: tensor {printable(name, 200)} has type {tensor.type_name}, which is not "
+          f"one of {', '.join(TYPES)}."
         )
       if self._tensors.setdefault(_huggingface_name(name), tensor) is not tensor:
         raise ValueError(f"{self.where} holds two tensors for {_huggingface_name(name)!r}.")
@@ -125,7 +125,7 @@ class GGUFFile:
       raise ValueError(f"{self.where}: {error}") from error
 
   def _check_switches(self) -> None:
-    """Refuses what would load and then compute something else, as `huggingface` does."""
+    """Rejects models that would load but compute something else, as `huggingface` does."""
     positions = self._field("context_length", int)
     window = self._field("attention.sliding_window", int, 0)
     if 0 < window < positions:
@@ -149,7 +149,7 @@ class GGUFFile:
 
   def _rope_scaling(self) -> RopeScaling:
     if self._rope_factors is not None:
-      # All models written so far share the three other numbers; `factor` is the largest stretch.
+      # All models so far share the three other numbers; `factor` is the largest of the factors.
       return RopeScaling("llama3", float(self._rope_factors.max()), **_LLAMA3)
     # As llama.cpp reads it: a factor without a type is linear, under either of its names.
     factor = self._field("rope.scaling.factor", float, self._field("rope.scale_linear", float, 0.0))
@@ -161,7 +161,7 @@ class GGUFFile:
     raise ValueError(f"RoPE scaling {kind!r} is not implemented (none, linear are).")
 
   def _check_rope_factors(self) -> None:
-    """Makes sure that the scaling we inferred gives the file's own frequencies."""
+    """Checks that the inferred scaling gives the file's own frequencies."""
     if self._rope_factors is None:
       return
     plain = rope.frequencies(dataclasses.replace(self.config, rope_scaling=RopeScaling()))
@@ -187,9 +187,9 @@ def _huggingface_name(name: str) -> str:
 
 
 def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
-  """Undoes the order of channels that llama.cpp's rotation wants.
+  """Undoes llama.cpp's order of channels.
 
-  There channel 2i pairs with 2i + 1 within a head, here and in Hugging Face's files channel i with
+  Its RoPE pairs channel 2i of a head with 2i + 1; Hugging Face's files, as we, pair channel i with
   i + head_dim / 2.
   """
   rows, *rest = weight.shape

@@ -1,4 +1,4 @@
-"""From hidden states to log-probabilities, without an array of tokens times vocabulary."""
+"""Hidden states to log-probabilities, without an array of tokens times vocabulary."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class TokenLogprobs:
 
   Attributes:
     logprobs: `[N, T]` float32, natural logarithm.
-    entropy: `[N, T]` float32, of each token's whole distribution, in nats.
+    entropy: `[N, T]` float32, entropy of each token's whole distribution, in nats.
   """
 
   logprobs: Array
@@ -35,9 +35,9 @@ def next_token_logits(config: PolicyConfig, params, hidden: Array) -> Array:
 
 
 def _table(config: PolicyConfig, params) -> Array:
-  """The table `[V, d]` in the compute dtype, its rows split and its width whole.
+  """The table `[V, d]` in the compute dtype, its rows sharded and its width whole.
 
-  Laid out here, once: inside a loop over chunks it would be gathered anew for each.
+  Laid out once here: inside a loop over chunks it would be gathered for each of them.
   """
   table = params["embedding" if config.tie_embeddings else "head"]
   return constrain(table.astype(config.dtype), ("vocab", None))
@@ -57,13 +57,13 @@ def token_logprobs(
 ) -> TokenLogprobs:
   """Scores `targets` under `softmax(logits / temperature)`.
 
-  Goes over time in chunks of at most `config.logprob_chunk` tokens (at least one step of all rows)
+  Processes time in chunks of at most `config.logprob_chunk` tokens (at least one step of all rows)
   and recomputes each chunk's logits in the backward pass: `[N, T, V]` exists neither forward nor
   backward.
 
   Args:
-    config: the policy's.
-    params: the policy's.
+    config: config of the policy.
+    params: parameters of the policy.
     hidden: `[N, T, d]`; position t predicts `targets[:, t]`.
     targets: `[N, T]` int.
     temperature: above 0.

@@ -1,4 +1,4 @@
-"""Reads and writes `config.json` and safetensors files as Hugging Face lays them out, no torch."""
+"""Reads and writes `config.json` and safetensors files in Hugging Face's layout, without torch."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ FAMILIES = ("qwen2", "qwen3", "llama", "mistral")
 
 _FLOATS = ("F64", "F32", "F16", "BF16")  # of safetensors' names
 
-# What transformers assumes where a family's config.json is silent.
+# transformers' defaults for keys that a family's config.json omits.
 _COMMON = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "use_sliding_window": False}
 _DEFAULTS = {
   "qwen2": _COMMON | {"num_key_value_heads": 32, "max_position_embeddings": 32768},
@@ -33,7 +33,7 @@ def read_config(folder: pathlib.Path) -> PolicyConfig:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the architecture, or a switch of it, is not one this policy implements.
+    ValueError: the architecture, or one of its switches, is not implemented by this policy.
   """
   path = model_files.find(folder, "config.json")
   if path is None:
@@ -46,13 +46,13 @@ def config_from_json(fields: Mapping[str, Any], where: str = "config.json") -> P
   family = fields.get("model_type")
   if not isinstance(family, str) or family not in FAMILIES:
     raise ValueError(
-      f"{where}: model_type={family!r} is no architecture this policy implements. "
+      f"{where}: model_type={family!r} is not an architecture that this policy implements. "
       f"It implements {', '.join(FAMILIES)} (SmolLM2 and R1-Distill are of these)."
     )
   architectures = fields.get("architectures") or []
   for name in architectures if isinstance(architectures, list) else [architectures]:
     if not str(name).endswith("ForCausalLM"):
-      raise ValueError(f"{where}: architecture {name!r} is no causal language model.")
+      raise ValueError(f"{where}: architecture {name!r} is not a causal language model.")
   fields = {**_DEFAULTS[family], **fields}
   _check_switches(family, fields, where)
 
@@ -84,7 +84,7 @@ def config_from_json(fields: Mapping[str, Any], where: str = "config.json") -> P
 
 
 def _check_switches(family: str, fields: Mapping[str, Any], where: str) -> None:
-  """Refuses what would load and then compute something else than the model it was trained as."""
+  """Rejects models that would load but compute something other than what was trained."""
   act = fields.get("hidden_act", "silu")
   if act != "silu":
     raise ValueError(f"{where}: hidden_act={act!r} is not implemented; the feed-forward is SwiGLU.")
@@ -117,7 +117,7 @@ def _check_switches(family: str, fields: Mapping[str, Any], where: str) -> None:
 
 
 def _rope_fields(fields: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-  """The dict in force: as in transformers `rope_scaling`, where given, over `rope_parameters`."""
+  """RoPE's parameters: as in transformers, `rope_scaling` has precedence over `rope_parameters`."""
   name = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
   rope = fields.get(name) or {}
   if not isinstance(rope, Mapping):
@@ -135,7 +135,7 @@ def _rope_fields(fields: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _rope_theta(fields: Mapping[str, Any], where: str) -> float:
-  # A null counts as said: transformers fails over it, and 10,000 would be another model.
+  # A null counts as given: transformers fails on it, and 10,000 would be another model.
   return _rope_fields(fields, where).get("rope_theta", fields.get("rope_theta", 10_000.0))
 
 
@@ -219,16 +219,16 @@ def config_to_json(config: PolicyConfig) -> dict[str, Any]:
 class SafetensorsFolder:
   """The tensors of a folder's safetensors files, read one at a time.
 
-  See `loading.Checkpoint` for what the methods promise.
+  Implements `loading.Checkpoint`.
   """
 
   def __init__(self, folder: pathlib.Path):
     """Opens the files and reads their headers.
 
     Raises:
-      FileNotFoundError: no safetensors file, or one that the index names is not there.
-      ValueError: a file or the index is damaged or leads out of the folder, a tensor stands in two
-        files, or holds no floating-point numbers.
+      FileNotFoundError: there is no safetensors file, or one that the index names is missing.
+      ValueError: a file or the index is damaged or leads out of the folder, or a tensor is in two
+        files or not of floating-point numbers.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -265,13 +265,13 @@ class SafetensorsFolder:
   def read(self, name: str) -> np.ndarray:
     from safetensors import safe_open
 
-    # Opened anew for each tensor: pages of a file that stays mapped would pile up in memory.
+    # Reopened for each tensor: pages of a file that stays mapped would accumulate in memory.
     with safe_open(self._files[name], framework="numpy") as file:
       return file.get_tensor(name)
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """As transformers chooses them: the single file where there is one, else those of the index."""
+  """Files as transformers chooses them: the single one if there is one, else the index's."""
   single = model_files.find(folder, SINGLE_FILE)
   index = model_files.find(folder, INDEX_FILE)
   if single is not None:
@@ -304,11 +304,11 @@ def write_weights(
   """Writes every tensor of `config`'s model, in files of at most `shard_bytes` where possible.
 
   Args:
-    folder: exists.
-    config: the policy's.
-    read: gives our parameter of a weight, of layer `int` or, for `None`, outside the layers. It is
-      called once for each tensor, and no more than one file's tensors are held at a time.
-    shard_bytes: a file is closed before it grows beyond this.
+    folder: an existing folder.
+    config: config of the policy.
+    read: returns our parameter for a weight, of layer `int` or, for `None`, outside the layers;
+      called once per tensor. At most one file's tensors are held at a time.
+    shard_bytes: size that a file of several tensors does not exceed.
   """
   from safetensors.numpy import save_file
 
@@ -337,7 +337,7 @@ def write_weights(
 
 
 def _name_parts(folder: pathlib.Path, parts: list[list[str]], total: int) -> None:
-  """Gives the written parts their final names, known only now that their number is."""
+  """Renames the written parts to their final names, which hold their number."""
   if len(parts) == 1:
     (folder / "part-0.safetensors").rename(folder / SINGLE_FILE)
     return

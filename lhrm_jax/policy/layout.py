@@ -1,7 +1,7 @@
-"""Where every tensor of a Hugging Face checkpoint stands in our tree of parameters.
+"""Maps the tensors of a Hugging Face checkpoint to our tree of parameters, and back.
 
-One table serves the import, the export and GGUF files. A checkpoint stores a linear map as
-`[out, in]` with the heads folded into one axis; ours names every axis.
+One table serves import, export and GGUF files. A checkpoint stores a linear map as `[out, in]` with
+the heads folded into one axis; ours has an axis for each.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ class Weight:
   """One tensor of a checkpoint and its place in the tree.
 
   Attributes:
-    name: in the checkpoint; within a layer without its `model.layers.N.`.
-    path: in our tree; within a layer without the layer's own key.
-    split: the stored tensor's axes with the heads unfolded.
-    axes: which axis of `split` each of ours is.
-    stored_shape: of the tensor in the checkpoint.
+    name: name in the checkpoint; of a layer's tensor without `model.layers.N.`.
+    path: path in our tree; of a layer's parameter without the layer's key.
+    split: shape of the stored tensor with the heads unfolded.
+    axes: axis of `split` that each of our axes is.
+    stored_shape: shape of the tensor in the checkpoint.
   """
 
   name: str
@@ -36,15 +36,15 @@ class Weight:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of our parameter, without a stack's leading axis."""
+    """Shape of our parameter, without a stack's leading axis."""
     return tuple(self.split[axis] for axis in self.axes)
 
   def from_stored(self, stored: np.ndarray) -> np.ndarray:
-    """Our view of a stored tensor; no copy is made."""
+    """A view of a stored tensor in our layout."""
     return stored.reshape(self.split).transpose(self.axes)
 
   def to_stored(self, ours: np.ndarray) -> np.ndarray:
-    """A checkpoint's view of our parameter."""
+    """Our parameter in the checkpoint's layout."""
     return ours.transpose(np.argsort(self.axes)).reshape(self.stored_shape)
 
 

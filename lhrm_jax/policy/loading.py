@@ -17,35 +17,35 @@ from lhrm_jax.text import printable
 
 
 class Checkpoint(Protocol):
-  """Named tensors in Hugging Face's names and layout, wherever they come from.
+  """Tensors under Hugging Face's names and in its layout, from any source.
 
   Attributes:
-    where: for messages.
+    where: the source, for messages.
   """
 
   where: str
 
   def names(self) -> frozenset[str]:
-    """Of every tensor in the checkpoint."""
+    """Names of all tensors."""
     ...
 
   def shape(self, name: str) -> tuple[int, ...]:
-    """Without reading the tensor."""
+    """Shape of a tensor, without reading it."""
     ...
 
   def read(self, name: str) -> np.ndarray:
-    """One tensor, in any floating dtype; nothing keeps it afterwards."""
+    """Reads one tensor, in any floating dtype, and keeps no reference to it."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class TableRows:
-  """How an embedding table, or a head, grows beyond its checkpoint.
+  """Growth of an embedding table, or a head, beyond its checkpoint.
 
   Attributes:
-    trained: rows whose mean the new tokens start from.
-    new_ids: tokens whose row is that mean, within the checkpoint's table or beyond it.
-    total: rows of the grown table; those of no token are zero.
+    trained: number of rows whose mean initialises the new tokens.
+    new_ids: ids of the new tokens, within the checkpoint's table or beyond it.
+    total: number of rows of the grown table; those without a token are zero.
   """
 
   trained: int
@@ -53,22 +53,22 @@ class TableRows:
   total: int
 
   def grow(self, table: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The grown `[total, d]` of a stored `[rows, d]`."""
+    """Grows a stored table `[rows, d]` to `[total, d]`."""
     if self.total == len(table) and not self.new_ids:
       return table
     grown = np.zeros((self.total, table.shape[1]), dtype)
     grown[: len(table)] = table
     if self.new_ids:
-      with np.errstate(invalid="ignore", over="ignore"):  # told with the tensor's name, by `_cast`
+      with np.errstate(invalid="ignore", over="ignore"):  # reported by `_cast`
         grown[list(self.new_ids)] = table[: self.trained].mean(axis=0, dtype=np.float32)
     return grown
 
 
 def check_tensors(config: PolicyConfig, checkpoint: Checkpoint) -> None:
-  """Compares a checkpoint's names and shapes with what `config` asks for.
+  """Compares a checkpoint's names and shapes with those of `config`.
 
   Raises:
-    ValueError: a tensor is missing, is one too many, or has another shape; all are named.
+    ValueError: a tensor is missing, unexpected or of another shape; all are named.
   """
   if config.num_layers > len(checkpoint.names()):  # before a list of millions of names is made
     raise ValueError(
@@ -92,9 +92,9 @@ def check_tensors(config: PolicyConfig, checkpoint: Checkpoint) -> None:
 
 
 def with_stored_head(config: PolicyConfig, checkpoint: Checkpoint) -> PolicyConfig:
-  """The config with an untied head where the checkpoint holds one that differs from its embedding.
+  """The config, with an untied head if the checkpoint holds one that differs from its embedding.
 
-  As in transformers, the tensors rule where `tie_word_embeddings` says something else than they.
+  As in transformers, the tensors have precedence over `tie_word_embeddings`.
   """
   if not config.tie_embeddings or not {layout.EMBEDDING, layout.HEAD} <= checkpoint.names():
     return config
@@ -109,7 +109,7 @@ def _cast(weight: np.ndarray, dtype: np.dtype, checkpoint: Checkpoint, name: str
   """A weight in the parameters' dtype.
 
   Raises:
-    ValueError: a value of it is NaN or infinite: one poisons every logit.
+    ValueError: a value is NaN or infinite: one poisons every logit.
   """
   with np.errstate(invalid="ignore", over="ignore"):
     values = np.asarray(weight, dtype)
@@ -124,7 +124,7 @@ def _cast(weight: np.ndarray, dtype: np.dtype, checkpoint: Checkpoint, name: str
 
 
 def _is_derived(name: str, config: PolicyConfig) -> bool:
-  """Tensors that older writers stored although the config already says them."""
+  """Whether a tensor is one that older writers stored although the config implies it."""
   tied_head = config.tie_embeddings and name == layout.HEAD
   return tied_head or name.endswith("rotary_emb.inv_freq")
 
@@ -138,15 +138,15 @@ def build_params(
 ) -> dict[str, Any]:
   """Reads every tensor of `checkpoint` into a tree like `policy.init`'s.
 
-  The host holds the result's own shards and, one at a time, one tensor: a stacked parameter is
+  The host holds its own shards of the result and one more tensor at a time: a stacked parameter is
   allocated on its devices and filled in place, layer by layer.
 
   Args:
-    config: with the grown `vocab_size`; `scan_layers` decides the layout.
-    checkpoint: as `check_tensors` accepts it.
-    rows: how the tables grow.
-    dtype: of the parameters.
-    shardings: a tree like the parameters with a `Sharding` at each leaf; `None` puts everything on
+    config: config with the grown `vocab_size`; `scan_layers` decides the layout.
+    checkpoint: a checkpoint that passed `check_tensors`.
+    rows: growth of the tables.
+    dtype: dtype of the parameters.
+    shardings: tree like the parameters with a `Sharding` at each leaf; `None` puts everything on
       the first device.
 
   Returns:
@@ -196,8 +196,8 @@ def _insert(tree: dict[str, Any], path: tuple[str, ...], leaf: Array) -> None:
 
 
 def _put(value: np.ndarray, sharding: Sharding) -> Array:
-  """`value` on the devices of `sharding`, each of which gets its own part only."""
-  # Contiguous, because JAX would otherwise copy a transposed view once more for every shard.
+  """Places `value` on the devices of `sharding`; each receives its own shard only."""
+  # Contiguous: JAX would copy a transposed view again for every shard.
   value = np.ascontiguousarray(value)
   return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
@@ -216,7 +216,7 @@ def _stack(
     one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
   for index in range(shape[0]):
     filled = write(filled, _put(read(index), one_layer), index)
-    filled.block_until_ready()  # else the host would run ahead, every layer it read still in memory
+    filled.block_until_ready()  # else the host runs ahead with every layer it read still in memory
   return filled
 
 

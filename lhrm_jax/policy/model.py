@@ -34,18 +34,17 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-  """A linear map of an input's last axes, with a bias where asked.
+  """A linear map of an input's last axes, with an optional bias.
 
-  It is computed as a product of two matrices. With all leading axes apart, the kernel's gradient
-  would be a product over several axes, whose operands XLA transposes first on a CPU: that took a
-  third of an update.
+  Computed as a product of two matrices: with separate leading axes the kernel's gradient would be a
+  product over several axes, whose operands XLA transposes first on a CPU, a third of an update.
 
   Attributes:
-    shape: of the kernel.
+    shape: shape of the kernel.
     axes: logical names of the kernel's axes.
-    fan_in: how many leading axes of the kernel, the last of the input, are summed over.
+    fan_in: number of leading kernel axes, the input's last ones, that are summed over.
     scale: variance of the initial kernel times the summed size.
-    use_bias: adds a bias over the remaining axes.
+    use_bias: whether to add a bias over the remaining axes.
   """
 
   shape: tuple[int, ...]
@@ -150,7 +149,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Token ids to final hidden states; the head is applied apart (see `head`)."""
+  """Maps token ids to final hidden states; the head is separate (see `head`)."""
 
   config: PolicyConfig
 
@@ -159,16 +158,16 @@ class Decoder(nn.Module):
     self, tokens: Array, positions: Array, segment_ids: Array, context: Sequence[KVCache]
   ) -> tuple[Array, KVCache]:
     c = self.config
-    # Rows of unit length: much smaller ones drown in what the first blocks add to them, and a small
-    # policy then learns nothing for hundreds of steps.
+    # Rows of unit length: much smaller ones are swamped by the output of the first blocks, and a
+    # small policy then learns nothing for hundreds of steps.
     init = nn.initializers.normal(c.hidden_size**-0.5)
     table_init = nn.with_logical_partitioning(init, ("vocab", "embed"))
     table = self.param("embedding", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
     if not c.tie_embeddings:
       self.param("head", table_init, (c.vocab_size, c.hidden_size), jnp.float32)
 
-    # Looked up where the columns of the table lie, then exchanged for whole rows: XLA would not
-    # find this way by itself, and would hold all rows of all devices on each.
+    # Looked up in each device's columns of the table, then exchanged for whole rows: XLA would not
+    # find this by itself, and would hold the rows of all devices on each.
     x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ("row_groups", None, "embed"))
     x = constrain(x, ACTIVATIONS)
     cos, sin = rope.angles(c, positions)
@@ -215,7 +214,7 @@ class Decoder(nn.Module):
 
 
 def _context_mask(cache: KVCache, seen: Array) -> Array:
-  """Which query sees which cached slot, `[rows, N / rows, T or 1, S]`."""
+  """Whether a query attends to a cached slot, `[rows, N / rows, T or 1, S]`."""
   valid = attention.length_mask(cache.lengths, cache.slots)[:, None, None, :]
   if cache.readers:
     seen = seen[cache.readers.rows]

@@ -1,4 +1,4 @@
-"""Loads a pretrained model: a Hugging Face folder or hub id, a GGUF file, or a package's."""
+"""Loads a pretrained model: a Hugging Face folder or hub id, or a GGUF file."""
 
 import dataclasses
 import importlib.machinery
@@ -12,12 +12,12 @@ from lhrm_jax.policy import gguf_weights, huggingface, loading
 from lhrm_jax.policy.config import DTYPES, PolicyConfig
 from lhrm_jax.text import gguf_file, gguf_tokenizer, model_files
 
-# What is read of a hub repository: beside them lie other formats and other checkpoints, as large.
+# Files to download from a hub repository, which may hold other formats and checkpoints as large.
 _HUB_FILES = ("*.json", "*.jinja", huggingface.SINGLE_FILE, "*-of-*.safetensors")
 _NOT_HUB_FILES = ("*/*", "consolidated*", "adapter*")
-# Holds the state of the table `[V, d]` on any usual number of devices without a remainder.
+# Divides the rows of the table `[V, d]` evenly over any usual number of devices.
 VOCAB_MULTIPLE = 128
-_MOST_ROWLESS = 1000  # tokens without a row in the table, beyond as many as it has rows
+_MOST_ROWLESS = 1000  # tokens without a row allowed beyond the number of rows in the table
 
 
 def load_pretrained(
@@ -40,10 +40,10 @@ def load_pretrained(
     path: a folder with `config.json`, safetensors and `tokenizer.json`; a `.gguf` file or a folder
       with one; `package:NAME` for the GGUF file that an installed Python package carries; otherwise
       a hub id, `owner/name` or `owner/name@revision`, downloaded unless cached.
-    dtype: of the parameters, and of the computation unless `settings` names another.
-    shardings: where the parameters go: a tree like them with a `jax.sharding.Sharding` at each
+    dtype: dtype of the parameters, and of the computation unless `settings` names another.
+    shardings: placement of the parameters: a tree like them with a `jax.sharding.Sharding` at each
       leaf, or a function from the config to such a tree. `None` puts them on the first device.
-    vocab_multiple: the tables' rows are a multiple of it.
+    vocab_multiple: number that the tables' rows are rounded up to a multiple of.
     chat_template: Jinja source that replaces the model's own.
     settings: fields of `PolicyConfig` that a checkpoint does not decide, e.g. `scan_layers`.
 
@@ -51,12 +51,12 @@ def load_pretrained(
     The config, the parameters as `policy.init` lays them out, and the tokenizer.
 
   Raises:
-    FileNotFoundError: there is nothing at `path`, or a file of it is missing.
+    FileNotFoundError: there is nothing at `path`, or one of its files is missing.
     ValueError: the architecture is not implemented, or a tensor is missing, unexpected or of
       another shape; it is named.
   """
   if dtype not in DTYPES:
-    raise ValueError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}.")
+    raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
   place = locate(path)
   if place.suffix == ".gguf":
     contents = gguf_file.Contents(place)
@@ -86,10 +86,10 @@ def _table_rows(
   tokens = max(stored, tokenizer.vocab_size)
   if tokens > 2 * stored + _MOST_ROWLESS:
     raise ValueError(
-      f"The tokenizer has {tokens} tokens and the embedding table {stored} rows: they are of "
+      f"The tokenizer has {tokens} tokens and the embedding table {stored} rows: they belong to "
       "different models."
     )
-  rowless = range(stored, tokenizer.trained_vocab_size)  # tokens that the checkpoint forgot
+  rowless = range(stored, tokenizer.trained_vocab_size)  # tokens without a stored row
   return loading.TableRows(
     trained=min(stored, tokenizer.trained_vocab_size),
     new_ids=tuple(sorted({*rowless, *tokenizer.new_ids})),
@@ -100,7 +100,7 @@ def _table_rows(
 def hub_commit(path: pathlib.Path | str) -> str | None:
   """The commit of the hub repository that `load_pretrained(path)` has read, to record beside a run.
 
-  Looks into the hub's cache alone: call it after loading. `None` where `path` is no hub id, or
+  Looks into the hub's cache alone: call it after loading. `None` if `path` is not a hub id, or
   nothing was loaded from it.
   """
   hub_id = _split_hub_id(path)
@@ -111,7 +111,7 @@ def hub_commit(path: pathlib.Path | str) -> str | None:
 
 
 def _split_hub_id(path: pathlib.Path | str) -> tuple[str, str | None] | None:
-  """Repository and revision; `None` for what stands for something on this machine."""
+  """Repository and revision of a hub id; `None` for a path of this machine or a package."""
   name, _, revision = str(path).partition("@")
   local = pathlib.Path(path).expanduser()
   if local.exists() or name.count("/") != 1 or name.startswith((".", "/", "~", "package:")):
@@ -120,7 +120,7 @@ def _split_hub_id(path: pathlib.Path | str) -> tuple[str, str | None] | None:
 
 
 def locate(path: pathlib.Path | str) -> pathlib.Path:
-  """The local folder or GGUF file that `path` (see `load_pretrained`) stands for."""
+  """The local folder or GGUF file that `path` (see `load_pretrained`) names."""
   if str(path).startswith("package:"):
     name = str(path).removeprefix("package:")
     return _only_gguf(_package_folder(name), f"the package {name}")
@@ -129,7 +129,7 @@ def locate(path: pathlib.Path | str) -> pathlib.Path:
     return local if (local / "config.json").exists() else _only_gguf(local, str(local))
   if local.exists():
     if local.suffix != ".gguf":
-      raise ValueError(f"{local} is no GGUF file: name the model's folder instead.")
+      raise ValueError(f"{local} is not a GGUF file: name the model's folder instead.")
     return local
   hub_id = _split_hub_id(path)
   if hub_id is None:
@@ -138,7 +138,7 @@ def locate(path: pathlib.Path | str) -> pathlib.Path:
 
 
 def _package_folder(name: str) -> pathlib.Path:
-  """Where an installed package lies, found without running any code of it or its parents."""
+  """Folder of an installed package, found without running its code or that of its parents."""
   top, *inner = name.split(".")
   locations = None
   if all(part.isidentifier() for part in (top, *inner)):
@@ -185,6 +185,6 @@ def _from_hub(name: str, revision: str | None, local_files_only: bool = False) -
     )
   except (HfHubHTTPError, LocalEntryNotFoundError) as error:
     raise FileNotFoundError(
-      f"{name} is no local folder, is not in the hub's cache, and could not be downloaded "
+      f"{name} is not a local folder, is not in the hub's cache, and could not be downloaded "
       f"({error}). Check the name, log in if it is gated, or fetch it once with a network."
     ) from error

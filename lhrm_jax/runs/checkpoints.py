@@ -2,9 +2,12 @@
 
 A stage's folder holds one folder per saved step with two checkpointables, `params`, which
 evaluation and export load alone, and `training`, the optimiser and the counters; a JSON record of
-what else the run needs to go on (`Saved.record`); and SHA-256 checksums of every file, in the
+whatever else the run needs to resume (`Saved.record`); and SHA-256 checksums of every file, in the
 format of `sha256sum`. Orbax makes a step's folder appear at once or not at all; its checksums are
-written last, so a folder that bears right checksums is whole (`checksums.damage`).
+written last, so a folder whose checksums match is whole (`checksums.damage`).
+
+Older steps are deleted after the checksums. Orbax's `Checkpointer` would delete them before, and
+knows no metric when it decides whether to save; so its preservation policies serve here without it.
 """
 
 import dataclasses
@@ -30,13 +33,15 @@ from lhrm_jax.storage.checksums import CHECKSUMS, damage, write_checksums
 from lhrm_jax.storage.literal_paths import is_literal, literal, too_long
 from lhrm_jax.training.state import TrainState
 
+preservation = ocp.training.preservation_policies
+
 _PARAMS, _TRAINING, _RECORD = "params", "training", "record"
 _DAMAGED = "damaged-"
 _STEP = re.compile("0|[1-9][0-9]{0,8}")
 
 
 class CheckpointError(Exception):
-  """A checkpoint could not be written or read; says which, why and what is left."""
+  """A checkpoint could not be written or read; says which, why, and which one is left."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +49,9 @@ class Saved:
   """A whole checkpoint on disk.
 
   Attributes:
-    path: its folder.
-    step: updates made.
-    record: what was given to `Checkpoints.save` beside the state.
+    path: folder of the step.
+    step: number of updates made when it was saved.
+    record: the record that `Checkpoints.save` was given beside the state.
   """
 
   path: pathlib.Path
@@ -55,9 +60,9 @@ class Saved:
 
 
 class Checkpoints:
-  """Saves one stage beside its training, keeps some checkpoints, finds the newest whole one.
+  """Saves a stage asynchronously, deletes old checkpoints, finds the newest whole one.
 
-  Every process of a run makes one and calls it alike; the first process alone renames and deletes.
+  Every process of a run makes the same calls; the first process alone renames and deletes.
   """
 
   def __init__(
@@ -71,30 +76,31 @@ class Checkpoints:
     after_save: Callable[[], None] = lambda: None,
   ):
     """Args:
-    folder: of the stage; created where missing.
+    folder: the stage's folder; created where missing.
     every: steps between saves.
-    keep: how many of the newest stay. Step 0, the reference of HGPO, always stays.
-    best: a metric; the checkpoint with its highest value is saved when it occurs, and stays too.
-    report: told of every damaged checkpoint that is set aside.
-    after_save: called, beside the training, when a checkpoint is whole and older ones are deleted.
+    keep: number of newest checkpoints to keep. Step 0, the reference of HGPO, is always kept.
+    best: name of a metric; a new highest value is saved when it occurs, and kept. "" for none.
+    report: called with a message for every damaged checkpoint that is set aside.
+    after_save: called in the background when a checkpoint is whole and older ones are deleted.
 
     Raises:
-      CheckpointError: no checkpoint could be written below such a path.
+      CheckpointError: no checkpoint can be written below this path.
     """
-    self._folder, self._every, self._keep, self._best = folder.resolve(), every, keep, best
+    self._folder, self._every, self._best = folder.resolve(), every, best
     self._report, self._after_save = report, after_save
     self._finisher = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._pending: Future | None = None
     self._last_step: int | None = None
     self._highest = -math.inf
+    self._retention = _retention(keep, best)
     _check_folder(self._folder)
     if _first_process():
       self._folder.mkdir(parents=True, exist_ok=True)
-      for leftover in self._folder.glob("*tmp*"):  # of a save that a crash cut short
+      for leftover in self._folder.glob("*tmp*"):  # of a save that a crash interrupted
         shutil.rmtree(leftover, ignore_errors=True)
 
   def newest(self) -> Saved | None:
-    """The newest whole checkpoint; newer ones that are damaged are reported and set aside.
+    """Finds the newest whole checkpoint; damaged newer ones are reported and set aside.
 
     A damaged checkpoint is renamed to `damaged-STEP` and never loaded.
     """
@@ -114,7 +120,8 @@ class Checkpoints:
       return None
     self._last_step = step
     found = _saved(self._folder / str(step))
-    self._highest = max((self._metric(path) for path in _steps(self._folder)), default=-math.inf)
+    metrics = [self._metrics(path) for path in _steps(self._folder)]
+    self._highest = max((m["value"] for m in metrics if m), default=-math.inf)
     return found
 
   def save(
@@ -126,20 +133,20 @@ class Checkpoints:
     metrics: Mapping[str, float] | None = None,
     now: bool = False,
   ) -> bool:
-    """Starts saving when `step` is due: at the interval, at a new best, or `now`.
+    """Starts saving if `step` is due: at the interval, at a new best, or `now`.
 
     Args:
-      state: its arrays are copied before this returns, so it may be donated at once.
-      step: updates made.
-      record: called if the step is saved; JSON-like values for `Saved.record`.
-      metrics: of this step; where it has the `best` metric.
+      state: train state; copied before this returns, so it may be donated at once.
+      step: number of updates made.
+      record: called if the step is saved; returns JSON-like values for `Saved.record`.
+      metrics: evaluation metrics of this step, if there are any.
       now: save whatever the interval says.
 
     Returns:
-      Whether it did.
+      Whether the step is being saved.
 
     Raises:
-      CheckpointError: this save could not start, or the one before failed.
+      CheckpointError: this save could not start, or the previous one failed.
     """
     value = (metrics or {}).get(self._best, -math.inf)
     due = now or (step and step % self._every == 0) or value > self._highest
@@ -162,24 +169,24 @@ class Checkpoints:
     return True
 
   def wait(self) -> None:
-    """Waits for a save under way.
+    """Waits for the save in progress.
 
     Raises:
-      CheckpointError: it failed, e.g. on a full disk; the one before is whole.
+      CheckpointError: it failed, e.g. on a full disk; the previous one is whole.
     """
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.result()
 
   def close(self) -> None:
-    """Waits for a save under way, and ends."""
+    """Waits for the save in progress and stops the background thread."""
     try:
       self.wait()
     finally:
       self._finisher.shutdown()
 
   def _finish(self, path: pathlib.Path, response) -> None:
-    """In the background: waits until Orbax is done, adds the checksums, deletes old steps."""
+    """Waits in the background until Orbax is done, adds the checksums, deletes old steps."""
     try:
       response.result()
       if _first_process():
@@ -195,33 +202,54 @@ class Checkpoints:
         if unfinished.name == path.name or "tmp" in unfinished.name:
           shutil.rmtree(unfinished, ignore_errors=True)
     steps = _steps(self._folder)
-    left = f"The one of step {steps[-1].name} is whole" if steps else "There is none before it"
+    left = f"The one of step {steps[-1].name} is whole" if steps else "There is no earlier one"
     return CheckpointError(
-      f"the checkpoint {path} could not be written: {_reason(error)}. {left}: mend the disk "
-      "(space, quota, permissions) and run the same command again."
+      f"the checkpoint {path} could not be written: {_reason(error)}. {left}: free or repair the "
+      "disk (space, quota, permissions) and run the same command again."
     )
 
   def _delete_old(self) -> None:
     steps = [path for path in _steps(self._folder) if (path / CHECKSUMS).exists()]
-    keep = set(steps[-self._keep :]) | {path for path in steps if path.name == "0"}
-    if self._best and steps:
-      keep.add(max(steps, key=self._metric))
-    for path in steps:
-      if path not in keep:
+    known = [
+      ocp.training.CheckpointMetadata(
+        int(path.name), path, metadata=None, metrics=self._metrics(path)
+      )
+      for path in steps
+    ]
+    kept = self._retention.should_preserve(known, context=preservation.PreservationContext())
+    for path, keep in zip(steps, kept, strict=True):
+      if not keep:
         # Renamed first: a crash halfway leaves nothing that looks like a checkpoint.
         doomed = path.with_name(f"{path.name}.tmp-deleted")
         path.rename(doomed)
         shutil.rmtree(doomed)
 
-  def _metric(self, path: pathlib.Path) -> float:
+  def _metrics(self, path: pathlib.Path) -> dict[str, float] | None:
+    """Value of the `best` metric and, for ties, the step; `None` where the step has no value."""
+    if not self._best:
+      return None
     try:
-      return float(_saved(path).record.get(self._best, -math.inf))
-    except Exception:  # damaged: found and reported when it is loaded
-      return -math.inf
+      return {"value": float(_saved(path).record[self._best]), "step": int(path.name)}
+    except (CheckpointError, KeyError, TypeError, ValueError):  # damage is reported on loading
+      return None
+
+
+def _retention(keep: int, best: str) -> preservation.PreservationPolicy:
+  """Keeps the newest `keep` steps, step 0 and, of those with the metric `best`, the best one."""
+  policies = [preservation.LatestN(keep), preservation.CustomSteps([0])]
+  if best:
+    policies.append(
+      preservation.BestN(
+        get_metric_fn=lambda metrics: (metrics["value"], -metrics["step"]),  # of equals the first
+        n=1,
+        keep_checkpoints_without_metrics=False,
+      )
+    )
+  return preservation.AnyPreservationPolicy(policies)
 
 
 def _unreadable(path: pathlib.Path) -> str | None:
-  """What is wrong with a checkpoint whose files are all as its checksums say."""
+  """Why the record of a checkpoint with matching checksums cannot be read; `None` if it can."""
   try:
     _saved(path)
   except CheckpointError as error:
@@ -235,37 +263,33 @@ def restore(
   """Loads a train state onto `mesh`, whatever mesh or number of processes wrote it.
 
   Raises:
-    CheckpointError: what is in it does not fit `config` or `optimizer`.
+    CheckpointError: its arrays do not fit `config` or `optimizer`.
   """
-  shardings = train_state.shardings(config, optimizer, mesh)
-  shapes = jax.eval_shape(
-    lambda key: train_state.from_params(policy.init(config, key), optimizer), jax.random.key(0)
-  )
-  target = _with_shardings(shapes, shardings)
+  target = train_state.abstract(config, optimizer, mesh)
   training = {name: getattr(target, name) for name in _training_fields()}
   loaded = _load(saved.path, {_PARAMS: target.params, _TRAINING: training})
   return TrainState(params=loaded[_PARAMS], **loaded[_TRAINING])
 
 
 def restore_params(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
-  """Loads the parameters alone, of one step's folder, onto `mesh`.
+  """Loads only the parameters of one step's folder onto `mesh`.
 
   Raises:
-    CheckpointError: what is in it does not fit `config`.
+    CheckpointError: its arrays do not fit `config`.
   """
   shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
   shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
-  return _load(path, {_PARAMS: _with_shardings(shapes, shardings)})[_PARAMS]
+  return _load(path, {_PARAMS: parallel.with_shardings(shapes, shardings)})[_PARAMS]
 
 
 def save_tree(path: pathlib.Path, tree: Any) -> None:
-  """Writes a tree of arrays, and returns when it is written."""
+  """Writes a tree of arrays; returns when it is on disk."""
   path.parent.mkdir(parents=True, exist_ok=True)
   ocp.save(literal(path), tree)
 
 
 def load_tree(path: pathlib.Path) -> Any:
-  """What `save_tree` wrote, as nested dicts and lists of arrays on the first device."""
+  """Loads what `save_tree` wrote, as nested dicts and lists of arrays on the first device."""
   path, device = literal(path), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
@@ -275,7 +299,7 @@ def load_tree(path: pathlib.Path) -> Any:
 
 
 def load_arrays(path: pathlib.Path, checkpointable: str) -> dict[str, np.ndarray]:
-  """All arrays of one checkpointable of a step's folder by their path in the tree, for looking."""
+  """Loads the arrays of one checkpointable of a step, by their path in the tree, to inspect."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
@@ -287,7 +311,7 @@ def load_arrays(path: pathlib.Path, checkpointable: str) -> dict[str, np.ndarray
 
 
 def newest(folder: pathlib.Path) -> pathlib.Path:
-  """The folder of a stage's newest whole checkpoint; looks and changes nothing.
+  """The folder of a stage's newest whole checkpoint; read-only.
 
   Raises:
     FileNotFoundError: there is none.
@@ -338,9 +362,9 @@ def _check_folder(folder: pathlib.Path) -> None:
 
 
 def _no_sharding_file() -> ocp.Context:
-  """Orbax without its record of how arrays lay on the mesh, a third of the cost of a small save.
+  """An Orbax context that writes no sharding file, a third of the cost of a small save.
 
-  Nothing here reads it: whoever loads says onto which mesh.
+  Nothing here reads that file: a load names its own mesh.
   """
   context = ocp.Context()
   context.array.saving.enable_write_sharding_file = False
@@ -348,18 +372,12 @@ def _no_sharding_file() -> ocp.Context:
 
 
 def _training_fields() -> tuple[str, ...]:
-  """Names of what a train state holds beside its parameters."""
+  """Fields of a train state other than its parameters."""
   return tuple(f.name for f in dataclasses.fields(TrainState) if f.name != "params")
 
 
-def _with_shardings(shapes, shardings):
-  return jax.tree.map(
-    lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
-  )
-
-
 def _reason(error: Exception) -> str:
-  """The first line of an error: Orbax's and TensorStore's go on for a page."""
+  """The first line of an error: Orbax's and TensorStore's are a page long."""
   text = str(error).strip() or type(error).__name__
   return text.splitlines()[0][:300].rstrip(".")
 

@@ -26,7 +26,7 @@ DEVICE_PARTS = ("rollout", "logprob", "update")
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """A block of time: its name, and when it began and ended, in seconds."""
+  """A named block of time; its start and end in seconds."""
 
   name: str
   began: float
@@ -34,7 +34,7 @@ class Span:
 
 
 class Stopwatch:
-  """Adds up wall seconds by name. Dispatch is asynchronous: block before leaving a block."""
+  """Sums wall seconds by name. Dispatch is asynchronous: wait for arrays before leaving a block."""
 
   def __init__(self):
     self._spans: list[Span] = []
@@ -48,7 +48,7 @@ class Stopwatch:
       self._spans.append(Span(name, start, time.perf_counter()))
 
   def take(self) -> list[Span]:
-    """What was timed since the last call, in the order it ended."""
+    """Returns the spans timed since the last call, in the order they ended."""
     spans, self._spans = self._spans, []
     return spans
 
@@ -62,11 +62,11 @@ def seconds_by_name(spans: list[Span]) -> dict[str, float]:
 
 
 class CompileCounter:
-  """Counts the programs XLA has been asked to compile in this process since it was made.
+  """Counts the programs that XLA compiles in this process.
 
   Attributes:
-    count: programs.
-    seconds: spent on them; next to nothing for those found in the compilation cache.
+    count: number of programs.
+    seconds: seconds spent on them; next to none for those found in the compilation cache.
   """
 
   def __init__(self):
@@ -80,23 +80,23 @@ class CompileCounter:
 
 
 def peak_memory() -> int | None:
-  """Most bytes in use at one time on the first device so far; `None` where it does not say."""
+  """Peak bytes in use on the first device so far; `None` where the platform does not say."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("peak_bytes_in_use")
 
 
 class Instruments:
-  """What an HGPO step cost.
+  """Measures the cost of HGPO steps.
 
   Attributes:
     clock: seconds by part of the step.
     compiles: programs compiled since the start.
-    timeline: of the step taken last; seconds count from its start.
+    timeline: spans of the last step, in seconds from its start.
   """
 
   def __init__(self, config: PolicyConfig):
     """Args:
-    config: of the policy; utilisation is held against what the devices can do in its dtype.
+    config: config of the policy; utilisation is relative to the devices' peak in its dtype.
     """
     self._config, self._ceilings = config, all_devices(ceilings(config.dtype))
     self.clock, self.compiles = Stopwatch(), CompileCounter()
@@ -105,13 +105,13 @@ class Instruments:
   def take(
     self, rollouts: Rollouts, epochs: int, began: float, *, scored_old: bool = False
   ) -> dict[str, float]:
-    """Metrics of one step that ends now.
+    """Metrics of the step that ends now.
 
     Args:
-      rollouts: of the step, on the host. Each prompt counts once, as it is computed.
-      epochs: times that each went through an update.
-      began: when the step did, by `time.perf_counter`.
-      scored_old: whether the policy that sampled scored them again.
+      rollouts: rollouts of the step, on the host. Each prompt counts once.
+      epochs: number of updates that each went through.
+      began: start of the step, by `time.perf_counter`.
+      scored_old: whether the sampling policy scored them again.
     """
     seconds = time.perf_counter() - began
     spans = self.clock.take()
@@ -155,14 +155,14 @@ class Profiler:
     steps: "10:12" for steps 10 and 11, "10" for step 10 alone, "" for none.
 
     Raises:
-      ValueError: `steps` reads otherwise.
+      ValueError: `steps` has another form.
     """
     self._folder = str(folder)
     self._steps = parse_steps(steps)
     self._annotation: jax.profiler.StepTraceAnnotation | None = None
 
   def step(self, step: int) -> None:
-    """Step number `step` begins, and the one before it ends."""
+    """Marks the start of step number `step`, and the end of the one before it."""
     running = self._leave()
     if step in self._steps:
       if not running:
@@ -189,10 +189,10 @@ class Profiler:
 
 
 def parse_steps(steps: str) -> range:
-  """The steps that "10:12", "10" or "" names.
+  """Parses "10:12", "10" or "" into a range of steps.
 
   Raises:
-    ValueError: it reads otherwise.
+    ValueError: it has another form.
   """
   if not steps:
     return range(0)

@@ -1,12 +1,11 @@
 """A copy of a run's folder in a bucket (`gs://`, `s3://`), through fsspec.
 
-A run appends to logs, cuts them back and renames folders; object stores can do none of that. So it
-works in a folder of its machine, and the bucket holds a copy that is brought up to date after every
-checkpoint and at the end. An index, written after the files it names and before older ones are
-removed, says what belongs to the copy: whoever reads it finds whole checkpoints, and logs at least
-as long as the newest of them says (a run that goes on cuts the rest off). The folder keeps the same
-index, and so it is known whether the copy is of this folder, which may be ahead of it, or was
-written from another machine since.
+A run appends to logs, truncates them and renames folders; object stores can do none of that. So it
+works in a local folder, and the bucket holds a copy that is updated after every checkpoint and at
+the end. An index, written after the files it names and before older ones are removed, lists what
+belongs to the copy: a reader finds whole checkpoints, and logs at least as long as the newest of
+them records (a resumed run truncates the rest). The local folder keeps the same index, which tells
+whether the copy was made from it, and may be behind it, or was written by another machine since.
 """
 
 import fcntl
@@ -28,42 +27,42 @@ from lhrm_jax.text.characters import printable
 INDEX = "copy.json"
 _CHECKPOINTS = "checkpoints/"
 _LARGEST_INDEX, _LONGEST_NAME = 2**26, 1024
-# Of this machine, of the moment.
+# Not copied: files of this machine alone, and unfinished ones.
 _LEFT_OUT, _UNFINISHED = (INDEX, "lock"), (".tmp", "-tmp")
 
 
 class Bucket:
-  """A folder in a bucket, and the folder here that it is a copy of.
+  """A folder in a bucket, and the local folder that it is a copy of.
 
-  One process at a time may use the folder here; whoever makes a `Bucket` sees to that.
+  One process at a time may use the local folder; the caller ensures that.
   """
 
   def __init__(self, url: str, folder: pathlib.Path):
     """Args:
     url: `PROTOCOL://BUCKET/PATH`, of any protocol that fsspec knows.
-    folder: here; created where missing.
+    folder: the local folder; created where missing.
 
     Raises:
       BucketError: there is no such protocol, or its package is not installed.
     """
     self.url, self._folder = url.rstrip("/"), folder
     self._files, self._root = open_bucket(self.url)
-    if hasattr(self._files, "auto_mkdir"):  # file://, where folders do not come by themselves
+    if hasattr(self._files, "auto_mkdir"):  # file://, where folders must be created
       self._files.auto_mkdir = True
-    self._copied: dict[str, list[int]] = {}  # names in the copy; size and time of change here
-    self._left_over: set[str] = set()  # in the bucket, of uploads that were cut short
+    self._copied: dict[str, list[int]] = {}  # names in the copy; local size and modification time
+    self._left_over: set[str] = set()  # in the bucket, from interrupted uploads
 
   def take_over(self) -> pathlib.Path | None:
-    """Makes the folder what the copy is, unless it is that already or ahead of it.
+    """Syncs the local folder from the copy unless it is newer.
 
-    What the folder held of another run, or of another past of this one, is moved beside it.
+    Local files of another run, or of a history that the copy does not share, are moved beside it.
 
     Returns:
-      Where to, if there was anything.
+      The folder they were moved to; `None` if there were none.
 
     Raises:
-      BucketError: the bucket cannot be read, or holds files and no run, or a copy that is damaged
-        or names files outside the folder; nothing here is changed then.
+      BucketError: the bucket cannot be read, or holds files but no run, or a copy that is damaged
+        or names files outside the folder; the local folder is unchanged.
     """
     found = self._found()
     there, here = self._index_there(found), self._index_here()
@@ -93,19 +92,19 @@ class Bucket:
     return aside
 
   def fetch(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
-    """Makes the folder what the copy is, for reading. A folder without a run comes as it is.
+    """Downloads the copy, for reading; a remote folder without an index as it is.
 
     Args:
-      wanted: whether a file of this name, relative to the folder, is of use.
+      wanted: whether to download a file, by its name relative to the folder.
 
     Raises:
-      BucketError: the bucket cannot be read, or there is nothing.
+      BucketError: the bucket cannot be read, or holds no wanted file.
     """
     found = self._found()
     there, here = self._index_there(found), self._index_here()
     if there is None:
       listing = json.dumps(sorted(found.items())).encode()
-      # Consoles make empty objects that stand for folders.
+      # Cloud consoles represent folders by empty objects.
       files = [name for name in found if name and not name.endswith("/")]
       there = {"id": hashlib.sha256(listing).hexdigest(), "files": files}
     names = [name for name in there["files"] if wanted(name)]
@@ -121,10 +120,10 @@ class Bucket:
     self._write_index_here(there["id"])
 
   def upload(self) -> None:
-    """Brings the copy up to date: sends what is new or changed here, removes what is gone.
+    """Updates the copy: uploads new and changed files, removes deleted ones.
 
     Raises:
-      BucketError: the bucket cannot be written, or somebody else has; the copy stays what it was.
+      BucketError: the bucket cannot be written, or another machine wrote it; the copy is unchanged.
     """
     before, now = self._copied, dict(self._listed())
     changed = [name for name, stamp in now.items() if before.get(name) != stamp]
@@ -145,7 +144,7 @@ class Bucket:
     this = uuid.uuid4().hex
     with explained(self.url, "written"):
       if not here:
-        self._write_index(this, [])  # first of all: what follows belongs to a run
+        self._write_index(this, [])  # first: the files that follow belong to a run
       if changed:
         self._files.put([str(self._folder / name) for name in changed], self._paths(changed))
       self._write_index(this, sorted(now))
@@ -177,7 +176,7 @@ class Bucket:
       if not (isinstance(index["id"], str) and isinstance(names, list)):
         raise ValueError("it lists no files")
       if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ValueError("it lists what is no file's name, or a file twice")
+        raise ValueError("it lists something other than a file's name, or a file twice")
       return index
     except (KeyError, RecursionError, TypeError, ValueError) as error:
       raise BucketError(
@@ -190,7 +189,7 @@ class Bucket:
     self._files.pipe_file(f"{self._root}/{INDEX}", index.encode())
 
   def _index_here(self) -> dict[str, Any] | None:
-    """What the copy was when the folder last was the same; `None` for a folder that never was."""
+    """Index of the copy when the folder was last synced; `None` if it never was."""
     try:
       index = json.loads((self._folder / INDEX).read_text(encoding="utf-8"))
       right = isinstance(index["id"], str) and isinstance(index["files"], dict)
@@ -215,13 +214,13 @@ class Bucket:
 
   def _check_names(self, names: Sequence[str]) -> None:
     """Raises:
-    BucketError: a file of the copy would not lie in the folder here, or replace what is its own.
+    BucketError: a file would lie outside the local folder, or replace one of this machine's own.
     """
     bad = [name for name in names if not is_inside(name) or name in _LEFT_OUT]
     if bad:
       shown = printable(bad[0], 200)
       raise BucketError(
-        f"{self.url} holds {shown!r}, which is no name of a file in a run's folder: nothing of it "
+        f"{self.url} holds {shown!r}, which is not the name of a file in a run's folder: nothing "
         "is copied here."
       )
 
@@ -229,26 +228,26 @@ class Bucket:
     return [f"{self._root}/{name}" for name in names]
 
   def _listed(self) -> Iterator[tuple[str, list[int]]]:
-    """Name, size and time of change of each file here that belongs into the copy."""
+    """Name, size and modification time of each local file that belongs in the copy."""
     for folder, _, files in os.walk(self._folder):
       for file in files:
         path = pathlib.Path(folder, file)
         name = path.relative_to(self._folder).as_posix()
         mine = name in _LEFT_OUT or any(mark in name for mark in _UNFINISHED)
-        if mine or not is_inside(name):  # nobody could fetch it again
+        if mine or not is_inside(name):  # could not be fetched again
           continue
-        with suppress(FileNotFoundError):  # the training goes on meanwhile
+        with suppress(FileNotFoundError):  # training continues meanwhile
           found = path.lstat()
           if stat.S_ISREG(found.st_mode):  # a link may lead anywhere, a pipe never ends
             yield name, [found.st_size, found.st_mtime_ns]
 
   def _held(self) -> list[pathlib.Path]:
-    """What lies in the folder here, but for the lock of whoever uses it."""
+    """Contents of the local folder, except the lock of the process that uses it."""
     found = self._folder.iterdir() if self._folder.is_dir() else ()
     return [path for path in found if path.name != "lock"]
 
   def _set_aside(self) -> pathlib.Path | None:
-    """Moves what the folder holds beside it."""
+    """Moves the contents of the local folder to a new one beside it."""
     held = self._held()
     if not held:
       return None
@@ -262,19 +261,19 @@ class Bucket:
 
 
 def is_inside(name: str) -> bool:
-  """Whether a name of a bucket, joined to a folder, is a file below it on any system."""
+  """Whether an object's name, joined to a folder, is a file below it on any system."""
   parts = name.split("/")
   plain = name.isprintable() and "\\" not in name and not re.match("[A-Za-z]:", name)
   return plain and not {"", ".", ".."} & set(parts) and len(name) <= _LONGEST_NAME
 
 
 def fetched(url: str, wanted: Callable[[str], bool] = lambda name: True) -> pathlib.Path:
-  """A folder of this machine with what a bucket's folder holds now, for reading.
+  """Downloads a bucket's folder, for reading, and returns the local one.
 
-  Processes that want the same wait for the one that came first.
+  Processes that want the same folder wait for the first.
 
   Args:
-    url: of the folder.
+    url: URL of the bucket's folder.
     wanted: see `Bucket.fetch`.
 
   Raises:
@@ -289,9 +288,9 @@ def fetched(url: str, wanted: Callable[[str], bool] = lambda name: True) -> path
 
 
 def folder_for(url: str, use: str) -> pathlib.Path:
-  """The folder of this machine that stands for a URL, one for each use.
+  """The local folder for a URL, one for each use.
 
-  It lies in `$XDG_CACHE_HOME`, or else `~/.cache`: a run needs a disk there that holds it.
+  It lies below `$XDG_CACHE_HOME`, or else `~/.cache`, which must have room for a run.
 
   Raises:
     BucketError: the URL names no folder of a bucket.

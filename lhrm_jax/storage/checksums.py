@@ -1,7 +1,7 @@
-"""SHA-256 checksums of a folder's files, in the format of `sha256sum`, and what they reveal.
+"""SHA-256 checksums of a folder's files in the format of `sha256sum`, and checks against them.
 
-The folder may come from anybody: a list that names what lies elsewhere, a pipe that never ends or a
-link is damage like any other, and nothing but regular files below the folder is ever opened.
+The folder is untrusted: a list that names files elsewhere, a pipe that never ends or a link counts
+as damage, and only regular files below the folder are ever opened.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def damage(path: pathlib.Path) -> str | None:
-  """What is wrong with a folder by its checksums; `None` where all is well."""
+  """Why a folder does not match its checksums; `None` if it does."""
   try:
     with _open_regular(path / CHECKSUMS) as file:
       content = file.read(_LARGEST_LIST + 1)
@@ -39,7 +39,7 @@ def damage(path: pathlib.Path) -> str | None:
     return f"{printable(strange, 200)} is a link, a pipe or a device"
   for line in lines.splitlines():
     if not (match := _LINE.fullmatch(line)):
-      return f"{CHECKSUMS} has a line that is no checksum: {printable(line, 80)}"
+      return f"{CHECKSUMS} has a line that is not a checksum: {printable(line, 80)}"
     digest, name = match.groups()
     if problem := _changed(path, name, digest):
       return f"{printable(name, 200)} {problem}"
@@ -78,21 +78,21 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _open_regular(path: pathlib.Path):
-  """A regular file to read; opening anything else neither waits nor follows.
+  """Opens a regular file for reading; neither waits for a pipe nor follows a link.
 
   Raises:
-    OSError: it is none, or cannot be opened.
+    OSError: it is not a regular file, or cannot be opened.
   """
-  # Without O_NONBLOCK, opening a pipe waits for somebody who writes into it.
+  # Without O_NONBLOCK, opening a pipe waits for a writer.
   descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
   if not stat.S_ISREG(os.fstat(descriptor).st_mode):
     os.close(descriptor)
-    raise OSError(None, "it is no regular file", str(path))
+    raise OSError(None, "it is not a regular file", str(path))
   return os.fdopen(descriptor, "rb")
 
 
 def _not_regular(folder: pathlib.Path) -> Iterator[str]:
-  """Names, relative to `folder`, of all below it that is neither a regular file nor a folder."""
+  """Names, relative to `folder`, of everything in it but regular files and folders."""
   for root, folders, files in os.walk(folder):
     for name in (*folders, *files):
       path = pathlib.Path(root, name)

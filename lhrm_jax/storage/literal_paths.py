@@ -1,8 +1,8 @@
-"""Paths that Orbax and TensorStore take as they are written.
+"""Paths that Orbax and TensorStore take literally.
 
-Orbax looks for files with patterns that it appends to a folder's path, so that `exp[lr=1e-3]` is a
-class of characters to it; TensorStore takes a backslash for a slash, and needs UTF-8. Folders whose
-path holds such characters are reached through a symbolic link with a plain name.
+Orbax globs with patterns appended to a folder's path, so it reads `exp[lr=1e-3]` as a character
+class; TensorStore reads a backslash as a slash, and needs UTF-8. Folders whose path holds such
+characters are reached through a symbolic link with a plain name.
 """
 
 import os
@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 
 _SPECIAL = frozenset("*?[]\\")
-# For what lies below it: STEP.orbax-checkpoint-tmp/training/ocdbt.process_N/d/HASH.__lock.
+# Bytes of the longest path below: STEP.orbax-checkpoint-tmp/training/ocdbt.process_N/d/HASH.__lock.
 _ROOM = 256
 
 _links: dict[pathlib.Path, pathlib.Path] = {}
@@ -18,12 +18,12 @@ _folder: tempfile.TemporaryDirectory | None = None
 
 
 def is_literal(path: pathlib.Path) -> bool:
-  """Whether no character of an absolute path means another thing to Orbax or TensorStore."""
+  """Whether Orbax and TensorStore take every character of an absolute path literally."""
   return str(path).isprintable() and not _SPECIAL & set(str(path))
 
 
 def too_long(folder: pathlib.Path) -> bool:
-  """Whether the files of a checkpoint in an absolute folder have paths that cannot be opened."""
+  """Whether paths of a checkpoint's files in an absolute folder would be too long to open."""
   return len(os.fsencode(folder)) + _ROOM > os.pathconf("/", "PC_PATH_MAX")
 
 
@@ -34,7 +34,8 @@ def literal(path: pathlib.Path) -> pathlib.Path:
     path: exists, or its last part has no special character and the folder it lies in exists.
 
   Raises:
-    ValueError: what does not exist has one in its last part, or the folder for temporary files has.
+    ValueError: the path does not exist and its last part has a special character, or the folder
+      for temporary files has one.
   """
   path = path.resolve()
   if is_literal(path):
@@ -48,7 +49,7 @@ def literal(path: pathlib.Path) -> pathlib.Path:
 def _link(folder: pathlib.Path) -> pathlib.Path:
   global _folder
   link = _links.get(folder)
-  if link is None or not link.is_symlink():  # whoever cleans up temporary files may have been here
+  if link is None or not link.is_symlink():  # a clean-up of temporary files may have removed it
     if _folder is None or not os.path.isdir(_folder.name):
       _folder = tempfile.TemporaryDirectory(prefix="lhrm_jax-", ignore_cleanup_errors=True)
     link = _links[folder] = pathlib.Path(_folder.name).resolve() / str(len(_links))

@@ -10,11 +10,11 @@ from lhrm_jax.text import printable
 
 
 class BucketError(ValueError):
-  """A bucket could not be read or written; says which, why and how to mend it."""
+  """A bucket could not be read or written; says which, why and what to do."""
 
 
 def is_url(path: str) -> bool:
-  """Whether a path is one of these, and no file of this machine."""
+  """Whether a path is a URL and not a local file."""
   return "://" in path
 
 
@@ -31,11 +31,11 @@ def open_bucket(url: str) -> tuple[AbstractFileSystem, str]:
 
 @contextmanager
 def explained(url: str, what: str) -> Iterator[None]:
-  """Within it, whatever goes wrong is a `BucketError`: every protocol has errors of its own.
+  """Context in which any error becomes a `BucketError`: every protocol has errors of its own.
 
   Args:
-    url: that is worked with.
-    what: is done to it: "read", "written".
+    url: the URL that is accessed.
+    what: participle for the message: "read", "written".
   """
   try:
     yield
@@ -43,7 +43,7 @@ def explained(url: str, what: str) -> Iterator[None]:
     raise
   except ImportError as error:
     raise BucketError(
-      f"{url} cannot be {what}: {error}. pip install 'lhrm_jax[buckets]' brings the packages of "
+      f"{url} cannot be {what}: {error}. pip install 'lhrm_jax[buckets]' installs the packages for "
       "gs:// and s3://."
     ) from error
   except Exception as error:

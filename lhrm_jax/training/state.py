@@ -98,5 +98,15 @@ def shardings(
   return TrainState(scalar, by_param, opt_state, scalar, scalar)
 
 
+def abstract(
+  config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """A `TrainState` of `jax.ShapeDtypeStruct`s with shardings: what to load or compile for."""
+  shapes = jax.eval_shape(
+    lambda key: from_params(policy.init(config, key), optimizer), jax.random.key(0)
+  )
+  return parallel.with_shardings(shapes, shardings(config, optimizer, mesh))
+
+
 def _sharded(build, config, optimizer, mesh):
   return jax.jit(build, out_shardings=shardings(config, optimizer, mesh))

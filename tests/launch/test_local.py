@@ -43,4 +43,4 @@ def test_numbers_that_cannot_be_are_refused(capfd, option):
 def test_a_command_that_is_not_there_is_named(capfd):
   with pytest.raises(SystemExit):
     local.main(["--", "no-such-command-here"])
-  assert "'no-such-command-here' is no command of this machine" in capfd.readouterr().err
+  assert "'no-such-command-here' is not a command on this machine" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""The SLURM script, the SkyPilot task and what TPU VMs are told: clean shell, right decisions."""
+"""The SLURM script and the SkyPilot task: clean shell, right decisions."""
 
 import os
 import pathlib
@@ -12,17 +12,13 @@ import time
 import pytest
 import yaml
 
-from launch import tpu_vm
 from lhrm_jax.runs import preemption
 
-LAUNCH = pathlib.Path(tpu_vm.__file__).parent
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SLURM = LAUNCH / "slurm.sbatch"
 SKY = yaml.safe_load((LAUNCH / "sky.yaml").read_text())
 SHELL = {
   "slurm": SLURM.read_text(),
-  "tpu_vm install": tpu_vm.INSTALL,
-  "tpu_vm start": tpu_vm.START,
-  "tpu_vm follow": tpu_vm.FOLLOW,
   "sky setup": SKY["setup"],
   "sky run": SKY["run"],
 }
@@ -107,10 +103,26 @@ def test_a_task_recovers_where_it_saved():
   assert recovery["max_restarts_on_errors"] == 0
 
 
-def test_a_task_without_a_bucket_or_a_command_does_not_start():
+def test_a_task_without_a_command_does_not_start():
   """SkyPilot refuses a task whose environment has a null."""
-  assert SKY["envs"] == {"BUCKET": None, "COMMAND": None}
-  assert SKY["file_mounts"]["/runs"]["name"] == "${BUCKET}"
+  assert SKY["envs"] == {"COMMAND": None, "MOUNT": ""}
+
+
+@pytest.mark.parametrize(
+  ("tool", "extra"), [("nvidia-smi", "jax[cuda13]"), ("tpu-info", "jax[tpu]")]
+)
+def test_setup_installs_the_locked_versions_for_the_machine_and_mounts(tmp_path, tool, extra):
+  for name, does in ((tool, ""), ("python3", f'echo "$@" >> {tmp_path}/ran')):
+    (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+    (tmp_path / name).chmod(stat.S_IRWXU)
+  environment = {
+    "PATH": f"{tmp_path}:/usr/bin:/bin",
+    "MOUNT": f"echo 'mounted /runs' >> {tmp_path}/ran",
+  }
+  subprocess.run(["/bin/bash", "-c", SKY["setup"]], env=environment, check=True)
+  ran = (tmp_path / "ran").read_text().splitlines()
+  assert ran[-2].endswith(f"--constraint requirements.lock --editable .[buckets] {extra}")
+  assert ran[-1] == "mounted /runs"
 
 
 @pytest.mark.parametrize(

@@ -203,8 +203,8 @@ def test_a_stored_head_beside_a_tied_embedding_is_no_error(tmp_path):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"model_type": "gemma3"}, "model_type='gemma3' is no architecture"),
-    ({"architectures": ["LlamaForSequenceClassification"]}, "no causal language model"),
+    ({"model_type": "gemma3"}, "model_type='gemma3' is not an architecture"),
+    ({"architectures": ["LlamaForSequenceClassification"]}, "not a causal language model"),
     ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
     ({"attention_bias": True}, "attention_bias=true"),
     ({"model_type": "mistral", "sliding_window": 64}, "sliding_window=64"),
@@ -245,7 +245,7 @@ def test_a_hub_id_is_found_in_the_cache_without_a_network(tmp_path, monkeypatch)
   assert pretrained.locate("someone/tiny") == repo / "snapshots" / "abc"
   assert policy.hub_commit("someone/tiny") == "abc"
   assert policy.hub_commit("someone/other") is None
-  with pytest.raises(FileNotFoundError, match="someone/other is no local folder"):
+  with pytest.raises(FileNotFoundError, match="someone/other is not a local folder"):
     pretrained.locate("someone/other")
 
 

@@ -58,13 +58,23 @@ def test_the_newest_the_first_and_the_best_stay(tmp_path, state):
     stage.save(state, step, dict, metrics={"eval/accuracy": accuracy}, now=step == 0)
   stage.close()
   assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1", "6"]
-  # A run that goes on remembers how good the best was.
+  # A resumed run remembers how good the best was.
   again = Checkpoints(tmp_path, every=100, keep=1, best="eval/accuracy")
   again.newest()
   assert not again.save(state, 7, dict, metrics={"eval/accuracy": 0.8})
   assert again.save(state, 8, dict, metrics={"eval/accuracy": 0.95})
   again.close()
   assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "8"]
+
+
+def test_of_equally_good_checkpoints_the_first_stays_and_one_without_the_metric_does_not(
+  tmp_path, state
+):
+  stage = Checkpoints(tmp_path, every=1, keep=1, best="accuracy")
+  for step, metrics in enumerate(({}, {"accuracy": 0.5}, {"accuracy": 0.5}, {}), start=1):
+    stage.save(state, step, dict, metrics=metrics)
+  stage.close()
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4"]
 
 
 def _truncate(path):
@@ -137,7 +147,7 @@ def test_a_full_disk_says_so_and_leaves_the_checkpoint_before(tmp_path):
     capture_output=True, text=True, timeout=120, env=environment, check=False,
   )  # fmt: skip
   assert "could not be written" in done.stdout, done.stdout + done.stderr[-2000:]
-  assert "The one of step 1 is whole: mend the disk" in done.stdout
+  assert "The one of step 1 is whole: free or repair the disk" in done.stdout
   assert "left ['1']" in done.stdout
   assert checkpoints.damage(tmp_path / "1") is None
 
@@ -224,14 +234,14 @@ def _pipe(path):
   [
     (lambda f: _pipe(f / "pipe"), "pipe is a link, a pipe or a device"),
     (lambda f: _pipe(f / "a"), "a is a link, a pipe or a device"),
-    (lambda f: _pipe(f / checksums.CHECKSUMS), "no regular file"),
+    (lambda f: _pipe(f / checksums.CHECKSUMS), "not a regular file"),
     (lambda f: (f / "link").symlink_to("/dev/zero"), "link is a link"),
     (lambda f: (f / "sub").symlink_to("/etc", target_is_directory=True), "sub is a link"),
     (lambda f: _listed(f, "0" * 64 + "  ../outside"), "outside the folder"),
     (lambda f: _listed(f, "0" * 64 + "  /etc/passwd"), "outside the folder"),
     (lambda f: _listed(f, "0" * 64 + "  a\0b"), r"a\\x00b is missing"),
     (lambda f: _listed(f, "0" * 64 + "  sub/\x1b]52;"), r"sub/\\x1b\]52; is missing"),
-    (lambda f: _listed(f, "cafe"), "a line that is no checksum"),
+    (lambda f: _listed(f, "cafe"), "a line that is not a checksum"),
     (lambda f: (f / checksums.CHECKSUMS).write_bytes(b"\xff"), "cannot be read"),
     (lambda f: os.truncate(f / checksums.CHECKSUMS, 2**27), "longer than"),
   ],

@@ -4,11 +4,12 @@ import json
 import types
 
 import pytest
+from huggingface_hub import ModelCard
 from ml_collections import ConfigDict
 
+from lhrm_jax import policy
 from lhrm_jax.runs import run_folder
 from lhrm_jax.runs.model_card import model_card
-from lhrm_jax import policy
 from lhrm_jax.text import CharacterTokenizer
 
 VALUES = {"accuracy": 0.5, "mean_tokens": 20.25, "think_rate": 0.75, "prompts": 8}
@@ -51,6 +52,16 @@ def test_results_configuration_and_the_first_model_of_the_chain_are_on_the_card(
   assert '"delta": 0.2' in card
 
 
+def test_the_hub_reads_the_results_of_the_last_stage(tmp_path):
+  run = write_run(tmp_path / "hgpo", "someone/tiny@v1", report=True)
+  data = ModelCard(model_card(run)).data
+  assert (data.model_name, data.base_model) == ("hgpo", "someone/tiny")
+  assert [(r.dataset_name, r.metric_type, r.metric_value) for r in data.eval_results] == [
+    *[("reasoning", "accuracy", 0.5)] * 3, ("reasoning", "hybrid_accuracy", 0.625)
+  ]  # fmt: skip
+  assert data.eval_results[0].metric_name == "Accuracy, mode left free"
+
+
 def test_a_run_without_a_report_has_a_card_without_results(tmp_path):
   card = model_card(write_run(tmp_path / "hft", "", report=False))
   assert "random parameters" in card and "## Results" not in card and "base_model" not in card
@@ -61,7 +72,8 @@ def test_a_run_without_a_report_has_a_card_without_results(tmp_path):
 )
 def test_what_is_no_repository_is_no_base_model(start, tmp_path):
   card = model_card(write_run(tmp_path / "hft", start, report=False))
-  assert "base_model" not in card and "injected: 1" not in card.splitlines()[:4]
+  data = ModelCard(card).data.to_dict()
+  assert set(data) == {"library_name", "pipeline_tag", "tags"}
 
 
 def test_the_card_names_the_repository_without_its_revision_and_the_commit_that_was_read(tmp_path):
