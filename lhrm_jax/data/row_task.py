@@ -8,9 +8,9 @@ config.data.evaluation = "math500"
 config.data.sources.chat = {"path": "chat.jsonl", "constants": {"mode": "no_think"}}
 ```
 
-A name is one of `data.sources`, one of `known.KNOWN`, or a path as `sources.Source` takes it. Rows
-of several sources are one pool. They are read once, when first asked for, and stay in memory; a
-step's rows are then looked up, so that they are a function of (seed, step) alone.
+A name is one of `data.sources`, one of `catalog.DATASETS`, or a path as `sources.Source` takes it.
+Rows of several sources form one pool. They are read once, at first use, and stay in memory; a
+step's rows are looked up there, so they are a function of (seed, step) alone.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import numpy as np
 
 from lhrm_jax.data import questions, rows, sources
 from lhrm_jax.data.batches import prompt_ids
-from lhrm_jax.data.known import KNOWN, Known
+from lhrm_jax.data.catalog import DATASETS, Dataset
 from lhrm_jax.data.reasoning_tasks import is_held_out
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
@@ -52,9 +52,9 @@ class RowTask:
     on_bad_row: "raise" or "skip".
   """
 
-  prompt_sources: Mapping[str, Known]
-  demonstration_sources: Mapping[str, Known]
-  evaluation_sources: Mapping[str, Known]
+  prompt_sources: Mapping[str, Dataset]
+  demonstration_sources: Mapping[str, Dataset]
+  evaluation_sources: Mapping[str, Dataset]
   on_bad_row: str = "raise"
 
   @classmethod
@@ -71,7 +71,7 @@ class RowTask:
     """
     own = data.get("sources") or {}
 
-    def find(key: str, kind: type) -> dict[str, Known]:
+    def find(key: str, kind: type) -> dict[str, Dataset]:
       names = [name.strip() for name in (data.get(key) or "").split(",")]
       return {name: _find(name, own, kind, key) for name in names if name}
 
@@ -101,12 +101,8 @@ class RowTask:
     names = ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
     return [pool for name in names if (pool := self.__dict__.get(name))]
 
-  def tokenizer(self) -> Tokenizer:
-    """Raises ValueError: rows of text are for a policy that can already read."""
-    raise ValueError(
-      "task='rows' needs a pretrained policy: set init_from to a model folder, a hub id, a GGUF "
-      "file or package:NAME."
-    )
+  def tokenizer(self) -> None:
+    """`None`: rows of text need a policy that can already read."""
 
   @property
   def queries(self) -> Sequence[PromptRow]:
@@ -198,7 +194,7 @@ class RowTask:
     think, no_think = ([row for row in every if row.mode == m] for m in range(len(tags.MODES)))
     return think, no_think
 
-  def _without_evaluation(self, key: str, named: Mapping[str, Known]) -> "_Pool":
+  def _without_evaluation(self, key: str, named: Mapping[str, Dataset]) -> "_Pool":
     """The rows to train on."""
     if not named:
       raise ValueError(f"task='rows' has nothing to train on: set data.{key}.")
@@ -214,10 +210,10 @@ class RowTask:
     left_out = len(pool.rows) - len(kept)
     return _Pool(kept, f"{pool.note} {left_out:,} are left out, being evaluated on.")
 
-  def _load(self, key: str, named: Mapping[str, Known]) -> "_Pool":
+  def _load(self, key: str, named: Mapping[str, Dataset]) -> "_Pool":
     loaded: sources.Loaded = sources.Loaded()
-    for known in named.values():
-      part = sources.load(known.source, known.to_row, self.on_bad_row)
+    for dataset in named.values():
+      part = sources.load(dataset.source, dataset.to_row, self.on_bad_row)
       loaded.rows += part.rows
       loaded.bad += part.bad
       loaded.examples += part.examples[:1]
@@ -258,26 +254,26 @@ def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
   return np.random.default_rng(key).permutation(size)
 
 
-def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) -> Known:
+def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) -> Dataset:
   """The source of that name, with the reader for the wanted kind of row."""
   if name in own:
     return _own_source(name, own[name], kind, key)
-  if name in KNOWN:
-    return _of_kind(KNOWN[name], name, kind, key)
+  if name in DATASETS:
+    return _of_kind(DATASETS[name], name, kind, key)
   if name.startswith(sources.PREFIXES):
-    return Known(Source(name), _READERS[kind], kind)
+    return Dataset(Source(name), _READERS[kind], kind)
   if name.endswith(sources.SUFFIXES):
     _check(Source(name), f"data.{key}")
-    return Known(Source(name), _READERS[kind], kind)
-  near = difflib.get_close_matches(name, [*own, *KNOWN], n=1)
+    return Dataset(Source(name), _READERS[kind], kind)
+  near = difflib.get_close_matches(name, [*own, *DATASETS], n=1)
   hint = f"Did you mean {near[0]!r}? " if near else ""
   raise ValueError(
-    f"data.{key}: {name!r} is no source. {hint}Known: {', '.join([*own, *KNOWN])}; or a "
+    f"data.{key}: {name!r} is no source. {hint}Known: {', '.join([*own, *DATASETS])}; or a "
     f"{', '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
   )
 
 
-def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> Known:
+def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> Dataset:
   _check_fields(name, fields)
   unknown = sorted(set(fields) - set(_SOURCE_KEYS))
   if unknown or not fields.get("path"):
@@ -291,13 +287,13 @@ def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> K
     given[mapping] = dict(given.get(mapping) or {})
   _check(Source(**given), f"data.sources.{name}")
   if not fields.get("format"):
-    return Known(Source(**given), _READERS[kind], kind)
-  if fields["format"] not in KNOWN:
+    return Dataset(Source(**given), _READERS[kind], kind)
+  if fields["format"] not in DATASETS:
     raise ValueError(
-      f"data.sources.{name}.format={fields['format']!r} is none of {', '.join(KNOWN)}."
+      f"data.sources.{name}.format={fields['format']!r} is none of {', '.join(DATASETS)}."
     )
-  known = dataclasses.replace(KNOWN[fields["format"]], source=Source(**given))
-  return _of_kind(known, name, kind, key)
+  dataset = dataclasses.replace(DATASETS[fields["format"]], source=Source(**given))
+  return _of_kind(dataset, name, kind, key)
 
 
 def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
@@ -331,7 +327,7 @@ def _check(source: Source, key: str) -> None:
     raise ValueError(f"{key}: {error}") from error
 
 
-def _of_kind(known: Known, name: str, kind: type, key: str) -> Known:
-  if known.kind is not kind:
-    raise ValueError(f"data.{key}: {name} gives {_WORDS[known.kind]}, not {_WORDS[kind]}.")
-  return known
+def _of_kind(dataset: Dataset, name: str, kind: type, key: str) -> Dataset:
+  if dataset.kind is not kind:
+    raise ValueError(f"data.{key}: {name} gives {_WORDS[dataset.kind]}, not {_WORDS[kind]}.")
+  return dataset

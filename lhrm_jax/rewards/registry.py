@@ -17,14 +17,15 @@ on others: rows are then checked before anything is sampled for them.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 
+from lhrm_jax.registry import Registry
 from lhrm_jax.text.responses import parse_response
 
 RewardFn = Callable[[str, str, str], float]
 
-_REWARDS: dict[str, RewardFn] = {}
+REGISTRY: Registry[RewardFn] = Registry("reward")
+register, get, names = REGISTRY.register, REGISTRY.get, REGISTRY.names
 
 
 class RewardError(Exception):
@@ -54,42 +55,9 @@ class Failed(float):
     return failed
 
 
-def register(name: str, fn: RewardFn | None = None, *, replace: bool = False):
-  """Registers `fn` under `name`; without `fn`, a decorator.
-
-  Raises:
-    ValueError: the name is taken and `replace` is not set.
-  """
-  if fn is None:
-    return lambda function: register(name, function, replace=replace)
-  if name in _REWARDS and not replace:
-    raise ValueError(f"a reward named {name!r} exists; pass replace=True to put yours in its place")
-  _REWARDS[name] = fn
-  return fn
-
-
-def get(name: str) -> RewardFn:
-  """The reward registered as `name`.
-
-  Raises:
-    KeyError: there is none; the message names the nearest.
-  """
-  if name in _REWARDS:
-    return _REWARDS[name]
-  near = difflib.get_close_matches(name, _REWARDS, n=1, cutoff=0.4)
-  hint = f"did you mean {near[0]!r}? " if near else ""
-  raise KeyError(f"no reward named {name!r}; {hint}registered: {', '.join(names())}")
-
-
-def names() -> list[str]:
-  """The registered names, sorted."""
-  return sorted(_REWARDS)
-
-
 def name_of(fn: RewardFn) -> str:
-  """The name `fn` is registered by, else its own."""
-  registered = next((name for name, reward in _REWARDS.items() if reward is fn), None)
-  return registered or getattr(fn, "__name__", type(fn).__name__)
+  """The name `fn` is registered under, else its own."""
+  return REGISTRY.name_of(fn) or getattr(fn, "__name__", type(fn).__name__)
 
 
 def parts_of(fn: RewardFn) -> list[RewardFn]:
@@ -143,7 +111,7 @@ def by_query(definite: RewardFn | str, open_ended: RewardFn | str) -> ByQuery:
     open_ended: scores the others.
 
   Raises:
-    KeyError: a name that is not registered.
+    UnknownName: a name that is not registered.
   """
   rewards = (get(fn) if isinstance(fn, str) else fn for fn in (definite, open_ended))
   return ByQuery(*rewards)
@@ -183,7 +151,7 @@ def compose(weights: Mapping[str, float], **own: RewardFn) -> Composed:
     **own: rewards that are not registered.
 
   Raises:
-    KeyError: a name that is neither.
+    UnknownName: a name that is neither.
     ValueError: no weights, or the name `total`, which stands for the sum.
   """
   if not weights or "total" in weights:

@@ -137,7 +137,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     elif config.init_from:
       policy_config, tokenizer, params = load_policy(config.init_from, mesh, asked)
     else:
-      tokenizer, params = task.tokenizer(), None
+      tokenizer, params = tasks.own_tokenizer(config.task, task), None
       policy_config = PolicyConfig.from_dict({
         **config.policy.to_dict(), "vocab_size": tokenizer.vocab_size
       })  # fmt: skip

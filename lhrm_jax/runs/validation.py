@@ -29,6 +29,7 @@ from lhrm_jax.data import limits, sources, tasks
 from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.policy import config as policy_config
+from lhrm_jax.registry import UnknownName
 from lhrm_jax.rewards import rules as binary_rewards
 from lhrm_jax.rewards import scales
 from lhrm_jax.text import Tokenizer
@@ -299,8 +300,17 @@ def _prompt_ids(prompts: int, steps: int) -> str:
 def _advantage_known(name: str) -> str:
   try:
     advantages.get(name)
-  except ValueError as error:
-    return str(error)
+  except UnknownName as error:
+    return f"hgpo.advantage={name!r}: {error}"
+  return ""
+
+
+@_together("task")
+def _task_known(name: str) -> str:
+  try:
+    tasks.REGISTRY.get(name)
+  except UnknownName as error:
+    return f"task={name!r}: {error}"
   return ""
 
 
@@ -358,13 +368,13 @@ def _rows(task: str, *named: Any) -> str:
 def _rewards_known(name: str, weights: Mapping[str, float]) -> str:
   try:
     rewards.get(name)
-  except KeyError as error:
-    return f"reward={name!r}: {error.args[0]}"
+  except UnknownName as error:
+    return f"reward={name!r}: {error}"
   try:
     if weights:
       rewards.compose(dict(weights.items()))
-  except (KeyError, ValueError) as error:
-    return f"reward_weights: {error.args[0]}"
+  except ValueError as error:
+    return f"reward_weights: {error}"
   return ""
 
 

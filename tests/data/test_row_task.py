@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from lhrm_jax.data import tasks
-from lhrm_jax.data.known import MATH_SUFFIX
+from lhrm_jax.data.catalog import MATH_SUFFIX
 from lhrm_jax.data.row_task import in_order
 from lhrm_jax.text import CharacterTokenizer, PretrainedTokenizer, tags
 from tests.data.test_sources import write_jsonl, write_parquet
@@ -200,5 +200,5 @@ def test_a_job_without_its_rows_says_which_key_to_set(folder):
   task = make(folder, evaluation="DIR/queries.jsonl")
   with pytest.raises(ValueError, match=r"nothing to train on: set data\.demonstrations"):
     task.demonstrations(0, 0, 1, 1)
-  with pytest.raises(ValueError, match="set init_from"):
-    task.tokenizer()
+  with pytest.raises(ValueError, match="task='rows' needs a pretrained policy: set init_from"):
+    tasks.own_tokenizer("rows", task)

@@ -7,7 +7,7 @@ import sys
 import fsspec
 import pytest
 
-from lhrm_jax.data import known, rows, sources
+from lhrm_jax.data import catalog, rows, sources
 from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
@@ -262,7 +262,7 @@ def test_bad_demonstrations_say_why(fields, reason):
     rows.hft_row(fields)
 
 
-S = known.MATH_SUFFIX
+S = catalog.MATH_SUFFIX
 # One row of each data set as it is on the hub.
 KNOWN_FIELDS = {
   "gsm8k": {"question": "Tom has 3.", "answer": "He has 3*400=<<3*400=1200>>1200.\n#### 1,200"},
@@ -296,31 +296,31 @@ KNOWN_ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(known.KNOWN))
+@pytest.mark.parametrize("name", sorted(catalog.DATASETS))
 def test_known_data_sets_are_read_in_their_own_format(name, tmp_path):
   path = write_jsonl(tmp_path / "copy.jsonl", [KNOWN_FIELDS[name]])
-  assert known.load_known(name, path=str(path)).rows == [KNOWN_ROWS[name]]
+  assert catalog.load(name, path=str(path)).rows == [KNOWN_ROWS[name]]
   write_jsonl(path, [KNOWN_FIELDS[name], {"something": "else"}])
-  loaded = known.load_known(name, path=str(path), on_bad_row="skip")
+  loaded = catalog.load(name, path=str(path), on_bad_row="skip")
   assert (len(loaded.rows), loaded.skipped) == (1, 1)
 
 
 def test_a_row_of_openr1_without_a_verified_generation_is_left_out_without_complaint(tmp_path):
   fields = {**KNOWN_FIELDS["openr1_math"], "correctness_math_verify": [True, False]}
   path = write_jsonl(tmp_path / "copy.jsonl", [fields, KNOWN_FIELDS["openr1_math"]])
-  loaded = known.load_known("openr1_math", path=str(path))
+  loaded = catalog.load("openr1_math", path=str(path))
   assert (len(loaded.rows), loaded.skipped) == (1, 0)
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
   with pytest.raises(KeyError, match=r"no data set named 'gsm9k'; known: .*gsm8k"):
-    known.load_known("gsm9k")
+    catalog.load("gsm9k")
 
 
 @pytest.mark.parametrize("solution", ["no box", "\\boxed{1", ""])
 def test_solutions_without_a_whole_box_are_bad(solution):
   with pytest.raises(rows.BadRow):
-    known.boxed(solution)
+    catalog.boxed(solution)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
 def test_columns_of_other_types_than_a_data_set_has_are_bad_rows(tmp_path, name, changes):
   path = write_jsonl(tmp_path / "copy.jsonl", [{**KNOWN_FIELDS[name], **changes}])
   with pytest.raises(ValueError, match=r"copy\.jsonl:1: "):
-    known.load_known(name, path=str(path))
+    catalog.load(name, path=str(path))
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_parquet])

@@ -7,30 +7,11 @@ import time
 import pytest
 
 from lhrm_jax import rewards
-from lhrm_jax.rewards import registry, shaping
+from lhrm_jax.rewards import shaping
 
 
 def test_built_in_rewards_are_registered():
   assert {"math", "exact_match", "multiple_choice", "numeric", "code"} <= set(rewards.names())
-
-
-def test_an_unknown_name_is_answered_with_the_nearest():
-  with pytest.raises(KeyError, match="did you mean 'exact_match'"):
-    rewards.get("exact_mach")
-
-
-def test_a_name_is_taken_once(monkeypatch):
-  monkeypatch.setattr(registry, "_REWARDS", dict(registry._REWARDS))
-
-  @rewards.register("mine")
-  def mine(prompt, response, answer):
-    return 0.5
-
-  assert rewards.get("mine") is mine
-  with pytest.raises(ValueError, match="replace=True"):
-    rewards.register("mine", mine)
-  rewards.register("mine", lambda p, r, a: 1.0, replace=True)
-  assert rewards.get("mine")("", "", "") == 1.0
 
 
 @pytest.mark.parametrize("name", ["math", "exact_match", "numeric"])

@@ -17,7 +17,7 @@ from lhrm_jax.rewards.math import (
 )
 from lhrm_jax.rewards.math.exact import NotExact, Undefined
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Op, Rel, Seq, Sym, Text, TooBig
-from lhrm_jax.rewards.math.threeway import all_true, any_true
+from lhrm_jax.rewards.math.three_valued import all_true, any_true
 
 MAX_ITEMS = 40
 _REALS = Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lhrm_jax.rewards.math import algebra, evaluate, nodes, rounding
 from lhrm_jax.rewards.math.exact import NotExact, Undefined, exact
 from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
-from lhrm_jax.rewards.math.threeway import all_true
+from lhrm_jax.rewards.math.three_valued import all_true
 
 # Letters in a row that may be a name: AB, Area, perimeter.
 _MAX_NAME = 12

@@ -7,7 +7,7 @@ from fractions import Fraction
 from lhrm_jax.rewards.math import evaluate, nodes, rounding, units, words
 from lhrm_jax.rewards.math.exact import Undefined
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Text, Unreadable
-from lhrm_jax.rewards.math.threeway import all_true, any_true
+from lhrm_jax.rewards.math.three_valued import all_true, any_true
 
 # A decimal this long was cut off, not chosen: it stands for what rounds to it.
 ROUNDED_DIGITS = 10

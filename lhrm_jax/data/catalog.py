@@ -1,6 +1,6 @@
 """Well-known data sets by name: where they are on the hub, and how their columns become our rows.
 
-`load_known("gsm8k")` gives queries, `load_known("openr1_math")` demonstrations. A copy on disk in
+`load("gsm8k")` gives queries, `load("openr1_math")` demonstrations. A copy on disk in
 the same format is read by passing its path.
 """
 
@@ -19,7 +19,7 @@ MATH_SUFFIX = "Let's think step by step and output the final answer within \\box
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
+class Dataset:
   """A data set: where its rows are, the function that reads one, and the kind it gives."""
 
   source: Source
@@ -142,34 +142,34 @@ def _tulu3_preferences(fields: Fields) -> PromptRow:
   return rows.prompt_row({"prompt": prompt, "answer": "", "source": "tulu3"})
 
 
-KNOWN: dict[str, Known] = {
-  "gsm8k": Known(Source("hf:openai/gsm8k", subset="main"), _gsm8k),
-  "gsm8k_think": Known(
+DATASETS: dict[str, Dataset] = {
+  "gsm8k": Dataset(Source("hf:openai/gsm8k", subset="main"), _gsm8k),
+  "gsm8k_think": Dataset(
     Source("hf:openai/gsm8k", subset="main"), functools.partial(_gsm8k_solved, mode="think"), HFTRow
   ),
-  "gsm8k_no_think": Known(
+  "gsm8k_no_think": Dataset(
     Source("hf:openai/gsm8k", subset="main"),
     functools.partial(_gsm8k_solved, mode="no_think"),
     HFTRow,
   ),
-  "gsm8k_test": Known(Source("hf:openai/gsm8k", "test", subset="main"), _gsm8k),
-  "math": Known(Source("hf:DigitalLearningGmbH/MATH-lighteval"), _math),
-  "math500": Known(Source("hf:HuggingFaceH4/MATH-500", "test"), _math),
-  "deepscaler": Known(Source("hf:agentica-org/DeepScaleR-Preview-Dataset"), _deepscaler),
-  "openr1_math": Known(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math, HFTRow),
-  "tulu3_preferences": Known(
+  "gsm8k_test": Dataset(Source("hf:openai/gsm8k", "test", subset="main"), _gsm8k),
+  "math": Dataset(Source("hf:DigitalLearningGmbH/MATH-lighteval"), _math),
+  "math500": Dataset(Source("hf:HuggingFaceH4/MATH-500", "test"), _math),
+  "deepscaler": Dataset(Source("hf:agentica-org/DeepScaleR-Preview-Dataset"), _deepscaler),
+  "openr1_math": Dataset(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math, HFTRow),
+  "tulu3_preferences": Dataset(
     Source("hf:allenai/llama-3.1-tulu-3-8b-preference-mixture"), _tulu3_preferences
   ),
-  "aime24": Known(Source("hf:HuggingFaceH4/aime_2024"), _aime),
-  "aime_1983_2024": Known(Source("hf:di-zhang-fdu/AIME_1983_2024"), _aime),
-  "amc23": Known(Source("hf:math-ai/amc23", "test"), _amc),
+  "aime24": Dataset(Source("hf:HuggingFaceH4/aime_2024"), _aime),
+  "aime_1983_2024": Dataset(Source("hf:di-zhang-fdu/AIME_1983_2024"), _aime),
+  "amc23": Dataset(Source("hf:math-ai/amc23", "test"), _amc),
 }
 
 
-def load_known(
+def load(
   name: str, *, path: str = "", split: str = "", on_bad_row: str = "raise", streaming: bool = False
 ) -> Loaded:
-  """Loads a data set of `KNOWN`.
+  """Loads a data set of `DATASETS`.
 
   Args:
     name: its key.
@@ -181,14 +181,14 @@ def load_known(
   Raises:
     KeyError: no data set of that name; those there are are listed.
   """
-  if name not in KNOWN:
-    raise KeyError(f"no data set named {name!r}; known: {', '.join(sorted(KNOWN))}.")
-  known = KNOWN[name]
+  if name not in DATASETS:
+    raise KeyError(f"no data set named {name!r}; known: {', '.join(sorted(DATASETS))}.")
+  dataset = DATASETS[name]
   source = dataclasses.replace(
-    known.source,
-    path=path or known.source.path,
-    split=split or ("train" if path.endswith(sources.SUFFIXES) else known.source.split),
-    subset="" if path else known.source.subset,
+    dataset.source,
+    path=path or dataset.source.path,
+    split=split or ("train" if path.endswith(sources.SUFFIXES) else dataset.source.split),
+    subset="" if path else dataset.source.subset,
     streaming=streaming,
   )
-  return sources.load(source, known.to_row, on_bad_row)
+  return sources.load(source, dataset.to_row, on_bad_row)
