@@ -13,6 +13,7 @@ from lhrm_jax.data import rows, sources
 from lhrm_jax.data.rows import BadRow, Fields
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Loaded, Source
+from lhrm_jax.text import boxes
 
 # What the paper appends to a mathematical question (https://arxiv.org/abs/2505.14631).
 MATH_SUFFIX = "Let's think step by step and output the final answer within \\boxed{}."
@@ -33,24 +34,17 @@ def math_prompt(question: str) -> str:
 
 
 def boxed(solution: str) -> str:
-  """What stands in the last `\\boxed{...}` of a solution, braces balanced.
+  """The content of the last `\\boxed{...}` of a solution.
 
   Raises:
-    BadRow: there is none, or it never closes.
+    BadRow: there is none, or it is never closed.
   """
-  start = max(solution.rfind("\\boxed{"), solution.rfind("\\fbox{"))
-  if start < 0:
-    short = re.search(r"\\boxed\s+([^\s$]+)", solution)  # a few solutions box one bare word
-    if short:
-      return short[1]
+  box = boxes.last(solution)
+  if box is None:
     raise BadRow("the solution boxes no answer")
-  begin = solution.index("{", start) + 1
-  depth = 1
-  for end in range(begin, len(solution)):
-    depth += {"{": 1, "}": -1}.get(solution[end], 0)
-    if depth == 0:
-      return solution[begin:end]
-  raise BadRow("the \\boxed{ of the solution never closes")
+  if box.content is None:
+    raise BadRow("the \\boxed{ of the solution never closes")
+  return box.content
 
 
 def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> PromptRow:

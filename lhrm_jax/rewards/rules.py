@@ -10,22 +10,14 @@ import re
 from fractions import Fraction
 
 from lhrm_jax.rewards.registry import BadAnswer, register
+from lhrm_jax.text import boxes
 from lhrm_jax.text.responses import parse_response
 
-_BOX = "\\boxed{"
 
-
-def last_box(text: str) -> str | None:
-  """The content of the last `\\boxed{}`; `None` where there is none or it is not closed."""
-  start = text.rfind(_BOX)
-  if start < 0:
-    return None
-  depth = 1
-  for i in range(start + len(_BOX), len(text)):
-    depth += {"{": 1, "}": -1}.get(text[i], 0)
-    if depth == 0:
-      return text[start + len(_BOX) : i]
-  return None
+def _final(part: str) -> str | None:
+  """The content of an answer part's last box, or all of it; `None` where that box is not closed."""
+  box = boxes.last(part)
+  return part if box is None else box.content
 
 
 @register("exact_match")
@@ -33,13 +25,8 @@ def exact_match(prompt: str, response: str, answer: str) -> float:
   """1.0 where the answer part, or what its last box holds, is the gold's text."""
   del prompt
   part = parse_response(response).answer
-  if part is None:
-    return 0.0
-  if _BOX in part:
-    part = last_box(part)
-    if part is None:
-      return 0.0
-  return float(part.strip() == answer.strip())
+  final = None if part is None else _final(part)
+  return float(final is not None and final.strip() == answer.strip())
 
 
 @register("math")
@@ -74,7 +61,7 @@ def numeric(prompt: str, response: str, answer: str) -> float:
   part = parse_response(response).answer
   if part is None:
     return 0.0
-  given = _last_number(last_box(part) or "" if _BOX in part else part)
+  given = _last_number(_final(part) or "")
   return float(given is not None and abs(given - gold) <= abs(gold) / 10**6)
 
 
