@@ -14,16 +14,15 @@ import contextlib
 import os
 import pathlib
 import queue
-import selectors
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
 
 import lhrm_jax
-from lhrm_jax.rewards import wire
 from lhrm_jax.rewards.math.verdicts import Verdict
+from lhrm_jax.rewards.worker import LOADING, RAISED
+from lhrm_jax.worker_process import WorkerProcess
 
 Gold = str | Sequence[str]
 _START_LIMIT_S = 30.0
@@ -38,7 +37,7 @@ def failure_of(verdict: Verdict) -> str | None:
   """
   if verdict.correct is not None:
     return None
-  kinds = {_TOOK_LONGER: "timeout", _ENDED: "worker", _CLOSED: "worker", wire.RAISED: "raised"}
+  kinds = {_TOOK_LONGER: "timeout", _ENDED: "worker", _CLOSED: "worker", RAISED: "raised"}
   return next((kind for start, kind in kinds.items() if verdict.reason.startswith(start)), None)
 
 
@@ -222,25 +221,18 @@ class _Batch:
       self.future.set_result(self.verdicts)
 
 
-class _Worker:
-  """One process and its two pipes."""
+class _Worker(WorkerProcess):
+  """One verifier process."""
 
   def __init__(self, command: Sequence[str]):
     root = str(pathlib.Path(lhrm_jax.__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    self.process = subprocess.Popen(
-      list(command),
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-      close_fds=True,
-    )
-    os.set_blocking(self.process.stdin.fileno(), False)
+    super().__init__(command, {**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
 
   def wait_ready(self) -> None:
-    """Raises `RuntimeError` where the worker does not come up."""
+    """Raises `RuntimeError` where the worker does not start."""
     try:
-      wire.receive(_Timed(self.process, _START_LIMIT_S))
+      self.receive(_START_LIMIT_S)
     except (EOFError, OSError, ValueError) as error:
       code = self.process.poll()
       raise RuntimeError(
@@ -249,47 +241,13 @@ class _Worker:
       ) from error
 
   def judge(self, message: dict, limit_s: float) -> tuple[Verdict, bool]:
-    """The verdict, and whether the worker can go on."""
-    pipes = _Timed(self.process, limit_s)
+    """Returns the verdict, and whether the worker can judge further responses."""
     try:
-      wire.send(pipes, message)
-      reply = wire.receive(pipes)
+      reply = self.ask(message, limit_s)
+      if LOADING in reply:
+        reply = self.receive(_START_LIMIT_S)
       return Verdict(reply["correct"], reply["extracted"], reply["reason"]), True
     except TimeoutError:
       return Verdict(None, None, f"{_TOOK_LONGER} {limit_s:g} s"), False
     except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
       return Verdict(None, None, f"{_ENDED}: {type(error).__name__}: {error}"), False
-
-  def kill(self) -> None:
-    with contextlib.suppress(OSError):
-      self.process.kill()
-    for pipe in (self.process.stdin, self.process.stdout):
-      with contextlib.suppress(OSError):
-        pipe.close()
-    self.process.wait()
-
-
-class _Timed:
-  """Both pipes of a process as one stream that gives up at a deadline."""
-
-  def __init__(self, process: subprocess.Popen, limit_s: float):
-    self.process = process
-    self.deadline = time.monotonic() + limit_s
-
-  def read(self, size: int) -> bytes:
-    self._await(self.process.stdout, selectors.EVENT_READ)
-    return os.read(self.process.stdout.fileno(), size)
-
-  def write(self, data: bytes) -> None:
-    while data:
-      self._await(self.process.stdin, selectors.EVENT_WRITE)
-      data = data[os.write(self.process.stdin.fileno(), data) :]
-
-  def flush(self) -> None:
-    pass
-
-  def _await(self, pipe, event: int) -> None:
-    with selectors.DefaultSelector() as selector:
-      selector.register(pipe, event)
-      if not selector.select(max(0.0, self.deadline - time.monotonic())):
-        raise TimeoutError("no reply in time")

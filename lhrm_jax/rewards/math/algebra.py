@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from fractions import Fraction
 
 from lhrm_jax.rewards.math import evaluate, nodes
@@ -19,6 +20,10 @@ _MAX_TERMS, _MAX_POWER, _MAX_BITS = 3_000, 12, 1_024
 _MAX_BRANCHES = 3  # absolute values in one condition
 
 
+def before_import() -> None:
+  """Called before SymPy is imported; a worker replaces it to ask for more time."""
+
+
 class Builder:
   """Builds SymPy expressions over shared symbols.
 
@@ -27,7 +32,9 @@ class Builder:
   """
 
   def __init__(self):
-    import sympy  # 0.5 s, which plain values never pay
+    if "sympy" not in sys.modules:
+      before_import()
+    import sympy  # takes seconds on a busy machine; plain values never need it
 
     self.sympy = sympy
     self.values: dict = {}
