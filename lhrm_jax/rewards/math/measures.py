@@ -6,14 +6,14 @@ import re
 from fractions import Fraction
 
 from lhrm_jax.rewards.math import nodes, remarks, units
-from lhrm_jax.rewards.math.cursor import Cursor
+from lhrm_jax.rewards.math.cursor import Grammar
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Unreadable
 
 _MULTIPLIERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
                 "trillion": 10**12, "dozen": 12}  # fmt: skip
 
 
-def annotated(node: Node, text: str, parser: Cursor) -> Node:
+def annotated(node: Node, text: str, parser: Grammar) -> Node:
   """`node` with the words `text` behind it, which must leave its value what it is."""
   if units.is_percent(text):
     return Op("pct", (node,))
