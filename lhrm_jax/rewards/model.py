@@ -15,13 +15,46 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.policy import PolicyConfig, huggingface, loading
+from lhrm_jax.config import MOST_ROWS, MOST_TOKENS, PATH, knob, one_of, whole
+from lhrm_jax.policy import PolicyConfig, huggingface, loading, pretrained
+from lhrm_jax.policy.config import DTYPES
 from lhrm_jax.rewards import scales
 from lhrm_jax.rewards.registry import Failed
+from lhrm_jax.text import PretrainedTokenizer
 from lhrm_jax.text.responses import parse_response
 
 HEAD_TENSOR = "score.weight"
 LONG_ANSWERS = ("score_0", "truncate_left")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModelConfig:
+  """Knobs of the reward model, the section `reward_model` of a config."""
+
+  init_from: str = knob(
+    "",
+    PATH,
+    "Folder, URL or hub id of a `*ForSequenceClassification` model with one label: what the reward "
+    "`reward_model` asks.",
+  )
+  scale: str = knob(
+    "sigmoid",
+    one_of(*(scale for scale in scales.SCALES if scale not in scales.OF_REFERENCE)),
+    "Scale of the scores, which `hgpo.delta` is measured on (docs/rewards.md).",
+  )
+  batch: int = knob(
+    32, whole(1, MOST_ROWS), "Responses scored at a time; a multiple of a host's `data` shards."
+  )
+  max_tokens: int = knob(
+    2048, whole(1, MOST_TOKENS), "Longest prompt and answer together, in the model's tokens."
+  )
+  long_answers: str = knob(
+    "score_0",
+    one_of(*LONG_ANSWERS),
+    "What happens to a longer prompt and answer: `score_0` scores 0 and counts it as "
+    "`reward/failed/too_long`, `truncate_left` drops its first tokens.",
+  )
+  dtype: str = knob("float32", one_of(*DTYPES), "Type of the parameters and the computation.")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -202,6 +235,8 @@ class RewardModel:
     """`ids` as the model can take them, or why it cannot."""
     if not len(ids) >= 1:
       return Failed("empty", "the prompt and answer have no token.")
+    if max(ids) >= self.config.vocab_size:
+      return Failed("token", f"the reward model has no token {max(ids)}.")
     if len(ids) <= self.max_tokens:
       return ids
     if self._long_answers == "truncate_left":
@@ -215,6 +250,40 @@ class RewardModel:
 
   def __call__(self, prompt: str, response: str, answer: str) -> float:
     return self.score_batch([prompt], [response], [answer])[0]
+
+
+def from_config(config: RewardModelConfig, mesh: Mesh) -> RewardModel:
+  """Loads the reward model that a config names, with its own tokenizer and chat template.
+
+  Args:
+    config: with `init_from`.
+    mesh: see `RewardModel`; of this process's devices, since each process scores its own rows.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or a file is missing.
+    ValueError: see `load_reward_model`.
+  """
+  folder = pretrained.locate(config.init_from)
+  if not folder.is_dir():
+    raise ValueError(f"{folder} is a file: a reward model is a folder of safetensors files")
+  tokenizer = PretrainedTokenizer.load(folder)
+
+  def encode(prompt: str, answer: str) -> list[int]:
+    turns = (("user", prompt), ("assistant", answer))
+    return tokenizer.encode_messages(
+      [{"role": role, "content": content} for role, content in turns], finished=True
+    )
+
+  return load_reward_model(
+    folder,
+    encode,
+    mesh=mesh,
+    dtype=config.dtype,
+    batch_size=config.batch,
+    max_tokens=config.max_tokens,
+    scale=config.scale,
+    long_answers=config.long_answers,
+  )
 
 
 class _WithoutHeads:

@@ -23,6 +23,7 @@ from lhrm_jax.registry import Registry
 from lhrm_jax.text.responses import parse_response
 
 RewardFn = Callable[[str, str, str], float]
+ANY_SOURCE = "*"
 
 REGISTRY: Registry[RewardFn] = Registry("reward")
 register, get, names = REGISTRY.register, REGISTRY.get, REGISTRY.names
@@ -62,24 +63,31 @@ def name_of(fn: RewardFn) -> str:
 
 def parts_of(fn: RewardFn) -> list[RewardFn]:
   """The single rewards that `fn` is made of."""
-  if isinstance(fn, Composed):
+  if isinstance(fn, Composed | BySource):
     return [single for part in fn.parts.values() for single in parts_of(part)]
   if isinstance(fn, ByQuery):
     return [*parts_of(fn.definite), *parts_of(fn.open_ended)]
   return [fn]
 
 
-def check_answer(fn: RewardFn, answer: str) -> None:
+def check_answer(fn: RewardFn, answer: str, source: str = "") -> None:
   """Checks the answer of a row against all rewards that will see it.
 
+  Args:
+    fn: the run's reward.
+    answer: the row's.
+    source: the row's.
+
   Raises:
-    BadAnswer: one of them cannot judge by it; names the reward.
+    BadAnswer: one of them cannot judge by it, or none is named for its source; says which.
   """
   if isinstance(fn, ByQuery):
-    check_answer(fn.definite if has_answer(answer) else fn.open_ended, answer)
+    check_answer(fn.definite if has_answer(answer) else fn.open_ended, answer, source)
+  elif isinstance(fn, BySource):
+    check_answer(fn.parts[fn.name_for(source)], answer, source)
   elif isinstance(fn, Composed):
     for part in fn.parts.values():
-      check_answer(part, answer)
+      check_answer(part, answer, source)
   elif (check := getattr(fn, "check", None)) is not None:
     try:
       check(answer)
@@ -115,6 +123,36 @@ def by_query(definite: RewardFn | str, open_ended: RewardFn | str) -> ByQuery:
   """
   rewards = (get(fn) if isinstance(fn, str) else fn for fn in (definite, open_ended))
   return ByQuery(*rewards)
+
+
+@dataclasses.dataclass(frozen=True)
+class BySource:
+  """One reward per source of rows.
+
+  Attributes:
+    names: reward name by source; "*" stands for all other sources.
+    parts: the rewards by name.
+  """
+
+  names: Mapping[str, str]
+  parts: Mapping[str, RewardFn]
+
+  def name_for(self, source: str) -> str:
+    """The name of the reward that scores rows of `source`.
+
+    Raises:
+      BadAnswer: there is none.
+    """
+    name = self.names.get(source, self.names.get(ANY_SOURCE))
+    if name is None:
+      raise BadAnswer(
+        f"reward_by_source names no reward for the source {source!r}: add it, or "
+        f"{ANY_SOURCE!r} for all other sources; named are {', '.join(map(repr, self.names))}"
+      )
+    return name
+
+  def __call__(self, prompt: str, response: str, answer: str) -> float:
+    raise CannotJudge("rewards by source need the row; score with `scoring.Scorer`")
 
 
 def has_answer(answer: str) -> bool:
@@ -160,6 +198,30 @@ def compose(weights: Mapping[str, float], **own: RewardFn) -> Composed:
   return Composed({name: float(weight) for name, weight in weights.items()}, parts)
 
 
+def chosen(
+  reward: str,
+  weights: Mapping[str, float] | None = None,
+  by_source: Mapping[str, str] | None = None,
+  **own: RewardFn,
+) -> RewardFn:
+  """The reward that a config chooses.
+
+  Args:
+    reward: a registered name, or one in `own`, as the names in the next two.
+    weights: a weighted sum in place of `reward`, see `compose`.
+    by_source: reward name by source of rows, in place of both; "*" stands for all other sources.
+    **own: rewards that are not registered, or take the place of registered ones.
+
+  Raises:
+    UnknownName: a name that is neither.
+    ValueError: see `compose`.
+  """
+  if by_source:
+    parts = {name: own.get(name) or get(name) for name in dict.fromkeys(by_source.values())}
+    return BySource(dict(by_source), parts)
+  return compose(weights, **own) if weights else own.get(reward) or get(reward)
+
+
 def rescaled(fn: RewardFn, scale: str) -> RewardFn:
   """`fn` with the scores of its reward models on another scale (`scales.SCALES`).
 
@@ -175,6 +237,8 @@ def _rescaled(fn: RewardFn, scale: str) -> RewardFn:
   if isinstance(fn, Composed):
     parts = {name: _rescaled(part, scale) for name, part in fn.parts.items()}
     return Composed(fn.weights, parts)
+  if isinstance(fn, BySource):
+    return BySource(fn.names, {name: _rescaled(part, scale) for name, part in fn.parts.items()})
   if isinstance(fn, ByQuery):
     return ByQuery(_rescaled(fn.definite, scale), _rescaled(fn.open_ended, scale))
   return fn.with_scale(scale) if hasattr(fn, "with_scale") else fn

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from lhrm_jax.rewards.registry import BadAnswer, register
+from lhrm_jax.rewards.registry import BadAnswer, CannotJudge, register
 from lhrm_jax.text import boxes
 from lhrm_jax.text.responses import parse_response
 
@@ -142,6 +142,20 @@ def _gold_letter(answer: str):
 
 
 multiple_choice.check = _gold_letter
+
+
+@register("reward_model")
+def reward_model(prompt: str, response: str, answer: str) -> float:
+  """Stands for the model of `config.reward_model`, which takes its place in a run.
+
+  Raises:
+    CannotJudge: there is no model.
+  """
+  del prompt, answer
+  if parse_response(response).answer is None:
+    return 0.0
+  raise CannotJudge("reward 'reward_model' needs a model: set reward_model.init_from")
+
 
 # Rewards whose scores are 0 or 1, so that a group's mean is a multiple of 1 / G.
 BINARY = (exact_match, math, numeric, code, multiple_choice)

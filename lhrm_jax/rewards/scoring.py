@@ -19,6 +19,7 @@ from lhrm_jax.rewards.pool import VerifierPool, failure_of
 from lhrm_jax.rewards.registry import (
   BadAnswer,
   ByQuery,
+  BySource,
   Composed,
   Failed,
   RewardError,
@@ -162,13 +163,12 @@ class Scorer:
     stopped = np.asarray(jax.device_get(rollouts.finish_reason)).reshape(-1) == STOPPED
     first_ids = np.asarray(jax.device_get(rollouts.responses))[..., 0].reshape(-1)
     finished = stopped & well_formed(texts, first_ids, self._tag_ids)
-    definite = np.array([has_answer(row.answer) for row in of_text], bool)
     try:
       self._check_answers(rows)
     except RewardError as error:
       return _failed(error)
     leaves: list[_Leaf] = []
-    combine = _plan(self._reward_fn, "", np.ones(n, bool), definite, leaves)
+    combine = _plan(self._reward_fn, "", np.ones(n, bool), of_text, leaves)
 
     with self._clock.busy():
       # What runs in this thread comes last, when the rest is under way.
@@ -246,7 +246,7 @@ class Scorer:
   def _check_answers(self, rows: Sequence[PromptRow]) -> None:
     for row in rows:
       try:
-        check_answer(self._reward_fn, row.answer)
+        check_answer(self._reward_fn, row.answer, row.source)
       except BadAnswer as error:
         raise RewardError(f"{error} (of the row with the prompt {row.prompt[:200]!r})") from error
 
@@ -310,7 +310,7 @@ def _by_deadline(seconds: float) -> RewardFn:
 
 
 def _plan(
-  fn: RewardFn, name: str, asked: np.ndarray, definite: np.ndarray, leaves: list[_Leaf]
+  fn: RewardFn, name: str, asked: np.ndarray, rows: Sequence[PromptRow], leaves: list[_Leaf]
 ) -> Callable[[list[np.ndarray]], np.ndarray]:
   """Appends the single rewards of `fn` to `leaves`; returns how their columns make its scores.
 
@@ -318,18 +318,27 @@ def _plan(
     fn: the reward.
     name: of `fn`, where a sum names it; else its own.
     asked: `[N]` bool, the responses it is asked about.
-    definite: `[N]` bool, whose queries have a definite answer.
+    rows: `N` queries, one for each response.
     leaves: grows.
   """
   if isinstance(fn, Composed):
     terms = [
-      (fn.weights[part], _plan(fn.parts[part], part, asked, definite, leaves)) for part in fn.parts
+      (fn.weights[part], _plan(fn.parts[part], part, asked, rows, leaves)) for part in fn.parts
     ]
     return lambda columns: sum(weight * combine(columns) for weight, combine in terms)
   if isinstance(fn, ByQuery):
-    by_rule = _plan(fn.definite, "", asked & definite, definite, leaves)
-    by_model = _plan(fn.open_ended, "", asked & ~definite, definite, leaves)
+    definite = np.array([has_answer(row.answer) for row in rows], bool)
+    by_rule = _plan(fn.definite, "", asked & definite, rows, leaves)
+    by_model = _plan(fn.open_ended, "", asked & ~definite, rows, leaves)
     return lambda columns: np.where(definite, by_rule(columns), by_model(columns))
+  if isinstance(fn, BySource):
+    names = np.array([fn.name_for(row.source) for row in rows])
+    plans = {
+      part: _plan(fn.parts[part], part, asked & (names == part), rows, leaves) for part in fn.parts
+    }
+    return lambda columns: np.select(
+      [names == part for part in plans], [combine(columns) for combine in plans.values()]
+    )
   place = len(leaves)
   leaves.append(_Leaf(name or name_of(fn), fn, asked))
   return lambda columns: columns[place]

@@ -128,7 +128,7 @@ def _changes(
   for key, (old, new) in difference(before, setup.plain(config)).items():
     section, _, name = key.partition(".")
     # What a run started from may be gone when it is resumed.
-    same_path = key == "init_from" and setup.same_path(str(old), new)
+    same_path = key.endswith("init_from") and setup.same_path(str(old), new)
     left_alone = section == "policy" and config.init_from and name not in asked
     if not (_within(key, FREE) or same_path or left_alone):
       yield key, (old, new)

@@ -102,7 +102,7 @@ class PretrainedTokenizer:
     """The token that the template ends an assistant's turn with, then the model's own."""
     found = []
     turn = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": _BREAK}]
-    text = self._render(turn, add_generation_prompt=False)
+    text = self._render(turn, finished=True)
     end = self._control_pattern.search(text.rpartition(_BREAK)[2])
     if end:
       found.append(self._control[end[0]])
@@ -123,19 +123,21 @@ class PretrainedTokenizer:
         )
     return tuple(dict.fromkeys(found))
 
-  def _render(self, messages: Sequence[chat.Message], *, add_generation_prompt: bool = True) -> str:
+  def _render(self, messages: Sequence[chat.Message], *, finished: bool = False) -> str:
     # The template that an export has, so that training sees what a server renders.
     return chat.render(
       chat.hybrid_template(self.chat_template),
       messages,
       self._special_tokens,
-      add_generation_prompt=add_generation_prompt,
+      add_generation_prompt=not finished,
     )
 
   def encode_prompt(self, prompt: str) -> list[int]:
     return self.encode_messages([{"role": "user", "content": prompt}])
 
-  def encode_messages(self, messages: Sequence[chat.Message]) -> list[int]:
+  def encode_messages(
+    self, messages: Sequence[chat.Message], *, finished: bool = False
+  ) -> list[int]:
     """Ids of a conversation, up to where the assistant's next response begins.
 
     Control tokens in the messages' text stay plain text, but for the tags of earlier responses: the
@@ -143,20 +145,23 @@ class PretrainedTokenizer:
 
     Args:
       messages: each with `role` and `content`; the last one is not the assistant's.
+      finished: the assistant wrote the last message: nothing opens a further response.
     """
-    text = self._render(messages)
+    text = self._render(messages, finished=finished)
     typed = {token for m in messages for token in self._forgeable(m)}
     if not typed:
       return self._parser.encode(text, add_special_tokens=False).ids
     return self._encode(
-      self._plain, self._control_pattern.split(self._broken(messages, typed, text))
+      self._plain, self._control_pattern.split(self._broken(messages, typed, text, finished))
     )
 
   def _forgeable(self, message: chat.Message) -> set[str]:
     found = set(self._control_pattern.findall(message["content"]))
     return found - set(tags.TAGS) if message["role"] == "assistant" else found
 
-  def _broken(self, messages: Sequence[chat.Message], typed: set[str], text: str) -> str:
+  def _broken(
+    self, messages: Sequence[chat.Message], typed: set[str], text: str, finished: bool
+  ) -> str:
     """`text`, the rendered messages, with a break in the control tokens that somebody typed."""
 
     def rendered(tokens: set[str]) -> str:
@@ -166,7 +171,7 @@ class PretrainedTokenizer:
           return message
         return {**message, "content": _one_of(breakable).sub(_insert_break, message["content"])}
 
-      return self._render([of(message) for message in messages])
+      return self._render([of(message) for message in messages], finished=finished)
 
     def unchanged(broken: str) -> bool:
       return broken.replace(_BREAK, "") == text
