@@ -1,7 +1,7 @@
-"""Well-known data sets by name: where they are on the hub, and how their columns become our rows.
+"""A catalog of public data sets: where they are on the hub, and how to read their rows.
 
-`load("gsm8k")` gives queries, `load("openr1_math")` demonstrations. A copy on disk in
-the same format is read by passing its path.
+`load("gsm8k")` gives queries, `load("openr1_math")` demonstrations. A copy on disk in the same
+format is read by passing its path.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ MATH_SUFFIX = "Let's think step by step and output the final answer within \\box
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A data set: where its rows are, the function that reads one, and the kind it gives."""
+  """A data set: where its rows are, the function that reads one, and the kind of row it returns."""
 
   source: Source
   to_row: Callable[[Fields], PromptRow | HFTRow | None]
@@ -29,7 +29,7 @@ class Dataset:
 
 
 def math_prompt(question: str) -> str:
-  """A question with the request for a boxed answer."""
+  """`question` with the request for a boxed answer."""
   return f"{question.strip()}\n{MATH_SUFFIX}"
 
 
@@ -48,7 +48,7 @@ def boxed(solution: str) -> str:
 
 
 def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> PromptRow:
-  """A mathematical query whose question stands in the column `prompt`."""
+  """A mathematical query whose question is in the column `prompt`."""
   if answer in (None, ""):
     raise BadRow(f"no answer; the row has {rows.columns(fields)}")
   asked = math_prompt(rows.text_field(fields, prompt))
@@ -58,7 +58,7 @@ def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> P
 
 
 def _whole(answer) -> str:
-  """Answers that a table turned into floats, such as 27.0, as the whole numbers they were."""
+  """An answer as text; 27.0, which a table made of a whole number, as 27."""
   text = rows.answer_text(answer).strip()
   return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
 
@@ -71,7 +71,7 @@ def _gsm8k(fields: Fields) -> PromptRow:
 
 
 def _gsm8k_solved(fields: Fields, mode: str) -> HFTRow:
-  """The worked solution as reasoning, or its result alone; calculator marks `<<...>>` go."""
+  """The worked solution as reasoning, or its result alone, without calculator marks `<<...>>`."""
   row = _gsm8k(fields)
   work = re.sub(r"<<.*?>>", "", fields["answer"].rpartition("####")[0]).strip()
   answer = f"\\boxed{{{row.answer}}}"
@@ -116,7 +116,7 @@ def _openr1_math(fields: Fields) -> HFTRow | None:
     len(verified) != count or len(complete) != count
   ):
     raise BadRow(
-      f"'correctness_math_verify' and 'is_reasoning_complete' are no lists of {count}, as "
+      f"'correctness_math_verify' and 'is_reasoning_complete' are not lists of {count}, as "
       "'generations'"
     )
   for text, right, whole in zip(generations, verified, complete, strict=True):
@@ -127,7 +127,7 @@ def _openr1_math(fields: Fields) -> HFTRow | None:
 
 
 def _tulu3_preferences(fields: Fields) -> PromptRow:
-  """The query of a preference pair; a reward model scores what is answered to it."""
+  """The query of a preference pair, whose responses a reward model scores."""
   prompt = fields.get("prompt")
   if not prompt:
     match fields.get("chosen"):
@@ -167,13 +167,13 @@ def load(
 
   Args:
     name: its key.
-    path: read from here instead of the hub: a file, or what else `Source.path` may be.
-    split: instead of the usual one.
+    path: where to read it instead of the hub, as `Source.path`.
+    split: replaces the usual one.
     on_bad_row: "raise" or "skip".
     streaming: read while it downloads.
 
   Raises:
-    KeyError: no data set of that name; those there are are listed.
+    KeyError: there is no data set of that name; the message lists all.
   """
   if name not in DATASETS:
     raise KeyError(f"no data set named {name!r}; known: {', '.join(sorted(DATASETS))}.")

@@ -63,7 +63,7 @@ class RowTask:
 
     Args:
       data: these three as names with commas between them; `sources`, from names to the fields of
-        `Source` and `format`, a known data set whose format the source has; `on_bad_row`.
+        `Source` and `format`, a data set of the catalog whose format the source has; `on_bad_row`.
 
     Raises:
       ValueError: a name or field that does not exist, a file that does not, or queries where
@@ -81,7 +81,7 @@ class RowTask:
     )  # fmt: skip
     if task.on_bad_row not in sources.ON_BAD_ROW:
       raise ValueError(
-        f"data.on_bad_row={task.on_bad_row!r} is none of {', '.join(sources.ON_BAD_ROW)}."
+        f"data.on_bad_row={task.on_bad_row!r} is not one of {', '.join(sources.ON_BAD_ROW)}."
       )
     if not (task.evaluation_sources or task.prompt_sources):
       raise ValueError(
@@ -92,12 +92,12 @@ class RowTask:
 
   @property
   def notes(self) -> tuple[str, ...]:
-    """Where the rows came from and what was left out, of the sources read so far."""
+    """Where the rows came from and what was left out, for the sources read so far."""
     return tuple(pool.note for pool in self._pools)
 
   @property
   def _pools(self) -> "list[_Pool]":
-    """Those that have been read: each is a cached property."""
+    """The pools read so far; each is a cached property."""
     names = ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
     return [pool for name in names if (pool := self.__dict__.get(name))]
 
@@ -114,7 +114,7 @@ class RowTask:
     return self._prompt_pool.rows
 
   def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
-    """Training queries of one step: all of them once, in a new order each time through.
+    """Training queries of one step: every query once per pass, in a new order each pass.
 
     Raises:
       ValueError: no source is named, or a row is bad.
@@ -125,10 +125,10 @@ class RowTask:
   def demonstrations(
     self, seed: int, step: int, think: int, no_think: int
   ) -> tuple[list[HFTRow], list[HFTRow]]:
-    """HFT rows of one step; each mode's rows go by in an order of their own, as `prompts`.
+    """HFT rows of one step; each mode's rows have an order of their own, as in `prompts`.
 
     Raises:
-      ValueError: no source is named, a row is bad, or rows of a mode are asked for that has none.
+      ValueError: no source is named, a row is bad, or a mode whose rows are asked for has none.
     """
     by_mode = []
     for mode, stream, count in ((tags.THINK, _THINK, think), (tags.NO_THINK, _NO_THINK, no_think)):
@@ -149,7 +149,7 @@ class RowTask:
     return [pool[i] for i in in_order((_EVALUATION,), 0, min(count, len(pool)), len(pool))]
 
   def check_conversations(self, tokenizer: Tokenizer) -> None:
-    """Encodes one row of every order of roles among the sources read so far.
+    """Encodes one row for every order of roles in the sources read so far.
 
     Raises:
       ValueError: the tokenizer's chat template refuses an order, or takes no conversations.
@@ -238,10 +238,9 @@ class _Pool:
 
 
 def in_order(key: Sequence[int], first: int, count: int, size: int) -> list[int]:
-  """Places `first` to `first + count - 1` of an endless stream over `size` items.
+  """Items `first` to `first + count - 1` of an endless stream of indices below `size`.
 
-  The stream is one permutation of all items after the other, each a function of `key` and of how
-  many went before.
+  The stream is a sequence of permutations, each a function of `key` and of its number.
   """
   return [
     int(_permutation((*key, place // size), size)[place % size])
@@ -268,7 +267,7 @@ def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str)
   near = difflib.get_close_matches(name, [*own, *DATASETS], n=1)
   hint = f"Did you mean {near[0]!r}? " if near else ""
   raise ValueError(
-    f"data.{key}: {name!r} is no source. {hint}Known: {', '.join([*own, *DATASETS])}; or a "
+    f"data.{key}: {name!r} is not a source. {hint}Known: {', '.join([*own, *DATASETS])}; or a "
     f"{', '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
   )
 
@@ -279,7 +278,7 @@ def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> D
   if unknown or not fields.get("path"):
     raise ValueError(
       f"data.sources.{name}: "
-      + (f"{', '.join(unknown)} is no field" if unknown else "no path")
+      + (f"{', '.join(unknown)} is not a field" if unknown else "no path")
       + f"; there are {', '.join(_SOURCE_KEYS)}."
     )
   given = {field: value for field, value in fields.items() if field != "format"}
@@ -290,21 +289,21 @@ def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> D
     return Dataset(Source(**given), _READERS[kind], kind)
   if fields["format"] not in DATASETS:
     raise ValueError(
-      f"data.sources.{name}.format={fields['format']!r} is none of {', '.join(DATASETS)}."
+      f"data.sources.{name}.format={fields['format']!r} is not one of {', '.join(DATASETS)}."
     )
   dataset = dataclasses.replace(DATASETS[fields["format"]], source=Source(**given))
   return _of_kind(dataset, name, kind, key)
 
 
 def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
-  """Finds values of other types than a source's fields have."""
+  """Raises `ValueError` for a field of the wrong type."""
 
   def is_table(value: Any) -> bool:
     return hasattr(value, "items")  # a dict, or the config's own kind
 
   if not is_table(fields):
-    raise ValueError(f"data.sources.{name}={fields!r} is no table of fields, such as 'path'.")
-  for field in filter(fields.__contains__, _SOURCE_KEYS):  # others are no fields at all
+    raise ValueError(f"data.sources.{name}={fields!r} is not a table of fields, such as 'path'.")
+  for field in filter(fields.__contains__, _SOURCE_KEYS):  # others are not fields at all
     value = fields[field]
     if field in ("columns", "constants"):
       right, wanted = value is None or is_table(value), "a table of columns"
@@ -320,7 +319,7 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
 
 
 def _check(source: Source, key: str) -> None:
-  """Finds a missing file or a split that is none before hours of training have passed."""
+  """Raises `ValueError` for a missing file or a malformed split, before anything is trained."""
   try:
     sources.check(source)
   except (FileNotFoundError, RuntimeError, ValueError) as error:

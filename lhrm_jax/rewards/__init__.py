@@ -1,7 +1,7 @@
-"""Scorers: what a response is worth.
+"""Rewards: functions that score a response.
 
 Importing this package registers the built-in rewards and loads nothing heavy; the mathematics
-verifier comes with the first call that needs it.
+verifier is imported by the first call that needs it.
 """
 
 from lhrm_jax.rewards import rules, shaping

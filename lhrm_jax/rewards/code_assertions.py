@@ -25,7 +25,7 @@ class Assertion:
     try:
       body = ast.parse(source.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-      raise BadAnswer(f"the test {short(source)} is no Python: {error}") from None
+      raise BadAnswer(f"the test {short(source)} is not Python: {error}") from None
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
       raise BadAnswer(f"the test {short(source)} is not one assert; give each assert on its own")
     self.test = body[0].test

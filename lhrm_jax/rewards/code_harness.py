@@ -61,7 +61,7 @@ def encode(value, depth=0):
   if hasattr(kind, "__next__"):
     items = list(itertools.islice(value, MOST_ITEMS))
     return ["iterator", [encode(item, deeper) for item in items]]
-  raise ValueError(f"a {kind.__name__} is no plain data")
+  raise ValueError(f"a {kind.__name__} is not plain data")
 
 
 DATE, CLOCK = ("year", "month", "day"), ("hour", "minute", "second", "microsecond")

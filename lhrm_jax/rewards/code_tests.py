@@ -26,7 +26,7 @@ from lhrm_jax.rewards.setup_code import (
 
 _FORMS = "code tests are a JSON object with one of 'asserts', 'calls' and 'io'"
 _KEYS = {"asserts": {"setup", "entry_point"}, "calls": {"setup"}, "io": set()}
-# They would make code out of what the program returned, or read what the judge holds.
+# They would run what the program returned as code, or read what the judge holds.
 _BARRED = {
   "eval", "exec", "compile", "open", "input", "globals", "locals", "vars", "getattr", "setattr",
   "delattr", "breakpoint", "exit", "quit", "help", "memoryview",
@@ -62,12 +62,12 @@ def read(answer: str) -> CodeTests:
   try:
     tests = json.loads(answer)
   except (ValueError, RecursionError) as error:
-    raise BadAnswer(f"{_FORMS}; the answer is no JSON ({error})") from error
+    raise BadAnswer(f"{_FORMS}; the answer is not JSON ({error})") from error
   return checked(tests)
 
 
 def checked(tests: dict) -> CodeTests:
-  """`read` for tests that are no text any more."""
+  """`read` for parsed JSON."""
   if not isinstance(tests, dict) or len(_KEYS.keys() & tests.keys()) != 1:
     raise BadAnswer(_FORMS)
   (form,) = _KEYS.keys() & tests.keys()
@@ -114,7 +114,7 @@ def _calls(cases: Sequence[dict], setup: str, _: None) -> CodeTests:
       raise BadAnswer(f"a test of 'calls' has no {sorted(unknown)}")
     name, args, kwargs = case["function"], case.get("args", []), case.get("kwargs", {})
     if not isinstance(name, str) or not name.isidentifier():
-      raise BadAnswer(f"{name!r} is no name of a function")
+      raise BadAnswer(f"{name!r} is not the name of a function")
     if not isinstance(args, list) or not isinstance(kwargs, dict):
       raise BadAnswer(f"'args' is a list and 'kwargs' an object, not {short(case)}")
     asked.append([name, args, kwargs])

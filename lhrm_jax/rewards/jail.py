@@ -37,7 +37,7 @@ PR_SET_SECCOMP, FILTER = 22, 2
 MOUNT_FLAGS = {
   "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21
 }  # fmt: skip
-# Of /proc, what says something about the machine or about its users' keys.
+# Entries of /proc that reveal something about the machine or its users' keys.
 HIDDEN = ("keys", "key-users", "kallsyms", "kcore", "kmsg", "modules", "timer_list", "vmallocinfo")
 PACKAGES = ("site-packages", "dist-packages")
 DEVICES = ("null", "zero", "random", "urandom")

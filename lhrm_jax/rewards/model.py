@@ -68,7 +68,7 @@ def reward_scores(
     params: the decoder's.
     head: `[d]`, applied in float32 to the last token's hidden state.
     tokens: `[N, T]` int32, padded on the right.
-    lengths: `[N]` int32, at least 1. What stands beyond them is never looked at.
+    lengths: `[N]` int32, at least 1; later tokens are ignored.
 
   Returns:
     `[N]` float32, unbounded.
@@ -85,9 +85,9 @@ class RewardModel:
   """A reward function that asks a reward model, many responses at a time.
 
   Only the answer part is shown to the model, so that both modes are judged on what the user reads.
-  A malformed response scores 0 whatever the scale. On a bounded scale that is below every other
-  score. On `raw` and `standardised` it is not: where most answers score below 0, being malformed
-  pays, so watch `mode/*/malformed_rate` there.
+  A malformed response scores 0 on every scale: the lowest score on a bounded one. On `raw` and
+  `standardised`, where most answers score below 0, being malformed pays, so watch
+  `mode/*/malformed_rate` there.
 
   Args:
     config: of the model's decoder.
@@ -95,8 +95,8 @@ class RewardModel:
     head: `[d]` or `[1, d]`, the classification head.
     encode: `encode(prompt, answer) -> ids` by the reward model's own tokenizer and template.
     mesh: parameters are split over it as the policy's are, batches over `data` and `fsdp`.
-    batch_size: sequences at a time; a short last batch is filled up.
-    max_tokens: every batch is this wide, so that one program serves all.
+    batch_size: sequences scored at a time; a short last batch is padded.
+    max_tokens: width of every batch, so that one compiled program serves all.
     scale: of the scores, one of `scales.SCALES`.
     reference: prompts and answers whose logits `standardised` and `percentile` are relative to,
       e.g. some hundred answers of the policy before training.
@@ -184,7 +184,7 @@ class RewardModel:
     """The model's own scores `[N]` float32 of token sequences of any number and length.
 
     Raises:
-      ValueError: a sequence is empty or longer than `max_tokens`. Nothing is cut off in silence.
+      ValueError: a sequence is empty or longer than `max_tokens`. Nothing is truncated silently.
     """
     for ids in sequences:
       if not 1 <= len(ids) <= self.max_tokens:
@@ -196,7 +196,7 @@ class RewardModel:
     for start in range(0, len(sequences), self.batch_size):
       batch = sequences[start : start + self.batch_size]
       tokens = np.zeros((self.batch_size, self.max_tokens), np.int32)
-      lengths = np.ones(self.batch_size, np.int32)  # rows that fill up are one token long
+      lengths = np.ones(self.batch_size, np.int32)  # padding rows are one token long
       for i, ids in enumerate(batch):
         tokens[i, : len(ids)], lengths[i] = ids, len(ids)
       tokens, lengths = jax.device_put((tokens, lengths), self._batch_sharding)
@@ -207,8 +207,8 @@ class RewardModel:
   def score_batch(
     self, prompts: Sequence[str], responses: Sequence[str], answers: Sequence[str]
   ) -> list[float]:
-    """A score for each response: 0.0 for those that are malformed, `Failed` for those that cannot
-    be given to the model.
+    """A score for each response: 0.0 for malformed ones, `Failed` for those that the model cannot
+    score.
     """
     del answers
     parts = [parse_response(response).answer for response in responses]
@@ -287,7 +287,7 @@ def from_config(config: RewardModelConfig, mesh: Mesh) -> RewardModel:
 
 
 class _WithoutHeads:
-  """A checkpoint less its classification head: the tensors of the decoder alone."""
+  """A checkpoint without its classification head: the decoder's tensors."""
 
   def __init__(self, checkpoint: loading.Checkpoint):
     self.where, self.shape, self.read = checkpoint.where, checkpoint.shape, checkpoint.read
@@ -323,7 +323,7 @@ def load_reward_model(
   head = load_head(folder)
   path = folder / "config.json"
   fields = json.loads(path.read_text(encoding="utf-8"))
-  # Such a model has no language head, whatever its config says of one.
+  # Such a model has no language head, whatever its config says.
   fields |= {"architectures": [], "tie_word_embeddings": True}
   config = dataclasses.replace(huggingface.config_from_json(fields, str(path)), dtype=dtype)
   checkpoint = _WithoutHeads(huggingface.SafetensorsFolder(folder))
@@ -351,13 +351,13 @@ def load_head(folder: pathlib.Path | str) -> np.ndarray:
   if index.is_file():
     files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     if HEAD_TENSOR not in files:
-      raise ValueError(f"{index} lists no {HEAD_TENSOR}: this is no reward model.")
+      raise ValueError(f"{index} lists no {HEAD_TENSOR}: this is not a reward model.")
     path = folder / files[HEAD_TENSOR]
   if not path.is_file():
     raise FileNotFoundError(f"{path} is missing; weights are read from safetensors files only.")
   with safe_open(path, framework="numpy") as file:
     if HEAD_TENSOR not in file.keys():  # noqa: SIM118 (no dict)
-      raise ValueError(f"{path} holds no {HEAD_TENSOR}: this is no reward model.")
+      raise ValueError(f"{path} holds no {HEAD_TENSOR}: this is not a reward model.")
     head = np.asarray(file.get_tensor(HEAD_TENSOR), np.float32)
   if head.ndim != 2 or head.shape[0] != 1:
     raise ValueError(

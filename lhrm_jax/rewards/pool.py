@@ -1,7 +1,7 @@
 """Verdicts from worker processes, each under a hard time limit.
 
-A verdict that takes too long costs its worker: the process is killed and replaced, the verdict
-is undecided, and no other verdict notices. Workers are fresh interpreters started by
+A verdict that takes too long costs its worker: the process is killed and replaced, the verdict is
+undecided, and no other verdict is affected. Workers are fresh interpreters started by
 `subprocess`, so nothing is forked after JAX has started its threads, the user's `__main__` is not
 imported again, and the pool works from any thread, from asyncio and in each process of a multi-host
 run.
@@ -31,9 +31,9 @@ _CLOSED = "the VerifierPool was closed"
 
 
 def failure_of(verdict: Verdict) -> str | None:
-  """What kept the pool from a verdict, `timeout`, `worker` or `raised`; `None` where it gave one.
+  """Why the pool has no verdict: `timeout`, `worker` or `raised`; `None` where it has one.
 
-  An undecided verdict is one: the verifier came to it by itself.
+  The verifier's own undecided verdict is one.
   """
   if verdict.correct is not None:
     return None
@@ -46,14 +46,14 @@ class VerifierPool:
 
   ```python
   with VerifierPool(workers=2) as pool:
-    future = pool.score_async(golds, responses)   # goes on while the next chunk is sampled
-    verdicts = pool.wait(future)                  # adds to `pool.waited_s` what was not hidden
+    future = pool.score_async(golds, responses)   # runs while the next chunk is sampled
+    verdicts = pool.wait(future)                  # adds the wait to `pool.waited_s`
   ```
 
   Args:
     workers: number of processes.
     limit_s: seconds one verdict may take before its worker is killed. The verifier itself is
-      bounded, so this is a second belt and is seldom reached.
+      bounded, so this second line of defence is seldom reached.
     memory_mib: address space of one worker, where the platform can limit it.
     command: starts one worker; for tests.
   """
@@ -120,7 +120,7 @@ class VerifierPool:
     return batch.future
 
   def score(self, golds: Sequence[Gold], responses: Sequence[str]) -> list[Verdict]:
-    """Scores a batch and waits for it; the wait counts as not hidden."""
+    """Scores a batch and waits for it; the wait is added to `waited_s`."""
     return self.wait(self.score_async(golds, responses))
 
   def wait(self, future: concurrent.futures.Future[list[Verdict]]) -> list[Verdict]:
@@ -133,12 +133,12 @@ class VerifierPool:
         self.waited_s += time.perf_counter() - start
 
   def take_waited(self) -> float:
-    """Seconds callers waited since the last call: the reward time that sampling did not hide."""
+    """Seconds that callers have waited since the last call: scoring time not hidden by sampling."""
     with self._lock:
       waited, self.waited_s = self.waited_s, 0.0
     return waited
 
-  # Life.
+  # Lifetime.
 
   def close(self) -> None:
     """Ends the workers. Verdicts not given yet are undecided."""
@@ -179,7 +179,7 @@ class VerifierPool:
 
   def _replacement(self) -> _Worker:
     pause = 0.1
-    while True:  # a machine short of processes for a moment must not end the pool
+    while True:  # a machine out of processes for a moment must not end the pool
       worker = None
       try:
         worker = _Worker(self._command)
@@ -201,7 +201,7 @@ def _drain(jobs: queue.Queue) -> Iterable:
 
 
 class _Batch:
-  """Collects verdicts until all are there, then sets the future."""
+  """Collects the verdicts of a batch and sets its future once all are in."""
 
   def __init__(self, size: int):
     self.future: concurrent.futures.Future[list[Verdict]] = concurrent.futures.Future()

@@ -1,4 +1,4 @@
-"""Reward functions by name, and how several are added up.
+"""The registered rewards, and rewards made of several.
 
 A reward is a plain function `reward_fn(prompt, response, answer) -> float`. A researcher's own is
 registered in one line and named in the config:
@@ -9,9 +9,9 @@ def short_proof(prompt, response, answer): ...
 ```
 
 A reward that is faster on many responses at once also has a method `score_batch(prompts, responses,
-answers)`, which gives a list; one that runs on the accelerators has `on_device = True` (see
-`scoring.Scorer`). One that needs answers of some form has `check(answer)`, which raises `BadAnswer`
-on others: rows are then checked before anything is sampled for them.
+answers)`, which returns a list; one that runs on the accelerators has `on_device = True` (see
+`scoring.Scorer`). One that needs answers in some form has `check(answer)`, which raises `BadAnswer`
+on others: rows are checked before anything is sampled for them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RewardError(Exception):
 
 
 class CannotJudge(Exception):
-  """A reward cannot judge, whatever the response: it ends the run, where other errors score 0."""
+  """A reward cannot judge any response: this ends the run, where other errors score 0."""
 
 
 class BadAnswer(ValueError, CannotJudge):
@@ -42,9 +42,9 @@ class BadAnswer(ValueError, CannotJudge):
 
 
 class Failed(float):
-  """A score of 0 that stands for no judgement, with the reason it is counted by.
+  """A score of 0 for a response that could not be judged, with the reason it is counted under.
 
-  A reward returns it, or raises: both are counted as `reward/failed/REASON`.
+  A reward returns it, or raises: either is counted as `reward/failed/REASON`.
   """
 
   reason: str
@@ -62,7 +62,7 @@ def name_of(fn: RewardFn) -> str:
 
 
 def parts_of(fn: RewardFn) -> list[RewardFn]:
-  """The single rewards that `fn` is made of."""
+  """The single rewards that `fn` consists of."""
   if isinstance(fn, Composed | BySource):
     return [single for part in fn.parts.values() for single in parts_of(part)]
   if isinstance(fn, ByQuery):
@@ -110,7 +110,7 @@ class ByQuery:
 
 
 def by_query(definite: RewardFn | str, open_ended: RewardFn | str) -> ByQuery:
-  """A rule for queries with a definite answer, e.g. a reward model for those without.
+  """A reward that scores queries with a definite answer by a rule, others e.g. by a model.
 
   The query's own `answer` decides, so all responses to a query are compared on one scale.
 
@@ -168,7 +168,7 @@ class Composed:
   parts: Mapping[str, RewardFn]
 
   def components(self, prompt: str, response: str, answer: str) -> dict[str, float]:
-    """Each reward by name, unweighted, and their weighted sum as `total`: what a run logs.
+    """Each reward by name, unweighted, and their weighted sum as `total`.
 
     All are 0 for a malformed response.
     """

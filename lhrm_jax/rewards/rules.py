@@ -1,7 +1,7 @@
-"""The rewards built in: rules that compare the answer part of a response with the gold.
+"""The built-in rewards: rules that compare the answer part of a response with the gold.
 
-All give 1.0 or 0.0, and 0.0 to a malformed response (`text.parse_response`), however right its text
-may be. `rewards.math.verify` is the same judge without that rule, for plain completions.
+All return 1.0 or 0.0, and 0.0 for a malformed response (`text.parse_response`), however right its
+text may be. `rewards.math.verify` is the same judge without that rule, for plain completions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def exact_match(prompt: str, response: str, answer: str) -> float:
 def math(prompt: str, response: str, answer: str) -> float:
   """1.0 where the response commits to an answer equal in value to the gold (`math.verify`).
 
-  An undecided verdict scores 0.0; a run that wants to count those uses `VerifierPool`.
+  An undecided verdict scores 0.0; `VerifierPool` tells those apart.
   """
   del prompt
   if parse_response(response).answer is None:
@@ -50,11 +50,11 @@ _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}|\s*/
 def numeric(prompt: str, response: str, answer: str) -> float:
   """1.0 where the last number of the answer part equals the gold to a relative 1e-6.
 
-  For tasks whose gold is one number and whose answer part is short. It takes the last number where
-  there are several, so a response cannot win by listing some.
+  For tasks whose gold is one number and whose answer part is short. Of several numbers
+  the last counts, so a response cannot win by listing some.
 
   Raises:
-    BadAnswer: the gold is no number.
+    BadAnswer: the gold is not a number.
   """
   del prompt
   gold = _gold_number(answer)

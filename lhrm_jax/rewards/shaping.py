@@ -1,9 +1,9 @@
-"""Terms for the form of a response. No config turns them on, and both are known to collapse modes.
+"""Rewards for the form of a response. No config uses them, and both are known to collapse modes.
 
 A length penalty pays for leaving out the reasoning whether or not it was needed, so think mode dies
-out; a format bonus pays the same for a wrong answer as for a right one, and is learnt first. HGPO
-needs neither: a malformed response scores 0 under every rule of `rules.py`, and
-short right answers win through `delta`. They are here so that the collapse can be shown.
+out; a format bonus pays as much for a wrong answer as for a right one, and is learned first. HGPO
+needs neither: a malformed response scores 0 under every rule of `rules.py`, and short right answers
+win through `delta`. They exist to demonstrate the collapse.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A worker process of `pool.VerifierPool`: reads golds and responses, replies with verdicts.
 
 Started as `python -m lhrm_jax.rewards.worker MEMORY_MIB`. It imports the verifier only, neither JAX
-nor the user's program, and ends when its standard input closes, which happens when its parent ends
-in whatever way.
+nor the user's program, and ends when its standard input closes, which happens however its parent
+ends.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def _limit(memory_mib: int) -> None:
 
 
 def _end_with_parent() -> None:
-  """Ends this process when its parent has, should a verdict keep it from seeing its input close."""
+  """Ends this process with its parent, even while a verdict keeps it from reading its input."""
   parent = os.getppid()
 
   def watch() -> None:

@@ -1,10 +1,9 @@
-"""The process that renders chat templates: started at first use, replaced when it was stopped.
+"""Renders chat templates in a child process, started at first use and replaced once killed.
 
-Templates come with models, from anybody, and transformers' sandbox bounds neither loops nor powers.
-Rendering once in a child and then in the trainer would not do: what a template does may depend on
-the conversation. So every render goes through one child, under limits on processor time and memory;
-a prompt pays a pipe's round trip. The child imports transformers' renderer instead of this process,
-so that loading takes no longer.
+Templates come with untrusted models, and transformers' sandbox bounds neither loops nor powers.
+What a template does may depend on the conversation, so every render goes through the child, which
+has limits on processor time and memory; a prompt costs a round trip over a pipe. The child, not
+this process, imports transformers' renderer, so loading takes no longer.
 """
 
 import atexit
@@ -22,16 +21,16 @@ _RENDER_LIMIT_S = 60.0  # of wall time; the worker's own limit is on processor t
 
 
 class RenderError(Exception):
-  """A template that failed, or that had to be stopped; the text says how."""
+  """A template failed or was stopped; the message says how."""
 
 
 _lock = threading.RLock()
 _worker: WorkerProcess | None = None
-_ready = False  # whether it has told that it can render
+_ready = False  # whether the worker has said that it can render
 
 
 def start() -> None:
-  """Starts the process if there is none, without waiting: it gets ready while weights are read."""
+  """Starts the process if there is none, without waiting: it loads while weights are read."""
   global _worker, _ready
   with _lock:
     if _worker is not None and _worker.process.poll() is not None:
@@ -41,15 +40,15 @@ def start() -> None:
 
 
 def render(template: str, variables: dict[str, Any]) -> str:
-  """The text of a template by transformers' renderer.
+  """Renders a template with transformers' renderer.
 
   Args:
     template: Jinja source.
     variables: JSON-like; `messages` among them.
 
   Raises:
-    RenderError: the template failed or took more than it may.
-    ChildProcessError: no process that could render came up.
+    RenderError: the template failed, or took more time or memory than it may.
+    ChildProcessError: the process did not start.
   """
   with _lock:
     start()
@@ -83,7 +82,7 @@ def _wait_ready() -> None:
 
 
 def _forget() -> None:
-  """In a fork of this process, whose parent keeps the pipes."""
+  """Drops the worker in a fork of this process, whose parent keeps the pipes."""
   global _lock, _worker
   _lock, _worker = threading.RLock(), None
 

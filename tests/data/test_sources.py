@@ -186,7 +186,7 @@ def test_a_bad_line_is_an_error_with_file_and_line(tmp_path):
   with pytest.raises(ValueError, match=r"toy\.jsonl:2: no column 'a' \(for 'answer'\); it has q"):
     sources.load(toy(path), rows.prompt_row)
   path.write_text('{"q": "1", "a": "1", "difficulty": 1}\n\n{"q": \n')
-  with pytest.raises(ValueError, match=r"toy\.jsonl:3: is no JSON"):
+  with pytest.raises(ValueError, match=r"toy\.jsonl:3: is not JSON"):
     sources.load(toy(path), rows.prompt_row)
 
 
@@ -252,9 +252,9 @@ def test_demonstrations(fields, expected):
     ({"prompt": "q", "response": THOUGHT, "mode": "no_think"}, "but the response opens <think>"),
     ({"prompt": "q", "response": "<think>hm"}, "lacks </think>"),
     ({"prompt": "q", "response": "<think>a</think>the tag <think>"}, "further tags inside"),
-    ({"prompt": "q", "response": "x", "mode": "maybe"}, "mode='maybe' is none of"),
+    ({"prompt": "q", "response": "x", "mode": "maybe"}, "mode='maybe' is not one of"),
     ({"messages": [{"role": "user", "content": "q"}]}, "must end with user, assistant"),
-    ({"messages": "q"}, "no list of {role, content}"),
+    ({"messages": "q"}, "not a list of {role, content}"),
   ],
 )
 def test_bad_demonstrations_say_why(fields, reason):
@@ -333,7 +333,7 @@ def test_solutions_without_a_whole_box_are_bad(solution):
     (b'{"prompt": "q", "answer": "\\udfff"}', "'answer' holds"),
     (b'{"prompt": "q", "answer": ["1"]}', "'answer' is list, neither text nor a number"),
     (b'{"prompt": "q", "answer": NaN}', "answer=nan"),
-    (b'{"prompt": "q", "answer": "1", "level": Infinity}', "level=inf is no number"),
+    (b'{"prompt": "q", "answer": "1", "level": Infinity}', "level=inf is not a number"),
     (b'{"prompt": "q", "answer": "1", "level": 1e12}', "level=1000000000000.0 is beyond"),
   ],
 )

@@ -1,8 +1,8 @@
 """Algebra by SymPy: polynomial forms of equations, and where a condition may change its truth.
 
 SymPy never sees text. Expressions are built node by node from our own tree, and their size is
-bounded before anything is expanded. What is no polynomial (roots, constants, functions) becomes a
-plain symbol, the same one wherever its value is the same.
+bounded before anything is expanded. Roots, constants and functions become plain symbols, one for
+each value.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _small_power(node: Node) -> int | None:
 
 
 def _degree(node: Node, atoms: set) -> int:
-  """A bound on the degree of numerator and denominator together; collects what is no polynomial."""
+  """A bound on the degree of numerator and denominator together; collects the other atoms."""
   if isinstance(node, Op) and node.kind in ("add", "mul", "div", "ratio"):
     degrees = [_degree(arg, atoms) for arg in node.args]
     fraction = any(isinstance(n, Op) and n.kind in ("div", "pow") for n in nodes.walk(node))
@@ -205,10 +205,10 @@ def replaced(node: Node, name: str, value: Node) -> Node:
 
 
 def critical_points(difference: Node, unknown: str) -> list:
-  """Numbers among which are all the zeros and poles of `difference` in its one `unknown`.
+  """Numbers that include all zeros and poles of `difference` in its one `unknown`.
 
   Raises:
-    Undefined: they cannot be told.
+    Undefined: they cannot be found.
     TooBig: over the bounds.
   """
   found = []
@@ -260,7 +260,7 @@ def _roots(build: Builder, expression, unknown) -> list:
   coefficients = [build.number(c) for c in polynomial.all_coeffs()]
   tiny = mp.mpf(10) ** -30
   if abs(coefficients[0]) < tiny or (others and len(coefficients) > 3):
-    raise Undefined("a polynomial with roots that cannot be told")
+    raise Undefined("a polynomial with roots that cannot be found")
   if len(coefficients) > 3:
     return _many_roots(build, polynomial)
   if len(coefficients) == 2:

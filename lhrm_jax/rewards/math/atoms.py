@@ -69,7 +69,7 @@ def _word(p: Grammar) -> Node:
     return Sym("x_" + p.next().text)
   if len(text) > 1:
     if len(text) > 40:
-      raise Unreadable("a word this long is no product")
+      raise Unreadable("a word this long is not a product")
     # A run of letters is a product, of which this factor is the first letter: in `xy^2` the power
     # belongs to the last.
     p.at -= 1
@@ -125,7 +125,7 @@ def _subscripted(p: Grammar, name: str) -> tuple[str, Node | None]:
   if p.peek().text != "{":
     token = p.next()
     if token.kind not in ("num", "word", "cmd", "text"):
-      raise Unreadable(f"{token.text!r} is no subscript")
+      raise Unreadable(f"{token.text!r} is not a subscript")
     return f"{name}_{_subscript(token)}", None
   inner, i = [], 1
   while p.peek(i).text != "}" or p.peek(i).kind == "text":

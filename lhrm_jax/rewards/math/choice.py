@@ -18,7 +18,7 @@ _HEAD = re.compile(r"^\W*([A-J])(?:[.):\u3002\uff1a]|\s*$)")
 
 
 def letter_of(gold: str) -> tuple[str, str] | None:
-  """The letter a gold asks for and the option's own text, or `None` if it is no choice."""
+  """The letter a gold asks for and the option's own text, or `None` if there is none."""
   match = _GOLD.match(gold.strip())
   if match is None:
     return None

@@ -1,4 +1,4 @@
-"""What relations say: the value an equation states, and when two relations are one."""
+"""Relations: the value an equation states, and whether two relations are the same."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Finds the one answer a response commits to.
 
-In this order: what stands in its last box, or in its last boxes where only "and" or a comma parts
-them; in `<answer>` tags; behind `####`; the response itself where it is nothing but an answer; a
-plain final statement ("The answer is 42"). Nothing else is an answer: a response that names numbers
-on its way and commits to none is undecided.
+In this order: the content of its last box, or of its last boxes where only "and" or a comma
+separates them; of `<answer>` tags; what follows `####`; the response itself where it is nothing but
+an answer; a plain final statement ("The answer is 42"). A response that names numbers along the way
+and commits to none is undecided.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lhrm_jax.text import boxes
 
 # Only the end of a long response is searched, so that the time a search takes is bounded.
 MAX_TAIL = 60_000
-MAX_STATEMENT = 6_000  # without a box or a tag, the answer stands this close to the end
+MAX_STATEMENT = 6_000  # without a box or a tag, the answer is this close to the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def find(text: str) -> Found | None:
 
 # Boxes.
 
-# What may part two boxes that make up one answer: commas, "and", and a few words around them.
+# What may separate two boxes of one answer: commas, "and", and a few words around them.
 _GAP_NOISE = re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}|\\q?quad|\\[()\[\],;! ]|[$~&]|\\\\")
 _MAX_GAP = 60
 
@@ -196,7 +196,7 @@ _CHANGED = re.compile(
   r"|or (?:more|less|so)|divided by|modulo|mod)\b",
   re.I,
 )
-# How far from the end a statement may stand, unless it says itself that it is final.
+# How far from the end a statement may be, unless it says that it is final.
 _FINAL_CUE = re.compile(r"\bfinal answer(?:\s+is\b|\s*:)", re.I)
 _LAST_SENTENCES = 4
 

@@ -31,7 +31,7 @@ class Family:
 
 
 def split(node: Node) -> Family | None:
-  r"""Takes `k \in \mathbb{Z}` off a list of solutions; `None` where nothing is said of integers."""
+  r"""Takes `k \in \mathbb{Z}` off a list of solutions; `None` where integers are not mentioned."""
   if isinstance(node, Op) and node.kind == "congruent":
     return Family((node,), frozenset())
   if isinstance(node, Seq) and node.brackets in (",", "{}"):

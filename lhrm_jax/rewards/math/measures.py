@@ -1,4 +1,4 @@
-"""Units and words behind values: what they make of the value they stand at."""
+"""Units and words behind values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MULTIPLIERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 
 
 
 def annotated(node: Node, text: str, parser: Grammar) -> Node:
-  """`node` with the words `text` behind it, which must leave its value what it is."""
+  """`node` followed by the words `text`, which must not change its value."""
   if units.is_percent(text):
     return Op("pct", (node,))
   if units.is_time_of_day(text):

@@ -44,11 +44,11 @@ def based(p: Cursor, text: str) -> Node:
   p.expect("_")
   base = _base_argument(p)
   if not 2 <= base <= 36:
-    raise Unreadable(f"{base} is no base of a number")
+    raise Unreadable(f"{base} is not the base of a number")
   try:
     value = int(text, base)
   except ValueError:
-    raise Unreadable(f"{text} is no number in base {base}") from None
+    raise Unreadable(f"{text} is not a number in base {base}") from None
   return Op("base", (Num(Fraction(value)), Num(Fraction(base))))
 
 
@@ -60,7 +60,7 @@ def _base_argument(p: Cursor) -> int:
     if inside.kind == "text":
       named = words.spelled(inside.text)
       if named is None:
-        raise Unreadable(f"{inside.text!r} is no base")
+        raise Unreadable(f"{inside.text!r} is not a base")
       base = int(named)
     else:
       base = int(_digits_argument(p)[:3])

@@ -1,7 +1,7 @@
 """Reads an answer by recursive descent: LaTeX and plain notation to the nodes of `nodes.py`.
 
-The grammar is closed and every recursion is counted, so any string ends in a tree of at most
-`MAX_TOKENS` leaves and `MAX_DEPTH` levels, or in `Unreadable` or `TooBig`. Nothing is evaluated
+The grammar is closed and every recursion is counted, so any string gives a tree of at most
+`MAX_TOKENS` leaves and `MAX_DEPTH` levels, or raises `Unreadable` or `TooBig`. Nothing is evaluated
 here. From loose to tight:
 
     answer   : groups ((choose | over) groups)?
@@ -52,7 +52,7 @@ class Parser(Grammar):
   """A cursor over tokens with one method for each level of the grammar."""
 
   def whole(self) -> Node:
-    """The answer that all tokens make up."""
+    """Reads all tokens as one answer."""
     node = self.answer()
     if self.peek().kind != "end":
       raise Unreadable(f"nothing in the grammar continues with {self.peek().text!r}")
@@ -204,7 +204,7 @@ class Parser(Grammar):
     return Op("neg", (node,)) if negative else node
 
   def mixed(self, whole: Node) -> Node:
-    r"""A mixed number, where one goes on here: `1\frac{1}{2}` or `1 1/2`."""
+    r"""A mixed number, where one continues here: `1\frac{1}{2}` or `1 1/2`."""
     if self.peek().text == r"\frac":
       part = self.power()
       if isinstance(part, Op) and part.kind == "div" and all(map(_is_whole, part.args)):
@@ -317,7 +317,7 @@ class Parser(Grammar):
     if token.kind == "text":
       return False
     if token.kind == "num":
-      # `2 3` is no product; `x 3` and `(2) 3` are.
+      # `2 3` is not a product; `x 3` and `(2) 3` are.
       return self.items[self.at - 1].kind != "num"
     if token.kind == "op":
       if token.text == "|":

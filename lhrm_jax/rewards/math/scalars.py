@@ -24,7 +24,7 @@ def same_scalars(gold: Node, answer: Node) -> bool | None:
   if not evaluate.is_scalar(gold) or not evaluate.is_scalar(answer):
     return False
   if any(u and _percent(bare) is not None for u, bare in ((unit, answer), (other, gold))):
-    return False  # 5 dollars are no 5 %
+    return False  # 5 dollars are not 5 %
   if unit and other:
     known, known_too = units.measure(unit), units.measure(other)
     if known and known_too:

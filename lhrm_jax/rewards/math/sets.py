@@ -92,7 +92,7 @@ def equal(a: Node, b: Node) -> bool:
 
   Raises:
     Unreadable: `b` is a condition that still has to be solved, and `a` is none.
-    Undefined: one of them is no set of reals that can be described.
+    Undefined: one of them is not a set of reals that can be described.
   """
   if is_solved(a) and not is_solved(b):
     raise Unreadable("a condition that still has to be solved")
@@ -204,7 +204,7 @@ def _interval(node: Seq) -> RealSet:
   if low > high and not _same(low, high):
     raise Undefined("an interval that runs backwards")
   if any(end and shut for end, shut in zip(ends, closed, strict=True)):
-    raise Undefined("infinity is no number")
+    raise Undefined("infinity is not a number")
 
   def holds(x) -> bool:
     at_low, at_high = not ends[0] and _same(x, low), not ends[1] and _same(x, high)

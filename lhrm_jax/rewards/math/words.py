@@ -1,4 +1,4 @@
-"""Equality of answers in words, and of notation that the grammar does not read."""
+"""Equality of answers in words, and of notation outside the grammar."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def normal(text: str) -> tuple[str, ...]:
 
 
 def same(a: str, b: str) -> bool:
-  """Whether two pieces of text are the same but for case, spacing and closing marks."""
+  """Whether two texts are the same but for case, spacing and closing marks."""
   return _notation(a, fold=True) == _notation(b, fold=True)
 
 
 def same_words(gold: str, answer: str) -> bool:
-  """Whether both answers are words, no formulas, and the same ones.
+  """Whether both answers are words, not formulas, and the same ones.
 
   Three letters or more in a row, or anything in `\\text{...}`, are words. In bare letters the case
   of a name counts, since ABC and abc may be products.
