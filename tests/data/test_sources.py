@@ -206,7 +206,7 @@ def test_a_source_without_one_good_row_is_an_error_even_under_skip(tmp_path):
 
 
 def test_unknown_kinds_of_source_and_missing_files_say_so(tmp_path):
-  with pytest.raises(ValueError, match=r"no \.jsonl, .*\.json\.zst file"):
+  with pytest.raises(ValueError, match=r"not a \.jsonl, .*\.json\.zst file"):
     sources.load(toy("rows.csv"), rows.prompt_row)
   with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist"):
     sources.load(toy(tmp_path / "none.jsonl"), rows.prompt_row)

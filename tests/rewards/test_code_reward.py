@@ -252,7 +252,7 @@ def test_only_the_entry_point_is_asked_of_the_program(right, tests, wrong):
     ({"io": [{"input": "\ud800", "output": "2"}]}, "UTF-8"),
     ({"io": [{"input": "1", "output": "2"}], "setup": "x = 1"}, "may also have nothing"),
     ({"calls": [{"function": "f", "args": [1]}]}, "'expected'"),
-    ({"calls": [{"function": "f(", "args": [1], "expected": 1}]}, "no name of a function"),
+    ({"calls": [{"function": "f(", "args": [1], "expected": 1}]}, "not the name of a function"),
     ({"calls": [{"function": "f", "args": 1, "expected": 1}]}, "'args' is a list"),
     ({"calls": [{"function": "f", "arg": [1], "expected": 1}]}, r"has no \['arg'\]"),
     (one("assert f(1) == 2", 3), "'setup' is Python code"),

@@ -261,7 +261,7 @@ def test_the_head_is_read_from_a_folder(tmp_path):
   np.testing.assert_array_equal(reward_model.load_head(tmp_path), head[0])
   index = {"weight_map": {"lm_head.weight": "part-2.safetensors"}}
   (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-  with pytest.raises(ValueError, match="no reward model"):
+  with pytest.raises(ValueError, match="not a reward model"):
     reward_model.load_head(tmp_path)
 
 
