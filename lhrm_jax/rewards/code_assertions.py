@@ -16,7 +16,7 @@ ASKED = "__asked__"
 
 
 class Assertion:
-  """One `assert`; after `split`, what it asks the program and what is left to judge."""
+  """One `assert`; `split` separates what it asks the program from what is left to judge."""
 
   def __init__(self, source: str):
     if not isinstance(source, str):
@@ -36,7 +36,7 @@ class Assertion:
     self.in_args: set[str] = set()
 
   def called(self) -> set[str]:
-    """Names that are called."""
+    """The names that the test calls."""
     calls = (node for node in ast.walk(self.test) if isinstance(node, ast.Call))
     return {call.func.id for call in calls if isinstance(call.func, ast.Name)}
 
@@ -68,7 +68,7 @@ class Assertion:
       raise self.refused("it reads an attribute that starts with an underscore")
 
   def check(self, first: int) -> str:
-    """Source of what is left, its calls numbered from `first`."""
+    """Source of the rest of the test, with its calls numbered from `first`."""
 
     class Number(ast.NodeTransformer):
       def visit_Subscript(self, node):
@@ -85,7 +85,7 @@ class Assertion:
     )
 
   def _check_helpers(self, entry: set[str]) -> None:
-    """Refuses `check(f(1), 2)` where nobody says which of the two is the program's.
+    """Refuses `check(f(1), 2)` where it is unclear which of the two is the program's.
 
     `decode(encode(x)) == x` is none of these: nothing that would be right goes into its calls. Into
     those of `norm(f(1)) == norm(2)` and `f(1) == reference(1)` it may.
@@ -112,7 +112,7 @@ class Assertion:
 
 
 class _TakeOut(ast.NodeTransformer):
-  """Puts `__asked__[i]` in the place of each outermost call of the program."""
+  """Replaces each outermost call of the program by `__asked__[i]`."""
 
   def __init__(self, test: Assertion, entry: set[str], values: Mapping[str, object]):
     self.test, self.entry, self.values = test, entry, values
@@ -131,7 +131,7 @@ class _TakeOut(ast.NodeTransformer):
     return named and node.func.id in self.entry
 
   def _instance(self, node) -> bool:
-    """Whether this makes an object of a class of the program, whose attribute is then asked."""
+    """Whether `node` makes an instance of one of the program's classes."""
     return self._calls_entry(node) and _is_class(node.func.id)
 
   def _ask(self, node):
@@ -150,7 +150,7 @@ class _TakeOut(ast.NodeTransformer):
 
 
 def _operands(node: ast.AST) -> Iterable[ast.AST]:
-  """What `and`, `or` and `not` put together."""
+  """The operands of `and`, `or` and `not`."""
   if isinstance(node, ast.BoolOp | ast.UnaryOp):
     for part in node.values if isinstance(node, ast.BoolOp) else [node.operand]:
       yield from _operands(part)
@@ -159,7 +159,7 @@ def _operands(node: ast.AST) -> Iterable[ast.AST]:
 
 
 def _outermost(node: ast.AST, entry: set[str]) -> Iterable[ast.Call]:
-  """Calls of the program that stand in no other."""
+  """Calls of the program that are not inside another."""
   if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in entry:
     yield node
     return
@@ -173,7 +173,7 @@ def _functions(node: ast.AST, entry: set[str]) -> set[str]:
 
 
 def _truths(node: ast.AST) -> Iterable[ast.AST]:
-  """Parts of a test of which only the truth counts."""
+  """Parts of a test that are only tested for truth."""
   if isinstance(node, ast.BoolOp):
     for part in node.values:
       yield from _truths(part)

@@ -1,4 +1,4 @@
-"""Reads the tests of a row and splits them: what the program is asked, and what judges its replies.
+"""Reads the tests of a row, split into what the program is asked and what judges its replies.
 
 Only calls of the program's own names (its entry points) are evaluated beside the program, in its
 sandbox. Everything else of a test, expected values and helpers of the set-up among it, is evaluated
@@ -182,7 +182,7 @@ def _entry_points(
   unknown = {name for test in tests for name in test.names} - known - _BARRED
   if called := unknown & set().union(*(test.called() for test in tests)):
     return called, False
-  # A function with the name of a built-in one, as in MBPP's `sum(10, 15)`.
+  # A function named as a built-in one, as in MBPP's `sum(10, 15)`.
   everywhere = set.intersection(*(test.called() for test in tests)) - of_setup
   if len(everywhere) == 1:
     return everywhere, False
@@ -218,7 +218,7 @@ def _of_program(
 
 
 def _closure(statements: Sequence[Statement], names: set[str]) -> set[str]:
-  """`names` and all names that the statements behind them use."""
+  """`names` and all names that their statements use."""
   names = set(names)
   while True:
     more = {name for s in statements if s.binds & names for name in s.binds | s.uses} - names

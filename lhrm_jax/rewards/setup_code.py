@@ -21,7 +21,7 @@ _MEMBERS = {
   "fractions": ("Fraction",),
   "math": ("inf", "isclose", "nan", "pi"),
 }
-# Names that tests use without importing them, and the statement that does.
+# Names that tests use without importing them, and the statement that imports them.
 TRUSTED: dict[str, str] = {
   **{name: f"import {name}" for name in _MODULES},
   **{name: f"from {module} import {name}" for module, of in _MEMBERS.items() for name in of},
@@ -51,8 +51,8 @@ def split(setup: str) -> list[Statement]:
   """The statements of a set-up.
 
   Raises:
-    BadAnswer: it is not Python, imports what is not of the standard library, or imports everything
-      of a module we don't know.
+    BadAnswer: it is not Python, imports from outside the standard library, or imports everything
+      of an unknown module.
   """
   try:
     body = ast.parse(setup.replace("\r\n", "\n")).body

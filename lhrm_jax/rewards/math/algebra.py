@@ -1,4 +1,4 @@
-"""Algebra by SymPy: polynomial forms of equations, and where a condition may change its truth.
+"""Algebra by SymPy: polynomial forms of equations, and the points where conditions may change.
 
 SymPy never sees text. Expressions are built node by node from our own tree, and their size is
 bounded before anything is expanded. Roots, constants and functions become plain symbols, one for
@@ -142,7 +142,7 @@ def _degree(node: Node, atoms: set) -> int:
 
 
 def same_equation(a: Node, b: Node) -> bool | None:
-  """Whether `a = 0` and `b = 0` are one equation: equal up to a factor that never vanishes."""
+  """Whether `a = 0` and `b = 0` are equivalent: equal up to a factor that never vanishes."""
   build = Builder()
   try:
     tops = [build.numerator(side)[0] for side in (a, b)]
@@ -152,7 +152,7 @@ def same_equation(a: Node, b: Node) -> bool | None:
 
 
 def same_inequality(a: Node, b: Node) -> bool | None:
-  """Whether `a < 0` and `b < 0` are one inequality: equal up to a positive factor."""
+  """Whether `a < 0` and `b < 0` are equivalent: equal up to a positive factor."""
   build = Builder()
   try:
     quotients = [top / bottom for top, bottom in map(build.numerator, (a, b))]
@@ -220,7 +220,7 @@ def critical_points(difference: Node, unknown: str) -> list:
 
 
 def _branches(node: Node):
-  """`node` with each absolute value taken as its argument and as the opposite."""
+  """Yields `node` with each absolute value replaced by its argument and by the negative."""
   inner = list(dict.fromkeys(n for n in nodes.walk(node) if _is_absolute(n)))
   if len(inner) > _MAX_BRANCHES:
     raise TooBig("too many absolute values")

@@ -18,7 +18,7 @@ from lhrm_jax.rewards.math.cursor import Grammar
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Num, Op, Seq, Sym, Text, Unreadable
 
 _CONSTANTS = {"pi": "pi", "infty": "oo", "inf": "oo", "infinity": "oo", "oo": "oo"}
-# Commands that never begin a factor.
+# Commands that cannot begin a factor.
 NO_ATOM = frozenset(
   [r"\%", r"\pm", r"\mp", r"\cup", r"\cap", r"\setminus", r"\}", r"\rfloor", r"\rceil", r"\end",
    r"\&", "\\\\", r"\circ", r"\prime", r"\and", r"\or", r"\#", r"\|", r"\mod", r"\pmod",
@@ -115,7 +115,7 @@ def _combinations(p: Grammar, name: str) -> Node | None:
 
 
 def _lone_argument(p: Grammar) -> bool:
-  """Whether one letter or number stands in the brackets that follow at once, as in `b(0)`."""
+  """Whether brackets around one letter or number follow directly, as in `b(0)`."""
   inside = p.peek(1)
   one = inside.kind == "num" or (inside.kind == "word" and len(inside.text) == 1)
   return one and p.peek(2).text == ")" and not p.peek().spaced
@@ -141,7 +141,7 @@ def _subscripted(p: Grammar, name: str) -> tuple[str, Node | None]:
 
 
 def _subscript(token: tokens.Token) -> str:
-  r"""A subscript as part of a name: `\max` and `\text{max}` are one."""
+  r"""A subscript as part of a name: `\max` and `\text{max}` are the same."""
   bare = token.text.lstrip("\\")
   return bare if bare in vocabulary.FUNCTIONS else token.text
 
@@ -286,5 +286,5 @@ def _command(p: Grammar) -> Node:
 
 
 def _counts(note: str) -> bool:
-  """Whether the words below a brace may say how often, or make another value of what is above."""
+  """Whether the words below a brace may be a count, or change the value above it."""
   return remarks.changes_value(note) or re.search(r"\d", note) is not None

@@ -81,7 +81,7 @@ def _system(p: Grammar, name: str) -> Node:
 
 
 def _condition(p: Grammar) -> Node:
-  """The condition of one case: a relation where it reads as one, else its words."""
+  """The condition of one case: a relation where it can be read as one, else its words."""
   start = p.at
   while p.peek().text not in ("\\\\", r"\end") or p.peek().kind == "text":
     if p.peek().kind == "end":

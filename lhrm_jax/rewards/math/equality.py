@@ -33,7 +33,7 @@ def equal(a: Node, b: Node) -> bool | None:
   return True if True in verdicts else verdicts[0]
 
 
-# Operations that are one formula here and another there: they are tested at more points.
+# Piecewise operations, tested at more points.
 _PIECEWISE = ("abs", "fn:abs", "fn:max", "fn:min", "root", "floor", "ceil", "fn:gcd", "fn:lcm")
 
 

@@ -43,7 +43,7 @@ def function(p: Grammar, name: str) -> Node:
 
 
 def _function_argument(p: Grammar) -> Node:
-  """What a function applies to: brackets, or the factors up to the next sign or function."""
+  """Reads a function's argument: brackets, or the factors up to the next sign or function."""
   if p.peek().text in ("(", "[", "{"):
     inside = p.atom()
     if p.peek().text != "^":
@@ -63,7 +63,7 @@ def _is_function(token: tokens.Token) -> bool:
 
 
 def limit(p: Grammar) -> Node:
-  r"""`\lim_{x \to 0} f(x)`: an unknown function of where it is taken and of what."""
+  r"""`\lim_{x \to 0} f(x)`: an unknown function of its point and its body."""
   where = (p.argument(),) if p.take("_") else ()
   with p.deeper():
     body = p.factors()
