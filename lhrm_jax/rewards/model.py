@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from lhrm_jax.policy import PolicyConfig, huggingface, loading, pretrained
 from lhrm_jax.policy.config import DTYPES
 from lhrm_jax.rewards import scales
 from lhrm_jax.rewards.registry import Failed
-from lhrm_jax.text import PretrainedTokenizer
+from lhrm_jax.text import PretrainedTokenizer, model_files
 from lhrm_jax.text.responses import parse_response
 
 HEAD_TENSOR = "score.weight"
@@ -286,7 +285,7 @@ def from_config(config: RewardModelConfig, mesh: Mesh) -> RewardModel:
   )
 
 
-class _WithoutHeads:
+class _WithoutHead:
   """A checkpoint without its classification head: the decoder's tensors."""
 
   def __init__(self, checkpoint: loading.Checkpoint):
@@ -320,47 +319,31 @@ def load_reward_model(
       another shape; it is named.
   """
   folder = pathlib.Path(folder)
-  head = load_head(folder)
-  path = folder / "config.json"
-  fields = json.loads(path.read_text(encoding="utf-8"))
+  path = model_files.find(folder, "config.json")
+  if path is None:
+    raise FileNotFoundError(f"{folder} lacks config.json.")
   # Such a model has no language head, whatever its config says.
-  fields |= {"architectures": [], "tie_word_embeddings": True}
+  fields = {**model_files.read_json(path), "architectures": [], "tie_word_embeddings": True}
   config = dataclasses.replace(huggingface.config_from_json(fields, str(path)), dtype=dtype)
-  checkpoint = _WithoutHeads(huggingface.SafetensorsFolder(folder))
-  loading.check_tensors(config, checkpoint)
+  checkpoint = huggingface.SafetensorsFolder(folder)
+  head, decoder = read_head(checkpoint), _WithoutHead(checkpoint)
+  loading.check_tensors(config, decoder)
   rows = loading.TableRows(config.vocab_size, (), config.vocab_size)
   shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
-  params = loading.build_params(config, checkpoint, rows, dtype, shardings)
+  params = loading.build_params(config, decoder, rows, dtype, shardings)
   return RewardModel(config, params, head, encode, mesh=mesh, **options)
 
 
-def load_head(folder: pathlib.Path | str) -> np.ndarray:
-  """The classification head `[d]` float32 of a Hugging Face folder; the decoder's loader skips it.
+def read_head(checkpoint: loading.Checkpoint) -> np.ndarray:
+  """The classification head of a checkpoint, `[d]` float32.
 
   Raises:
-    FileNotFoundError: the folder has no safetensors file, or one that its index names is missing.
-    ImportError: safetensors is not installed.
-    ValueError: there is no such tensor, or it has several labels.
+    ValueError: there is none, or it has several labels.
   """
-  try:
-    from safetensors import safe_open
-  except ImportError as error:
-    raise ImportError(f"reading {folder} needs safetensors: pip install safetensors") from error
-  folder = pathlib.Path(folder)
-  path, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-  if index.is_file():
-    files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    if HEAD_TENSOR not in files:
-      raise ValueError(f"{index} lists no {HEAD_TENSOR}: this is not a reward model.")
-    path = folder / files[HEAD_TENSOR]
-  if not path.is_file():
-    raise FileNotFoundError(f"{path} is missing; weights are read from safetensors files only.")
-  with safe_open(path, framework="numpy") as file:
-    if HEAD_TENSOR not in file.keys():  # noqa: SIM118 (no dict)
-      raise ValueError(f"{path} holds no {HEAD_TENSOR}: this is not a reward model.")
-    head = np.asarray(file.get_tensor(HEAD_TENSOR), np.float32)
-  if head.ndim != 2 or head.shape[0] != 1:
+  if HEAD_TENSOR not in checkpoint.names():
+    raise ValueError(f"{checkpoint.where} holds no {HEAD_TENSOR}: this is not a reward model.")
+  if len(shape := checkpoint.shape(HEAD_TENSOR)) != 2 or shape[0] != 1:
     raise ValueError(
-      f"{path}: {HEAD_TENSOR} is {head.shape}; a reward model has one label, (1, d)."
+      f"{checkpoint.where}: {HEAD_TENSOR} is {shape}; a reward model has one label, (1, d)."
     )
-  return head[0]
+  return np.asarray(checkpoint.read(HEAD_TENSOR), np.float32)[0]

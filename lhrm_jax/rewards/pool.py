@@ -47,7 +47,7 @@ class VerifierPool:
   ```python
   with VerifierPool(workers=2) as pool:
     future = pool.score_async(golds, responses)   # runs while the next chunk is sampled
-    verdicts = pool.wait(future)                  # adds the wait to `pool.waited_s`
+    verdicts = future.result()
   ```
 
   Args:
@@ -69,7 +69,6 @@ class VerifierPool:
     if workers < 1:
       raise ValueError(f"VerifierPool(workers={workers}): at least one worker is needed")
     self.limit_s = limit_s
-    self.waited_s = 0.0
     self.replaced = 0
     self._command = list(
       command or (sys.executable, "-P", "-m", "lhrm_jax.rewards.worker", str(memory_mib))
@@ -120,23 +119,8 @@ class VerifierPool:
     return batch.future
 
   def score(self, golds: Sequence[Gold], responses: Sequence[str]) -> list[Verdict]:
-    """Scores a batch and waits for it; the wait is added to `waited_s`."""
-    return self.wait(self.score_async(golds, responses))
-
-  def wait(self, future: concurrent.futures.Future[list[Verdict]]) -> list[Verdict]:
-    """The result of `future`; what its caller waited is added to `waited_s`."""
-    start = time.perf_counter()
-    try:
-      return future.result()
-    finally:
-      with self._lock:
-        self.waited_s += time.perf_counter() - start
-
-  def take_waited(self) -> float:
-    """Seconds that callers have waited since the last call: scoring time not hidden by sampling."""
-    with self._lock:
-      waited, self.waited_s = self.waited_s, 0.0
-    return waited
+    """Scores a batch and waits for the verdicts."""
+    return self.score_async(golds, responses).result()
 
   # Lifetime.
 

@@ -8,7 +8,7 @@ win through `delta`. They exist to demonstrate the collapse.
 
 from __future__ import annotations
 
-from lhrm_jax.rewards.registry import Composed, RewardFn, register
+from lhrm_jax.rewards.registry import register
 from lhrm_jax.text.responses import parse_response
 
 
@@ -24,13 +24,3 @@ def length_term(prompt: str, response: str, answer: str) -> float:
   """Minus the characters of a well-formed response, in thousands. Known to collapse modes."""
   del prompt, answer
   return -len(response) / 1000.0 if parse_response(response).well_formed else 0.0
-
-
-def with_format(reward: RewardFn, bonus: float = 0.0) -> Composed:
-  """`reward` plus `bonus` where the format is kept. Off at 0; known to collapse modes."""
-  return Composed({"score": 1.0, "format": bonus}, {"score": reward, "format": format_term})
-
-
-def with_length(reward: RewardFn, per_thousand: float = 0.0) -> Composed:
-  """`reward` less `per_thousand` for each 1,000 characters. Off at 0; known to collapse modes."""
-  return Composed({"score": 1.0, "length": per_thousand}, {"score": reward, "length": length_term})

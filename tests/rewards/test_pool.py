@@ -149,17 +149,6 @@ def test_a_worker_that_dies_or_babbles_is_replaced(stub, poison):
     assert [v.correct for v in verdicts] == [True, None, True]
 
 
-def test_the_time_not_hidden_is_what_callers_waited(stub):
-  with stub(limit_s=0.5) as pool:
-    future = pool.score_async(["x"], ["hang"])
-    time.sleep(0.7)  # the sampler at work
-    pool.wait(future)
-    assert pool.take_waited() < 0.2
-    pool.score(["x"], ["hang"])
-    assert 0.3 < pool.take_waited() < 3.0
-    assert pool.take_waited() == 0.0
-
-
 def test_closing_ends_the_workers_and_the_waiting(stub):
   pool = stub(limit_s=1.0)
   pids = [int(v.reason) for v in pool.score(["a"], ["a"])]

@@ -74,14 +74,12 @@ def test_composition_keeps_its_components():
     rewards.compose({})
 
 
-def test_format_and_length_are_off_unless_given_a_weight():
-  math = rewards.get("math")
+def test_format_and_length_can_be_added_and_say_what_they_do():
   wrong = "<think>a</think>8"
-  assert shaping.with_format(math)("", wrong, "7") == 0.0
-  assert shaping.with_length(math)("", wrong, "7") == 0.0
-  assert shaping.with_format(math, 0.1)("", wrong, "7") == pytest.approx(0.1)
-  assert shaping.with_length(math, 1.0)("", wrong, "7") == pytest.approx(-len(wrong) / 1000)
-  for term in (shaping.format_term, shaping.length_term, shaping.with_format, shaping.with_length):
+  score = lambda name, weight: rewards.compose({"math": 1.0, name: weight})("", wrong, "7")  # noqa: E731
+  assert score("format", 0.1) == pytest.approx(0.1)
+  assert score("length", 1.0) == pytest.approx(-len(wrong) / 1000)
+  for term in (shaping.format_term, shaping.length_term):
     assert "collapse" in term.__doc__
 
 
