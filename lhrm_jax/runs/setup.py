@@ -193,7 +193,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
         for row in queries:
           rewards.check_answer(run.reward_fn, row.answer, row.source)
       if by_source and queries is not rows:
-        check_sources(run.reward_fn, [*queries, *run.task.evaluation(run.config.evaluation.prompts)])
+        evaluated = run.task.evaluation(run.config.evaluation.prompts)
+        check_sources(run.reward_fn, [*queries, *evaluated])
     if run.config.task == tasks.ROWS:
       run.task.check_conversations(run.tokenizer)
   except (ImportError, OSError, ValueError) as error:
