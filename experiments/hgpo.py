@@ -356,7 +356,8 @@ def cold_start(
 def mode_choice_note(config: ConfigDict) -> str | None:
   """What thinking must reach to be chosen, where scores are 0 or 1 and modes are paired."""
   c = config.hgpo
-  binary = not config.reward_weights and registry.get(config.reward) in rules.BINARY
+  plain = not (config.reward_weights or config.reward_by_source)
+  binary = plain and registry.get(config.reward) in rules.BINARY
   if not (binary and c.advantage == "hgpo" and c.pairing == "paired"):
     return None
   return mode_choice.describe(

@@ -99,6 +99,13 @@ WEIGHTS = Range(
   lambda x: isinstance(x, Mapping | ConfigDict) and all(_finite(weight) for weight in x.values()),
   'rewards with finite weights, as in ConfigDict({"math": 1.0})',
 )
+REWARDS = Range(
+  lambda x: (
+    isinstance(x, Mapping | ConfigDict)
+    and all(isinstance(source, str) and isinstance(name, str) for source, name in x.items())
+  ),
+  'sources with the names of rewards, as in {"deepscaler": "math", "*": "reward_model"}',
+)
 OPTIONS = Range(
   lambda x: (
     isinstance(x, Mapping | ConfigDict)

@@ -9,8 +9,8 @@ digits, so no partial look at a chain gives its answer away. Levels:
   3  two, at least one product     6  five, likewise
 
 A tiny policy learns levels 1 to 3 by heart (they hold 108, 729 and 567 chains) and can answer them
-at once; from level 4 on it must work step by step. So thinking has a price everywhere and a value
-only from level 4 on, which is what HGPO has to find out.
+at once; from level 4 on it must work step by step. So thinking costs tokens everywhere and
+pays only from level 4 on, which is what HGPO has to find out.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ FACTORS = (3, 7, 9)
 
 _TEMPLATE = "Left to right, last digit: what is {chain}?"
 _ALPHABET = "0123456789+*=?:, "
-# The fixed words are one token each: the chain is what there is to read.
+# The fixed words are one token each, so that the chain makes up most of a prompt.
 _WORDS = ("Left", " to", " right", " last", " digit", " what", " is", " so")
 
 # Streams of random numbers that must never coincide.
@@ -37,12 +37,12 @@ _PROMPTS, _DEMONSTRATIONS, _EVALUATION = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-  """The task as a source of rows; every row is a function of (seed, step).
+  """The arithmetic task; every row is a function of (seed, step).
 
   Attributes:
     level_mix: levels to draw from, each entry equally likely.
     direct_mix: likewise, for direct demonstrations. Half of them are of level 2, the skill that
-      takes longest to appear, and few of level 3, which would else be learned by halves.
+      takes longest to appear, and few of level 3, which would otherwise be half learned.
     think_prior: for each level, the share of thinking that the HFT labels ask for.
   """
 

@@ -1,4 +1,4 @@
-"""From rows of text to arrays of ids."""
+"""Encodes rows of text as arrays of token ids."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -36,10 +36,10 @@ def encode_prompts(
   """Encodes prompts, padded on the right.
 
   Args:
-    tokenizer: as the policy's.
+    tokenizer: the policy's.
     rows: `B` queries.
-    first_id: place of the first in the stream of prompts; the others follow.
-    length: `P`, the widest prompt allowed.
+    first_id: id of the first prompt, its place in the stream; the others follow.
+    length: `P`, the most tokens a prompt may have.
 
   Returns:
     Tokens `[B, P]`, lengths `[B]` and ids `[B]`, int32.
@@ -65,7 +65,7 @@ def prompt_ids(tokenizer: Tokenizer, row: PromptRow | HFTRow) -> list[int]:
   """Ids of a row's prompt, after its earlier messages.
 
   Raises:
-    ValueError: the row has earlier messages, and the tokenizer knows no conversations.
+    ValueError: the row has earlier messages, and the tokenizer takes no conversations.
   """
   if not row.earlier:
     return tokenizer.encode_prompt(row.prompt)
@@ -92,7 +92,7 @@ class Encoded:
 
   @property
   def slots(self) -> int:
-    """Places it takes in a row: its last id is a target only."""
+    """Positions it takes in a row; its last id is a target only."""
     return len(self.ids) - 1
 
 
@@ -109,7 +109,7 @@ def encode(tokenizer: Tokenizer, row: HFTRow) -> Encoded:
 
 
 def empty_batch(rows: int, length: int, pad_id: int) -> TokenBatch:
-  """A batch `[rows, length]` of padding alone."""
+  """A batch `[rows, length]` that is all padding."""
   shape = (rows, length)
   return TokenBatch(
     tokens=np.full(shape, pad_id, np.int32),
@@ -121,7 +121,7 @@ def empty_batch(rows: int, length: int, pad_id: int) -> TokenBatch:
 
 
 def put(batch: TokenBatch, row: int, start: int, segment: int, sequence: Encoded) -> None:
-  """Writes a sequence into a row of a batch, from place `start` on; positions count from 0."""
+  """Writes a sequence into a row of a batch, starting at `start`; positions count from 0."""
   place = (row, slice(start, start + sequence.slots))
   batch.tokens[place] = sequence.ids[:-1]
   batch.targets[place] = sequence.ids[1:]
@@ -147,5 +147,5 @@ def pad(sequences: Sequence[Encoded], length: int, *, pad_id: int = 0) -> TokenB
 
 
 def encode_demonstrations(tokenizer: Tokenizer, rows: Sequence[HFTRow], length: int) -> TokenBatch:
-  """`pad` of `encode`: one demonstration per row of a batch `[len(rows), length]`."""
+  """Encodes and pads demonstrations, one per row: `[len(rows), length]`."""
   return pad([encode(tokenizer, row) for row in rows], length, pad_id=tokenizer.pad_id)

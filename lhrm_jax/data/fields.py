@@ -1,4 +1,4 @@
-"""Single fields of a file's row: read as what they must be, or said to be bad."""
+"""Reads single fields of a row; what is malformed raises `BadRow`."""
 
 import math
 import numbers
@@ -12,11 +12,11 @@ _SHOWN = 60  # characters of a value, or columns of a row, in a message
 
 
 class BadRow(ValueError):
-  """A row that can't be trained on; the message says why, the reader adds where it stands."""
+  """A row that can't be trained on; the message says why, and the reader adds its location."""
 
 
 def text_field(fields: Fields, key: str) -> str:
-  """The text in column `key`; missing, empty and other than text are bad."""
+  """The text in column `key`, which must not be blank."""
   value = fields.get(key)
   if value is None:
     raise BadRow(f"no {key!r}; the row has {columns(fields) or 'no fields'}")
@@ -28,7 +28,7 @@ def text_field(fields: Fields, key: str) -> str:
 
 
 def answer_text(answer: Any) -> str:
-  """An answer as rewards take it; what is neither text nor a finite number is bad."""
+  """An answer, text or a finite number, as the text that rewards take."""
   if not isinstance(answer, str | numbers.Real):
     raise BadRow(f"'answer' is {type(answer).__name__}, neither text nor a number")
   if isinstance(answer, float) and not math.isfinite(answer):
@@ -37,9 +37,7 @@ def answer_text(answer: Any) -> str:
 
 
 def writable(text: str, key: str) -> str:
-  """The text, if it can be written and read by a tokenizer: JSON can name half of a character, a
-  lone surrogate.
-  """
+  """`text` itself; raises `BadRow` for a lone surrogate, which JSON can name and UTF-8 cannot."""
   try:
     text.encode()
   except UnicodeEncodeError as error:
@@ -50,12 +48,12 @@ def writable(text: str, key: str) -> str:
 
 
 def columns(fields: Fields) -> str:
-  """The names of a row's columns, as a message lists them."""
+  """The names of a row's columns, for a message."""
   return printable(", ".join(sorted(map(str, fields))), _SHOWN)
 
 
 def short(value: Any) -> str:
-  """A value as a message shows it."""
+  """A value, shortened for a message."""
   try:
     return printable(repr(value), _SHOWN)
   except (RecursionError, ValueError):  # a whole number of more digits than Python prints

@@ -1,4 +1,4 @@
-"""Rows of files: JSON, one object a line or one array, compressed or not, and Parquet.
+"""Reads rows of JSON Lines and JSON arrays, compressed or not, and of Parquet files.
 
 JSON is read as a stream: memory holds one row at a time, whatever an archive unpacks to.
 """
@@ -24,12 +24,12 @@ SUFFIXES = (
   _JSON_LINES, _JSON, _PARQUET,
   *(kind + packed for kind in (_JSON_LINES, _JSON) for packed in _COMPRESSED),
 )  # fmt: skip
-# No row of text is longer; what unpacks to more is a bomb, or no file of rows.
+# No row of text is longer; what unpacks to more is a zip bomb, or no file of rows.
 _MAX_ROW_BYTES = 16 * 2**20
 _MAX_BLANK_BYTES = 2**20
 _TOO_LONG = f"is longer than {_MAX_ROW_BYTES >> 20} MiB, which no row of text is"
 _CHUNK = 2**16
-# How files begin that hold no text.
+# First bytes of files that hold no text.
 _MAGIC = {
   b"\x1f\x8b": "gzip (.gz)", b"\x28\xb5\x2f\xfd": "zstd (.zst)", b"PAR1": "Parquet (.parquet)",
   b"PK\x03\x04": "a zip archive: unpack it", b"BZh": "bzip2: unpack it",
@@ -42,19 +42,19 @@ Located = tuple[str, Fields | BadRow]
 
 
 class Unreadable(BadRow):
-  """The rest of a file cannot be read: skipping bad rows does not get beyond this."""
+  """The rest of a file cannot be read: skipping bad rows does not get past this."""
 
 
 def check(path: str) -> None:
   """Checks that a file or URL exists and can be opened, without reading it.
 
   Raises:
-    ValueError: it is no file of rows, or lies in a bucket that cannot be read.
+    ValueError: it is not a file of rows, or lies in a bucket that cannot be read.
     FileNotFoundError: it does not exist.
   """
   if not path.endswith(SUFFIXES):
     raise ValueError(
-      f"{path!r} is no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file; a hub id or folder is "
+      f"{path!r} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file; a hub id or folder is "
       "written hf:NAME, a data set of tensorflow_datasets tfds:NAME."
     )
   if urls.is_url(path):
@@ -68,14 +68,14 @@ def check(path: str) -> None:
 
 
 def read(path: str, start: int = 0, stop: int | None = None) -> Iterator[Located]:
-  """Yields rows `start` to `stop - 1` of a file, bad ones among them, each with its place."""
+  """Yields rows `start` to `stop - 1` of a file, bad ones included, each with its location."""
   with _opened(path) as file:
     rows = _from_parquet(file, path) if path.endswith(_PARQUET) else _from_json(file, path)
     yield from itertools.islice(rows, start, stop)
 
 
 def count(path: str) -> int:
-  """Rows of a file, bad ones included."""
+  """Number of rows of a file, bad ones included."""
   return sum(1 for _ in read(path))
 
 
@@ -142,7 +142,7 @@ def _json_object(line: bytes) -> Fields | BadRow:
   except UnicodeDecodeError as error:
     return BadRow(f"is not UTF-8 ({error.reason} at byte {error.start + 1})")
   except json.JSONDecodeError as error:
-    return BadRow(f"is no JSON ({error.msg} at column {error.colno})")
+    return BadRow(f"is not JSON ({error.msg} at column {error.colno})")
   except RecursionError:
     return BadRow("is JSON nested too deeply")
   except ValueError:  # Python converts no text of more than 4,300 digits
@@ -156,7 +156,7 @@ def _object(fields: object) -> Fields | BadRow:
 
 
 def _array(file: io.BufferedReader) -> Iterator[Located]:
-  """The elements of one array, with no more of it in memory than the longest takes."""
+  """Yields the elements of an array, with no more of it in memory than the longest takes."""
   decode = codecs.getincrementaldecoder("utf-8-sig")().decode
   buffer, at, expected, number = "", 0, "[", 0
   while True:
@@ -184,7 +184,7 @@ def _array(file: io.BufferedReader) -> Iterator[Located]:
       return
     chunk = file.read(max(_CHUNK, len(buffer) - at))
     if not chunk:
-      yield place, Unreadable(f"is no JSON ({error})")
+      yield place, Unreadable(f"is not JSON ({error})")
       return
     try:
       buffer, at = buffer[at:] + decode(chunk), 0

@@ -1,4 +1,4 @@
-"""Rows of data sets that the libraries `datasets` and `tensorflow_datasets` read.
+"""Reads rows through the libraries `datasets` and `tensorflow_datasets`.
 
 Nothing here imports TensorFlow: data sources of tensorflow_datasets don't need it.
 """
@@ -68,7 +68,7 @@ def _saved(folder: pathlib.Path) -> Any:
   data = datasets.load_from_disk(str(folder))
   if isinstance(data, datasets.DatasetDict):
     return data
-  # A split's name outlives its being cut: "train[:100]". Others, as "train+test", name no one.
+  # A part of a split, "train[:100]", goes by the split's name; "train+test" is no single split.
   recorded = str(data.split or "train").partition("[")[0]
   return {recorded if recorded.isidentifier() else "train": data}
 
@@ -120,7 +120,7 @@ def _decoded_row(fields: Fields) -> Fields | BadRow:
 
 
 def _decoded(value: Any) -> Any:
-  """tensorflow_datasets gives text as bytes, and numbers as arrays without axes."""
+  """`value` with text for bytes and numbers for arrays, as tensorflow_datasets gives them."""
   if isinstance(value, bytes):
     return value.decode("utf-8")
   if isinstance(value, Mapping):
@@ -134,7 +134,7 @@ def _decoded(value: Any) -> Any:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-  """Within it, all that goes wrong is a `ValueError`: the libraries have errors of their own."""
+  """Turns the libraries' own errors into `ValueError`."""
   try:
     yield
   except (FileNotFoundError, ImportError):

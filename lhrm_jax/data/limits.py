@@ -1,4 +1,4 @@
-"""Rows of a task within the limits on length; what becomes of longer ones has a name.
+"""Draws a task's rows within the length limits; longer ones raise, are skipped or are cut.
 
 All rows are a function of (seed, step), as the task's own are, so that a resumed run sees the same.
 """
@@ -32,9 +32,9 @@ def draw_prompts(
   Args:
     task: where they come from.
     tokenizer: the policy's.
-    seed: of the order.
-    step: of HGPO.
-    count: queries.
+    seed: of the run.
+    step: HGPO step.
+    count: number of queries.
     max_tokens: `data.max_prompt_tokens`.
     long_prompts: one of `LONG_PROMPTS`; under "raise" it is `encode_prompts` that raises.
 
@@ -42,7 +42,7 @@ def draw_prompts(
     `count` queries, and how many of the step's own were too long.
 
   Raises:
-    ValueError: there is no such policy, or hardly any query fits.
+    ValueError: `long_prompts` is unknown, or hardly any query fits.
   """
   rows = list(task.prompts(seed, step, count))
   if _check(long_prompts, LONG_PROMPTS, "long_prompts") == "raise":
@@ -70,7 +70,7 @@ def evaluation_prompts(
   """The evaluation queries, at most `count`, and how many were too long: left out, or cut.
 
   Raises:
-    ValueError: there is no such policy, or none fits.
+    ValueError: `long_prompts` is unknown, or none fits.
   """
   rows = list(task.evaluation(count))
   if _check(long_prompts, LONG_PROMPTS, "long_prompts") == "raise":
@@ -120,7 +120,7 @@ def _cut(row: PromptRow, first: int) -> PromptRow:
 
 
 def _without_oldest(tokenizer: Tokenizer, row: PromptRow, max_tokens: int) -> PromptRow:
-  """The row with as many of its earlier messages as leave room for a prompt."""
+  """The row with as many of its latest earlier messages as leave room for a prompt."""
   roles = [role for role, _ in row.earlier]
   head = sum(1 for _ in itertools.takewhile(("system", "developer").__contains__, roles))
   starts = [i for i in range(head + 1, len(roles)) if roles[i] == "user"]
@@ -140,9 +140,9 @@ class Demonstrations:
   """The encoded demonstrations of one HFT step.
 
   Attributes:
-    think: thinking ones.
-    no_think: direct ones.
-    long: how many of the step's own were too long, and replaced.
+    think: the thinking demonstrations.
+    no_think: the direct ones.
+    long: number of the step's own that were too long, and replaced.
   """
 
   think: list[Encoded]
@@ -159,15 +159,15 @@ def draw_demonstrations(
   Args:
     task: where they come from.
     tokenizer: the policy's.
-    seed: of the order.
-    step: of HFT.
-    counts: of thinking and of direct ones.
+    seed: of the run.
+    step: HFT step.
+    counts: numbers of thinking and of direct ones.
     max_tokens: most tokens of a thinking and of a direct one, prompt and end of sequence included.
     long_demonstrations: one of `LONG_DEMONSTRATIONS`.
 
   Raises:
-    ValueError: there is no such policy, a demonstration is malformed (`text.parse_response`) or,
-      under "raise", too long, or hardly any fits.
+    ValueError: `long_demonstrations` is unknown; a demonstration is malformed
+      (`text.parse_response`) or, under "raise", too long; or hardly any fits.
   """
   _check(long_demonstrations, LONG_DEMONSTRATIONS, "long_demonstrations")
   kept: tuple[list[Encoded], list[Encoded]] = ([], [])
@@ -217,5 +217,5 @@ def _too_long(row: HFTRow, sequence: Encoded, most: int) -> str:
 
 def _check(value: str, allowed: Sequence[str], key: str) -> str:
   if value not in allowed:
-    raise ValueError(f"data.{key}={value!r} is none of {', '.join(allowed)}.")
+    raise ValueError(f"data.{key}={value!r} is not one of {', '.join(allowed)}.")
   return value

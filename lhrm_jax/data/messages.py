@@ -1,7 +1,7 @@
-"""Conversations in the forms that data sets keep them: OpenAI's, TRL's and verl's, ShareGPT's.
+"""Conversations in the formats of data sets: OpenAI's, TRL's, verl's and ShareGPT's.
 
 A message is `{"role": ..., "content": ...}` or `{"from": ..., "value": ...}`; content is text, or a
-list of parts of which only text is read. A thought may stand in a field or part of its own.
+list of parts of which only text is read. A thought may have a field or part of its own.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 from lhrm_jax.data.fields import BadRow, Fields, short, writable
 
-# Names under which servers and data sets keep a thought beside the answer.
+# Names of fields in which servers and data sets keep a thought apart from the answer.
 THOUGHTS = (
   "reasoning_content", "reasoning", "thinking", "thought", "thinking_content", "reasoning_text",
 )  # fmt: skip
@@ -41,20 +41,20 @@ def read(value: Any, key: str) -> list[Message]:
   """The messages in column `key`, at least one.
 
   Raises:
-    BadRow: it holds no messages, or what is not text.
+    BadRow: it holds no messages, or other than text.
   """
   if isinstance(value, Mapping) and all(isinstance(column, list) for column in value.values()):
     lengths = {len(column) for column in value.values()}
     if len(lengths) == 1:  # a sequence of structures, as tensorflow_datasets gives it: by column
       value = [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
   if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
-    raise BadRow(f"{key!r} is no list of {{role, content}}")
+    raise BadRow(f"{key!r} is not a list of {{role, content}}")
   return [_message(message, key) for message in value]
 
 
 def _message(message: Any, key: str) -> Message:
   if not isinstance(message, Mapping):
-    raise BadRow(f"{key!r} is no list of {{role, content}}")
+    raise BadRow(f"{key!r} is not a list of {{role, content}}")
   if message.get("from") is not None and message.get("role") is None:
     role, content = _SHAREGPT.get(_name(message["from"])), message.get("value")
     if role is None:
@@ -62,7 +62,7 @@ def _message(message: Any, key: str) -> Message:
   elif {"role", "content"} <= message.keys():
     role, content = _name(message["role"]), message["content"]
   else:
-    raise BadRow(f"{key!r} is no list of {{role, content}}")
+    raise BadRow(f"{key!r} is not a list of {{role, content}}")
   refuse_what_is_not_text(message)
   text, thought = _parts(content) if isinstance(content, list) else (content, "")
   if not isinstance(text, str) or not text.strip():
@@ -112,7 +112,7 @@ def thought_of(fields: Fields) -> str:
 
 
 def one_thought(first: str, second: str) -> str:
-  """Whichever of two thoughts there is."""
+  """The thought that two fields hold between them; raises `BadRow` where they differ."""
   first, second = first.strip(), second.strip()
   if first and second and first != second:
     raise BadRow("the thought stands in two places, with different words")
@@ -129,7 +129,7 @@ def refuse_what_is_not_text(fields: Fields) -> None:
 
 
 def with_system(messages: list[Message], system: Any) -> list[Message]:
-  """The messages with the system prompt of a column `system` before them."""
+  """The messages, preceded by the system prompt of a column `system`."""
   if system is not None and not isinstance(system, str):
     raise BadRow(f"'system' is {type(system).__name__}, not text")
   if not (system or "").strip():
@@ -144,7 +144,7 @@ def with_system(messages: list[Message], system: Any) -> list[Message]:
 def split(messages: Sequence[Message], key: str) -> tuple[tuple[tuple[str, str], ...], str]:
   """Role and content of the messages before the last, which is the user's, and its content.
 
-  Thoughts of earlier turns are left out, as chat templates leave them out of what is served.
+  Thoughts of earlier turns are dropped, as chat templates drop them when serving.
 
   Raises:
     BadRow: the user does not speak last.

@@ -1,4 +1,4 @@
-"""Packs sequences of different lengths into full rows, each kept apart by its segment id."""
+"""Packs sequences of different lengths into full rows, kept apart by segment ids."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ def first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
   """Puts each item, in order, into the first bin that still has room for it.
 
   Args:
-    sizes: of the items, each at most `capacity`.
-    capacity: of a bin.
+    sizes: sizes of the items, each at most `capacity`.
+    capacity: size of a bin.
 
   Returns:
     For each bin the items in it, by index. The time is `O(n log n)`.
@@ -41,15 +41,15 @@ def pack(
 ) -> TokenBatch:
   """Packs sequences into rows of `length` by first fit.
 
-  Every sequence is whole within one row, has a segment id of its own there, and its positions count
-  from 0, so that the policy computes for each what it would compute for it alone.
+  Every sequence lies whole in one row with a segment id of its own, and its positions count from 0,
+  so that the policy computes for it what it would compute for it alone.
 
   Args:
     sequences: in the order of the data.
-    length: of a row; the policy's context.
-    pad_id: fills what is left.
-    rows: exactly so many, the last ones perhaps empty, so that steps share one compiled program;
-      `None` takes as many as are needed.
+    length: tokens in a row.
+    pad_id: fills the rest of a row.
+    rows: number of rows, of which the last may be empty, so that steps share one compiled program;
+      `None` takes as many as needed.
 
   Returns:
     Arrays `[rows, length]`; segment ids count from 1 within a row.
@@ -83,8 +83,8 @@ def pack_micro_batches(
 ) -> tuple[TokenBatch, ...]:
   """Packs the sequences of one step into micro-batches of `[rows, length]`.
 
-  As many as are needed; the last is filled up with empty rows. Steps differ in their number only,
-  so that few programs are compiled.
+  The last is filled up with empty rows. Steps differ only in the number of micro-batches, so few
+  programs are compiled.
   """
   packed = pack(sequences, length, pad_id=pad_id)
   missing = -len(packed.tokens) % rows

@@ -1,8 +1,9 @@
 # ruff: noqa: RUF001
-"""Whether rows ask the same question, however it is written and whatever stands around it.
+"""Finds rows that ask the same question, however it is written and wrapped.
 
 Data sets wrap one question in many ways: with a request for a boxed answer, in the words of a chat
-template, with other white space, quotes or LaTeX. What is evaluated is trained on in none of them.
+template, with other white space, quotes or LaTeX. An evaluated question is left out of training in
+all of these forms.
 """
 
 import collections
@@ -37,7 +38,7 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _SPACES = re.compile(r"[^\S\n]+")
 _HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})|(?<!\d)\*\*|\*\*(?!\d)")  # bold text too
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# Control tokens of chat templates part a text as new lines do.
+# Control tokens of chat templates separate text as line breaks do.
 _CONTROL = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?inst\]|<</?sys>>")
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"  # scripts without spaces: a character is a word
 _BREAK = re.compile(rf"""(?:(?<=[.?!:])|(?<=[.?!:]["')\]]))\s+|\n+|(?<=[\u3002?!:])(?=[{_CJK}])""")
@@ -64,7 +65,7 @@ _WORD = re.compile(rf"\d*\.?\d+|[{_CJK}]|[^\W\d_{_CJK}]+|(?<=[\d)])!|!=|<=|>=|[-
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """What a text asks.
+  """The question of a text, normalised.
 
   Attributes:
     words: numbers, words and signs, without case, punctuation and requests for a form of answer.
@@ -93,7 +94,7 @@ def normalise(text: str) -> Question:
 
 
 def _plain(latex: re.Match) -> str:
-  """A command's name, or what it is written as elsewhere; nothing of spaces and delimiters."""
+  """A command's name, or its plain notation; a space for spacing and delimiters."""
   name = latex[1] or ""
   return _COMMANDS.get(name, f" {name} " if name.isalpha() else " ")
 
@@ -106,7 +107,7 @@ def _without_request(piece: str) -> str:
 
 
 def _turns(row: PromptRow | HFTRow) -> list[str]:
-  """What the user says in a row, a turn each."""
+  """The user's turns in a row."""
   return [*(content for role, content in row.earlier if role == "user"), row.prompt]
 
 
@@ -154,6 +155,6 @@ def _first(question: Question, start: int) -> tuple[str, ...]:
 
 
 def _holds(question: Question, start: int, words: tuple[str, ...]) -> bool:
-  """Whether these words stand in a question from place `start` to a break."""
+  """Whether a question has these words from `start` up to a break."""
   end = start + len(words)
   return end in question.breaks and question.words[start:end] == words

@@ -36,7 +36,7 @@ class Family:
     levels: for each level, from 1, the generator's settings.
     write: a `Problem` from an entry's question, answer and metadata; `None` for an entry that must
       not be used.
-    size: how many entries a level has. Some generators keep a list of that length.
+    size: entries of a level. Some generators keep a list of that length.
   """
 
   generator: str
@@ -45,7 +45,7 @@ class Family:
   size: int = 10**9
 
   def problem(self, level: int, index: int) -> Problem:
-    """The problem number `index` of a level; the next usable one where that is not."""
+    """Problem `index` of a level, or the next usable one."""
     settings = tuple(self.levels[level - 1].items())
     # Entry i is drawn with the seed plus i: levels that shared indices would share their numbers.
     first = (level - 1) * self.size
@@ -136,7 +136,7 @@ def _base_conversion(entry: Mapping[str, Any]) -> Problem | None:
 
 
 def _gsm_symbolic(entry: Mapping[str, Any]) -> Problem | None:
-  """A word problem with its worked solution; left out where its arithmetic doesn't check."""
+  """A word problem with its worked solution; left out where its arithmetic doesn't check out."""
   work, mark, final = entry["metadata"]["answer_cot"].rpartition("####")
   answer = str(entry["answer"]).strip()
   if not mark or final.strip() != answer or not re.fullmatch(r"-?\d+", answer):

@@ -1,7 +1,7 @@
-"""The task of a small pretrained policy: reasoning problems in families and levels.
+"""The task for a small pretrained policy: reasoning problems in families and levels.
 
-Families and levels are those of `reasoning_families`. Thinking has a price everywhere, and a value
-that grows with the level: a small model can say the sum of two digits at once, but not that of six
+Families and levels are those of `reasoning_families`. Thinking costs tokens everywhere and pays
+more with each level: a small model can say the sum of two digits at once, but not that of six
 numbers. In `tripling` the prompt is as long for the easiest problem as for the hardest, so that its
 length can't decide the mode.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from lhrm_jax.data.reasoning_families import FAMILIES, Problem
 from lhrm_jax.data.schema import HFTRow, PromptRow
-from lhrm_jax.text import Tokenizer, tags
+from lhrm_jax.text import tags
 
 # Streams of random numbers that must never coincide.
 _PROMPTS, _DEMONSTRATIONS, _EVALUATION = range(3)
@@ -22,11 +22,11 @@ _INDICES = 10**9
 
 @dataclasses.dataclass(frozen=True)
 class ReasoningTasks:
-  """The mixture as a source of rows; every row is a function of (seed, step).
+  """A mixture of families; every row is a function of (seed, step).
 
   Attributes:
-    families: drawn from with equal shares; an entry may stand several times.
-    levels: of each family, with equal shares.
+    families: names to draw from uniformly; a name may appear several times.
+    levels: levels of each family to draw from uniformly.
     notes: what a reader of the report must know.
   """
 
@@ -43,12 +43,8 @@ class ReasoningTasks:
     if unknown:
       raise ValueError(f"Unknown families {unknown}; known: {', '.join(sorted(FAMILIES))}.")
 
-  def tokenizer(self) -> Tokenizer:
-    """Raises ValueError: these problems are for a policy that can already read."""
-    raise ValueError(
-      "The reasoning tasks need a pretrained policy: set init_from to a model folder, a hub id, a "
-      "GGUF file or package:NAME."
-    )
+  def tokenizer(self) -> None:
+    """`None`: these problems need a policy that can already read."""
 
   def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
     """Training queries of one step."""

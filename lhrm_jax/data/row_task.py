@@ -8,9 +8,9 @@ config.data.evaluation = "math500"
 config.data.sources.chat = {"path": "chat.jsonl", "constants": {"mode": "no_think"}}
 ```
 
-A name is one of `data.sources`, one of `known.KNOWN`, or a path as `sources.Source` takes it. Rows
-of several sources are one pool. They are read once, when first asked for, and stay in memory; a
-step's rows are then looked up, so that they are a function of (seed, step) alone.
+A name is one of `data.sources`, one of `catalog.DATASETS`, or a path as `sources.Source` takes it.
+Rows of several sources form one pool. They are read once, at first use, and stay in memory; a
+step's rows are looked up there, so they are a function of (seed, step) alone.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import numpy as np
 
 from lhrm_jax.data import questions, rows, sources
 from lhrm_jax.data.batches import prompt_ids
-from lhrm_jax.data.known import KNOWN, Known
+from lhrm_jax.data.catalog import DATASETS, Dataset
 from lhrm_jax.data.reasoning_tasks import is_held_out
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
@@ -52,9 +52,9 @@ class RowTask:
     on_bad_row: "raise" or "skip".
   """
 
-  prompt_sources: Mapping[str, Known]
-  demonstration_sources: Mapping[str, Known]
-  evaluation_sources: Mapping[str, Known]
+  prompt_sources: Mapping[str, Dataset]
+  demonstration_sources: Mapping[str, Dataset]
+  evaluation_sources: Mapping[str, Dataset]
   on_bad_row: str = "raise"
 
   @classmethod
@@ -63,7 +63,7 @@ class RowTask:
 
     Args:
       data: these three as names with commas between them; `sources`, from names to the fields of
-        `Source` and `format`, a known data set whose format the source has; `on_bad_row`.
+        `Source` and `format`, a data set of the catalog whose format the source has; `on_bad_row`.
 
     Raises:
       ValueError: a name or field that does not exist, a file that does not, or queries where
@@ -71,7 +71,7 @@ class RowTask:
     """
     own = data.get("sources") or {}
 
-    def find(key: str, kind: type) -> dict[str, Known]:
+    def find(key: str, kind: type) -> dict[str, Dataset]:
       names = [name.strip() for name in (data.get(key) or "").split(",")]
       return {name: _find(name, own, kind, key) for name in names if name}
 
@@ -81,7 +81,7 @@ class RowTask:
     )  # fmt: skip
     if task.on_bad_row not in sources.ON_BAD_ROW:
       raise ValueError(
-        f"data.on_bad_row={task.on_bad_row!r} is none of {', '.join(sources.ON_BAD_ROW)}."
+        f"data.on_bad_row={task.on_bad_row!r} is not one of {', '.join(sources.ON_BAD_ROW)}."
       )
     if not (task.evaluation_sources or task.prompt_sources):
       raise ValueError(
@@ -92,21 +92,17 @@ class RowTask:
 
   @property
   def notes(self) -> tuple[str, ...]:
-    """Where the rows came from and what was left out, of the sources read so far."""
+    """Where the rows came from and what was left out, for the sources read so far."""
     return tuple(pool.note for pool in self._pools)
 
   @property
   def _pools(self) -> "list[_Pool]":
-    """Those that have been read: each is a cached property."""
+    """The pools read so far; each is a cached property."""
     names = ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
     return [pool for name in names if (pool := self.__dict__.get(name))]
 
-  def tokenizer(self) -> Tokenizer:
-    """Raises ValueError: rows of text are for a policy that can already read."""
-    raise ValueError(
-      "task='rows' needs a pretrained policy: set init_from to a model folder, a hub id, a GGUF "
-      "file or package:NAME."
-    )
+  def tokenizer(self) -> None:
+    """`None`: rows of text need a policy that can already read."""
 
   @property
   def queries(self) -> Sequence[PromptRow]:
@@ -118,7 +114,7 @@ class RowTask:
     return self._prompt_pool.rows
 
   def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
-    """Training queries of one step: all of them once, in a new order each time through.
+    """Training queries of one step: every query once per pass, in a new order each pass.
 
     Raises:
       ValueError: no source is named, or a row is bad.
@@ -129,10 +125,10 @@ class RowTask:
   def demonstrations(
     self, seed: int, step: int, think: int, no_think: int
   ) -> tuple[list[HFTRow], list[HFTRow]]:
-    """HFT rows of one step; each mode's rows go by in an order of their own, as `prompts`.
+    """HFT rows of one step; each mode's rows have an order of their own, as in `prompts`.
 
     Raises:
-      ValueError: no source is named, a row is bad, or rows of a mode are asked for that has none.
+      ValueError: no source is named, a row is bad, or a mode whose rows are asked for has none.
     """
     by_mode = []
     for mode, stream, count in ((tags.THINK, _THINK, think), (tags.NO_THINK, _NO_THINK, no_think)):
@@ -153,7 +149,7 @@ class RowTask:
     return [pool[i] for i in in_order((_EVALUATION,), 0, min(count, len(pool)), len(pool))]
 
   def check_conversations(self, tokenizer: Tokenizer) -> None:
-    """Encodes one row of every order of roles among the sources read so far.
+    """Encodes one row for every order of roles in the sources read so far.
 
     Raises:
       ValueError: the tokenizer's chat template refuses an order, or takes no conversations.
@@ -198,7 +194,7 @@ class RowTask:
     think, no_think = ([row for row in every if row.mode == m] for m in range(len(tags.MODES)))
     return think, no_think
 
-  def _without_evaluation(self, key: str, named: Mapping[str, Known]) -> "_Pool":
+  def _without_evaluation(self, key: str, named: Mapping[str, Dataset]) -> "_Pool":
     """The rows to train on."""
     if not named:
       raise ValueError(f"task='rows' has nothing to train on: set data.{key}.")
@@ -214,10 +210,10 @@ class RowTask:
     left_out = len(pool.rows) - len(kept)
     return _Pool(kept, f"{pool.note} {left_out:,} are left out, being evaluated on.")
 
-  def _load(self, key: str, named: Mapping[str, Known]) -> "_Pool":
+  def _load(self, key: str, named: Mapping[str, Dataset]) -> "_Pool":
     loaded: sources.Loaded = sources.Loaded()
-    for known in named.values():
-      part = sources.load(known.source, known.to_row, self.on_bad_row)
+    for dataset in named.values():
+      part = sources.load(dataset.source, dataset.to_row, self.on_bad_row)
       loaded.rows += part.rows
       loaded.bad += part.bad
       loaded.examples += part.examples[:1]
@@ -242,10 +238,9 @@ class _Pool:
 
 
 def in_order(key: Sequence[int], first: int, count: int, size: int) -> list[int]:
-  """Places `first` to `first + count - 1` of an endless stream over `size` items.
+  """Items `first` to `first + count - 1` of an endless stream of indices below `size`.
 
-  The stream is one permutation of all items after the other, each a function of `key` and of how
-  many went before.
+  The stream is a sequence of permutations, each a function of `key` and of its number.
   """
   return [
     int(_permutation((*key, place // size), size)[place % size])
@@ -258,32 +253,32 @@ def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
   return np.random.default_rng(key).permutation(size)
 
 
-def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) -> Known:
+def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) -> Dataset:
   """The source of that name, with the reader for the wanted kind of row."""
   if name in own:
     return _own_source(name, own[name], kind, key)
-  if name in KNOWN:
-    return _of_kind(KNOWN[name], name, kind, key)
+  if name in DATASETS:
+    return _of_kind(DATASETS[name], name, kind, key)
   if name.startswith(sources.PREFIXES):
-    return Known(Source(name), _READERS[kind], kind)
+    return Dataset(Source(name), _READERS[kind], kind)
   if name.endswith(sources.SUFFIXES):
     _check(Source(name), f"data.{key}")
-    return Known(Source(name), _READERS[kind], kind)
-  near = difflib.get_close_matches(name, [*own, *KNOWN], n=1)
+    return Dataset(Source(name), _READERS[kind], kind)
+  near = difflib.get_close_matches(name, [*own, *DATASETS], n=1)
   hint = f"Did you mean {near[0]!r}? " if near else ""
   raise ValueError(
-    f"data.{key}: {name!r} is no source. {hint}Known: {', '.join([*own, *KNOWN])}; or a "
+    f"data.{key}: {name!r} is not a source. {hint}Known: {', '.join([*own, *DATASETS])}; or a "
     f"{', '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
   )
 
 
-def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> Known:
+def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> Dataset:
   _check_fields(name, fields)
   unknown = sorted(set(fields) - set(_SOURCE_KEYS))
   if unknown or not fields.get("path"):
     raise ValueError(
       f"data.sources.{name}: "
-      + (f"{', '.join(unknown)} is no field" if unknown else "no path")
+      + (f"{', '.join(unknown)} is not a field" if unknown else "no path")
       + f"; there are {', '.join(_SOURCE_KEYS)}."
     )
   given = {field: value for field, value in fields.items() if field != "format"}
@@ -291,24 +286,24 @@ def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> K
     given[mapping] = dict(given.get(mapping) or {})
   _check(Source(**given), f"data.sources.{name}")
   if not fields.get("format"):
-    return Known(Source(**given), _READERS[kind], kind)
-  if fields["format"] not in KNOWN:
+    return Dataset(Source(**given), _READERS[kind], kind)
+  if fields["format"] not in DATASETS:
     raise ValueError(
-      f"data.sources.{name}.format={fields['format']!r} is none of {', '.join(KNOWN)}."
+      f"data.sources.{name}.format={fields['format']!r} is not one of {', '.join(DATASETS)}."
     )
-  known = dataclasses.replace(KNOWN[fields["format"]], source=Source(**given))
-  return _of_kind(known, name, kind, key)
+  dataset = dataclasses.replace(DATASETS[fields["format"]], source=Source(**given))
+  return _of_kind(dataset, name, kind, key)
 
 
 def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
-  """Finds values of other types than a source's fields have."""
+  """Raises `ValueError` for a field of the wrong type."""
 
   def is_table(value: Any) -> bool:
     return hasattr(value, "items")  # a dict, or the config's own kind
 
   if not is_table(fields):
-    raise ValueError(f"data.sources.{name}={fields!r} is no table of fields, such as 'path'.")
-  for field in filter(fields.__contains__, _SOURCE_KEYS):  # others are no fields at all
+    raise ValueError(f"data.sources.{name}={fields!r} is not a table of fields, such as 'path'.")
+  for field in filter(fields.__contains__, _SOURCE_KEYS):  # others are not fields at all
     value = fields[field]
     if field in ("columns", "constants"):
       right, wanted = value is None or is_table(value), "a table of columns"
@@ -324,14 +319,14 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
 
 
 def _check(source: Source, key: str) -> None:
-  """Finds a missing file or a split that is none before hours of training have passed."""
+  """Raises `ValueError` for a missing file or a malformed split, before anything is trained."""
   try:
     sources.check(source)
   except (FileNotFoundError, RuntimeError, ValueError) as error:
     raise ValueError(f"{key}: {error}") from error
 
 
-def _of_kind(known: Known, name: str, kind: type, key: str) -> Known:
-  if known.kind is not kind:
-    raise ValueError(f"data.{key}: {name} gives {_WORDS[known.kind]}, not {_WORDS[kind]}.")
-  return known
+def _of_kind(dataset: Dataset, name: str, kind: type, key: str) -> Dataset:
+  if dataset.kind is not kind:
+    raise ValueError(f"data.{key}: {name} gives {_WORDS[dataset.kind]}, not {_WORDS[kind]}.")
+  return dataset

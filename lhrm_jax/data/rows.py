@@ -1,4 +1,4 @@
-"""Turns the fields of a file's row into the rows that training reads, or says what is wrong."""
+"""Turns the fields of a file's row into a `PromptRow` or an `HFTRow`."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _CONVERSATIONS = ("messages", "conversations")
 _RESPONSES = ("response", "completion")
 _LISTS = (list, Mapping)  # of messages; a mapping of columns is one too
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
-# A template's way to switch thinking off; white space may be of any kind.
+# How a template switches thinking off; white space may be of any kind.
 _EMPTY_THOUGHT = re.compile(r"<think>[\s\u200b-\u200f\u2060\ufeff]*</think>")
 # How other models open a thought.
 _FOREIGN_THOUGHT = re.compile(
@@ -30,9 +30,9 @@ _FOREIGN_THOUGHT = re.compile(
 def prompt_row(fields: Fields) -> PromptRow:
   """A query from `prompt`, `answer` and, where present, `level`, `source` and `system`.
 
-  `prompt` is text or a list of messages; in its place may stand `messages` or `conversations`, of
-  which a last reply is left out. verl's names, `reward_model.ground_truth` and `data_source`, stand
-  for `answer` and `source`.
+  `prompt` is text or a list of messages; `messages` or `conversations` may take its place, without
+  their last reply. verl's names, `reward_model.ground_truth` and `data_source`, are read as
+  `answer` and `source`.
 
   Raises:
     BadRow: a field is missing or has the wrong type.
@@ -55,7 +55,7 @@ def prompt_row(fields: Fields) -> PromptRow:
 
 
 def _conversation(fields: Fields, key: str) -> list[Message]:
-  """What stands in column `key`, text being the user's, after the row's system prompt."""
+  """The messages in column `key`, plain text being the user's, after the row's system prompt."""
   if key in _CONVERSATIONS or isinstance(fields.get(key), _LISTS):
     found = messages.read(fields[key], key)
   else:
@@ -71,7 +71,7 @@ def _level(value: Any) -> int:
   try:
     level = int(value)
   except (OverflowError, TypeError, ValueError):
-    raise BadRow(f"level={short(value)} is no number") from None
+    raise BadRow(f"level={short(value)} is not a number") from None
   if abs(level) > _MAX_LEVEL:
     raise BadRow(f"level={short(value)} is beyond {_MAX_LEVEL:,}")
   return level
@@ -80,11 +80,11 @@ def _level(value: Any) -> int:
 def hft_row(fields: Fields) -> HFTRow:
   """A demonstration from `messages`, or `prompt` and `response`, and, where present, `mode`.
 
-  `messages` or `conversations` end with the user's prompt and the assistant's response; what stands
-  before them is kept as context. `prompt` may be a list of messages, `completion` another name for
+  `messages` or `conversations` end with the user's prompt and the assistant's response; earlier
+  messages are kept as context. `prompt` may be a list of messages, `completion` another name for
   `response`, text or one message. A thought in a field of its own is put between its tags; without
   one, a response without tags is a direct one if `mode` says so, and gets its tags. An empty
-  thought is none.
+  thought counts as none.
 
   Raises:
     BadRow: a field is missing, the mode is unknown, or the tags or a thought don't fit it.
@@ -120,9 +120,9 @@ def _reply(fields: Fields) -> Message:
 
 
 def _with_thought(response: str, thought: str, wanted: Any) -> tuple[str, Any]:
-  """The response with a thought that stood apart between its tags, and its mode where that says it.
+  """The response with a separate thought put between its tags, and its mode where that tells.
 
-  An empty thought is taken out: the response is a direct one.
+  An empty thought is removed: the response is a direct one.
   """
   direct = tags.MODES[tags.NO_THINK]
   if thought:
@@ -147,7 +147,7 @@ def _with_thought(response: str, thought: str, wanted: Any) -> tuple[str, Any]:
 def _tagged(response: str, wanted: Any) -> tuple[int, str]:
   """Mode and response, with the tags of a direct response added where it has none."""
   if wanted not in (None, "", *tags.MODES):
-    raise BadRow(f"mode={short(wanted)} is none of {', '.join(tags.MODES)}")
+    raise BadRow(f"mode={short(wanted)} is not one of {', '.join(tags.MODES)}")
   parsed = parse_response(response)
   if parsed.mode == tags.INVALID_MODE and wanted == tags.MODES[tags.NO_THINK]:
     response = f"{tags.OPENING_TAGS[tags.NO_THINK]}{response}{tags.CLOSING_TAGS[tags.NO_THINK]}"

@@ -9,9 +9,9 @@ class PromptRow:
 
   Attributes:
     prompt: what the user asks, last.
-    answer: the right answer, as the reward function wants it; empty where a reward model scores.
+    answer: the right answer, as the reward function takes it; empty where a reward model scores.
     level: difficulty, for reports; 0 where unknown.
-    source: where the row comes from, for reports.
+    source: where the row comes from, for reports and `reward_by_source`.
     earlier: (role, content) of the messages before the prompt, as an `HFTRow`'s.
   """
 

@@ -18,7 +18,7 @@ _SHOWN = 5  # bad rows that a summary quotes
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Where rows come from, and what their columns are called there.
+  """Where rows come from, and the names of their columns there.
 
   Attributes:
     path: a file with one of `files.SUFFIXES`, here or by URL in a bucket (`gs://`, `s3://`); `hf:`
@@ -27,7 +27,7 @@ class Source:
     split: a split or parts of it, such as `train[:90%]`, see `splits`; of a file, whose only split
       is `train`, too.
     subset: of `hf:`, for data sets that have several.
-    columns: our name of a column -> the file's.
+    columns: our name of a column to the file's.
     constants: columns that are the same in every row, e.g. `{"mode": "no_think"}`.
     streaming: of `hf:`; reads while it downloads.
   """
@@ -46,8 +46,8 @@ class Loaded(Generic[Row]):
 
   Attributes:
     rows: the good ones, in order.
-    bad: how many were skipped, by reason.
-    examples: where the first of them stand, and why.
+    bad: number of skipped rows, by reason.
+    examples: location and reason of the first of them.
   """
 
   rows: list[Row] = dataclasses.field(default_factory=list)
@@ -84,7 +84,7 @@ def stream(
   """Yields the rows of a source as they are read.
 
   Args:
-    source: where from.
+    source: where the rows come from.
     to_row: e.g. `rows.prompt_row`; raises `BadRow`, or returns `None` for a row that is good but
       not wanted.
     on_bad_row: "raise" stops at the first bad row, "skip" counts it.
@@ -96,7 +96,7 @@ def stream(
     FileNotFoundError: there is no such source.
   """
   if on_bad_row not in ON_BAD_ROW:
-    raise ValueError(f"on_bad_row={on_bad_row!r} is none of {', '.join(ON_BAD_ROW)}.")
+    raise ValueError(f"on_bad_row={on_bad_row!r} is not one of {', '.join(ON_BAD_ROW)}.")
   check(source)
   for where, fields in _located(source):
     try:
@@ -121,7 +121,7 @@ def stream(
 
 
 def _renamed(source: Source, fields: Fields) -> dict[str, Any]:
-  """The fields under our names, those the config maps and those that bear them already."""
+  """The fields under our names of columns."""
   renamed = {**fields, **source.constants}
   for ours, theirs in source.columns.items():
     if theirs not in fields:
@@ -131,7 +131,7 @@ def _renamed(source: Source, fields: Fields) -> dict[str, Any]:
 
 
 def _located(source: Source) -> Iterator[tuple[str, Fields | BadRow]]:
-  """Each row with the place it stands at."""
+  """Yields each row with its location."""
   parts = splits.parse(source.split)
   if source.path.startswith(_HUB):
     name = source.path.removeprefix(_HUB)
@@ -145,11 +145,11 @@ def _located(source: Source) -> Iterator[tuple[str, Fields | BadRow]]:
 
 
 def check(source: Source) -> None:
-  """Checks what can be known of a source before it is read.
+  """Checks a source as far as possible without reading it.
 
   Raises:
-    ValueError: its split is not understood, a field has no effect on what it is, or its path is no
-      file of rows, or lies in a bucket that cannot be read.
+    ValueError: its split is not understood, a field has no effect on what it is, or its path is not
+      a file of rows, or lies in a bucket that cannot be read.
     FileNotFoundError: it is a file that does not exist.
   """
   parts = splits.parse(source.split)

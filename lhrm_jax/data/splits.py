@@ -21,9 +21,9 @@ class Bound:
   """One end of a slice.
 
   Attributes:
-    value: rows, or percent of them; counted from the end where the sign is negative.
-    percent: which of the two.
-    negative: the sign, which a rounded number may have lost.
+    value: rows, or percent of them.
+    percent: whether `value` is in percent.
+    negative: whether it counts from the end.
   """
 
   value: float
@@ -70,7 +70,7 @@ class Part:
       count = bound.value * (total // 100)
     elif bound.percent:
       count = bound.value * total / 100
-    # From the end, though it may be 0 rows: [-1%:] of ten rows is none of them.
+    # Counts from the end even where it rounds to 0 rows: [-1%:] of ten rows is empty.
     return max(total - round(count), 0) if bound.negative else round(count)
 
 
@@ -78,7 +78,7 @@ def parse(split: str) -> tuple[Part, ...]:
   """The parts of a split, in order.
 
   Raises:
-    ValueError: it is none that can be read.
+    ValueError: its syntax is wrong.
   """
   return tuple(_part(text.strip()) for text in split.split("+"))
 
@@ -110,7 +110,7 @@ def _bound(text: str | None, part: str) -> Bound | None:
   try:
     value = float(number) if percent else int(number)
   except ValueError:
-    raise ValueError(f"split {part!r}: {text!r} is no number of rows or percent") from None
+    raise ValueError(f"split {part!r}: {text!r} is not a number of rows or percent") from None
   if percent and abs(value) > 100:
     raise ValueError(f"split {part!r}: {text} is beyond 100 %")
   return Bound(abs(value), percent, negative and value != 0)

@@ -1,6 +1,5 @@
 """Tasks by name: where queries, demonstrations and evaluation prompts come from."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -8,6 +7,7 @@ from lhrm_jax.data.arithmetic import Arithmetic
 from lhrm_jax.data.reasoning_tasks import ReasoningTasks
 from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
+from lhrm_jax.registry import Registry
 from lhrm_jax.text import Tokenizer
 
 
@@ -21,8 +21,10 @@ class Task(Protocol):
 
   notes: tuple[str, ...]
 
-  def tokenizer(self) -> Tokenizer:
-    """The tokenizer of a policy trained from scratch on this task."""
+  def tokenizer(self) -> Tokenizer | None:
+    """The tokenizer of a policy trained from scratch on this task; `None` where the task needs a
+    pretrained policy.
+    """
     ...
 
   def prompts(self, seed: int, step: int, count: int) -> Sequence[PromptRow]:
@@ -41,32 +43,39 @@ class Task(Protocol):
 
 
 ROWS = "rows"  # made from the config's sources, see `row_task`
-_REGISTRY: dict[str, Callable[[], Task]] = {
-  "arithmetic": Arithmetic,
-  "reasoning": ReasoningTasks,
-}
-
-
-def register(name: str, make: Callable[[], Task]) -> None:
-  """Makes a task known to configs as `task = name`."""
-  _REGISTRY[name] = make
+# `register("mine", Mine)` makes `Mine()` available to configs as `task = "mine"`.
+REGISTRY: Registry[Callable[..., Task]] = Registry("task")
+register, names = REGISTRY.register, REGISTRY.names
+register("arithmetic", Arithmetic)
+register("reasoning", ReasoningTasks)
+register(ROWS, RowTask.from_config)
 
 
 def get(name: str, data: Mapping[str, Any] | None = None) -> Task:
-  """Makes the task of that name.
+  """Makes the task registered as `name`.
 
   Args:
-    name: a registered one, or "rows": rows from files and data sets.
-    data: for "rows", the config's section `data`, which names them.
+    name: a registered one.
+    data: the config's section `data`, which names the sources of "rows".
 
   Raises:
-    ValueError: no such task; says which is nearest. For "rows", a source that cannot be.
+    UnknownName: there is none; the message names the nearest.
+    ValueError: a source of "rows" does not exist or has a malformed field.
   """
-  if name == ROWS:
-    return RowTask.from_config(data or {})
-  if name not in _REGISTRY:
-    known = [*_REGISTRY, ROWS]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}."
-    raise ValueError(f"task={name!r} is not registered; {hint}")
-  return _REGISTRY[name]()
+  make = REGISTRY.get(name)
+  return make(data or {}) if name == ROWS else make()
+
+
+def own_tokenizer(name: str, task: Task) -> Tokenizer:
+  """The tokenizer of a policy trained from scratch on `task`, which is registered as `name`.
+
+  Raises:
+    ValueError: the task needs a pretrained policy.
+  """
+  tokenizer = task.tokenizer()
+  if tokenizer is None:
+    raise ValueError(
+      f"task={name!r} needs a pretrained policy: set init_from to a model folder, a hub id, a GGUF "
+      "file or package:NAME."
+    )
+  return tokenizer

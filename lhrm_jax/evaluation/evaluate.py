@@ -105,7 +105,7 @@ class Evaluator:
       ValueError: a prompt cannot be encoded, or a row's answer is not what the reward needs.
     """
     for row in rows:
-      check_answer(reward_fn, row.answer)
+      check_answer(reward_fn, row.answer, row.source)
     self._config, self._tokenizer = config, tokenizer
     self._scorer = scoring.Scorer(
       reward_fn, background=False, tag_ids=tokenizer.tag_ids, **scoring_options

@@ -4,7 +4,6 @@
 hybrid treat all `M * G` responses of a query as one group and the tag as any token.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,47 +14,25 @@ from jax import Array
 from lhrm_jax.objectives import hgpo
 from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.objectives.masked import group_normalise, leave_one_out
+from lhrm_jax.registry import Registry
 
 AdvantageFn = Callable[[Array], Advantages]
 
 # Keys of a config's section `hgpo` that are passed to the functions that name them as arguments.
 SETTINGS = ("alpha", "delta", "tie", "intra_scope", "estimator", "ddof", "literal", "skip_unsolved")
 
-_REGISTRY: dict[str, Callable[..., Advantages]] = {}
-
-
-def register(name: str) -> Callable[[Callable[..., Advantages]], Callable[..., Advantages]]:
-  """Makes `fn(scores, *, ...) -> Advantages` known to configs as `hgpo.advantage = name`.
-
-  What the function names as arguments it is given: `SETTINGS` from the config's keys of that name,
-  anything else from `hgpo.advantage_options`.
-  """
-
-  def add(fn: Callable[..., Advantages]) -> Callable[..., Advantages]:
-    _REGISTRY[name] = fn
-    return fn
-
-  return add
-
-
-def get(name: str) -> Callable[..., Advantages]:
-  """Looks an advantage function up.
-
-  Raises:
-    ValueError: no such name; says which is nearest.
-  """
-  if name not in _REGISTRY:
-    near = difflib.get_close_matches(name, _REGISTRY, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(_REGISTRY))}."
-    raise ValueError(f"hgpo.advantage={name!r} is not registered; {hint}")
-  return _REGISTRY[name]
+# `register("mine")` over `fn(scores, *, ...) -> Advantages` makes it available to configs as
+# `hgpo.advantage = "mine"`. Of its arguments, `SETTINGS` come from the config's keys of that name,
+# all others from `hgpo.advantage_options`.
+REGISTRY: Registry[Callable[..., Advantages]] = Registry("advantage")
+register, get, names = REGISTRY.register, REGISTRY.get, REGISTRY.names
 
 
 def settings_of(name: str) -> tuple[str, ...]:
-  """Which of `SETTINGS` an advantage function takes.
+  """The `SETTINGS` that an advantage function takes as arguments.
 
   Raises:
-    ValueError: no such name.
+    UnknownName: see `get`.
   """
   named = inspect.signature(get(name)).parameters
   return tuple(setting for setting in SETTINGS if setting in named)
@@ -65,17 +42,17 @@ def options(name: str, settings: Mapping[str, Any], own: Mapping[str, Any]) -> d
   """The keyword arguments of an advantage function.
 
   Args:
-    name: registered.
-    settings: `SETTINGS` with their values, and perhaps more.
+    name: a registered one.
+    settings: values of `SETTINGS`; other keys are ignored.
     own: `hgpo.advantage_options`.
 
   Raises:
-    ValueError: no such name.
+    UnknownName: see `get`.
   """
   return {**{setting: settings[setting] for setting in settings_of(name)}, **own}
 
 
-register("hgpo")(hgpo.advantages)
+register("hgpo", hgpo.advantages)
 
 
 @register("grpo")

@@ -1,13 +1,14 @@
-"""Scorers: what a response is worth.
+"""Rewards: functions that score a response.
 
 Importing this package registers the built-in rewards and loads nothing heavy; the mathematics
-verifier comes with the first call that needs it.
+verifier is imported by the first call that needs it.
 """
 
 from lhrm_jax.rewards import rules, shaping
 from lhrm_jax.rewards.registry import (
   BadAnswer,
   ByQuery,
+  BySource,
   CannotJudge,
   Composed,
   Failed,
@@ -15,6 +16,7 @@ from lhrm_jax.rewards.registry import (
   RewardFn,
   by_query,
   check_answer,
+  chosen,
   compose,
   get,
   name_of,
@@ -27,6 +29,7 @@ from lhrm_jax.rewards.registry import (
 __all__ = [
   "BadAnswer",
   "ByQuery",
+  "BySource",
   "CannotJudge",
   "Composed",
   "Failed",
@@ -34,6 +37,7 @@ __all__ = [
   "RewardFn",
   "by_query",
   "check_answer",
+  "chosen",
   "compose",
   "get",
   "name_of",

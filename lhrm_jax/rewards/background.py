@@ -1,4 +1,4 @@
-"""Background threads, and a clock of the work they have in flight."""
+"""Background threads, and a clock of the time they are busy."""
 
 import contextlib
 import queue
@@ -31,7 +31,7 @@ class Worker:
     return future
 
   def close(self) -> None:
-    """Starts no further job and does not wait for those that run; futures left are cancelled."""
+    """Cancels the jobs that have not started, and does not wait for those that run."""
     self._closed = True
     for _ in range(self._threads):
       self._jobs.put(None)
@@ -45,12 +45,12 @@ class Worker:
         continue
       try:
         future.set_result(job())
-      except BaseException as error:  # a thread that ended would leave its caller waiting
+      except BaseException as error:  # a dead thread would leave its callers waiting
         future.set_exception(error)
 
 
 class BusyClock:
-  """Adds up the seconds during which at least one piece of work was under way."""
+  """Adds up the seconds during which at least one job was running."""
 
   def __init__(self):
     self._lock = threading.Lock()

@@ -1,7 +1,7 @@
 """A control group (cgroup v2) for one run of the sandbox, where this process may make one.
 
-The kernel then counts all memory of the run, whatever it hides in. Elsewhere the sandbox counts by
-itself and denies what it could not see.
+The kernel then counts all memory of the run, of whatever kind. Elsewhere the sandbox counts by
+itself and forbids memory that it could not see.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Group:
     self.path = path
 
   def ran_out(self) -> bool:
-    """Whether the kernel ended a process of the group for want of memory."""
+    """Whether the kernel killed a process of the group because it was out of memory."""
     with contextlib.suppress(OSError, ValueError):
       events = dict(line.split() for line in (self.path / "memory.events").read_text().splitlines())
       return int(events.get("oom_kill", 0)) > 0
@@ -73,7 +73,7 @@ def _make(memory_bytes: int, processes: int) -> Group | None:
 def _remove(path: pathlib.Path) -> None:
   with contextlib.suppress(OSError):
     (path / "cgroup.kill").write_text("1")
-  for _ in range(50):  # its processes are dead, and may not yet be gone
+  for _ in range(50):  # its processes are dead but may not be reaped yet
     try:
       path.rmdir()
       return

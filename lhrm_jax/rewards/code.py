@@ -1,9 +1,9 @@
-"""The code reward: does the program of a response pass its tests?
+"""The code reward: whether the program in a response passes its tests.
 
 The answer of such a query is JSON in one of three forms:
 
 - `{"asserts": ["assert f(1) == 2", ...], "setup": "import math"}` (MBPP). `"entry_point"`, a name
-  or a list of names, says what is the program's where the tests alone do not;
+  or a list of names, says which functions are the program's where the tests alone do not;
 - `{"calls": [{"function": "f", "args": [1], "expected": 2}, ...]}` (LiveCodeBench, call-based; a
   method of `class Solution` is found as well),
 - `{"io": [{"input": "1\\n", "output": "2\\n"}, ...]}` (LiveCodeBench, standard input and output).
@@ -30,17 +30,17 @@ from lhrm_jax.text.responses import parse_response
 _HARNESS = pathlib.Path(__file__).with_name("code_harness.py")
 _JUDGE = pathlib.Path(__file__).with_name("code_judge.py")
 MAX_PROGRAM = 200_000
-# Of one program, and of all runs of it: tests of standard input run it once for each.
+# Limits of one run, and of all runs of one program: it is run once per test of standard input.
 LIMITS = sandbox.Limits()
 RESPONSE_S = 60.0
-# Of the replies of one program; a whole number takes about 17 bytes of them.
+# Of one program's replies; an integer takes about 17 bytes.
 _REPLY_BYTES = 8 << 20
 _JUDGE_LIMITS = sandbox.Limits(wall_s=10.0, cpu_s=4)
 _PYTHON = ("", "python", "py", "python3")
 
 
 def check(answer: str) -> None:
-  """Raises `BadAnswer` where the tests of a row cannot be judged; says which and why."""
+  """Raises `BadAnswer` where the tests of a row cannot be judged; the message says why."""
   code_tests.read(answer)
 
 
@@ -50,7 +50,7 @@ def score(response: str, answer: str, *, deadline: float | None = None) -> float
   Args:
     response: whole text, tags included.
     answer: the tests.
-    deadline: on `time.monotonic()`; what is not judged by then is `Failed("deadline")`, a 0.0.
+    deadline: in `time.monotonic()`; a response not judged by then is `Failed("deadline")`.
 
   Raises:
     BadAnswer: `answer` is not in one of the three forms, or holds no test that can be judged.
@@ -156,14 +156,14 @@ def _passes_io(
 
 
 def _with_output(limits: sandbox.Limits, least: int) -> sandbox.Limits:
-  """`limits` with room for an output of at least so many bytes."""
+  """`limits` with room for at least `least` bytes of output."""
   return dataclasses.replace(limits, output_bytes=max(limits.output_bytes, least))
 
 
 def _run(
   name: str, source: str, stdin: str, limits: sandbox.Limits, deadline: float | None
 ) -> sandbox.Result:
-  """Runs one Python file in a sandbox of its own, no longer than to the deadline."""
+  """Runs one Python file in a sandbox of its own, until the deadline at the latest."""
   files: Mapping[str, str] = {name: source}
   command = [sandbox.interpreter(), "-I", "-S", "-B", f"/box/{name}"]
   for attempt in range(2):
@@ -174,8 +174,8 @@ def _run(
     try:
       result = sandbox.run(command, stdin=stdin.encode(), files=files, limits=cut)
     except sandbox.SandboxUnavailable:
-      # A busy machine may fail to start one; that isolation is impossible is said only where a
-      # trial fails too.
+      # A busy machine may fail to start a sandbox; isolation is called impossible only where a
+      # trial run fails too.
       sandbox.why_unavailable.cache_clear()
       if sandbox.why_unavailable() is not None:
         raise
@@ -189,7 +189,7 @@ def _run(
 
 
 def _same_output(given: str, wanted: str) -> bool:
-  """Line by line, without regard to space at the ends of lines and of the whole."""
+  """Whether outputs agree line by line, ignoring space at the ends of lines and of the text."""
 
   def lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip().split("\n")]

@@ -1,9 +1,9 @@
-"""Runs inside the program's sandbox: executes it, asks it, and sends its replies out.
+"""Runs inside the program's sandbox: executes it, asks it, and sends out its replies.
 
-Stands alone: it is copied into the sandbox, where nothing of this package exists. Reads one JSON
+Self-contained: it is copied into the sandbox, where nothing of this package exists. Reads one JSON
 job from standard input and writes one line, the replies as plain data. The program shares this
 interpreter and can forge that line; it says only what its functions returned, so forging it is the
-same as returning it. Nothing in here knows what would be right.
+same as returning it. Nothing here knows the right answers.
 """
 
 import array
@@ -61,7 +61,7 @@ def encode(value, depth=0):
   if hasattr(kind, "__next__"):
     items = list(itertools.islice(value, MOST_ITEMS))
     return ["iterator", [encode(item, deeper) for item in items]]
-  raise ValueError(f"a {kind.__name__} is no plain data")
+  raise ValueError(f"a {kind.__name__} is not plain data")
 
 
 DATE, CLOCK = ("year", "month", "day"), ("hour", "minute", "second", "microsecond")
@@ -84,9 +84,9 @@ VIEWS = {
 def main():
   job = json.loads(sys.stdin.buffer.read())
   out = os.dup(1)
-  os.dup2(2, 1)  # what the program prints is no reply
+  os.dup2(2, 1)  # what the program prints is not a reply
   sys.stdin = io.StringIO()
-  # A module that is imported: what stands below `if __name__ == "__main__"` asks for input.
+  # As an imported module: code below `if __name__ == "__main__"` would ask for input.
   module = sys.modules["program"] = types.ModuleType("program")
   space = module.__dict__
   dumps, write = json.dumps, os.write

@@ -1,8 +1,8 @@
 """Runs inside the judge's sandbox: decides whether a program's replies pass its tests.
 
-Stands alone: it is copied into the sandbox, which holds no line of the program. Replies arrive as
-text that the program may have written in any way it liked; they become plain data of exact types
-here, and nothing of them is ever run.
+Self-contained: it is copied into the sandbox, which holds no line of the program. Replies arrive as
+text that the program may have forged; they become plain data of exact types here and are never
+executed.
 """
 
 import array
@@ -82,7 +82,7 @@ def passes(job, space):
 def main():
   job = json.loads(sys.stdin.buffer.read())
   out = os.dup(1)
-  os.dup2(2, 1)  # what the set-up prints is no verdict
+  os.dup2(2, 1)  # what the set-up prints is not a verdict
   space = {"__name__": "__main__", "__builtins__": __builtins__}
   try:
     exec(compile(job["setup"], "<setup>", "exec"), space)
@@ -91,7 +91,7 @@ def main():
     return
   try:
     verdict = passes(job, space)
-  except Exception:  # a wrong value is wrong in any way it likes
+  except Exception:  # a wrong value may break the check
     verdict = False
   os.write(out, json.dumps({"passed": verdict}).encode())
 

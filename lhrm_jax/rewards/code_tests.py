@@ -1,4 +1,4 @@
-"""Reads the tests of a row and splits them: what the program is asked, and what judges its replies.
+"""Reads the tests of a row, split into what the program is asked and what judges its replies.
 
 Only calls of the program's own names (its entry points) are evaluated beside the program, in its
 sandbox. Everything else of a test, expected values and helpers of the set-up among it, is evaluated
@@ -8,29 +8,25 @@ in a second sandbox that holds no line of the program; there each such call has 
 
 from __future__ import annotations
 
-import ast
 import builtins
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+from lhrm_jax.rewards.code_assertions import Assertion, short
 from lhrm_jax.rewards.registry import BadAnswer
 from lhrm_jax.rewards.setup_code import (
   TRUSTED,
   Statement,
-  bound_names,
   imports_for,
-  items_in_place,
   literals,
-  loaded_names,
   split,
 )
 
-ASKED = "__asked__"
 _FORMS = "code tests are a JSON object with one of 'asserts', 'calls' and 'io'"
 _KEYS = {"asserts": {"setup", "entry_point"}, "calls": {"setup"}, "io": set()}
-# They would make code out of what the program returned, or read what the judge holds.
+# They would run what the program returned as code, or read what the judge holds.
 _BARRED = {
   "eval", "exec", "compile", "open", "input", "globals", "locals", "vars", "getattr", "setattr",
   "delattr", "breakpoint", "exit", "quit", "help", "memoryview",
@@ -66,12 +62,12 @@ def read(answer: str) -> CodeTests:
   try:
     tests = json.loads(answer)
   except (ValueError, RecursionError) as error:
-    raise BadAnswer(f"{_FORMS}; the answer is no JSON ({error})") from error
+    raise BadAnswer(f"{_FORMS}; the answer is not JSON ({error})") from error
   return checked(tests)
 
 
 def checked(tests: dict) -> CodeTests:
-  """`read` for tests that are no text any more."""
+  """`read` for parsed JSON."""
   if not isinstance(tests, dict) or len(_KEYS.keys() & tests.keys()) != 1:
     raise BadAnswer(_FORMS)
   (form,) = _KEYS.keys() & tests.keys()
@@ -98,9 +94,9 @@ def checked(tests: dict) -> CodeTests:
 def _io(cases: Sequence[dict]) -> CodeTests:
   for case in cases:
     if not (isinstance(case, dict) and case.keys() == {"input", "output"}):
-      raise BadAnswer(f"a test of 'io' is an object of 'input' and 'output', not {_short(case)}")
+      raise BadAnswer(f"a test of 'io' is an object of 'input' and 'output', not {short(case)}")
     if not all(isinstance(text, str) for text in case.values()):
-      raise BadAnswer(f"'input' and 'output' are text, not {_short(case)}")
+      raise BadAnswer(f"'input' and 'output' are text, not {short(case)}")
   if not any(case["output"].strip() for case in cases):
     raise BadAnswer("every 'output' of 'io' is blank: a program that does nothing would pass")
   return CodeTests(io=tuple((case["input"], case["output"]) for case in cases))
@@ -113,14 +109,14 @@ def _calls(cases: Sequence[dict], setup: str, _: None) -> CodeTests:
   asked, wanted = [], []
   for case in cases:
     if not isinstance(case, dict) or not case.keys() >= {"function", "expected"}:
-      raise BadAnswer(f"a test of 'calls' has 'function' and 'expected'; {_short(case)} has not")
+      raise BadAnswer(f"a test of 'calls' has 'function' and 'expected'; {short(case)} has not")
     if unknown := case.keys() - {"function", "args", "kwargs", "expected"}:
       raise BadAnswer(f"a test of 'calls' has no {sorted(unknown)}")
     name, args, kwargs = case["function"], case.get("args", []), case.get("kwargs", {})
     if not isinstance(name, str) or not name.isidentifier():
-      raise BadAnswer(f"{name!r} is no name of a function")
+      raise BadAnswer(f"{name!r} is not the name of a function")
     if not isinstance(args, list) or not isinstance(kwargs, dict):
-      raise BadAnswer(f"'args' is a list and 'kwargs' an object, not {_short(case)}")
+      raise BadAnswer(f"'args' is a list and 'kwargs' an object, not {short(case)}")
     asked.append([name, args, kwargs])
     wanted.append(case["expected"])
   names = sorted({name for name, _, _ in asked})
@@ -135,7 +131,7 @@ def _calls(cases: Sequence[dict], setup: str, _: None) -> CodeTests:
 
 
 def _asserts(cases: Sequence[str], setup: str, entry_point) -> CodeTests:
-  tests = [_Assertion(source) for source in cases]
+  tests = [Assertion(source) for source in cases]
   statements = split(setup)
   of_setup = _bound(statements)
   known = _BUILTINS | TRUSTED.keys() | of_setup
@@ -171,180 +167,8 @@ def _asserts(cases: Sequence[str], setup: str, entry_point) -> CodeTests:
   return CodeTests(program, {"setup": _source(pure, prelude), "checks": checks})
 
 
-class _Assertion:
-  """One `assert`; after `split`, what it asks the program and what is left to judge."""
-
-  def __init__(self, source: str):
-    if not isinstance(source, str):
-      raise BadAnswer(f"a test of 'asserts' is text, not {_short(source)}")
-    self.source = source
-    try:
-      body = ast.parse(source.strip()).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-      raise BadAnswer(f"the test {_short(source)} is no Python: {error}") from None
-    if len(body) != 1 or not isinstance(body[0], ast.Assert):
-      raise BadAnswer(f"the test {_short(source)} is not one assert; give each assert on its own")
-    self.test = body[0].test
-    self.bound = bound_names(self.test)
-    self.names = loaded_names(self.test) - self.bound
-    self.asked: list[str] = []
-    self.judged: set[str] = set()
-    self.in_args: set[str] = set()
-
-  def called(self) -> set[str]:
-    """Names that are called."""
-    calls = (node for node in ast.walk(self.test) if isinstance(node, ast.Call))
-    return {call.func.id for call in calls if isinstance(call.func, ast.Name)}
-
-  def split(
-    self, entry: set[str], trusted: set[str], stated: bool, values: Mapping[str, object]
-  ) -> None:
-    """Takes the program's calls out of the test.
-
-    Args:
-      entry: names of the program that may be asked.
-      trusted: names the judge knows.
-      stated: the row itself named the entry points.
-      values: of the set-up's literals, of which the program gets the items it is asked about alone:
-        `cases` may hold both arguments and results.
-    """
-    if not stated:
-      self._check_helpers(entry)
-    self.test = _TakeOut(self, entry, values).visit(self.test)
-    self.judged = loaded_names(self.test) - self.bound - {ASKED}
-    if not self.asked:
-      raise self.refused("it calls nothing of the program")
-    if others := self.judged - trusted:
-      raise self.refused(
-        f"{', '.join(sorted(others))} is neither called as a function of the program nor known to "
-        "the judge (built in, of the standard library's usual modules, or of 'setup')"
-      )
-    hidden = [node.attr for node in ast.walk(self.test) if isinstance(node, ast.Attribute)]
-    if any(name.startswith("_") for name in hidden):
-      raise self.refused("it reads an attribute that starts with an underscore")
-
-  def check(self, first: int) -> str:
-    """Source of what is left, its calls numbered from `first`."""
-
-    class Number(ast.NodeTransformer):
-      def visit_Subscript(self, node):
-        self.generic_visit(node)
-        if isinstance(node.value, ast.Name) and node.value.id == ASKED:
-          node.slice = ast.Constant(node.slice.value + first)
-        return node
-
-    return ast.unparse(Number().visit(self.test))
-
-  def refused(self, why: str) -> BadAnswer:
-    return BadAnswer(
-      f"the test {_short(self.source)} cannot be judged from outside the program: {why}"
-    )
-
-  def _check_helpers(self, entry: set[str]) -> None:
-    """Refuses `check(f(1), 2)` where nobody says which of the two is the program's.
-
-    `decode(encode(x)) == x` is none of these: nothing that would be right goes into its calls. Into
-    those of `norm(f(1)) == norm(2)` and `f(1) == reference(1)` it may.
-    """
-    for part in _operands(self.test):
-      called = [_functions(call, entry) for call in _outermost(part, entry)]
-      if len(called) > 1 and len(set().union(*called)) > 1:
-        raise self._ambiguous(set().union(*called))
-    truths = {id(node) for node in _truths(self.test)}
-    for node in ast.walk(self.test):
-      if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        continue
-      inside = {name for part in ast.iter_child_nodes(node) for name in loaded_names(part)}
-      others = {name for name in (inside & entry) - {node.func.id} if not _is_class(name)}
-      alone = len(node.args) + len(node.keywords) == 1 and id(node) not in truths
-      if node.func.id in entry and others and not alone:
-        raise self._ambiguous({node.func.id} | others)
-
-  def _ambiguous(self, names: set[str]) -> BadAnswer:
-    return self.refused(
-      f"which of {', '.join(sorted(names))} are the program's? Say so in 'entry_point' (a name or "
-      "a list of names) and put the others into 'setup'"
-    )
-
-
-class _TakeOut(ast.NodeTransformer):
-  """Puts `__asked__[i]` in the place of each outermost call of the program."""
-
-  def __init__(self, test: _Assertion, entry: set[str], values: Mapping[str, object]):
-    self.test, self.entry, self.values = test, entry, values
-
-  def visit_Call(self, node):
-    of_instance = isinstance(node.func, ast.Attribute) and self._instance(node.func.value)
-    if self._calls_entry(node) or of_instance:
-      return self._ask(node)
-    return self.generic_visit(node)
-
-  def visit_Attribute(self, node):
-    return self._ask(node) if self._instance(node.value) else self.generic_visit(node)
-
-  def _calls_entry(self, node) -> bool:
-    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    return named and node.func.id in self.entry
-
-  def _instance(self, node) -> bool:
-    """Whether this makes an object of a class of the program, whose attribute is then asked."""
-    return self._calls_entry(node) and _is_class(node.func.id)
-
-  def _ask(self, node):
-    bound = self.test.bound
-    node = items_in_place(node, {k: v for k, v in self.values.items() if k not in bound})
-    names = loaded_names(node)
-    if loop := (names & self.test.bound) - bound_names(node):
-      raise self.test.refused(
-        f"the program is called inside a loop or lambda, with {', '.join(sorted(loop))}; write "
-        "one test for each call"
-      )
-    place = len(self.test.asked)
-    self.test.asked.append(ast.unparse(node))
-    self.test.in_args |= names
-    return ast.Subscript(ast.Name(ASKED, ast.Load()), ast.Constant(place), ast.Load())
-
-
-def _operands(node: ast.AST) -> Iterable[ast.AST]:
-  """What `and`, `or` and `not` put together."""
-  if isinstance(node, ast.BoolOp | ast.UnaryOp):
-    for part in node.values if isinstance(node, ast.BoolOp) else [node.operand]:
-      yield from _operands(part)
-  else:
-    yield node
-
-
-def _outermost(node: ast.AST, entry: set[str]) -> Iterable[ast.Call]:
-  """Calls of the program that stand in no other."""
-  if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in entry:
-    yield node
-    return
-  for part in ast.iter_child_nodes(node):
-    yield from _outermost(part, entry)
-
-
-def _functions(node: ast.AST, entry: set[str]) -> set[str]:
-  """Functions of the program, not its classes, that are read in `node`."""
-  return {name for name in loaded_names(node) & entry if not _is_class(name)}
-
-
-def _truths(node: ast.AST) -> Iterable[ast.AST]:
-  """Parts of a test of which only the truth counts."""
-  if isinstance(node, ast.BoolOp):
-    for part in node.values:
-      yield from _truths(part)
-  elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-    yield from _truths(node.operand)
-  elif isinstance(node, ast.Compare):
-    sides = [node.left, *node.comparators]
-    if any(isinstance(side, ast.Constant) and isinstance(side.value, bool) for side in sides):
-      yield from sides
-  else:
-    yield node
-
-
 def _entry_points(
-  tests: Sequence[_Assertion],
+  tests: Sequence[Assertion],
   known: set[str],
   of_setup: set[str],
   stated: str | list[str] | None,
@@ -353,12 +177,12 @@ def _entry_points(
   if stated is not None:
     names = [stated] if isinstance(stated, str) else stated
     if not (isinstance(names, list) and names and all(map(_is_name, names))):
-      raise BadAnswer(f"'entry_point' is a name or a list of names, not {_short(stated)}")
+      raise BadAnswer(f"'entry_point' is a name or a list of names, not {short(stated)}")
     return set(names), True
   unknown = {name for test in tests for name in test.names} - known - _BARRED
   if called := unknown & set().union(*(test.called() for test in tests)):
     return called, False
-  # A function with the name of a built-in one, as in MBPP's `sum(10, 15)`.
+  # A function named as a built-in one, as in MBPP's `sum(10, 15)`.
   everywhere = set.intersection(*(test.called() for test in tests)) - of_setup
   if len(everywhere) == 1:
     return everywhere, False
@@ -394,7 +218,7 @@ def _of_program(
 
 
 def _closure(statements: Sequence[Statement], names: set[str]) -> set[str]:
-  """`names` and all names that the statements behind them use."""
+  """`names` and all names that their statements use."""
   names = set(names)
   while True:
     more = {name for s in statements if s.binds & names for name in s.binds | s.uses} - names
@@ -415,14 +239,5 @@ def _source(statements: Sequence[Statement], first: str = "") -> str:
   return "\n".join([*filter(None, [first]), *(statement.source for statement in statements)])
 
 
-def _is_class(name: str) -> bool:
-  return name.lstrip("_")[:1].isupper()
-
-
 def _is_name(name) -> bool:
   return isinstance(name, str) and name.isidentifier()
-
-
-def _short(value) -> str:
-  text = repr(value)
-  return text if len(text) <= 90 else f"{text[:80]}..."

@@ -1,4 +1,4 @@
-"""What of the file system an interpreter needs: itself, its standard library, its libraries."""
+"""The files an interpreter needs: itself, its standard library, its shared libraries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def of(interpreter: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
   """Folders and files that `interpreter -I -S` needs, by full path.
 
   Raises:
-    OSError: it cannot be asked.
+    OSError: the interpreter does not list them.
   """
   result = subprocess.run(
     [interpreter, "-I", "-S", "-B", "-c", _LIST],

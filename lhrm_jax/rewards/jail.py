@@ -1,9 +1,9 @@
-"""Runs inside the sandbox's own process: builds the walls, then starts the program behind them.
+"""Runs inside the sandbox's own process: isolates it, then starts the program.
 
 Started by `sandbox.run` as a script of its own (`python -I -S jail.py SPEC STATUS_FD`), so that no
-thread of the trainer is forked. It stands alone: nothing outside the standard library.
+thread of the trainer is forked. It imports the standard library only.
 
-Walls, on Linux: new mount, process, network, IPC and host-name namespaces (inside a new user
+Isolation, on Linux: new mount, process, network, IPC and host-name namespaces (inside a new user
 namespace, where the caller is not root); a root directory holding nothing but the interpreter and
 its libraries, read only, and an empty working folder in memory; an unprivileged user without
 capabilities who can get no new ones and make no further namespaces; a session keyring of its own; a
@@ -37,7 +37,7 @@ PR_SET_SECCOMP, FILTER = 22, 2
 MOUNT_FLAGS = {
   "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21
 }  # fmt: skip
-# Of /proc, what says something about the machine or about its users' keys.
+# Entries of /proc that reveal something about the machine or its users' keys.
 HIDDEN = ("keys", "key-users", "kallsyms", "kcore", "kmsg", "modules", "timer_list", "vmallocinfo")
 PACKAGES = ("site-packages", "dist-packages")
 DEVICES = ("null", "zero", "random", "urandom")
@@ -130,7 +130,7 @@ def map_ids(uid, gid):
 
 
 def build_root(spec):
-  """Puts the program into a root directory of its own."""
+  """Gives the program a root directory of its own."""
   root = spec["root"]
   mount(None, "/", None, REC | PRIVATE)
   mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "size=4m,mode=755")
@@ -217,7 +217,7 @@ def mounts_at(target):
 
 
 def become_program(spec, status):
-  """Gives up every right and becomes the program; does not return."""
+  """Drops all privileges and executes the program; does not return."""
   try:
     os.setsid()
     if os.geteuid() == 0:
@@ -273,7 +273,7 @@ def allow_only(instructions):
 
 
 def supervise(program, memory_bytes):
-  """Waits for the program; ends it when all processes together use more than they may."""
+  """Waits for the program; ends it when its processes together use too much memory."""
   while True:
     with contextlib.suppress(ChildProcessError):
       while True:
@@ -289,7 +289,7 @@ def supervise(program, memory_bytes):
 
 
 def memory_of(pid):
-  """Bytes of a process in memory and in swap; of each thread, as the first may have ended."""
+  """Bytes a process uses in memory and swap, read from a live thread: the first may have ended."""
   most = 0
   with contextlib.suppress(OSError):
     for thread in os.listdir(f"/proc/{pid}/task"):

@@ -28,12 +28,12 @@ def judge(
     answers: one for each response.
 
   Returns:
-    A finite score for each response, or a `Failed` where the reward raised or gave something else
-    than a finite number. A batch that raises is asked again, one response at a time.
+    A finite score for each response, or a `Failed` where the reward raised or returned anything but
+    a finite number. A batch that raises is scored again, one response at a time.
 
   Raises:
-    RewardError: no response is at fault: the reward raised `CannotJudge`, or gave another number of
-      scores than responses.
+    RewardError: no response is at fault: the reward raised `CannotJudge`, or returned a number of
+      scores other than that of responses.
   """
   if not responses:
     return []
@@ -62,7 +62,7 @@ def judge(
 
 
 def finite(name: str, score: object, of: tuple[str, str, str]) -> float:
-  """`score` as a float, or a `Failed` where it is no finite number.
+  """`score` as a float, or a `Failed` where it is not a finite number.
 
   Args:
     name: of the reward.
@@ -84,8 +84,8 @@ def finite(name: str, score: object, of: tuple[str, str, str]) -> float:
 class FailureBound:
   """Ends a run once too many judgements of a reward fail.
 
-  That is: over `max_share` of its last 200, and at least 10 of them; or each of its first three and
-  more by raising, which is a bug of the reward rather than a trick of the policy.
+  Too many are more than `max_share` of its last 200, and at least 10; or all of its first three or
+  more where each raised, which is a bug in the reward rather than a trick of the policy.
 
   Args:
     max_share: of judgements that may fail.
@@ -102,7 +102,7 @@ class FailureBound:
     """Counts judgements of one reward.
 
     Raises:
-      RewardError: too many have failed; says how many, why, and what the last of them was.
+      RewardError: too many have failed; says how many, why, and on what the last one failed.
     """
     with self._lock:
       recent = self._recent.setdefault(name, collections.deque(maxlen=self._WINDOW))

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,13 +14,46 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.policy import PolicyConfig, huggingface, loading
+from lhrm_jax.config import MOST_ROWS, MOST_TOKENS, PATH, knob, one_of, whole
+from lhrm_jax.policy import PolicyConfig, huggingface, loading, pretrained
+from lhrm_jax.policy.config import DTYPES
 from lhrm_jax.rewards import scales
 from lhrm_jax.rewards.registry import Failed
+from lhrm_jax.text import PretrainedTokenizer, model_files
 from lhrm_jax.text.responses import parse_response
 
 HEAD_TENSOR = "score.weight"
 LONG_ANSWERS = ("score_0", "truncate_left")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModelConfig:
+  """Knobs of the reward model, the section `reward_model` of a config."""
+
+  init_from: str = knob(
+    "",
+    PATH,
+    "Folder, URL or hub id of a `*ForSequenceClassification` model with one label: what the reward "
+    "`reward_model` asks.",
+  )
+  scale: str = knob(
+    "sigmoid",
+    one_of(*(scale for scale in scales.SCALES if scale not in scales.OF_REFERENCE)),
+    "Scale of the scores, which `hgpo.delta` is measured on (docs/rewards.md).",
+  )
+  batch: int = knob(
+    32, whole(1, MOST_ROWS), "Responses scored at a time; a multiple of a host's `data` shards."
+  )
+  max_tokens: int = knob(
+    2048, whole(1, MOST_TOKENS), "Longest prompt and answer together, in the model's tokens."
+  )
+  long_answers: str = knob(
+    "score_0",
+    one_of(*LONG_ANSWERS),
+    "What happens to a longer prompt and answer: `score_0` scores 0 and counts it as "
+    "`reward/failed/too_long`, `truncate_left` drops its first tokens.",
+  )
+  dtype: str = knob("float32", one_of(*DTYPES), "Type of the parameters and the computation.")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -35,7 +67,7 @@ def reward_scores(
     params: the decoder's.
     head: `[d]`, applied in float32 to the last token's hidden state.
     tokens: `[N, T]` int32, padded on the right.
-    lengths: `[N]` int32, at least 1. What stands beyond them is never looked at.
+    lengths: `[N]` int32, at least 1; later tokens are ignored.
 
   Returns:
     `[N]` float32, unbounded.
@@ -52,9 +84,9 @@ class RewardModel:
   """A reward function that asks a reward model, many responses at a time.
 
   Only the answer part is shown to the model, so that both modes are judged on what the user reads.
-  A malformed response scores 0 whatever the scale. On a bounded scale that is below every other
-  score. On `raw` and `standardised` it is not: where most answers score below 0, being malformed
-  pays, so watch `mode/*/malformed_rate` there.
+  A malformed response scores 0 on every scale: the lowest score on a bounded one. On `raw` and
+  `standardised`, where most answers score below 0, being malformed pays, so watch
+  `mode/*/malformed_rate` there.
 
   Args:
     config: of the model's decoder.
@@ -62,8 +94,8 @@ class RewardModel:
     head: `[d]` or `[1, d]`, the classification head.
     encode: `encode(prompt, answer) -> ids` by the reward model's own tokenizer and template.
     mesh: parameters are split over it as the policy's are, batches over `data` and `fsdp`.
-    batch_size: sequences at a time; a short last batch is filled up.
-    max_tokens: every batch is this wide, so that one program serves all.
+    batch_size: sequences scored at a time; a short last batch is padded.
+    max_tokens: width of every batch, so that one compiled program serves all.
     scale: of the scores, one of `scales.SCALES`.
     reference: prompts and answers whose logits `standardised` and `percentile` are relative to,
       e.g. some hundred answers of the policy before training.
@@ -151,7 +183,7 @@ class RewardModel:
     """The model's own scores `[N]` float32 of token sequences of any number and length.
 
     Raises:
-      ValueError: a sequence is empty or longer than `max_tokens`. Nothing is cut off in silence.
+      ValueError: a sequence is empty or longer than `max_tokens`. Nothing is truncated silently.
     """
     for ids in sequences:
       if not 1 <= len(ids) <= self.max_tokens:
@@ -163,7 +195,7 @@ class RewardModel:
     for start in range(0, len(sequences), self.batch_size):
       batch = sequences[start : start + self.batch_size]
       tokens = np.zeros((self.batch_size, self.max_tokens), np.int32)
-      lengths = np.ones(self.batch_size, np.int32)  # rows that fill up are one token long
+      lengths = np.ones(self.batch_size, np.int32)  # padding rows are one token long
       for i, ids in enumerate(batch):
         tokens[i, : len(ids)], lengths[i] = ids, len(ids)
       tokens, lengths = jax.device_put((tokens, lengths), self._batch_sharding)
@@ -174,8 +206,8 @@ class RewardModel:
   def score_batch(
     self, prompts: Sequence[str], responses: Sequence[str], answers: Sequence[str]
   ) -> list[float]:
-    """A score for each response: 0.0 for those that are malformed, `Failed` for those that cannot
-    be given to the model.
+    """A score for each response: 0.0 for malformed ones, `Failed` for those that the model cannot
+    score.
     """
     del answers
     parts = [parse_response(response).answer for response in responses]
@@ -202,6 +234,8 @@ class RewardModel:
     """`ids` as the model can take them, or why it cannot."""
     if not len(ids) >= 1:
       return Failed("empty", "the prompt and answer have no token.")
+    if max(ids) >= self.config.vocab_size:
+      return Failed("token", f"the reward model has no token {max(ids)}.")
     if len(ids) <= self.max_tokens:
       return ids
     if self._long_answers == "truncate_left":
@@ -217,8 +251,42 @@ class RewardModel:
     return self.score_batch([prompt], [response], [answer])[0]
 
 
-class _WithoutHeads:
-  """A checkpoint less its classification head: the tensors of the decoder alone."""
+def from_config(config: RewardModelConfig, mesh: Mesh) -> RewardModel:
+  """Loads the reward model that a config names, with its own tokenizer and chat template.
+
+  Args:
+    config: with `init_from`.
+    mesh: see `RewardModel`; of this process's devices, since each process scores its own rows.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or a file is missing.
+    ValueError: see `load_reward_model`.
+  """
+  folder = pretrained.locate(config.init_from)
+  if not folder.is_dir():
+    raise ValueError(f"{folder} is a file: a reward model is a folder of safetensors files")
+  tokenizer = PretrainedTokenizer.load(folder)
+
+  def encode(prompt: str, answer: str) -> list[int]:
+    turns = (("user", prompt), ("assistant", answer))
+    return tokenizer.encode_messages(
+      [{"role": role, "content": content} for role, content in turns], finished=True
+    )
+
+  return load_reward_model(
+    folder,
+    encode,
+    mesh=mesh,
+    dtype=config.dtype,
+    batch_size=config.batch,
+    max_tokens=config.max_tokens,
+    scale=config.scale,
+    long_answers=config.long_answers,
+  )
+
+
+class _WithoutHead:
+  """A checkpoint without its classification head: the decoder's tensors."""
 
   def __init__(self, checkpoint: loading.Checkpoint):
     self.where, self.shape, self.read = checkpoint.where, checkpoint.shape, checkpoint.read
@@ -251,47 +319,31 @@ def load_reward_model(
       another shape; it is named.
   """
   folder = pathlib.Path(folder)
-  head = load_head(folder)
-  path = folder / "config.json"
-  fields = json.loads(path.read_text(encoding="utf-8"))
-  # Such a model has no language head, whatever its config says of one.
-  fields |= {"architectures": [], "tie_word_embeddings": True}
+  path = model_files.find(folder, "config.json")
+  if path is None:
+    raise FileNotFoundError(f"{folder} lacks config.json.")
+  # Such a model has no language head, whatever its config says.
+  fields = {**model_files.read_json(path), "architectures": [], "tie_word_embeddings": True}
   config = dataclasses.replace(huggingface.config_from_json(fields, str(path)), dtype=dtype)
-  checkpoint = _WithoutHeads(huggingface.SafetensorsFolder(folder))
-  loading.check_tensors(config, checkpoint)
+  checkpoint = huggingface.SafetensorsFolder(folder)
+  head, decoder = read_head(checkpoint), _WithoutHead(checkpoint)
+  loading.check_tensors(config, decoder)
   rows = loading.TableRows(config.vocab_size, (), config.vocab_size)
   shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
-  params = loading.build_params(config, checkpoint, rows, dtype, shardings)
+  params = loading.build_params(config, decoder, rows, dtype, shardings)
   return RewardModel(config, params, head, encode, mesh=mesh, **options)
 
 
-def load_head(folder: pathlib.Path | str) -> np.ndarray:
-  """The classification head `[d]` float32 of a Hugging Face folder; the decoder's loader skips it.
+def read_head(checkpoint: loading.Checkpoint) -> np.ndarray:
+  """The classification head of a checkpoint, `[d]` float32.
 
   Raises:
-    FileNotFoundError: the folder has no safetensors file, or one that its index names is missing.
-    ImportError: safetensors is not installed.
-    ValueError: there is no such tensor, or it has several labels.
+    ValueError: there is none, or it has several labels.
   """
-  try:
-    from safetensors import safe_open
-  except ImportError as error:
-    raise ImportError(f"reading {folder} needs safetensors: pip install safetensors") from error
-  folder = pathlib.Path(folder)
-  path, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-  if index.is_file():
-    files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    if HEAD_TENSOR not in files:
-      raise ValueError(f"{index} lists no {HEAD_TENSOR}: this is no reward model.")
-    path = folder / files[HEAD_TENSOR]
-  if not path.is_file():
-    raise FileNotFoundError(f"{path} is missing; weights are read from safetensors files only.")
-  with safe_open(path, framework="numpy") as file:
-    if HEAD_TENSOR not in file.keys():  # noqa: SIM118 (no dict)
-      raise ValueError(f"{path} holds no {HEAD_TENSOR}: this is no reward model.")
-    head = np.asarray(file.get_tensor(HEAD_TENSOR), np.float32)
-  if head.ndim != 2 or head.shape[0] != 1:
+  if HEAD_TENSOR not in checkpoint.names():
+    raise ValueError(f"{checkpoint.where} holds no {HEAD_TENSOR}: this is not a reward model.")
+  if len(shape := checkpoint.shape(HEAD_TENSOR)) != 2 or shape[0] != 1:
     raise ValueError(
-      f"{path}: {HEAD_TENSOR} is {head.shape}; a reward model has one label, (1, d)."
+      f"{checkpoint.where}: {HEAD_TENSOR} is {shape}; a reward model has one label, (1, d)."
     )
-  return head[0]
+  return np.asarray(checkpoint.read(HEAD_TENSOR), np.float32)[0]

@@ -1,7 +1,7 @@
 """Verdicts from worker processes, each under a hard time limit.
 
-A verdict that takes too long costs its worker: the process is killed and replaced, the verdict
-is undecided, and no other verdict notices. Workers are fresh interpreters started by
+A verdict that takes too long costs its worker: the process is killed and replaced, the verdict is
+undecided, and no other verdict is affected. Workers are fresh interpreters started by
 `subprocess`, so nothing is forked after JAX has started its threads, the user's `__main__` is not
 imported again, and the pool works from any thread, from asyncio and in each process of a multi-host
 run.
@@ -14,16 +14,15 @@ import contextlib
 import os
 import pathlib
 import queue
-import selectors
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
 
 import lhrm_jax
-from lhrm_jax.rewards import wire
 from lhrm_jax.rewards.math.verdicts import Verdict
+from lhrm_jax.rewards.worker import LOADING, RAISED
+from lhrm_jax.worker_process import WorkerProcess
 
 Gold = str | Sequence[str]
 _START_LIMIT_S = 30.0
@@ -32,13 +31,13 @@ _CLOSED = "the VerifierPool was closed"
 
 
 def failure_of(verdict: Verdict) -> str | None:
-  """What kept the pool from a verdict, `timeout`, `worker` or `raised`; `None` where it gave one.
+  """Why the pool has no verdict: `timeout`, `worker` or `raised`; `None` where it has one.
 
-  An undecided verdict is one: the verifier came to it by itself.
+  The verifier's own undecided verdict is one.
   """
   if verdict.correct is not None:
     return None
-  kinds = {_TOOK_LONGER: "timeout", _ENDED: "worker", _CLOSED: "worker", wire.RAISED: "raised"}
+  kinds = {_TOOK_LONGER: "timeout", _ENDED: "worker", _CLOSED: "worker", RAISED: "raised"}
   return next((kind for start, kind in kinds.items() if verdict.reason.startswith(start)), None)
 
 
@@ -47,14 +46,14 @@ class VerifierPool:
 
   ```python
   with VerifierPool(workers=2) as pool:
-    future = pool.score_async(golds, responses)   # goes on while the next chunk is sampled
-    verdicts = pool.wait(future)                  # adds to `pool.waited_s` what was not hidden
+    future = pool.score_async(golds, responses)   # runs while the next chunk is sampled
+    verdicts = future.result()
   ```
 
   Args:
     workers: number of processes.
     limit_s: seconds one verdict may take before its worker is killed. The verifier itself is
-      bounded, so this is a second belt and is seldom reached.
+      bounded, so this second line of defence is seldom reached.
     memory_mib: address space of one worker, where the platform can limit it.
     command: starts one worker; for tests.
   """
@@ -70,7 +69,6 @@ class VerifierPool:
     if workers < 1:
       raise ValueError(f"VerifierPool(workers={workers}): at least one worker is needed")
     self.limit_s = limit_s
-    self.waited_s = 0.0
     self.replaced = 0
     self._command = list(
       command or (sys.executable, "-P", "-m", "lhrm_jax.rewards.worker", str(memory_mib))
@@ -121,25 +119,10 @@ class VerifierPool:
     return batch.future
 
   def score(self, golds: Sequence[Gold], responses: Sequence[str]) -> list[Verdict]:
-    """Scores a batch and waits for it; the wait counts as not hidden."""
-    return self.wait(self.score_async(golds, responses))
+    """Scores a batch and waits for the verdicts."""
+    return self.score_async(golds, responses).result()
 
-  def wait(self, future: concurrent.futures.Future[list[Verdict]]) -> list[Verdict]:
-    """The result of `future`; what its caller waited is added to `waited_s`."""
-    start = time.perf_counter()
-    try:
-      return future.result()
-    finally:
-      with self._lock:
-        self.waited_s += time.perf_counter() - start
-
-  def take_waited(self) -> float:
-    """Seconds callers waited since the last call: the reward time that sampling did not hide."""
-    with self._lock:
-      waited, self.waited_s = self.waited_s, 0.0
-    return waited
-
-  # Life.
+  # Lifetime.
 
   def close(self) -> None:
     """Ends the workers. Verdicts not given yet are undecided."""
@@ -180,7 +163,7 @@ class VerifierPool:
 
   def _replacement(self) -> _Worker:
     pause = 0.1
-    while True:  # a machine short of processes for a moment must not end the pool
+    while True:  # a machine out of processes for a moment must not end the pool
       worker = None
       try:
         worker = _Worker(self._command)
@@ -202,7 +185,7 @@ def _drain(jobs: queue.Queue) -> Iterable:
 
 
 class _Batch:
-  """Collects verdicts until all are there, then sets the future."""
+  """Collects the verdicts of a batch and sets its future once all are in."""
 
   def __init__(self, size: int):
     self.future: concurrent.futures.Future[list[Verdict]] = concurrent.futures.Future()
@@ -222,25 +205,18 @@ class _Batch:
       self.future.set_result(self.verdicts)
 
 
-class _Worker:
-  """One process and its two pipes."""
+class _Worker(WorkerProcess):
+  """One verifier process."""
 
   def __init__(self, command: Sequence[str]):
     root = str(pathlib.Path(lhrm_jax.__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    self.process = subprocess.Popen(
-      list(command),
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-      close_fds=True,
-    )
-    os.set_blocking(self.process.stdin.fileno(), False)
+    super().__init__(command, {**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
 
   def wait_ready(self) -> None:
-    """Raises `RuntimeError` where the worker does not come up."""
+    """Raises `RuntimeError` where the worker does not start."""
     try:
-      wire.receive(_Timed(self.process, _START_LIMIT_S))
+      self.receive(_START_LIMIT_S)
     except (EOFError, OSError, ValueError) as error:
       code = self.process.poll()
       raise RuntimeError(
@@ -249,47 +225,13 @@ class _Worker:
       ) from error
 
   def judge(self, message: dict, limit_s: float) -> tuple[Verdict, bool]:
-    """The verdict, and whether the worker can go on."""
-    pipes = _Timed(self.process, limit_s)
+    """Returns the verdict, and whether the worker can judge further responses."""
     try:
-      wire.send(pipes, message)
-      reply = wire.receive(pipes)
+      reply = self.ask(message, limit_s)
+      if LOADING in reply:
+        reply = self.receive(_START_LIMIT_S)
       return Verdict(reply["correct"], reply["extracted"], reply["reason"]), True
     except TimeoutError:
       return Verdict(None, None, f"{_TOOK_LONGER} {limit_s:g} s"), False
     except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
       return Verdict(None, None, f"{_ENDED}: {type(error).__name__}: {error}"), False
-
-  def kill(self) -> None:
-    with contextlib.suppress(OSError):
-      self.process.kill()
-    for pipe in (self.process.stdin, self.process.stdout):
-      with contextlib.suppress(OSError):
-        pipe.close()
-    self.process.wait()
-
-
-class _Timed:
-  """Both pipes of a process as one stream that gives up at a deadline."""
-
-  def __init__(self, process: subprocess.Popen, limit_s: float):
-    self.process = process
-    self.deadline = time.monotonic() + limit_s
-
-  def read(self, size: int) -> bytes:
-    self._await(self.process.stdout, selectors.EVENT_READ)
-    return os.read(self.process.stdout.fileno(), size)
-
-  def write(self, data: bytes) -> None:
-    while data:
-      self._await(self.process.stdin, selectors.EVENT_WRITE)
-      data = data[os.write(self.process.stdin.fileno(), data) :]
-
-  def flush(self) -> None:
-    pass
-
-  def _await(self, pipe, event: int) -> None:
-    with selectors.DefaultSelector() as selector:
-      selector.register(pipe, event)
-      if not selector.select(max(0.0, self.deadline - time.monotonic())):
-        raise TimeoutError("no reply in time")

@@ -1,4 +1,4 @@
-"""Reward functions by name, and how several are added up.
+"""The registered rewards, and rewards made of several.
 
 A reward is a plain function `reward_fn(prompt, response, answer) -> float`. A researcher's own is
 registered in one line and named in the config:
@@ -9,22 +9,24 @@ def short_proof(prompt, response, answer): ...
 ```
 
 A reward that is faster on many responses at once also has a method `score_batch(prompts, responses,
-answers)`, which gives a list; one that runs on the accelerators has `on_device = True` (see
-`scoring.Scorer`). One that needs answers of some form has `check(answer)`, which raises `BadAnswer`
-on others: rows are then checked before anything is sampled for them.
+answers)`, which returns a list; one that runs on the accelerators has `on_device = True` (see
+`scoring.Scorer`). One that needs answers in some form has `check(answer)`, which raises `BadAnswer`
+on others: rows are checked before anything is sampled for them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 
+from lhrm_jax.registry import Registry
 from lhrm_jax.text.responses import parse_response
 
 RewardFn = Callable[[str, str, str], float]
+ANY_SOURCE = "*"
 
-_REWARDS: dict[str, RewardFn] = {}
+REGISTRY: Registry[RewardFn] = Registry("reward")
+register, get, names = REGISTRY.register, REGISTRY.get, REGISTRY.names
 
 
 class RewardError(Exception):
@@ -32,7 +34,7 @@ class RewardError(Exception):
 
 
 class CannotJudge(Exception):
-  """A reward cannot judge, whatever the response: it ends the run, where other errors score 0."""
+  """A reward cannot judge any response: this ends the run, where other errors score 0."""
 
 
 class BadAnswer(ValueError, CannotJudge):
@@ -40,9 +42,9 @@ class BadAnswer(ValueError, CannotJudge):
 
 
 class Failed(float):
-  """A score of 0 that stands for no judgement, with the reason it is counted by.
+  """A score of 0 for a response that could not be judged, with the reason it is counted under.
 
-  A reward returns it, or raises: both are counted as `reward/failed/REASON`.
+  A reward returns it, or raises: either is counted as `reward/failed/REASON`.
   """
 
   reason: str
@@ -54,64 +56,38 @@ class Failed(float):
     return failed
 
 
-def register(name: str, fn: RewardFn | None = None, *, replace: bool = False):
-  """Registers `fn` under `name`; without `fn`, a decorator.
-
-  Raises:
-    ValueError: the name is taken and `replace` is not set.
-  """
-  if fn is None:
-    return lambda function: register(name, function, replace=replace)
-  if name in _REWARDS and not replace:
-    raise ValueError(f"a reward named {name!r} exists; pass replace=True to put yours in its place")
-  _REWARDS[name] = fn
-  return fn
-
-
-def get(name: str) -> RewardFn:
-  """The reward registered as `name`.
-
-  Raises:
-    KeyError: there is none; the message names the nearest.
-  """
-  if name in _REWARDS:
-    return _REWARDS[name]
-  near = difflib.get_close_matches(name, _REWARDS, n=1, cutoff=0.4)
-  hint = f"did you mean {near[0]!r}? " if near else ""
-  raise KeyError(f"no reward named {name!r}; {hint}registered: {', '.join(names())}")
-
-
-def names() -> list[str]:
-  """The registered names, sorted."""
-  return sorted(_REWARDS)
-
-
 def name_of(fn: RewardFn) -> str:
-  """The name `fn` is registered by, else its own."""
-  registered = next((name for name, reward in _REWARDS.items() if reward is fn), None)
-  return registered or getattr(fn, "__name__", type(fn).__name__)
+  """The name `fn` is registered under, else its own."""
+  return REGISTRY.name_of(fn) or getattr(fn, "__name__", type(fn).__name__)
 
 
 def parts_of(fn: RewardFn) -> list[RewardFn]:
-  """The single rewards that `fn` is made of."""
-  if isinstance(fn, Composed):
+  """The single rewards that `fn` consists of."""
+  if isinstance(fn, Composed | BySource):
     return [single for part in fn.parts.values() for single in parts_of(part)]
   if isinstance(fn, ByQuery):
     return [*parts_of(fn.definite), *parts_of(fn.open_ended)]
   return [fn]
 
 
-def check_answer(fn: RewardFn, answer: str) -> None:
+def check_answer(fn: RewardFn, answer: str, source: str = "") -> None:
   """Checks the answer of a row against all rewards that will see it.
 
+  Args:
+    fn: the run's reward.
+    answer: the row's.
+    source: the row's.
+
   Raises:
-    BadAnswer: one of them cannot judge by it; names the reward.
+    BadAnswer: one of them cannot judge by it, or none is named for its source; says which.
   """
   if isinstance(fn, ByQuery):
-    check_answer(fn.definite if has_answer(answer) else fn.open_ended, answer)
+    check_answer(fn.definite if has_answer(answer) else fn.open_ended, answer, source)
+  elif isinstance(fn, BySource):
+    check_answer(fn.parts[fn.name_for(source)], answer, source)
   elif isinstance(fn, Composed):
     for part in fn.parts.values():
-      check_answer(part, answer)
+      check_answer(part, answer, source)
   elif (check := getattr(fn, "check", None)) is not None:
     try:
       check(answer)
@@ -134,7 +110,7 @@ class ByQuery:
 
 
 def by_query(definite: RewardFn | str, open_ended: RewardFn | str) -> ByQuery:
-  """A rule for queries with a definite answer, e.g. a reward model for those without.
+  """A reward that scores queries with a definite answer by a rule, others e.g. by a model.
 
   The query's own `answer` decides, so all responses to a query are compared on one scale.
 
@@ -143,10 +119,40 @@ def by_query(definite: RewardFn | str, open_ended: RewardFn | str) -> ByQuery:
     open_ended: scores the others.
 
   Raises:
-    KeyError: a name that is not registered.
+    UnknownName: a name that is not registered.
   """
   rewards = (get(fn) if isinstance(fn, str) else fn for fn in (definite, open_ended))
   return ByQuery(*rewards)
+
+
+@dataclasses.dataclass(frozen=True)
+class BySource:
+  """One reward per source of rows.
+
+  Attributes:
+    names: reward name by source; "*" stands for all other sources.
+    parts: the rewards by name.
+  """
+
+  names: Mapping[str, str]
+  parts: Mapping[str, RewardFn]
+
+  def name_for(self, source: str) -> str:
+    """The name of the reward that scores rows of `source`.
+
+    Raises:
+      BadAnswer: there is none.
+    """
+    name = self.names.get(source, self.names.get(ANY_SOURCE))
+    if name is None:
+      raise BadAnswer(
+        f"reward_by_source names no reward for the source {source!r}: add it, or "
+        f"{ANY_SOURCE!r} for all other sources; named are {', '.join(map(repr, self.names))}"
+      )
+    return name
+
+  def __call__(self, prompt: str, response: str, answer: str) -> float:
+    raise CannotJudge("rewards by source need the row; score with `scoring.Scorer`")
 
 
 def has_answer(answer: str) -> bool:
@@ -162,7 +168,7 @@ class Composed:
   parts: Mapping[str, RewardFn]
 
   def components(self, prompt: str, response: str, answer: str) -> dict[str, float]:
-    """Each reward by name, unweighted, and their weighted sum as `total`: what a run logs.
+    """Each reward by name, unweighted, and their weighted sum as `total`.
 
     All are 0 for a malformed response.
     """
@@ -183,13 +189,37 @@ def compose(weights: Mapping[str, float], **own: RewardFn) -> Composed:
     **own: rewards that are not registered.
 
   Raises:
-    KeyError: a name that is neither.
+    UnknownName: a name that is neither.
     ValueError: no weights, or the name `total`, which stands for the sum.
   """
   if not weights or "total" in weights:
     raise ValueError(f"compose({dict(weights)}): give one weight or more, and none named 'total'")
   parts = {name: own[name] if name in own else get(name) for name in weights}
   return Composed({name: float(weight) for name, weight in weights.items()}, parts)
+
+
+def chosen(
+  reward: str,
+  weights: Mapping[str, float] | None = None,
+  by_source: Mapping[str, str] | None = None,
+  **own: RewardFn,
+) -> RewardFn:
+  """The reward that a config chooses.
+
+  Args:
+    reward: a registered name, or one in `own`, as the names in the next two.
+    weights: a weighted sum in place of `reward`, see `compose`.
+    by_source: reward name by source of rows, in place of both; "*" stands for all other sources.
+    **own: rewards that are not registered, or take the place of registered ones.
+
+  Raises:
+    UnknownName: a name that is neither.
+    ValueError: see `compose`.
+  """
+  if by_source:
+    parts = {name: own.get(name) or get(name) for name in dict.fromkeys(by_source.values())}
+    return BySource(dict(by_source), parts)
+  return compose(weights, **own) if weights else own.get(reward) or get(reward)
 
 
 def rescaled(fn: RewardFn, scale: str) -> RewardFn:
@@ -207,6 +237,8 @@ def _rescaled(fn: RewardFn, scale: str) -> RewardFn:
   if isinstance(fn, Composed):
     parts = {name: _rescaled(part, scale) for name, part in fn.parts.items()}
     return Composed(fn.weights, parts)
+  if isinstance(fn, BySource):
+    return BySource(fn.names, {name: _rescaled(part, scale) for name, part in fn.parts.items()})
   if isinstance(fn, ByQuery):
     return ByQuery(_rescaled(fn.definite, scale), _rescaled(fn.open_ended, scale))
   return fn.with_scale(scale) if hasattr(fn, "with_scale") else fn

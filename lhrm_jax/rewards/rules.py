@@ -1,7 +1,7 @@
-"""The rewards built in: rules that compare the answer part of a response with the gold.
+"""The built-in rewards: rules that compare the answer part of a response with the gold.
 
-All give 1.0 or 0.0, and 0.0 to a malformed response (`text.parse_response`), however right its text
-may be. `rewards.math.verify` is the same judge without that rule, for plain completions.
+All return 1.0 or 0.0, and 0.0 for a malformed response (`text.parse_response`), however right its
+text may be. `rewards.math.verify` is the same judge without that rule, for plain completions.
 """
 
 from __future__ import annotations
@@ -9,23 +9,15 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from lhrm_jax.rewards.registry import BadAnswer, register
+from lhrm_jax.rewards.registry import BadAnswer, CannotJudge, register
+from lhrm_jax.text import boxes
 from lhrm_jax.text.responses import parse_response
 
-_BOX = "\\boxed{"
 
-
-def last_box(text: str) -> str | None:
-  """The content of the last `\\boxed{}`; `None` where there is none or it is not closed."""
-  start = text.rfind(_BOX)
-  if start < 0:
-    return None
-  depth = 1
-  for i in range(start + len(_BOX), len(text)):
-    depth += {"{": 1, "}": -1}.get(text[i], 0)
-    if depth == 0:
-      return text[start + len(_BOX) : i]
-  return None
+def _final(part: str) -> str | None:
+  """The content of an answer part's last box, or all of it; `None` where that box is not closed."""
+  box = boxes.last(part)
+  return part if box is None else box.content
 
 
 @register("exact_match")
@@ -33,20 +25,15 @@ def exact_match(prompt: str, response: str, answer: str) -> float:
   """1.0 where the answer part, or what its last box holds, is the gold's text."""
   del prompt
   part = parse_response(response).answer
-  if part is None:
-    return 0.0
-  if _BOX in part:
-    part = last_box(part)
-    if part is None:
-      return 0.0
-  return float(part.strip() == answer.strip())
+  final = None if part is None else _final(part)
+  return float(final is not None and final.strip() == answer.strip())
 
 
 @register("math")
 def math(prompt: str, response: str, answer: str) -> float:
   """1.0 where the response commits to an answer equal in value to the gold (`math.verify`).
 
-  An undecided verdict scores 0.0; a run that wants to count those uses `VerifierPool`.
+  An undecided verdict scores 0.0; `VerifierPool` tells those apart.
   """
   del prompt
   if parse_response(response).answer is None:
@@ -63,18 +50,18 @@ _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}|\s*/
 def numeric(prompt: str, response: str, answer: str) -> float:
   """1.0 where the last number of the answer part equals the gold to a relative 1e-6.
 
-  For tasks whose gold is one number and whose answer part is short. It takes the last number where
-  there are several, so a response cannot win by listing some.
+  For tasks whose gold is one number and whose answer part is short. Of several numbers
+  the last counts, so a response cannot win by listing some.
 
   Raises:
-    BadAnswer: the gold is no number.
+    BadAnswer: the gold is not a number.
   """
   del prompt
   gold = _gold_number(answer)
   part = parse_response(response).answer
   if part is None:
     return 0.0
-  given = _last_number(last_box(part) or "" if _BOX in part else part)
+  given = _last_number(_final(part) or "")
   return float(given is not None and abs(given - gold) <= abs(gold) / 10**6)
 
 
@@ -155,6 +142,20 @@ def _gold_letter(answer: str):
 
 
 multiple_choice.check = _gold_letter
+
+
+@register("reward_model")
+def reward_model(prompt: str, response: str, answer: str) -> float:
+  """Stands for the model of `config.reward_model`, which takes its place in a run.
+
+  Raises:
+    CannotJudge: there is no model.
+  """
+  del prompt, answer
+  if parse_response(response).answer is None:
+    return 0.0
+  raise CannotJudge("reward 'reward_model' needs a model: set reward_model.init_from")
+
 
 # Rewards whose scores are 0 or 1, so that a group's mean is a multiple of 1 / G.
 BINARY = (exact_match, math, numeric, code, multiple_choice)

@@ -1,7 +1,7 @@
-"""Runs a program nobody trusts: cut off from network, files, processes and time.
+"""Runs an untrusted program, isolated from network, files and other processes, under limits.
 
-The walls themselves are built by `jail.py`. Where the platform cannot build them, `run` raises
-`SandboxUnavailable` and runs nothing; there is no weaker mode to fall back to.
+`jail.py` builds the isolation. Where the platform does not allow it, `run` raises
+`SandboxUnavailable` and runs nothing; there is no weaker fallback.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Result:
 
 
 def interpreter() -> str:
-  """The plain interpreter programs are run with: the standard library, no packages."""
+  """The interpreter that programs run in: the standard library, no packages."""
   return os.path.realpath(sys.executable)
 
 
@@ -88,7 +88,7 @@ def run(
     limits: what it may use.
 
   Raises:
-    SandboxUnavailable: the walls could not be built.
+    SandboxUnavailable: isolation is not possible here.
   """
   limits = limits or Limits()
   machine = platform.machine()
@@ -155,7 +155,7 @@ def run(
 
 
 def _messages(fd: int) -> dict:
-  """What the jail reported; it has ended, so reading does not wait."""
+  """The jail's reports; it has ended, so reading does not wait."""
   os.set_blocking(fd, False)
   data = b""
   with contextlib.suppress(BlockingIOError):

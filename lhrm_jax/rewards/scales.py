@@ -1,10 +1,10 @@
-"""The scales a reward model's logits can be put on; `hgpo.delta` is in their units."""
+"""Scales of a reward model's logits; `hgpo.delta` is in their units."""
 
 import math
 
 import numpy as np
 
-# What needs the mean and spread of the logits of a reference set.
+# Scales relative to the mean and deviation of a reference set's logits.
 OF_REFERENCE = ("standardised", "percentile")
 SCALES = ("raw", "sigmoid", *OF_REFERENCE)
 
@@ -21,7 +21,7 @@ def apply(scale: str, logits: np.ndarray, mean: float = 0.0, std: float = 1.0) -
     std: their standard deviation.
 
   Returns:
-    `[N]` float64. Logits that are not finite stay so where the scale is not bounded.
+    `[N]` float64; not finite where a logit is not and the scale is unbounded.
   """
   logits = np.asarray(logits, np.float64)
   if scale == "raw":
@@ -42,7 +42,7 @@ def reference_of(logits: np.ndarray) -> tuple[float, float]:
   """Mean and standard deviation of a reference set's logits.
 
   Raises:
-    ValueError: there are less than two, they are all equal, or one is not finite.
+    ValueError: there are fewer than two, all are equal, or one is not finite.
   """
   logits = np.asarray(logits, np.float64)
   if len(logits) < 2 or not np.isfinite(logits).all() or np.ptp(logits) == 0:

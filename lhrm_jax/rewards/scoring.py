@@ -1,4 +1,4 @@
-"""Scores of rollouts: text out of ids, one reward per response, while sampling goes on."""
+"""Decodes rollouts and scores them by a reward, while the next ones are sampled."""
 
 import collections
 import dataclasses
@@ -19,6 +19,7 @@ from lhrm_jax.rewards.pool import VerifierPool, failure_of
 from lhrm_jax.rewards.registry import (
   BadAnswer,
   ByQuery,
+  BySource,
   Composed,
   Failed,
   RewardError,
@@ -33,15 +34,15 @@ from lhrm_jax.text.form import well_formed
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
-  """Scores of some queries' responses.
+class Judgements:
+  """Scores of the responses to some queries.
 
   Attributes:
     scores: `[B, M, G]` float32.
     components: each single reward by name, `[B, M, G]` float32, unweighted; NaN on queries that
       another scorer judges.
-    undecided: responses on which the scorer could not decide, scored 0; `None` where it never says.
-    failed: number of judgements that failed, scored 0, by reason.
+    undecided: number of responses the verifier could not decide, scored 0; `None` without one.
+    failed: number of failed judgements, scored 0, by reason.
   """
 
   scores: np.ndarray
@@ -64,6 +65,9 @@ class Scored:
     return means | counts
 
 
+Scored = Judgements  # the name that other modules still use
+
+
 def decode(tokenizer: Tokenizer, rollouts: Rollouts) -> list[str]:
   """Texts of all responses, tags kept, in the order of `[B, M, G]` flattened."""
   responses = np.asarray(rollouts.responses)
@@ -78,10 +82,10 @@ def score(
   reward_fn: RewardFn, rows: Sequence[PromptRow], rollouts: Rollouts, texts: Sequence[str],
   tag_ids: TagIds | None = None,
 ) -> np.ndarray:  # fmt: skip
-  """Scores every response by its query's answer, once and now: `[B, M, G]` float32.
+  """Scores every response against its query's answer: `[B, M, G]` float32.
 
-  See `Scorer.start` for the arguments, and for what scores 0 whatever it says. What scores again
-  and again keeps a `Scorer`, whose worker processes start once.
+  See `Scorer.start` for the arguments, and for the responses that always score 0. To score
+  repeatedly, keep a `Scorer`, whose worker processes start once.
 
   Raises:
     RewardError: see `Scorer.wait`.
@@ -92,7 +96,7 @@ def score(
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-  """A single reward and the responses `[N]` bool that it is asked about."""
+  """A single reward, and which of the responses it scores, `[N]` bool."""
 
   name: str
   fn: RewardFn
@@ -110,22 +114,22 @@ class Scorer:
 
   `math` and `multiple_choice`, which parse what a model wrote, are judged by a `VerifierPool`, and
   the programs of `code` in sandboxes that threads of their own drive; both start with the first
-  response that needs them. Other rewards run in one thread, in order, so they need not be
+  response that needs them. Other rewards run in one thread, in order, and need not be
   thread-safe. A reward with `on_device` runs in the caller's thread: it would share the
   accelerators with sampling, which hides nothing, and programs that two threads launch can reach
-  the devices in different orders. Sums and `by_query` are taken apart first.
+  the devices in different orders. Composed rewards are split into their parts first.
 
-  No response ends a run: one that its reward fails on scores 0 and is counted, and a `RewardError`
-  comes only of too many (`judging.FailureBound`).
+  No single response ends a run: one that its reward fails on scores 0 and is counted, and only too
+  many raise a `RewardError` (`judging.FailureBound`).
 
   Args:
     reward_fn: `reward_fn(prompt, response, answer) -> score`.
     workers: processes of the pool; twice as many programs run at a time, since many only wait.
-    background: if not, what needs neither pool nor sandbox is scored in `start`.
-    tag_ids: the policy's; they decide which mode a response opens, see `form.well_formed`.
-    deadline_s: seconds for the programs of one `start`, from when the first of them runs. What is
-      not judged by then scores 0 and is counted.
-    max_failed_share: of a reward's judgements.
+    background: if unset, rewards that need neither pool nor sandbox score in `start` itself.
+    tag_ids: the policy's; they decide the mode of a response, see `form.well_formed`.
+    deadline_s: seconds for the programs of one `start`, from the start of the first. Those not
+      judged by then score 0 and are counted.
+    max_failed_share: share of a reward's judgements that may fail.
   """
 
   def __init__(
@@ -148,13 +152,13 @@ class Scorer:
 
   def start(
     self, rows: Sequence[PromptRow], rollouts: Rollouts, texts: Sequence[str]
-  ) -> Future[Scored]:
-    """Starts scoring; what ends the run fails the future with a `RewardError` (see `wait`).
+  ) -> Future[Judgements]:
+    """Starts scoring; an error that ends the run is the future's `RewardError` (see `wait`).
 
     Args:
       rows: the `B` queries.
       rollouts: their responses, on the host. A response cut off by the length limit, or
-        malformed, scores 0 whatever it says; no reward is asked about it.
+        malformed, scores 0 without being shown to a reward.
       texts: `decode(tokenizer, rollouts)`.
     """
     shape, n = rollouts.lengths.shape, len(texts)
@@ -162,16 +166,15 @@ class Scorer:
     stopped = np.asarray(jax.device_get(rollouts.finish_reason)).reshape(-1) == STOPPED
     first_ids = np.asarray(jax.device_get(rollouts.responses))[..., 0].reshape(-1)
     finished = stopped & well_formed(texts, first_ids, self._tag_ids)
-    definite = np.array([has_answer(row.answer) for row in of_text], bool)
     try:
       self._check_answers(rows)
     except RewardError as error:
       return _failed(error)
     leaves: list[_Leaf] = []
-    combine = _plan(self._reward_fn, "", np.ones(n, bool), definite, leaves)
+    combine = _plan(self._reward_fn, "", np.ones(n, bool), of_text, leaves)
 
     with self._clock.busy():
-      # What runs in this thread comes last, when the rest is under way.
+      # What runs in this thread comes last, when the rest has started.
       order = sorted(range(len(leaves)), key=lambda i: self._runs_here(leaves[i].fn))
       futures: list[Future | None] = [None] * len(leaves)
       for i in order:
@@ -184,7 +187,7 @@ class Scorer:
         )
         self._clock.follow(futures[i])
 
-    def gather(parts: list[tuple[list[float], int | None]]) -> Scored:
+    def gather(parts: list[tuple[list[float], int | None]]) -> Judgements:
       columns = []
       for leaf, (values, _) in zip(leaves, parts, strict=True):
         column = np.where(leaf.asked, 0.0, np.nan)
@@ -203,11 +206,11 @@ class Scorer:
       if overflown := int((~np.isfinite(scores)).sum()):  # finite parts, a sum beyond float32
         failed["not_finite"] += overflown
       scores = np.where(np.isfinite(scores), scores, np.float32(0))
-      return Scored(scores, components, sum(known) if known else None, dict(failed))
+      return Judgements(scores, components, sum(known) if known else None, dict(failed))
 
     return _joined(futures, gather)
 
-  def wait(self, futures: Sequence[Future[Scored]]) -> Scored:
+  def wait(self, futures: Sequence[Future[Judgements]]) -> Judgements:
     """The scores of all chunks as one.
 
     Raises:
@@ -222,14 +225,14 @@ class Scorer:
     counts = [chunk.undecided for chunk in chunks if chunk.undecided is not None]
     scores = np.concatenate([chunk.scores for chunk in chunks])
     failed = sum((collections.Counter(chunk.failed) for chunk in chunks), collections.Counter())
-    return Scored(scores, components, sum(counts) if counts else None, dict(failed))
+    return Judgements(scores, components, sum(counts) if counts else None, dict(failed))
 
   def take_seconds(self) -> float:
-    """Seconds since the last call during which scoring was under way, hidden or not."""
+    """Seconds since the last call during which something was being scored, hidden or not."""
     return self._clock.take()
 
   def close(self) -> None:
-    """Ends the workers; what is still being scored is dropped."""
+    """Ends the workers and drops what is still being scored."""
     for part in (self._worker, self._programs, self._pool):
       if part is not None:
         part.close()
@@ -246,14 +249,14 @@ class Scorer:
   def _check_answers(self, rows: Sequence[PromptRow]) -> None:
     for row in rows:
       try:
-        check_answer(self._reward_fn, row.answer)
+        check_answer(self._reward_fn, row.answer, row.source)
       except BadAnswer as error:
         raise RewardError(f"{error} (of the row with the prompt {row.prompt[:200]!r})") from error
 
   def _submit(
     self, leaf: _Leaf, prompts: list[str], responses: list[str], answers: list[str]
   ) -> Future:
-    """A future of the scores, and of how many were undecided."""
+    """A future of the scores and the number of undecided ones."""
 
     def job(fn: RewardFn = leaf.fn, of=(prompts, responses, answers)) -> list[float]:
       scores = judge(leaf.name, fn, *of)
@@ -295,7 +298,7 @@ class Scorer:
 
 
 def _by_deadline(seconds: float) -> RewardFn:
-  """The code reward for one batch, whose time counts from its first call."""
+  """The code reward for one batch, whose time starts with its first call."""
   from lhrm_jax.rewards import code  # not needed by runs that only use the other rewards
 
   lock, ends = threading.Lock(), []
@@ -310,26 +313,35 @@ def _by_deadline(seconds: float) -> RewardFn:
 
 
 def _plan(
-  fn: RewardFn, name: str, asked: np.ndarray, definite: np.ndarray, leaves: list[_Leaf]
+  fn: RewardFn, name: str, asked: np.ndarray, rows: Sequence[PromptRow], leaves: list[_Leaf]
 ) -> Callable[[list[np.ndarray]], np.ndarray]:
-  """Appends the single rewards of `fn` to `leaves`; returns how their columns make its scores.
+  """Appends the single rewards of `fn` to `leaves`; returns how their columns are combined.
 
   Args:
     fn: the reward.
-    name: of `fn`, where a sum names it; else its own.
-    asked: `[N]` bool, the responses it is asked about.
-    definite: `[N]` bool, whose queries have a definite answer.
-    leaves: grows.
+    name: name of `fn` in the sum that holds it; "" for its own.
+    asked: `[N]` bool, the responses it scores.
+    rows: `N` queries, one for each response.
+    leaves: appended to.
   """
   if isinstance(fn, Composed):
     terms = [
-      (fn.weights[part], _plan(fn.parts[part], part, asked, definite, leaves)) for part in fn.parts
+      (fn.weights[part], _plan(fn.parts[part], part, asked, rows, leaves)) for part in fn.parts
     ]
     return lambda columns: sum(weight * combine(columns) for weight, combine in terms)
   if isinstance(fn, ByQuery):
-    by_rule = _plan(fn.definite, "", asked & definite, definite, leaves)
-    by_model = _plan(fn.open_ended, "", asked & ~definite, definite, leaves)
+    definite = np.array([has_answer(row.answer) for row in rows], bool)
+    by_rule = _plan(fn.definite, "", asked & definite, rows, leaves)
+    by_model = _plan(fn.open_ended, "", asked & ~definite, rows, leaves)
     return lambda columns: np.where(definite, by_rule(columns), by_model(columns))
+  if isinstance(fn, BySource):
+    names = np.array([fn.name_for(row.source) for row in rows])
+    plans = {
+      part: _plan(fn.parts[part], part, asked & (names == part), rows, leaves) for part in fn.parts
+    }
+    return lambda columns: np.select(
+      [names == part for part in plans], [combine(columns) for combine in plans.values()]
+    )
   place = len(leaves)
   leaves.append(_Leaf(name or name_of(fn), fn, asked))
   return lambda columns: columns[place]
@@ -363,7 +375,7 @@ def _joined(futures: Sequence[Future], gather: Callable[[list], object]) -> Futu
       try:
         future.result()
         joined.set_result(gather([f.result() for f in futures]))
-      except BaseException as error:  # whatever it is, the caller must not wait for ever
+      except BaseException as error:  # whatever it is, the caller must not wait forever
         joined.set_exception(error)
 
   for future in futures:

@@ -1,7 +1,7 @@
 """The system calls a program in the sandbox may make, as a BPF program for the kernel.
 
-An allow-list: what is not named here fails with EPERM, whatever future kernels add. Of the calls
-that open more than a program needs, only some arguments are allowed:
+An allow-list: what is not named here fails with EPERM, whatever future kernels add. Calls that give
+more than a program needs are allowed with some arguments only:
 
 - sockets of the machine itself (AF_UNIX), none of a network, of a host (AF_VSOCK) or of the kernel;
 - new processes and threads, no new namespaces;

@@ -1,4 +1,4 @@
-"""Takes the set-up of code tests apart into statements, by the names they bind and use."""
+"""Splits the set-up of code tests into statements, with the names they bind and use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEMBERS = {
   "fractions": ("Fraction",),
   "math": ("inf", "isclose", "nan", "pi"),
 }
-# Names that tests use without importing them, and the statement that does.
+# Names that tests use without importing them, and the statement that imports them.
 TRUSTED: dict[str, str] = {
   **{name: f"import {name}" for name in _MODULES},
   **{name: f"from {module} import {name}" for module, of in _MEMBERS.items() for name in of},
@@ -38,7 +38,7 @@ class Statement:
     source: its code.
     binds: names it binds or may change.
     uses: other names it reads.
-    imports: it only imports.
+    imports: whether it is an import.
   """
 
   source: str
@@ -51,13 +51,13 @@ def split(setup: str) -> list[Statement]:
   """The statements of a set-up.
 
   Raises:
-    BadAnswer: it is no Python, imports what is not of the standard library, or imports everything
-      of a module we don't know.
+    BadAnswer: it is not Python, imports from outside the standard library, or imports everything
+      of an unknown module.
   """
   try:
     body = ast.parse(setup.replace("\r\n", "\n")).body
   except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-    raise BadAnswer(f"'setup' is no Python: {error}") from None
+    raise BadAnswer(f"'setup' is not Python: {error}") from None
   return [_statement(node) for node in body]
 
 
@@ -79,7 +79,7 @@ def literals(statements: Sequence[Statement]) -> dict[str, object]:
 
 
 def items_in_place(node: ast.AST, values: Mapping[str, object]) -> ast.AST:
-  """`node` with the items themselves for such as `cases[0][1]`, where `values` has `cases`."""
+  """`node` with `cases[0][1]` replaced by the item itself, where `values` has `cases`."""
 
   class Item(ast.NodeTransformer):
     def visit_Subscript(self, part):
@@ -94,7 +94,7 @@ def items_in_place(node: ast.AST, values: Mapping[str, object]) -> ast.AST:
 
 
 def _item(node: ast.AST, values: Mapping[str, object]):
-  """What a chain of subscripts of one of `values` gives."""
+  """The item that a chain of subscripts of one of `values` selects."""
   if isinstance(node, ast.Name):
     return values[node.id]
   if not isinstance(node, ast.Subscript):

@@ -1,14 +1,14 @@
-"""Terms for the form of a response. No config turns them on, and both are known to collapse modes.
+"""Rewards for the form of a response. No config uses them, and both are known to collapse modes.
 
 A length penalty pays for leaving out the reasoning whether or not it was needed, so think mode dies
-out; a format bonus pays the same for a wrong answer as for a right one, and is learnt first. HGPO
-needs neither: a malformed response scores 0 under every rule of `rules.py`, and
-short right answers win through `delta`. They are here so that the collapse can be shown.
+out; a format bonus pays as much for a wrong answer as for a right one, and is learned first. HGPO
+needs neither: a malformed response scores 0 under every rule of `rules.py`, and short right answers
+win through `delta`. They exist to demonstrate the collapse.
 """
 
 from __future__ import annotations
 
-from lhrm_jax.rewards.registry import Composed, RewardFn, register
+from lhrm_jax.rewards.registry import register
 from lhrm_jax.text.responses import parse_response
 
 
@@ -24,13 +24,3 @@ def length_term(prompt: str, response: str, answer: str) -> float:
   """Minus the characters of a well-formed response, in thousands. Known to collapse modes."""
   del prompt, answer
   return -len(response) / 1000.0 if parse_response(response).well_formed else 0.0
-
-
-def with_format(reward: RewardFn, bonus: float = 0.0) -> Composed:
-  """`reward` plus `bonus` where the format is kept. Off at 0; known to collapse modes."""
-  return Composed({"score": 1.0, "format": bonus}, {"score": reward, "format": format_term})
-
-
-def with_length(reward: RewardFn, per_thousand: float = 0.0) -> Composed:
-  """`reward` less `per_thousand` for each 1,000 characters. Off at 0; known to collapse modes."""
-  return Composed({"score": 1.0, "length": per_thousand}, {"score": reward, "length": length_term})

@@ -1,18 +1,22 @@
-"""A worker process of `pool.VerifierPool`: reads golds and responses, answers with verdicts.
+"""A worker process of `pool.VerifierPool`: reads golds and responses, replies with verdicts.
 
 Started as `python -m lhrm_jax.rewards.worker MEMORY_MIB`. It imports the verifier only, neither JAX
-nor the user's program, and ends when its standard input closes, which happens when its parent ends
-in whatever way.
+nor the user's program, and ends when its standard input closes, which happens however its parent
+ends.
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
 import threading
 import time
 
-from lhrm_jax.rewards import wire
+RAISED = "the rule raised"  # starts the reason of a verdict that a worker failed to reach
+# The one key of a message sent before SymPy is imported: the verdict itself then has the time limit
+# of a start, since the import takes seconds on a busy machine.
+LOADING = "loading"
 
 
 def main() -> None:
@@ -20,21 +24,23 @@ def main() -> None:
   _limit(memory_mib)
   _end_with_parent()
   # The pipe to the parent is the only output: a stray print must not corrupt it.
-  out = os.fdopen(os.dup(1), "wb")
+  out = os.fdopen(os.dup(1), "w", encoding="ascii")
   os.dup2(2, 1)
-  inbox = sys.stdin.buffer
 
   from lhrm_jax.rewards import rules
-  from lhrm_jax.rewards.math import verify
+  from lhrm_jax.rewards.math import algebra, verify
 
-  # Pays for the imports of mpmath and SymPy before the first deadline.
-  verify(r"x > \sqrt{2}", r"\boxed{x > 2}")
-  wire.send(out, {"ready": os.getpid()})
-  while True:
-    try:
-      job = wire.receive(inbox)
-    except EOFError:
-      return
+  def send(message: dict) -> None:
+    with contextlib.suppress(BrokenPipeError):
+      # JSON escapes what is not ASCII, so lone surrogates, which model text may hold, pass.
+      out.write(json.dumps(message) + "\n")
+      out.flush()
+
+  algebra.before_import = lambda: send({LOADING: "sympy"})
+  verify(r"\sqrt{8}", r"\boxed{2\sqrt{2}}")  # imports mpmath before the first time limit
+  send({"ready": os.getpid()})
+  for line in sys.stdin.buffer:
+    job = json.loads(line)
     try:
       if job["rule"] == "math":
         verdict = verify(job["gold"], job["response"])
@@ -42,10 +48,8 @@ def main() -> None:
       else:
         found = (getattr(rules, job["rule"])("", job["response"], job["gold"]) == 1.0, None, "")
     except Exception as error:
-      found = (None, None, f"{wire.RAISED} {type(error).__name__}: {error}")
-    reply = dict(zip(("correct", "extracted", "reason"), found, strict=True))
-    with contextlib.suppress(BrokenPipeError):
-      wire.send(out, reply)
+      found = (None, None, f"{RAISED} {type(error).__name__}: {error}")
+    send(dict(zip(("correct", "extracted", "reason"), found, strict=True)))
 
 
 def _limit(memory_mib: int) -> None:
@@ -59,7 +63,7 @@ def _limit(memory_mib: int) -> None:
 
 
 def _end_with_parent() -> None:
-  """Ends this process when its parent has, should a verdict keep it from seeing its input close."""
+  """Ends this process with its parent, even while a verdict keeps it from reading its input."""
   parent = os.getppid()
 
   def watch() -> None:

@@ -3,7 +3,11 @@
 Configs start from here and change what they need; a key that is not here is an error.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
+
+from lhrm_jax.rewards.model import RewardModelConfig
 
 
 def get_config() -> ConfigDict:
@@ -13,6 +17,11 @@ def get_config() -> ConfigDict:
   config.reward = "exact_match"  # lhrm_jax.rewards
   # A weighted sum of rewards in place of config.reward: ConfigDict({"math": 1.0, "mine": 0.2}).
   config.reward_weights = ConfigDict()
+  # Rewards by source of rows, in place of both: ConfigDict({"deepscaler": "math", "tulu3":
+  # "reward_model"}); "*" stands for all other sources.
+  config.reward_by_source = ConfigDict()
+  # Of the reward "reward_model".
+  config.reward_model = ConfigDict(dataclasses.asdict(RewardModelConfig()))
   # What to start from; HGPO then skips the cold start. A run (its folder, or one of checkpoints in
   # it), a model's folder, a hub id, a GGUF file, or package:NAME.
   config.init_from = ""

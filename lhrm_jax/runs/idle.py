@@ -3,6 +3,7 @@
 Only what differs from its default counts: a default says nothing of what the user meant.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lhrm_jax.objectives import advantages
+from lhrm_jax.rewards.model import RewardModelConfig
 
 Values = Mapping[str, Any]  # of a config, by dotted key
 
@@ -22,6 +24,23 @@ _IDLE: list[tuple[tuple[str, ...], Callable[[Values], str]]] = [
   (
     ("reward",),
     lambda v: "reward_weights, which take its place" if v["reward_weights"] else "",
+  ),
+  (
+    ("reward", "reward_weights"),
+    lambda v: "reward_by_source, which takes its place" if v["reward_by_source"] else "",
+  ),
+  (
+    tuple(f"reward_model.{field.name}" for field in dataclasses.fields(RewardModelConfig)),
+    lambda v: (
+      ""
+      if "reward_model"
+      in rewards_named(*(v[key] for key in ("reward", "reward_weights", "reward_by_source")))
+      else "rewards that do not name 'reward_model'"
+    ),
+  ),
+  (
+    ("reward_model.scale",),
+    lambda v: f"hgpo.reward_scale={v['hgpo.reward_scale']!r}" if v["hgpo.reward_scale"] else "",
   ),
   (
     ("data.on_bad_row",),
@@ -84,6 +103,13 @@ _IDLE: list[tuple[tuple[str, ...], Callable[[Values], str]]] = [
   ),
 ]
 _GATES = ("max_logp_difference", "max_clip_ratio", "max_kl", "pinned_steps")
+
+
+def rewards_named(
+  reward: str, weights: Mapping[str, float], by_source: Mapping[str, str]
+) -> set[str]:
+  """Names of the rewards that score a run's responses."""
+  return set(by_source.values()) or set(weights) or {reward}
 
 
 def _estimator(values: Values, name: str, what: str) -> str:

@@ -106,6 +106,8 @@ class Reporting:
     path = self._workdir / "evaluation" / f"{stage}.json"
     config = setup.plain(self._run.config)
     key = {"step": step, **{name: config[name] for name in _DECIDING}}
+    if config["reward_by_source"] or config["reward_model"]["init_from"]:
+      key |= {name: config[name] for name in ("reward_by_source", "reward_model")}
     found = kept_evaluation(path)
     if found.get("key") != key:
       began = time.perf_counter()

@@ -1,11 +1,13 @@
 """What a resumed run may change of its config, and which of its stages are over."""
 
 from lhrm_jax.errors import UserError
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from lhrm_jax.rewards.model import RewardModelConfig
 from lhrm_jax.runs import policy_settings
 from lhrm_jax.runs import setup
 from lhrm_jax.runs.checkpoints import CheckpointError, Saved
@@ -14,7 +16,8 @@ from lhrm_jax.runs.checkpoints import CheckpointError, Saved
 FREE = ("allow_config_change", "checkpoint", "compilation_cache", "gates", "hgpo.reward_workers",
         "hgpo.sampling_chunks", "judging", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
 # What a run whose training is over may change: it is evaluated anew.
-_OF_EVALUATION = ("data", "evaluation", "policy", "reward", "reward_weights", "task")
+_OF_EVALUATION = ("data", "evaluation", "policy", "reward", "reward_by_source", "reward_model",
+                  "reward_weights", "task")  # fmt: skip
 _SHOWN = 20
 
 
@@ -31,6 +34,7 @@ def allowed_changes(
   Raises:
     UserError: one of them is not in `config.allow_config_change`.
   """
+  before = {"reward_model": dataclasses.asdict(RewardModelConfig()), **before}  # not in older runs
   changed = dict(_changes(before, config))
   allowed = list(filter(None, config.allow_config_change.replace(" ", "").split(",")))
   refused = {key: values for key, values in changed.items() if not _within(key, allowed)}
@@ -128,7 +132,7 @@ def _changes(
   for key, (old, new) in difference(before, setup.plain(config)).items():
     section, _, name = key.partition(".")
     # What a run started from may be gone when it is resumed.
-    same_path = key == "init_from" and setup.same_path(str(old), new)
+    same_path = key.endswith("init_from") and setup.same_path(str(old), new)
     left_alone = section == "policy" and config.init_from and name not in asked
     if not (_within(key, FREE) or same_path or left_alone):
       yield key, (old, new)

@@ -21,11 +21,14 @@ from lhrm_jax.runs import policy_settings
 from lhrm_jax.runs import validation
 from lhrm_jax import parallel, policy, rewards, text
 from lhrm_jax.data import limits, tasks
+from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.storage import urls
 from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.evaluation import EvaluationSpec, Evaluator
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
+from lhrm_jax.rewards import model as reward_model
+from lhrm_jax.rewards.model import RewardModelConfig
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.text.characters import printable
 from lhrm_jax.storage import bucket
@@ -123,9 +126,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     mesh = parallel.make_mesh(**config.mesh)
     task = tasks.get(config.task, config.data)
     sampling = parallel.SamplingLayout.make(**config.sampling_mesh)
-    reward_fn = rewards.get(config.reward)
-    if config.reward_weights:
-      reward_fn = rewards.compose(config.reward_weights.to_dict())
+    reward_fn = _reward(config, sampling.mesh)
     if config.hgpo.reward_scale:
       try:
         reward_fn = rewards.rescaled(reward_fn, config.hgpo.reward_scale)
@@ -137,7 +138,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     elif config.init_from:
       policy_config, tokenizer, params = load_policy(config.init_from, mesh, asked)
     else:
-      tokenizer, params = task.tokenizer(), None
+      tokenizer, params = tasks.own_tokenizer(config.task, task), None
       policy_config = PolicyConfig.from_dict({
         **config.policy.to_dict(), "vocab_size": tokenizer.vocab_size
       })  # fmt: skip
@@ -147,6 +148,20 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   validation.check_policy(config, policy_config, tokenizer)
   truth = policy_settings.recorded(config, policy_config)
   return Setup(truth, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
+
+
+def _reward(config: ConfigDict, mesh: Mesh) -> RewardFn:
+  own = {}
+  if config.reward_model.init_from:
+    fields = config.reward_model.to_dict()
+    fields["init_from"] = _on_this_machine(fields["init_from"])
+    try:
+      own["reward_model"] = reward_model.from_config(RewardModelConfig(**fields), mesh)
+    except (ImportError, OSError, ValueError) as error:
+      raise UserError(f"reward_model: {error}") from error
+  return rewards.chosen(
+    config.reward, config.reward_weights.to_dict(), config.reward_by_source.to_dict(), **own
+  )
 
 
 _in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
@@ -172,15 +187,34 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
       run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
     if HGPO in stages:
       rows = run.task.prompts(seed, 0, 1)
-      if any(hasattr(fn, "check") for fn in rewards.parts_of(run.reward_fn)):
-        for row in getattr(run.task, "queries", rows):
-          rewards.check_answer(run.reward_fn, row.answer)
+      queries = getattr(run.task, "queries", rows)
+      by_source = isinstance(run.reward_fn, rewards.BySource)
+      if by_source or any(hasattr(fn, "check") for fn in rewards.parts_of(run.reward_fn)):
+        for row in queries:
+          rewards.check_answer(run.reward_fn, row.answer, row.source)
+      if by_source and queries is not rows:
+        evaluated = run.task.evaluation(run.config.evaluation.prompts)
+        check_sources(run.reward_fn, [*queries, *evaluated])
     if run.config.task == tasks.ROWS:
       run.task.check_conversations(run.tokenizer)
   except (ImportError, OSError, ValueError) as error:
     raise UserError(f"task={run.config.task!r}: {error}") from error
   if run.config.task == tasks.ROWS and parallel.is_writer():
     print(*run.task.notes, sep="\n", flush=True)  # what was read, skipped and left out
+
+
+def check_sources(reward_fn: rewards.BySource, rows: Sequence[PromptRow]) -> None:
+  """Checks that every source that has a reward of its own has rows.
+
+  Raises:
+    ValueError: one has none.
+  """
+  found = {row.source for row in rows}
+  if missing := set(reward_fn.names) - found - {rewards.registry.ANY_SOURCE}:
+    raise ValueError(
+      f"reward_by_source names {', '.join(map(repr, sorted(missing)))}, which no row has as its "
+      f"source; the rows have {', '.join(map(repr, sorted(found)))}"
+    )
 
 
 def use_compilation_cache(folder: str) -> None:
@@ -288,8 +322,10 @@ def same_path(a: str, b: str) -> bool:
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
   """The config itself, whose `init_from` now holds wherever the run's record is read."""
-  if isinstance(config.get("init_from"), str):  # what else there is, `validation.check` reports
-    config.init_from = absolute(config.init_from)
+  for section in (config, config.get("reward_model")):
+    # Whatever else it is, `validation.check` reports.
+    if isinstance(section, ConfigDict) and isinstance(section.get("init_from"), str):
+      section.init_from = absolute(section.init_from)
   return config
 
 

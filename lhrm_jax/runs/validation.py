@@ -24,13 +24,15 @@ from lhrm_jax.runs import command_line
 from lhrm_jax.runs import idle
 from lhrm_jax.runs import defaults
 from lhrm_jax import parallel, rewards
-from lhrm_jax.config import (FLAG, LEVELS, MESH_SIZE, MOST_ROWS, MOST_TOKENS, MOST_WIDTH, NAME, NAMES, OPTIONS, PATH, SHARE, SHORT, SOURCES, TEMPERATURE, TEMPERATURE_OR_GREEDY, TEXT, WEIGHTS, Range, one_of, real, whole)
+from lhrm_jax.config import (FLAG, LEVELS, MESH_SIZE, MOST_ROWS, MOST_TOKENS, MOST_WIDTH, NAME, NAMES, OPTIONS, PATH, REWARDS, SHARE, SHORT, SOURCES, TEMPERATURE, TEMPERATURE_OR_GREEDY, TEXT, WEIGHTS, Range, one_of, real, whole)
 from lhrm_jax.data import limits, sources, tasks
 from lhrm_jax.objectives import advantages, hgpo, losses
 from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.policy import config as policy_config
+from lhrm_jax.registry import UnknownName
 from lhrm_jax.rewards import rules as binary_rewards
 from lhrm_jax.rewards import scales
+from lhrm_jax.rewards.model import RewardModelConfig
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import hgpo as hgpo_update
 from lhrm_jax.runs import instruments
@@ -46,6 +48,11 @@ RULES: dict[str, Range] = {
   "task": NAME,
   "reward": NAME,
   "reward_weights": WEIGHTS,
+  "reward_by_source": REWARDS,
+  **{
+    f"reward_model.{field.name}": field.metadata["allowed"]
+    for field in dataclasses.fields(RewardModelConfig)
+  },
   "init_from": PATH,
   "compilation_cache": PATH,
   "profile_steps": SHORT,
@@ -299,8 +306,17 @@ def _prompt_ids(prompts: int, steps: int) -> str:
 def _advantage_known(name: str) -> str:
   try:
     advantages.get(name)
-  except ValueError as error:
-    return str(error)
+  except UnknownName as error:
+    return f"hgpo.advantage={name!r}: {error}"
+  return ""
+
+
+@_together("task")
+def _task_known(name: str) -> str:
+  try:
+    tasks.REGISTRY.get(name)
+  except UnknownName as error:
+    return f"task={name!r}: {error}"
   return ""
 
 
@@ -354,18 +370,20 @@ def _rows(task: str, *named: Any) -> str:
   return f"{given}: task={short(task)} does not read them. Set task='rows', or leave them empty."
 
 
-@_together("reward", "reward_weights")
-def _rewards_known(name: str, weights: Mapping[str, float]) -> str:
-  try:
-    rewards.get(name)
-  except KeyError as error:
-    return f"reward={name!r}: {error.args[0]}"
-  try:
-    if weights:
-      rewards.compose(dict(weights.items()))
-  except (KeyError, ValueError) as error:
-    return f"reward_weights: {error.args[0]}"
-  return ""
+@_together("reward", "reward_weights", "reward_by_source", "reward_model.init_from")
+def _rewards_known(
+  name: str, weights: Mapping[str, float], by_source: Mapping[str, str], model: str
+) -> str:
+  settings = {"reward": name, "reward_weights": weights, "reward_by_source": by_source}
+  for key, named in settings.items():
+    try:
+      if named:
+        rewards.chosen(**{"reward": name, key.removeprefix("reward_"): named})
+    except ValueError as error:
+      return f"{key}={name!r}: {error}" if key == "reward" else f"{key}: {error}"
+  if model or "reward_model" not in idle.rewards_named(name, weights, by_source):
+    return ""
+  return "the reward 'reward_model' needs a model: set reward_model.init_from."
 
 
 @_together("profile_steps")
@@ -524,7 +542,10 @@ def warnings(config: ConfigDict) -> list[str]:
 def notes(config: ConfigDict) -> list[str]:
   """What a reader of the report must know about the config."""
   c = config.hgpo
-  binary = not config.reward_weights and rewards.get(config.reward) in binary_rewards.BINARY
+  binary = not config.reward_weights and all(
+    rewards.get(name) in binary_rewards.BINARY
+    for name in idle.rewards_named(config.reward, {}, config.reward_by_source)
+  )
   if not (c.steps and c.advantage == "hgpo" and binary):
     return []
   g = c.samples_per_mode

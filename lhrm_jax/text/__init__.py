@@ -29,12 +29,12 @@ def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
     folder: one that `Tokenizer.save` wrote, a Hugging Face model folder, or a GGUF file.
 
   Raises:
-    FileNotFoundError: it holds none.
-    ValueError: a file of it is damaged or hostile; it is named.
+    FileNotFoundError: the folder holds no tokenizer.
+    ValueError: a file in it is damaged or hostile; the message names the file.
   """
   folder = pathlib.Path(folder)
   if folder.suffix == ".gguf" and folder.is_file():
-    # Not by every worker that parses responses: it brings numpy.
+    # Imported here: workers that only parse responses need no numpy.
     from lhrm_jax.text import gguf_file, gguf_tokenizer
 
     return gguf_tokenizer.from_contents(gguf_file.Contents(folder))

@@ -1,4 +1,4 @@
-"""Single characters: a tokenizer of them for the embedded task, and which are safe to print."""
+"""A tokenizer of single characters for the embedded task, and text made safe to print."""
 
 import json
 import pathlib
@@ -17,15 +17,15 @@ _JOINERS = "\u200c\u200d"  # formats that emoji and several scripts need
 
 
 def printable(text: str, limit: int | None = None, *, keep: str = "") -> str:
-  """Text that can be shown on a terminal whoever wrote it.
+  """`text` with every character escaped that could harm a terminal.
 
   Control, bidirectional and other format characters become escapes such as `\\x1b` and `\\u202e`,
   and so do lone surrogates, which no encoding can write.
 
   Args:
-    text: of a model, a file or a user.
-    limit: most characters of `text` that are shown; longer text ends in "...".
-    keep: characters that stay as they are, e.g. newline and tab in a reply of several lines.
+    text: from a model, a file or a user.
+    limit: characters of `text` to show; longer text ends in "...".
+    keep: characters left as they are, e.g. newline and tab in a reply of several lines.
   """
   cut = limit is not None and len(text) > limit
   shown = "".join(
@@ -36,7 +36,7 @@ def printable(text: str, limit: int | None = None, *, keep: str = "") -> str:
 
 
 class CharacterTokenizer:
-  """One token for each character of an alphabet, each listed word, each tag, padding and the end.
+  """A tokenizer with one token per character of an alphabet, per listed word and per tag.
 
   Ids: 0 padding, 1 end of sequence, 2 to 5 the tags in the order of `tags.TAGS`, then the alphabet
   and the words in their own order. Text is read from left to right, longest token first. See
@@ -45,11 +45,11 @@ class CharacterTokenizer:
 
   def __init__(self, alphabet: str, words: tuple[str, ...] = ()):
     """Args:
-      alphabet: every character that texts may hold, each once.
+      alphabet: every character a text may hold, each once.
       words: strings that are one token each, such as the fixed words of a prompt.
 
     Raises:
-      ValueError: a token stands twice.
+      ValueError: a token is listed twice.
     """
     self.alphabet, self.words = alphabet, tuple(words)
     self._tokens = ("", "", *tags.TAGS, *alphabet, *words)

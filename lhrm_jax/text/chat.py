@@ -1,4 +1,4 @@
-"""Chat templates: rendering them, the default one, and the one that offers both modes."""
+"""Chat templates: rendering, a default for models without one, and the choice of mode."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ PLAIN_TEMPLATE = """\
 {% endfor -%}
 {{- 'Assistant: ' if add_generation_prompt -}}
 """
-# For one whose vocabulary has ChatML's two tokens, as the base models of Qwen do.
+# For a base model whose vocabulary has ChatML's two tokens, as Qwen's do.
 CHATML_TEMPLATE = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}
@@ -28,8 +28,8 @@ CHATML_TEMPLATE = """\
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 _MARK = "{#- lhrm: both modes, one day -#}"
-# A prompt must not change overnight, nor between training and serving: this day is every template's
-# today, a Friday.
+# A prompt must not change from day to day, nor between training and serving: every template sees
+# this date as today's.
 _DAY = {"%d": "26", "%-d": "26", "%e": "26", "%a": "Fri", "%A": "Friday", "%b": "Jul", "%B": "July",
         "%h": "Jul", "%m": "07", "%-m": "7", "%y": "24", "%Y": "2024", "%j": "208", "%H": "00",
         "%-H": "0", "%I": "12", "%-I": "12", "%M": "00", "%-M": "0", "%S": "00", "%-S": "0",
@@ -49,7 +49,7 @@ _GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
 def default_template(vocabulary: Mapping[str, int], bos_first: bool = False) -> str:
-  """The template of a model that has none: ChatML where its tokens exist, plain words otherwise.
+  """The template for a model without one: ChatML where its tokens exist, plain words otherwise.
 
   Args:
     vocabulary: token to id.
@@ -67,12 +67,12 @@ def render(
   add_generation_prompt: bool,
   **variables,
 ) -> str:
-  """Text of a conversation by transformers' own renderer.
+  """Renders a conversation with transformers' own renderer.
 
   Args:
     template: Jinja source.
     messages: each with `role` and `content`.
-    special_tokens: what the template may print by name, e.g. `{"eos_token": "</s>"}`.
+    special_tokens: tokens the template may print by name, e.g. `{"eos_token": "</s>"}`.
     add_generation_prompt: end with what opens the assistant's next turn.
     variables: further ones for the template, e.g. `enable_thinking`.
 
@@ -92,11 +92,11 @@ def render(
 
 @functools.lru_cache(maxsize=16)
 def hybrid_template(template: str) -> str:
-  """A template that adds the choice of mode to a model's own, and renders the same on every day.
+  """Adds the choice of mode to a model's own template, and fixes its date.
 
   `enable_thinking=True` ends the prompt with `<think>`, `False` with `<no_think>`, and without it
   the model chooses. The model's own template does not see the choice, as it did not in training:
-  the opening tag is all that differs. Whatever it opened at the end of the prompt is taken out.
+  the opening tag is all that differs. A mode that it opens at the end of the prompt is removed.
   """
   if template.startswith(_MARK):
     return template
@@ -108,12 +108,12 @@ def hybrid_template(template: str) -> str:
   chosen = "enable_thinking is defined and enable_thinking is not none"
   mode = f"{{{{ ('{think}' if enable_thinking else '{no_think}') if {chosen} else '' }}}}"
   if "think" not in inner:
-    # The template opens no mode: no more than a tag at the end.
+    # The template opens no mode itself: append the tag.
     return f"{_MARK}{dates}{{% set lhrm_both = true %}}\n{inner}{{{{ '' }}}}" + (
       f"{{% if add_generation_prompt %}}{mode}{{% endif %}}"
     )
-  # Caught in a variable, `{% generation %}` would count from the wrong place; only a finished
-  # conversation needs its marks, and there nothing is caught.
+  # Inside a `set` block `{% generation %}` would count from the wrong place; only a finished
+  # conversation needs its marks, and that branch has no `set` block.
   caught = _GENERATION.sub(lambda m: m[1] + ("endwith" if m[2] else "with") + m[3], inner)
   return (
     f"{_MARK}{dates}{{% if add_generation_prompt %}}"

@@ -1,4 +1,4 @@
-"""The form of many responses at once: which are well formed, and what their text gives away."""
+"""Which of many responses are well formed, and rates of malformed, empty and leaking ones."""
 
 import re
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from lhrm_jax.text import tags
 from lhrm_jax.text.responses import parse_response
 from lhrm_jax.text.tokenizer import TagIds
 
-# Words of somebody who thinks aloud. In direct answers they show that thinking moved in there; the
-# list is short, so it gives a trend over training and no count of thoughts.
+# Words of thinking aloud. In direct answers they show that reasoning leaked into them; the list is
+# short, so the rate shows a trend over training and does not count thoughts.
 REASONING_MARKERS = ("wait", "let me", "step", "therefore", "hmm")
 _MARKER = re.compile(r"\b(?:" + "|".join(REASONING_MARKERS) + r")\b", re.IGNORECASE)
 
@@ -18,13 +18,13 @@ _MARKER = re.compile(r"\b(?:" + "|".join(REASONING_MARKERS) + r")\b", re.IGNOREC
 def well_formed(
   texts: Sequence[str], first_ids: np.ndarray, tag_ids: TagIds | None = None
 ) -> np.ndarray:
-  """Which responses are well formed, `[N]` bool. A response that was cut off never is: mask those.
+  """Whether each response is well formed, `[N]` bool. Mask those cut off: none of them is.
 
   Args:
     texts: `N` decoded responses, tags kept, without end of sequence and padding.
     first_ids: `[N]` int, the first token of each.
-    tag_ids: with them a response must also begin with the tag's own token, not with one spelled
-      out; without them the texts decide alone.
+    tag_ids: where given, a response must also begin with the tag's own token, not with the tag
+      spelled out in others; otherwise the text alone decides.
   """
   parsed = [parse_response(text) for text in texts]
   right = np.array([p.well_formed for p in parsed], bool)
@@ -35,7 +35,7 @@ def well_formed(
 
 
 def form_rates(modes: np.ndarray, well_formed: np.ndarray, texts: Sequence[str]) -> dict:
-  """How responses keep to their mode's form, by mode that any of them opens.
+  """Rates of malformed, empty and leaking responses, by mode that any of them opens.
 
   Args:
     modes: `[N]` int, by first token.
@@ -45,7 +45,7 @@ def form_rates(modes: np.ndarray, well_formed: np.ndarray, texts: Sequence[str])
   Returns:
     `think/malformed_rate` and `no_think/malformed_rate`; `think/empty_rate`, the share of thinking
     responses that are well formed and hold no thought; `no_think/leak_rate`, the share of direct
-    responses in which one of `REASONING_MARKERS` stands.
+    responses that contain one of `REASONING_MARKERS`.
   """
   modes, well_formed = np.ravel(modes), np.ravel(well_formed)
   rates = {}

@@ -1,7 +1,7 @@
 """Reads the metadata and the list of tensors of a GGUF file; every size is checked before use.
 
 The `gguf` package's own reader follows whatever a file says: an array of 2**40 entries keeps it
-busy for ever. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+busy forever. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _MAX_ENTRIES = 2**22  # of an array, a table of tensors or the metadata: vocabul
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """One tensor of the file, not read yet.
+  """One tensor of the file, not yet read.
 
   Attributes:
     name: in the file.
@@ -41,7 +41,7 @@ class Tensor:
 
 
 class Contents:
-  """What a GGUF file holds.
+  """The metadata and the tensors of a GGUF file.
 
   Attributes:
     path: of the file.
@@ -53,13 +53,13 @@ class Contents:
     """Reads everything but the tensors' values.
 
     Raises:
-      ValueError: the file is no GGUF file, is damaged, or says what cannot be true of it.
+      ValueError: the file is not a GGUF file, is damaged, or contradicts itself.
     """
     self.path = path
     self.fields: dict[str, Any] = {}
     self.tensors: dict[str, Tensor] = {}
     if not path.is_file():
-      raise ValueError(f"{path} is no plain file.")
+      raise ValueError(f"{path} is not a plain file.")
     if path.stat().st_size < 24:
       raise self._damaged(f"it has {path.stat().st_size} bytes")
     self._data = memoryview(np.memmap(path, np.uint8, mode="r"))
@@ -69,7 +69,7 @@ class Contents:
       lfs = bytes(self._data[:7]) == b"version"
       raise ValueError(
         f"{path} is "
-        + ("the Git LFS pointer to a file: run `git lfs pull`." if lfs else "no GGUF file.")
+        + ("the Git LFS pointer to a file: run `git lfs pull`." if lfs else "not a GGUF file.")
       )
     if version not in _VERSIONS:
       raise ValueError(f"{path} has GGUF version {version}; {_VERSIONS} little-endian are read.")
@@ -78,7 +78,7 @@ class Contents:
     for _ in range(fields):
       key = self._string()
       if key in self.fields:
-        raise self._damaged(f"the metadata key {key!r} stands in it twice")
+        raise self._damaged(f"the metadata key {key!r} appears in it twice")
       self.fields[key] = self._value(self._take("<I")[0])
     self._read_tensors([self._tensor_info() for _ in range(tensors)])
 
@@ -86,7 +86,9 @@ class Contents:
     """A tensor's values `tensor.shape`, dequantised; float32 that owns its memory."""
     from gguf import GGMLQuantizationType, dequantize
 
-    raw = np.array(self._data[tensor.start : tensor.start + tensor.size])  # no window on the file
+    raw = np.array(
+      self._data[tensor.start : tensor.start + tensor.size]
+    )  # a copy, not a view of the file
     rows = raw.reshape(math.prod(tensor.shape[:-1]), -1)
     return dequantize(rows, GGMLQuantizationType[tensor.type_name]).reshape(tensor.shape)
 
@@ -113,7 +115,7 @@ class Contents:
     try:
       return self._bytes(length).decode("utf-8")
     except UnicodeDecodeError as error:
-      raise self._damaged(f"a string of it is no UTF-8 ({error})") from error
+      raise self._damaged(f"a string in it is not UTF-8 ({error})") from error
 
   def _value(self, kind: int) -> Any:
     if kind == _STRING:
@@ -141,7 +143,7 @@ class Contents:
     return name, shape, kind, offset
 
   def _read_tensors(self, infos: list[tuple[str, tuple[int, ...], int, int]]) -> None:
-    """Checks that the tensors lie in the file, beside each other, each name once."""
+    """Checks that the tensors lie within the file without overlap, each name once."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     alignment = self.fields.get("general.alignment", 32)
@@ -151,9 +153,9 @@ class Contents:
     known = {int(kind): kind for kind in GGMLQuantizationType}
     for name, shape, number, offset in infos:
       if name in self.tensors:
-        raise self._damaged(f"tensor {name!r} stands in it twice")
+        raise self._damaged(f"tensor {name!r} appears in it twice")
       if number not in known:
-        raise ValueError(f"{self.path}: tensor {name!r} has a type ({number}) that no one knows.")
+        raise ValueError(f"{self.path}: tensor {name!r} has a type ({number}) that is unknown.")
       block, block_bytes = GGML_QUANT_SIZES[known[number]]
       if shape[-1] % block or not all(shape):
         raise self._damaged(f"tensor {name!r} {shape} is made of blocks of {block} values")

@@ -19,11 +19,11 @@ _WORD_PATTERNS = {
 }
 _SPLITS_DIGITS = ("smollm",)
 _GPT2 = ("gpt-2",)
-# Which bring a text into Unicode's composed form first.
+# Those that normalise text to NFC first.
 _NFC = ("qwen2",)
-# Which take a word that is a token as it stands, whatever its merges say.
+# Those that keep a word that is a token whole, whatever its merges say.
 _WHOLE_WORDS = ("llama-bpe",)
-# Which llama.cpp begins with BOS unless `tokenizer.ggml.add_bos_token` says something else.
+# Those that llama.cpp starts with BOS unless `tokenizer.ggml.add_bos_token` says otherwise.
 _BOS_FIRST = ("llama-bpe",)
 
 _IDS = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding"}
@@ -36,12 +36,12 @@ def from_contents(
   """The tokenizer that a GGUF file defines.
 
   Args:
-    contents: of the file.
+    contents: the file.
     chat_template: replaces the file's own.
 
   Raises:
     ValueError: the file has a kind of tokenizer other than byte-level BPE, or one that cuts words
-      in a way not known here, or one that contradicts itself.
+      in an unknown way, or contradicts itself.
   """
   try:
     return _build(contents, chat_template)
@@ -118,7 +118,7 @@ def _set_word_splitting(tokenizer: Any, pre: str) -> None:
   else:
     known = sorted([*_WORD_PATTERNS, *_SPLITS_DIGITS, *_GPT2])
     raise ValueError(
-      f"tokenizer.ggml.pre={pre!r} is none of {', '.join(known)}. Load the tokenizer from the "
+      f"tokenizer.ggml.pre={pre!r} is not one of {', '.join(known)}. Load the tokenizer from the "
       "model's tokenizer.json instead."
     )
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)

@@ -1,4 +1,4 @@
-"""Reads the small files of a model folder, which may come from anybody: bounded, plain, inside."""
+"""Reads the small files of a model folder, none of which is trusted: bounded, plain, inside."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 
   Args:
     folder: the model's.
-    name: relative to `folder`, as an index or a convention has it.
+    name: relative to `folder`, as an index or a convention names it.
 
   Raises:
     ValueError: the file lies outside the folder (`../`, an absolute path, a symbolic link), is a
@@ -32,7 +32,7 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
       "folder (only links within the hub's cache are followed). Copy the file if you trust it."
     )
   if not target.is_file():
-    raise ValueError(f"{path} is no plain file: put the model's own {name} in its place.")
+    raise ValueError(f"{path} is not a plain file: put the model's own {name} in its place.")
   with target.open("rb") as file:
     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
       raise ValueError(
@@ -51,12 +51,12 @@ def read_text(path: pathlib.Path, limit: int = _JSON_BYTES) -> str:
   """The UTF-8 text of a file of at most `limit` bytes.
 
   Raises:
-    ValueError: it is longer, or no UTF-8.
+    ValueError: it is longer, or not UTF-8.
   """
   with path.open("rb") as file:
     data = file.read(limit + 1)
   if len(data) > limit:
-    raise ValueError(f"{path} is larger than {limit} bytes: it is no file of this kind.")
+    raise ValueError(f"{path} is larger than {limit} bytes: it is not a file of this kind.")
   try:
     return data.decode("utf-8")
   except UnicodeDecodeError as error:
@@ -74,7 +74,7 @@ def read_json(path: pathlib.Path | None) -> dict[str, Any]:
   try:
     fields = json.loads(read_text(path))
   except (json.JSONDecodeError, RecursionError) as error:
-    raise ValueError(f"{path} is no JSON ({error}): fetch the file again.") from error
+    raise ValueError(f"{path} is not JSON ({error}): fetch the file again.") from error
   if not isinstance(fields, dict):
     raise ValueError(f"{path} holds {type(fields).__name__} where an object {{...}} belongs.")
   return fields

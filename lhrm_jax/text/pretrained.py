@@ -11,8 +11,8 @@ from lhrm_jax.text import chat, model_files, rendering, tags, tokenizer_files
 from lhrm_jax.text.tokenizer import TagIds
 from lhrm_jax.text.tokenizer_files import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 
-# Stands inside a control token that somebody typed, so that rendering leaves it plain text. It and
-# the marks below are noncharacters of Unicode: they are in no text that means anything.
+# Put inside a control token that a user typed, so that rendering leaves it plain text. It and the
+# marks below are Unicode noncharacters, which no meaningful text contains.
 _BREAK = "\ufdef"
 _NONCHARACTERS = re.compile("[\ufdd0-\ufdef]")
 _MOST_GAPS = 1000  # ids that stand for no token, beyond as many as there are tokens
@@ -26,8 +26,8 @@ class PretrainedTokenizer:
 
   Attributes:
     chat_template: Jinja source that turns messages into a prompt.
-    new_tag_ids: tags the vocabulary lacked.
-    new_ids: these and the special tokens it lacked; the model has no trained row for them.
+    new_tag_ids: ids of tags the vocabulary lacked.
+    new_ids: these and those of special tokens it lacked; the model has no trained row for them.
     bos_id: of `bos_token`; `None` where the model has none.
     trained_vocab_size: one more than the largest id of the vocabulary before that.
   """
@@ -79,7 +79,7 @@ class PretrainedTokenizer:
     )
     self._tag_pattern = _one_of(tags.TAGS)
     added = self._parser.get_added_tokens_decoder()
-    # Tokens that a text must not be able to forge: the tags, and those marked special.
+    # Tokens that text must not be able to forge: the tags, and those marked special.
     self._control = {t.content: i for i, t in added.items() if t.special and t.content} | ids
     self._control_pattern = _one_of(self._control)
     self._marks = {token: _mark(i) for i, token in enumerate(self._control)}
@@ -102,7 +102,7 @@ class PretrainedTokenizer:
     """The token that the template ends an assistant's turn with, then the model's own."""
     found = []
     turn = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": _BREAK}]
-    text = self._render(turn, add_generation_prompt=False)
+    text = self._render(turn, finished=True)
     end = self._control_pattern.search(text.rpartition(_BREAK)[2])
     if end:
       found.append(self._control[end[0]])
@@ -118,24 +118,26 @@ class PretrainedTokenizer:
     for i in found:
       if not 0 <= i < self.vocab_size:
         raise ValueError(
-          f"eos_token_id={i} is no token: the vocabulary has {self.vocab_size}. Correct "
+          f"eos_token_id={i} is not a token: the vocabulary has {self.vocab_size}. Correct "
           "generation_config.json or config.json."
         )
     return tuple(dict.fromkeys(found))
 
-  def _render(self, messages: Sequence[chat.Message], *, add_generation_prompt: bool = True) -> str:
+  def _render(self, messages: Sequence[chat.Message], *, finished: bool = False) -> str:
     # The template that an export has, so that training sees what a server renders.
     return chat.render(
       chat.hybrid_template(self.chat_template),
       messages,
       self._special_tokens,
-      add_generation_prompt=add_generation_prompt,
+      add_generation_prompt=not finished,
     )
 
   def encode_prompt(self, prompt: str) -> list[int]:
     return self.encode_messages([{"role": "user", "content": prompt}])
 
-  def encode_messages(self, messages: Sequence[chat.Message]) -> list[int]:
+  def encode_messages(
+    self, messages: Sequence[chat.Message], *, finished: bool = False
+  ) -> list[int]:
     """Ids of a conversation, up to where the assistant's next response begins.
 
     Control tokens in the messages' text stay plain text, but for the tags of earlier responses: the
@@ -143,21 +145,24 @@ class PretrainedTokenizer:
 
     Args:
       messages: each with `role` and `content`; the last one is not the assistant's.
+      finished: the assistant wrote the last message: nothing opens a further response.
     """
-    text = self._render(messages)
+    text = self._render(messages, finished=finished)
     typed = {token for m in messages for token in self._forgeable(m)}
     if not typed:
       return self._parser.encode(text, add_special_tokens=False).ids
     return self._encode(
-      self._plain, self._control_pattern.split(self._broken(messages, typed, text))
+      self._plain, self._control_pattern.split(self._broken(messages, typed, text, finished))
     )
 
   def _forgeable(self, message: chat.Message) -> set[str]:
     found = set(self._control_pattern.findall(message["content"]))
     return found - set(tags.TAGS) if message["role"] == "assistant" else found
 
-  def _broken(self, messages: Sequence[chat.Message], typed: set[str], text: str) -> str:
-    """`text`, the rendered messages, with a break in the control tokens that somebody typed."""
+  def _broken(
+    self, messages: Sequence[chat.Message], typed: set[str], text: str, finished: bool
+  ) -> str:
+    """`text`, the rendered messages, with a break in the control tokens that a user typed."""
 
     def rendered(tokens: set[str]) -> str:
       def of(message: chat.Message) -> chat.Message:
@@ -166,19 +171,19 @@ class PretrainedTokenizer:
           return message
         return {**message, "content": _one_of(breakable).sub(_insert_break, message["content"])}
 
-      return self._render([of(message) for message in messages])
+      return self._render([of(message) for message in messages], finished=finished)
 
     def unchanged(broken: str) -> bool:
       return broken.replace(_BREAK, "") == text
 
     broken = rendered(typed)
     if not unchanged(broken):
-      # The template acts on some of these tokens, e.g. cuts a thought out: it must see those.
+      # The template acts on some of these tokens, e.g. removes a thought, and must see them.
       broken = rendered({token for token in typed if unchanged(rendered({token}))})
     return broken if unchanged(broken) else text
 
   def _encode(self, tokenizer: Any, parts: Sequence[str]) -> list[int]:
-    """Ids of plain texts and, between each two of them, a control token."""
+    """Ids of plain texts with a control token between each two of them."""
     text = "".join(
       self._marks[part] if i % 2 else _NONCHARACTERS.sub("", part) for i, part in enumerate(parts)
     )

@@ -1,7 +1,7 @@
 """Renders chat templates in a process of its own: a template is a program that a model brings.
 
 Started by `rendering` as a script. It reads one JSON object a line, `{"template", "variables"}`,
-and answers with `{"text"}` or `{"error"}`. A render that takes too much processor time or memory
+and replies with `{"text"}` or `{"error"}`. A render that takes too much processor time or memory
 costs this process, not the trainer.
 """
 
@@ -10,15 +10,15 @@ import os
 import signal
 import sys
 
-_CPU_S = 2.0  # of one render; usual ones take a millisecond
-_MEMORY_MIB = 512  # beyond what the libraries take
+_CPU_S = 2.0  # of one render, which usually takes a millisecond
+_MEMORY_MIB = 512  # beyond what the libraries need
 _MAX_CHARACTERS = 2**24
 
 
 def main() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
   out = os.fdopen(os.dup(1), "w", encoding="ascii")
-  os.dup2(2, 1)  # a stray print must not get between the answers
+  os.dup2(2, 1)  # a stray print must not get between the replies
   os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # it would say that there is no PyTorch
   from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -26,7 +26,7 @@ def main() -> None:
   _answer(out, {"ready": True})
   for line in sys.stdin:
     job = json.loads(line)
-    # At its end the signal kills the process: no Python code has to run for that.
+    # When it expires the signal kills the process, without any Python code having to run.
     signal.setitimer(signal.ITIMER_PROF, _CPU_S)
     reply = _render(render_jinja_template, job["template"], job["variables"])
     signal.setitimer(signal.ITIMER_PROF, 0)
@@ -42,7 +42,7 @@ def _render(render_jinja_template, template: str, variables: dict) -> dict[str, 
       [variables.pop("messages")], chat_template=template, **variables
     )
   except TemplateSyntaxError as error:
-    return {"error": f"line {error.lineno} is no Jinja: {error.message}"}
+    return {"error": f"line {error.lineno} is not Jinja: {error.message}"}
   except Exception as error:  # whatever a template does wrong is the template's fault
     return {"error": str(error) or type(error).__name__}
   if len(text) > _MAX_CHARACTERS:

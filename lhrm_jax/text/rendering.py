@@ -1,115 +1,61 @@
-"""The process that renders chat templates: started at first use, replaced when it was stopped.
+"""Renders chat templates in a child process, started at first use and replaced once killed.
 
-Templates come with models, from anybody, and transformers' sandbox bounds neither loops nor powers.
-Rendering once in a child and then in the trainer would not do: what a template does may depend on
-the conversation. So every render goes through one child, under limits on processor time and memory;
-a prompt pays a pipe's round trip. The child imports transformers' renderer instead of this process,
-so that loading takes no longer.
+Templates come with untrusted models, and transformers' sandbox bounds neither loops nor powers.
+What a template does may depend on the conversation, so every render goes through the child, which
+has limits on processor time and memory; a prompt costs a round trip over a pipe. The child, not
+this process, imports transformers' renderer, so loading takes no longer.
 """
 
 import atexit
-import contextlib
-import json
 import os
 import pathlib
-import selectors
-import subprocess
 import sys
 import threading
-import time
 from typing import Any
+
+from lhrm_jax.worker_process import WorkerProcess
 
 _WORKER = pathlib.Path(__file__).with_name("render_worker.py")
 _START_LIMIT_S = 120.0
 _RENDER_LIMIT_S = 60.0  # of wall time; the worker's own limit is on processor time
-_MAX_REPLY_BYTES = 2**28
 
 
 class RenderError(Exception):
-  """A template that failed, or that had to be stopped; the text says how."""
-
-
-class _Worker:
-  def __init__(self):
-    self.ready = False
-    self.process = subprocess.Popen(
-      [sys.executable, "-P", str(_WORKER)],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-    )
-    os.set_blocking(self.process.stdin.fileno(), False)
-    self._rest = b""
-
-  def ask(self, job: dict[str, Any] | None, limit_s: float) -> dict[str, Any]:
-    """Sends a job, if any, and gives the next answer.
-
-    Raises:
-      TimeoutError: there was none within `limit_s`.
-      EOFError: the process has ended.
-    """
-    deadline = time.monotonic() + limit_s
-    data = b"" if job is None else json.dumps(job).encode("ascii") + b"\n"
-    with contextlib.suppress(BrokenPipeError):  # told below, as the end of the answers
-      while data:
-        _await(self.process.stdin, selectors.EVENT_WRITE, deadline)
-        data = data[os.write(self.process.stdin.fileno(), data) :]
-    parts = [self._rest]
-    while b"\n" not in parts[-1]:
-      _await(self.process.stdout, selectors.EVENT_READ, deadline)
-      parts.append(os.read(self.process.stdout.fileno(), 2**16))
-      if not parts[-1] or sum(map(len, parts)) > _MAX_REPLY_BYTES:
-        raise EOFError
-    line, _, self._rest = b"".join(parts).partition(b"\n")
-    return json.loads(line)
-
-  def end(self) -> None:
-    with contextlib.suppress(OSError):
-      self.process.kill()
-    for pipe in (self.process.stdin, self.process.stdout):
-      with contextlib.suppress(OSError):
-        pipe.close()
-    self.process.wait()
-
-
-def _await(pipe, event: int, deadline: float) -> None:
-  with selectors.DefaultSelector() as selector:
-    selector.register(pipe, event)
-    if not selector.select(max(0.0, deadline - time.monotonic())):
-      raise TimeoutError
+  """A template failed or was stopped; the message says how."""
 
 
 _lock = threading.RLock()
-_worker: _Worker | None = None
+_worker: WorkerProcess | None = None
+_ready = False  # whether the worker has said that it can render
 
 
 def start() -> None:
-  """Starts the process if there is none, without waiting: it gets ready while weights are read."""
-  global _worker
+  """Starts the process if there is none, without waiting: it loads while weights are read."""
+  global _worker, _ready
   with _lock:
     if _worker is not None and _worker.process.poll() is not None:
-      _drop()  # somebody else ended it
+      _drop()  # killed from outside
     if _worker is None:
-      _worker = _Worker()
+      _worker, _ready = WorkerProcess([sys.executable, "-P", str(_WORKER)]), False
 
 
 def render(template: str, variables: dict[str, Any]) -> str:
-  """The text of a template by transformers' renderer.
+  """Renders a template with transformers' renderer.
 
   Args:
     template: Jinja source.
     variables: JSON-like; `messages` among them.
 
   Raises:
-    RenderError: the template failed or took more than it may.
-    ChildProcessError: no process that could render came up.
+    RenderError: the template failed, or took more time or memory than it may.
+    ChildProcessError: the process did not start.
   """
   with _lock:
     start()
-    worker = _worker
     try:
-      if not worker.ready:
-        _wait_ready(worker)
-      reply = worker.ask({"template": template, "variables": variables}, _RENDER_LIMIT_S)
+      if not _ready:
+        _wait_ready()
+      reply = _worker.ask({"template": template, "variables": variables}, _RENDER_LIMIT_S)
     except (TimeoutError, EOFError) as error:
       _drop()
       raise RenderError(
@@ -123,19 +69,20 @@ def render(template: str, variables: dict[str, Any]) -> str:
   return reply["text"]
 
 
-def _wait_ready(worker: _Worker) -> None:
+def _wait_ready() -> None:
+  global _ready
   try:
-    worker.ask(None, _START_LIMIT_S)
-    worker.ready = True
+    _worker.receive(_START_LIMIT_S)
+    _ready = True
   except (TimeoutError, EOFError) as error:
-    command = " ".join(worker.process.args)
+    command = " ".join(_worker.process.args)
     raise ChildProcessError(
       f"The process that renders chat templates did not start; run it to see why: {command}"
     ) from error
 
 
 def _forget() -> None:
-  """In a fork of this process, whose parent keeps the pipes."""
+  """Drops the worker in a fork of this process, whose parent keeps the pipes."""
   global _lock, _worker
   _lock, _worker = threading.RLock(), None
 
@@ -148,5 +95,5 @@ def _drop() -> None:
   global _worker
   with _lock:
     if _worker is not None:
-      _worker.end()
+      _worker.kill()
       _worker = None

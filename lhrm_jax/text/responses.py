@@ -28,11 +28,6 @@ class ParsedResponse:
   def well_formed(self) -> bool:
     return not self.problem
 
-  @property
-  def closed(self) -> bool:
-    """Whether there is an answer to judge: another name of `well_formed`."""
-    return self.answer is not None
-
 
 def parse_response(text: str) -> ParsedResponse:
   """Parses the text of a whole response, opening tag included.

@@ -9,7 +9,7 @@ token of the vocabulary.
 THINK = 0
 NO_THINK = 1
 MODES = ("think", "no_think")
-# The mode of a reply whose first token is no opening tag.
+# The mode of a reply whose first token is not an opening tag.
 INVALID_MODE = -1
 
 OPENING_TAGS = ("<think>", "<no_think>")

@@ -1,4 +1,4 @@
-"""What training and sampling ask of a tokenizer, whatever its kind."""
+"""The interface that training and sampling need of a tokenizer."""
 
 import dataclasses
 import pathlib
@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
 
   Attributes:
     vocab_size: one more than the largest id that `encode` returns.
-    pad_id: fills arrays beyond a sequence's length; never looked at, since masks come from lengths.
+    pad_id: fills arrays beyond a sequence's length; never read, since masks come from lengths.
     eos_ids: ids that end a response; the first is the one appended in training.
     tag_ids: ids of the tags.
   """

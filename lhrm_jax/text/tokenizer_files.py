@@ -1,4 +1,4 @@
-"""What the tokenizer's files of a Hugging Face folder say, each value checked."""
+"""Reads the tokenizer's files in a Hugging Face folder, and checks each value."""
 
 import json
 import math
@@ -15,7 +15,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 _MAP_FILE = "special_tokens_map.json"
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token")
 _TEMPLATE_BYTES = 2**20
-_MOST_GROWTH = 1000  # of a text when normalised: usual ones replace one letter by one
+_MOST_GROWTH = 1000  # of a text when normalised; usual normalisers replace one letter by one
 
 
 def read_tokenizer(folder: pathlib.Path) -> Any:
@@ -23,7 +23,7 @@ def read_tokenizer(folder: pathlib.Path) -> Any:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is not one that the library reads, draws at random, or makes a text many times
+    ValueError: the library cannot read it, it encodes at random, or it makes a text many times
       as long.
   """
   path = model_files.find(folder, TOKENIZER_FILE)
@@ -54,7 +54,7 @@ def build(source: str, where: str) -> Any:
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
       raise
     raise ValueError(
-      f"{where} is no tokenizer that can be read: {printable(str(error), 300)}"
+      f"{where} is not a tokenizer that can be read: {printable(str(error), 300)}"
     ) from error
 
 
@@ -119,13 +119,13 @@ def eos_ids(folder: pathlib.Path) -> list[int]:
 
 
 def bos_first(config: Mapping[str, Any]) -> bool | None:
-  """Whether `tokenizer_config.json` wants BOS before every text; `None` where it does not say."""
+  """Whether `tokenizer_config.json` puts BOS before every text; `None` where it does not say."""
   value = config.get("add_bos_token")
   return value if isinstance(value, bool) else None
 
 
 def first_token(tokenizer: Any) -> str | None:
-  """The token that a tokenizer by itself puts before every text, if any."""
+  """The token that a tokenizer puts before every text by itself, if any."""
   plain = tokenizer.encode("a", add_special_tokens=False).ids
   ids = tokenizer.encode("a", add_special_tokens=True).ids
   return tokenizer.id_to_token(ids[0]) if len(ids) > len(plain) and ids[:1] != plain[:1] else None
@@ -135,7 +135,7 @@ def read_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None
   """The folder's chat template, if it has one.
 
   Raises:
-    ValueError: it is no text, or there are several and none is the default.
+    ValueError: it is not text, or there are several and none is the default.
   """
   path = model_files.find(folder, TEMPLATE_FILE)
   if path is not None:
@@ -156,10 +156,10 @@ def read_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None
 
 
 def without_prefix(tokenizer: Any) -> Any:
-  """The tokenizer as it reads what follows other text: it puts no space before the first word.
+  """The tokenizer for text that follows other text: it puts no space before the first word.
 
   Metaspace, byte-level and prepending tokenizers can put one there, and some behind every added
-  token. The tokenizer itself where it does neither.
+  token. Returns `tokenizer` itself where it does neither.
   """
   stages = {name: _state(getattr(tokenizer, name)) for name in ("normalizer", "pre_tokenizer")}
   changed = {name: _strip_prefix(stage) for name, stage in stages.items()}
@@ -171,7 +171,7 @@ def without_prefix(tokenizer: Any) -> Any:
 
 
 def _growth(stage: Any) -> int:
-  """How many characters a normaliser or decoder can make of one, by what it replaces and adds."""
+  """Bound on the characters a normaliser or decoder makes of one, by what it replaces and adds."""
   if stage is None:
     return 1
   inner = stage.get("normalizers") or stage.get("decoders") or []

@@ -6,7 +6,6 @@ import itertools
 import numpy as np
 import pytest
 
-from lhrm_jax.data import tasks
 from lhrm_jax.data.arithmetic import Arithmetic, is_held_out, running_results
 from lhrm_jax.rewards import get
 from lhrm_jax.text import parse_response, tags
@@ -102,11 +101,6 @@ def test_modes_cost_what_the_limits_allow(tokenizer):
   assert (prompts, *widths) == (
     data.max_prompt_tokens, data.max_response_tokens, data.max_no_think_tokens
   )  # fmt: skip
-
-
-def test_unknown_task_names_the_nearest():
-  with pytest.raises(ValueError, match="did you mean 'arithmetic'"):
-    tasks.get("arithmetics")
 
 
 def test_prompts_longer_than_the_limit_are_refused(tokenizer, rows):

@@ -55,7 +55,7 @@ def test_every_format_and_compression_gives_the_same_rows(tmp_path, name, data):
 def test_files_in_buckets_are_read_alike(name, data):
   fsspec.filesystem("memory").pipe(f"/rows/{name}", data)
   assert load(f"memory://rows/{name}", split="train[-2:]").rows == ROWS[-2:]
-  with pytest.raises(ValueError, match=r"memory://rows/.*(cannot be unpacked|is no JSON)"):
+  with pytest.raises(ValueError, match=r"memory://rows/.*(cannot be unpacked|is not JSON)"):
     fsspec.filesystem("memory").pipe(f"/rows/{name}", data[:-9])
     load(f"memory://rows/{name}")
 
@@ -86,8 +86,8 @@ def test_archives_of_several_members_are_read_to_the_end(tmp_path, packed):
     ("a.jsonl", zstd(LINES), "what it holds is zstd"),
     ("a.json", b"PK\x03\x04...", "what it holds is a zip archive"),
     ("a.parquet", b"PAR1 and no more of it", "cannot be read as Parquet"),
-    ("a.json", ARRAY[:-2], r"a\.json: row 5: is no JSON"),
-    ("a.json", ARRAY[:100], r"a\.json: row \d: is no JSON"),
+    ("a.json", ARRAY[:-2], r"a\.json: row 5: is not JSON"),
+    ("a.json", ARRAY[:100], r"a\.json: row \d: is not JSON"),
     ("a.json", ARRAY + ARRAY, r"a\.json: row 6: the file continues after the end"),
     ("a.json", b'[{"prompt": "\xff"}]', "is not UTF-8"),
     ("a.json", b"[" * 100_000, "nested too deeply"),

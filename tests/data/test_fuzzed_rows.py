@@ -8,9 +8,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from lhrm_jax.data import known, limits, rows, sources
+from lhrm_jax.data import catalog, limits, rows, sources
 from lhrm_jax.data.batches import encode, prompt_ids
-from lhrm_jax.data.known import Known
+from lhrm_jax.data.catalog import Dataset
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
 from lhrm_jax.rewards import RewardError, rules, shaping
@@ -24,17 +24,17 @@ LINES = 2000
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "qwen3_tied"
 
 # A good row of every format, and what reads it.
-FORMATS: list[tuple[Known, dict]] = [
+FORMATS: list[tuple[Dataset, dict]] = [
   (
-    Known(Source(""), rows.prompt_row),
+    Dataset(Source(""), rows.prompt_row),
     {"prompt": "1+1?", "answer": "2", "level": 1, "source": "toy"},
   ),
   (
-    Known(Source(""), rows.hft_row, HFTRow),
+    Dataset(Source(""), rows.hft_row, HFTRow),
     {"prompt": "1+1?", "response": "<think>one more</think>2", "mode": "think"},
   ),
   (
-    Known(Source(""), rows.hft_row, HFTRow),
+    Dataset(Source(""), rows.hft_row, HFTRow),
     {
       "messages": [
         {"role": "system", "content": "Be brief."},
@@ -45,7 +45,7 @@ FORMATS: list[tuple[Known, dict]] = [
     },
   ),
   (
-    Known(Source(""), rows.prompt_row),  # verl's
+    Dataset(Source(""), rows.prompt_row),  # verl's
     {
       "data_source": "toy",
       "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}],
@@ -54,7 +54,7 @@ FORMATS: list[tuple[Known, dict]] = [
     },
   ),
   (
-    Known(Source(""), rows.prompt_row),
+    Dataset(Source(""), rows.prompt_row),
     {
       "conversations": [
         {"from": "human", "value": "Hi"},
@@ -66,14 +66,14 @@ FORMATS: list[tuple[Known, dict]] = [
     },
   ),
   (
-    Known(Source(""), rows.hft_row, HFTRow),  # TRL's
+    Dataset(Source(""), rows.hft_row, HFTRow),  # TRL's
     {
       "prompt": [{"role": "user", "content": [{"type": "text", "text": "1+1?"}]}],
       "completion": [{"role": "assistant", "content": "2", "reasoning_content": "one more"}],
       "mode": "think",
     },
   ),
-  *((known.KNOWN[name], fields) for name, fields in KNOWN_FIELDS.items()),
+  *((catalog.DATASETS[name], fields) for name, fields in KNOWN_FIELDS.items()),
 ]
 VALUES = (
   None, True, 0, -7, 3, 27.0, 10**30, -(10**400), 1e300, float("nan"), float("inf"), "", " ", "\n",
@@ -118,7 +118,7 @@ def slots(fields, path=()):
 
 
 @functools.cache
-def hostile(seed: int) -> tuple[Known, bytes]:
+def hostile(seed: int) -> tuple[Dataset, bytes]:
   """A reader and a line for it, changed in one to three places."""
   rng = np.random.default_rng(seed)
   reader, good = pick(rng, FORMATS)
@@ -138,7 +138,7 @@ def hostile(seed: int) -> tuple[Known, bytes]:
   return reader, line.replace(b"\n", b" ")
 
 
-def read(path: pathlib.Path, reader: Known, on_bad_row: str = "raise"):
+def read(path: pathlib.Path, reader: Dataset, on_bad_row: str = "raise"):
   return sources.load(Source(str(path)), reader.to_row, on_bad_row)
 
 

@@ -115,7 +115,9 @@ def test_evaluation_leaves_long_prompts_out_or_cuts_them():
 def test_limits_that_nothing_meets_and_policies_that_do_not_exist_are_errors():
   with pytest.raises(ValueError, match=r"Hardly any prompt has at most data\.max_prompt_tokens=0"):
     draw(0, "skip", most=0)
-  with pytest.raises(ValueError, match=r"data\.long_prompts='cut' is none of raise, skip, trunc"):
+  with pytest.raises(
+    ValueError, match=r"data\.long_prompts='cut' is not one of raise, skip, trunc"
+  ):
     draw(0, "cut")
   with pytest.raises(ValueError, match="Hardly any demonstration has at most 3"):
     demonstrations(0, "skip", (3, 3))

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lhrm_jax.data.known import math_prompt
+from lhrm_jax.data.catalog import math_prompt
 from lhrm_jax.data.questions import Asked, normalise
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.text import tags

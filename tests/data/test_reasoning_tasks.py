@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lhrm_jax.data import reasoning_families, reasoning_tasks
+from lhrm_jax.data import reasoning_families, reasoning_tasks, tasks
 from lhrm_jax.data.reasoning_families import FAMILIES
 from lhrm_jax.data.reasoning_tasks import ReasoningTasks
 from lhrm_jax.text import parse_response, tags
@@ -121,8 +121,8 @@ def test_demonstrations_carry_the_right_answer_in_both_modes():
 def test_unknown_families_and_training_from_scratch_are_refused():
   with pytest.raises(ValueError, match=r"Unknown families \['chess'\]"):
     ReasoningTasks(families=("chess",))
-  with pytest.raises(ValueError, match="need a pretrained policy"):
-    TASK.tokenizer()
+  with pytest.raises(ValueError, match="task='reasoning' needs a pretrained policy"):
+    tasks.own_tokenizer("reasoning", TASK)
 
 
 def test_too_large_an_evaluation_is_refused_rather_than_repeating_itself():

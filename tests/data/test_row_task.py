@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from lhrm_jax.data import tasks
-from lhrm_jax.data.known import MATH_SUFFIX
+from lhrm_jax.data.catalog import MATH_SUFFIX
 from lhrm_jax.data.row_task import in_order
 from lhrm_jax.text import CharacterTokenizer, PretrainedTokenizer, tags
 from tests.data.test_sources import write_jsonl, write_parquet
@@ -177,16 +177,19 @@ def test_bad_rows_follow_the_config_and_are_in_the_notes(folder):
 @pytest.mark.parametrize(
   ("data", "message"),
   [
-    ({"prompts": "gsm9k"}, r"data\.prompts: 'gsm9k' is no source\. Did you mean 'gsm8k'"),
+    ({"prompts": "gsm9k"}, r"data\.prompts: 'gsm9k' is not a source\. Did you mean 'gsm8k'"),
     ({"prompts": "DIR/none.jsonl"}, r"none\.jsonl does not exist"),
     ({"prompts": "openr1_math"}, r"openr1_math gives demonstrations, not queries"),
     ({"demonstrations": "gsm8k", "evaluation": "gsm8k_test"}, "gives queries, not demonstrations"),
     ({"demonstrations": "openr1_math"}, r"needs queries to evaluate on: set data\.evaluation"),
-    ({"prompts": "x", "sources": {"x": {"path": "a.jsonl", "colums": {}}}}, "colums is no field"),
+    (
+      {"prompts": "x", "sources": {"x": {"path": "a.jsonl", "colums": {}}}},
+      "colums is not a field",
+    ),
     ({"prompts": "x", "sources": {"x": {"split": "test"}}}, r"data\.sources\.x: no path"),
     ({"prompts": "x", "sources": {"x": {"path": "DIR/none.parquet"}}}, r"none\.parquet does not"),
-    ({"prompts": "x", "sources": {"x": {"path": "hf:a/b", "format": "gsm"}}}, "is none of"),
-    ({"prompts": "gsm8k", "on_bad_row": "ignore"}, "data.on_bad_row='ignore' is none of"),
+    ({"prompts": "x", "sources": {"x": {"path": "hf:a/b", "format": "gsm"}}}, "is not one of"),
+    ({"prompts": "gsm8k", "on_bad_row": "ignore"}, "data.on_bad_row='ignore' is not one of"),
   ],
 )
 def test_names_and_fields_that_do_not_exist_are_found_before_anything_is_read(
@@ -200,5 +203,5 @@ def test_a_job_without_its_rows_says_which_key_to_set(folder):
   task = make(folder, evaluation="DIR/queries.jsonl")
   with pytest.raises(ValueError, match=r"nothing to train on: set data\.demonstrations"):
     task.demonstrations(0, 0, 1, 1)
-  with pytest.raises(ValueError, match="set init_from"):
-    task.tokenizer()
+  with pytest.raises(ValueError, match="task='rows' needs a pretrained policy: set init_from"):
+    tasks.own_tokenizer("rows", task)

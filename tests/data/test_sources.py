@@ -7,7 +7,7 @@ import sys
 import fsspec
 import pytest
 
-from lhrm_jax.data import known, rows, sources
+from lhrm_jax.data import catalog, rows, sources
 from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
@@ -186,7 +186,7 @@ def test_a_bad_line_is_an_error_with_file_and_line(tmp_path):
   with pytest.raises(ValueError, match=r"toy\.jsonl:2: no column 'a' \(for 'answer'\); it has q"):
     sources.load(toy(path), rows.prompt_row)
   path.write_text('{"q": "1", "a": "1", "difficulty": 1}\n\n{"q": \n')
-  with pytest.raises(ValueError, match=r"toy\.jsonl:3: is no JSON"):
+  with pytest.raises(ValueError, match=r"toy\.jsonl:3: is not JSON"):
     sources.load(toy(path), rows.prompt_row)
 
 
@@ -206,7 +206,7 @@ def test_a_source_without_one_good_row_is_an_error_even_under_skip(tmp_path):
 
 
 def test_unknown_kinds_of_source_and_missing_files_say_so(tmp_path):
-  with pytest.raises(ValueError, match=r"no \.jsonl, .*\.json\.zst file"):
+  with pytest.raises(ValueError, match=r"not a \.jsonl, .*\.json\.zst file"):
     sources.load(toy("rows.csv"), rows.prompt_row)
   with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist"):
     sources.load(toy(tmp_path / "none.jsonl"), rows.prompt_row)
@@ -252,9 +252,9 @@ def test_demonstrations(fields, expected):
     ({"prompt": "q", "response": THOUGHT, "mode": "no_think"}, "but the response opens <think>"),
     ({"prompt": "q", "response": "<think>hm"}, "lacks </think>"),
     ({"prompt": "q", "response": "<think>a</think>the tag <think>"}, "further tags inside"),
-    ({"prompt": "q", "response": "x", "mode": "maybe"}, "mode='maybe' is none of"),
+    ({"prompt": "q", "response": "x", "mode": "maybe"}, "mode='maybe' is not one of"),
     ({"messages": [{"role": "user", "content": "q"}]}, "must end with user, assistant"),
-    ({"messages": "q"}, "no list of {role, content}"),
+    ({"messages": "q"}, "not a list of {role, content}"),
   ],
 )
 def test_bad_demonstrations_say_why(fields, reason):
@@ -262,7 +262,7 @@ def test_bad_demonstrations_say_why(fields, reason):
     rows.hft_row(fields)
 
 
-S = known.MATH_SUFFIX
+S = catalog.MATH_SUFFIX
 # One row of each data set as it is on the hub.
 KNOWN_FIELDS = {
   "gsm8k": {"question": "Tom has 3.", "answer": "He has 3*400=<<3*400=1200>>1200.\n#### 1,200"},
@@ -296,31 +296,31 @@ KNOWN_ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(known.KNOWN))
+@pytest.mark.parametrize("name", sorted(catalog.DATASETS))
 def test_known_data_sets_are_read_in_their_own_format(name, tmp_path):
   path = write_jsonl(tmp_path / "copy.jsonl", [KNOWN_FIELDS[name]])
-  assert known.load_known(name, path=str(path)).rows == [KNOWN_ROWS[name]]
+  assert catalog.load(name, path=str(path)).rows == [KNOWN_ROWS[name]]
   write_jsonl(path, [KNOWN_FIELDS[name], {"something": "else"}])
-  loaded = known.load_known(name, path=str(path), on_bad_row="skip")
+  loaded = catalog.load(name, path=str(path), on_bad_row="skip")
   assert (len(loaded.rows), loaded.skipped) == (1, 1)
 
 
 def test_a_row_of_openr1_without_a_verified_generation_is_left_out_without_complaint(tmp_path):
   fields = {**KNOWN_FIELDS["openr1_math"], "correctness_math_verify": [True, False]}
   path = write_jsonl(tmp_path / "copy.jsonl", [fields, KNOWN_FIELDS["openr1_math"]])
-  loaded = known.load_known("openr1_math", path=str(path))
+  loaded = catalog.load("openr1_math", path=str(path))
   assert (len(loaded.rows), loaded.skipped) == (1, 0)
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
   with pytest.raises(KeyError, match=r"no data set named 'gsm9k'; known: .*gsm8k"):
-    known.load_known("gsm9k")
+    catalog.load("gsm9k")
 
 
 @pytest.mark.parametrize("solution", ["no box", "\\boxed{1", ""])
 def test_solutions_without_a_whole_box_are_bad(solution):
   with pytest.raises(rows.BadRow):
-    known.boxed(solution)
+    catalog.boxed(solution)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_solutions_without_a_whole_box_are_bad(solution):
     (b'{"prompt": "q", "answer": "\\udfff"}', "'answer' holds"),
     (b'{"prompt": "q", "answer": ["1"]}', "'answer' is list, neither text nor a number"),
     (b'{"prompt": "q", "answer": NaN}', "answer=nan"),
-    (b'{"prompt": "q", "answer": "1", "level": Infinity}', "level=inf is no number"),
+    (b'{"prompt": "q", "answer": "1", "level": Infinity}', "level=inf is not a number"),
     (b'{"prompt": "q", "answer": "1", "level": 1e12}', "level=1000000000000.0 is beyond"),
   ],
 )
@@ -365,7 +365,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
 def test_columns_of_other_types_than_a_data_set_has_are_bad_rows(tmp_path, name, changes):
   path = write_jsonl(tmp_path / "copy.jsonl", [{**KNOWN_FIELDS[name], **changes}])
   with pytest.raises(ValueError, match=r"copy\.jsonl:1: "):
-    known.load_known(name, path=str(path))
+    catalog.load(name, path=str(path))
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_parquet])

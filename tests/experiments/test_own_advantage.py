@@ -19,7 +19,7 @@ SCORES = np.array([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]], np.float
 
 @pytest.fixture
 def run(monkeypatch):
-  monkeypatch.setattr(advantages, "_REGISTRY", dict(advantages._REGISTRY))
+  monkeypatch.setattr(advantages.REGISTRY, "entries", dict(advantages.REGISTRY.entries))
 
   @advantages.register("scaled")
   def scaled(scores, *, delta, factor):

@@ -52,7 +52,7 @@ def test_devices_pipes_and_folders_are_no_files(name, single):
   for make in (os.mkfifo, pathlib.Path.mkdir):
     (single / name).unlink(missing_ok=True)
     make(single / name)
-    refused(single, f"{name} is no plain file")
+    refused(single, f"{name} is not a plain file")
     (single / name).unlink() if make is os.mkfifo else (single / name).rmdir()
   (single / name).symlink_to("/dev/zero")
   refused(single, "leads out of its folder, to /dev/zero")
@@ -115,7 +115,7 @@ def test_an_index_without_a_map_is_refused(weight_map, folder):
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
 def test_what_is_no_json_object_is_named(name, source, single):
   (single / name).write_bytes(source.encode("latin-1"))
-  refused(single, f"{name} (is no JSON|holds|is not UTF-8)")
+  refused(single, f"{name} (is not JSON|holds|is not UTF-8)")
 
 
 def safetensors(header: object, body: bytes = b"", length: int | None = None) -> bytes:
@@ -327,7 +327,7 @@ def tensors(
 
 GGUF_LIES = {
   "empty": (b"", "has 0 bytes"),
-  "another format": (b"PK\3\4" + bytes(60), "is no GGUF file"),
+  "another format": (b"PK\3\4" + bytes(60), "is not a GGUF file"),
   "a Git LFS pointer": (LFS.encode(), "Git LFS pointer"),
   "version 1": (tensors(version=1), "has GGUF version 1"),
   "big-endian": (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0) + bytes(64), "has GGUF version"),
@@ -344,13 +344,13 @@ GGUF_LIES = {
   ),
   "overlapping": (tensors(("a", (8,), 0, 0), ("b", (8,), 0, 16)), "'a' and 'b' overlap"),
   "the same bytes twice": (tensors(("a", (8,), 0, 0), ("b", (8,), 0, 0)), "overlap"),
-  "a name twice": (tensors(("a", (8,), 0, 0), ("a", (8,), 0, 32)), "'a' stands in it twice"),
+  "a name twice": (tensors(("a", (8,), 0, 0), ("a", (8,), 0, 32)), "'a' appears in it twice"),
   "beyond the end": (tensors(("a", (8,), 0, 512)), "ends beyond the file's end"),
   "a huge shape": (tensors(("a", (2**40, 2**40), 0, 0)), "ends beyond the file's end"),
   "no values": (tensors(("a", (0,), 0, 0)), "blocks of 1 values"),
   "half a block": (tensors(("a", (33,), 8, 0)), "blocks of 32 values"),
   "five dimensions": (tensors(("a", (1,) * 5, 0, 0)), "has 5 dimensions"),
-  "a type of no one": (tensors(("a", (8,), 250, 0)), "type \\(250\\) that no one knows"),
+  "a type of no one": (tensors(("a", (8,), 250, 0)), "type \\(250\\) that is unknown"),
 }  # fmt: skip
 
 
@@ -374,7 +374,7 @@ def test_a_gguf_file_cut_anywhere_is_one_error(gguf_bytes, tmp_path):
 
 def test_gguf_files_that_are_pipes_are_no_files(tmp_path):
   os.mkfifo(tmp_path / "m.gguf")
-  refused(tmp_path / "m.gguf", "is no plain file")
+  refused(tmp_path / "m.gguf", "is not a plain file")
 
 
 def patched(monkeypatch, path, method: str, *arguments) -> None:

@@ -79,7 +79,7 @@ class TestPrograms:
       "while frame:\n  seen.append(frame.f_locals)\n  frame = frame.f_back\n"
       "wanted = [v for o in seen for k, v in o.items() if k in ('wanted', 'checks', 'expected')]\n"
       "add = lambda a, b: wanted[0]",
-      # A reply that is no plain data, or that its reader chokes on.
+      # A reply that is not plain data, or that its reader chokes on.
       "import os, sys\nos.write(3, b'[' * 200000)\nos._exit(0)",
     ],
   )
@@ -252,17 +252,17 @@ def test_only_the_entry_point_is_asked_of_the_program(right, tests, wrong):
     ({"io": [{"input": "\ud800", "output": "2"}]}, "UTF-8"),
     ({"io": [{"input": "1", "output": "2"}], "setup": "x = 1"}, "may also have nothing"),
     ({"calls": [{"function": "f", "args": [1]}]}, "'expected'"),
-    ({"calls": [{"function": "f(", "args": [1], "expected": 1}]}, "no name of a function"),
+    ({"calls": [{"function": "f(", "args": [1], "expected": 1}]}, "not the name of a function"),
     ({"calls": [{"function": "f", "args": 1, "expected": 1}]}, "'args' is a list"),
     ({"calls": [{"function": "f", "arg": [1], "expected": 1}]}, r"has no \['arg'\]"),
     (one("assert f(1) == 2", 3), "'setup' is Python code"),
-    (one("assert f(1) == 2", "x ="), "'setup' is no Python"),
+    (one("assert f(1) == 2", "x ="), "'setup' is not Python"),
     (one("assert f(1) == 2", "from os import *"), "everything of 'os'"),
     (one("assert f(1) == 2", "import numpy as np"), "imports 'numpy': programs get the standard"),
     (one("f(1) == 2"), "is not one assert"),
     (one("assert f(1); assert f(2)"), "is not one assert"),
     (one("x = 1"), "is not one assert"),
-    (one("assert f(1"), "is no Python"),
+    (one("assert f(1"), "is not Python"),
     (one(7), "is text"),
     (one("assert True"), "calls nothing but what is built in"),
     (one("assert same(1, 1)", SAME), "calls nothing but what is built in"),
@@ -302,7 +302,7 @@ def test_a_bad_answer_is_found_whatever_the_response():
   for response in ("", "no code", "<think>a</think>no code"):
     with pytest.raises(ValueError, match="holds no test"):
       rewards.get("code")("", response, '{"asserts": []}')
-  with pytest.raises(ValueError, match="is no JSON"):
+  with pytest.raises(ValueError, match="is not JSON"):
     rewards.get("code")("", "", "{")
 
 

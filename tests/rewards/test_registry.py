@@ -7,30 +7,11 @@ import time
 import pytest
 
 from lhrm_jax import rewards
-from lhrm_jax.rewards import registry, shaping
+from lhrm_jax.rewards import shaping
 
 
 def test_built_in_rewards_are_registered():
   assert {"math", "exact_match", "multiple_choice", "numeric", "code"} <= set(rewards.names())
-
-
-def test_an_unknown_name_is_answered_with_the_nearest():
-  with pytest.raises(KeyError, match="did you mean 'exact_match'"):
-    rewards.get("exact_mach")
-
-
-def test_a_name_is_taken_once(monkeypatch):
-  monkeypatch.setattr(registry, "_REWARDS", dict(registry._REWARDS))
-
-  @rewards.register("mine")
-  def mine(prompt, response, answer):
-    return 0.5
-
-  assert rewards.get("mine") is mine
-  with pytest.raises(ValueError, match="replace=True"):
-    rewards.register("mine", mine)
-  rewards.register("mine", lambda p, r, a: 1.0, replace=True)
-  assert rewards.get("mine")("", "", "") == 1.0
 
 
 @pytest.mark.parametrize("name", ["math", "exact_match", "numeric"])
@@ -93,14 +74,12 @@ def test_composition_keeps_its_components():
     rewards.compose({})
 
 
-def test_format_and_length_are_off_unless_given_a_weight():
-  math = rewards.get("math")
+def test_format_and_length_can_be_added_and_say_what_they_do():
   wrong = "<think>a</think>8"
-  assert shaping.with_format(math)("", wrong, "7") == 0.0
-  assert shaping.with_length(math)("", wrong, "7") == 0.0
-  assert shaping.with_format(math, 0.1)("", wrong, "7") == pytest.approx(0.1)
-  assert shaping.with_length(math, 1.0)("", wrong, "7") == pytest.approx(-len(wrong) / 1000)
-  for term in (shaping.format_term, shaping.length_term, shaping.with_format, shaping.with_length):
+  score = lambda name, weight: rewards.compose({"math": 1.0, name: weight})("", wrong, "7")  # noqa: E731
+  assert score("format", 0.1) == pytest.approx(0.1)
+  assert score("length", 1.0) == pytest.approx(-len(wrong) / 1000)
+  for term in (shaping.format_term, shaping.length_term):
     assert "collapse" in term.__doc__
 
 

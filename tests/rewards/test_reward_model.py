@@ -251,18 +251,16 @@ def test_what_does_not_fit_is_refused():
 def test_the_head_is_read_from_a_folder(tmp_path):
   numpy = pytest.importorskip("safetensors.numpy")
   head = golden("llama")[2]
-  with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
-    reward_model.load_head(tmp_path)
-  numpy.save_file({"score.weight": head}, tmp_path / "model.safetensors")
-  np.testing.assert_array_equal(reward_model.load_head(tmp_path), head[0])
-  (tmp_path / "model.safetensors").rename(tmp_path / "part-2.safetensors")
-  index = {"weight_map": {"score.weight": "part-2.safetensors"}}
-  (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-  np.testing.assert_array_equal(reward_model.load_head(tmp_path), head[0])
-  index = {"weight_map": {"lm_head.weight": "part-2.safetensors"}}
-  (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-  with pytest.raises(ValueError, match="no reward model"):
-    reward_model.load_head(tmp_path)
+  read = lambda: reward_model.read_head(huggingface.SafetensorsFolder(tmp_path))  # noqa: E731
+  path = tmp_path / "model.safetensors"
+  numpy.save_file({"score.weight": head}, path)
+  np.testing.assert_array_equal(read(), head[0])
+  numpy.save_file({"score.weight": np.concatenate([head, head])}, path)
+  with pytest.raises(ValueError, match="one label"):
+    read()
+  numpy.save_file({"lm_head.weight": head}, path)
+  with pytest.raises(ValueError, match="not a reward model"):
+    read()
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -117,6 +117,15 @@ def test_a_key_that_a_run_is_older_than_is_shown_and_may_be_allowed(config):
   assert list(resuming.allowed_changes(before, config, "/runs/a")) == ["hgpo.gamma"]
 
 
+def test_a_run_from_before_reward_models_resumes_and_may_not_take_one_unsaid(config):
+  before = setup.plain(config)
+  del before["reward_model"], before["reward_by_source"]
+  assert not resuming.allowed_changes(before, config, "runs/x")
+  config.reward_model.max_tokens = 64
+  with pytest.raises(UserError, match=r"reward_model\.max_tokens: 2048 -> 64"):
+    resuming.allowed_changes(before, config, "runs/x")
+
+
 @pytest.mark.parametrize(
   "record",
   [

@@ -102,7 +102,7 @@ def test_values_that_do_not_go_together_are_refused(changes, message):
 @pytest.fixture
 def of_my_own(monkeypatch):
   """A registered advantage with settings of the config, and arguments that the config lacks."""
-  monkeypatch.setattr(advantages, "_REGISTRY", dict(advantages._REGISTRY))
+  monkeypatch.setattr(advantages.REGISTRY, "entries", dict(advantages.REGISTRY.entries))
 
   @advantages.register("mine")
   def mine(scores, *, alpha, margin, power=1.0):

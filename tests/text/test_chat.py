@@ -137,7 +137,7 @@ def test_a_template_that_refuses_a_conversation_says_why():
     ("{{ 'a' * 10 ** 10 }}", "MemoryError"),
     ("{{ 'a' * 2 ** 25 }}", "printed 33554432 characters"),
     ("{{ 1 / 0 }}", "division by zero"),
-    ("{% if %}", "line 1 is no Jinja"),
+    ("{% if %}", "line 1 is not Jinja"),
     ("{{ messages | random }}", "it uses random"),
     ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),

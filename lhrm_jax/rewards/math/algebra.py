@@ -1,14 +1,15 @@
-"""Algebra by SymPy: polynomial forms of equations, and where a condition may change its truth.
+"""Algebra by SymPy: polynomial forms of equations, and the points where conditions may change.
 
 SymPy never sees text. Expressions are built node by node from our own tree, and their size is
-bounded before anything is expanded. What is no polynomial (roots, constants, functions) becomes a
-plain symbol, the same one wherever its value is the same.
+bounded before anything is expanded. Roots, constants and functions become plain symbols, one for
+each value.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import sys
 from fractions import Fraction
 
 from lhrm_jax.rewards.math import evaluate, nodes
@@ -19,6 +20,10 @@ _MAX_TERMS, _MAX_POWER, _MAX_BITS = 3_000, 12, 1_024
 _MAX_BRANCHES = 3  # absolute values in one condition
 
 
+def before_import() -> None:
+  """Called before SymPy is imported; a worker replaces it to ask for more time."""
+
+
 class Builder:
   """Builds SymPy expressions over shared symbols.
 
@@ -27,7 +32,9 @@ class Builder:
   """
 
   def __init__(self):
-    import sympy  # 0.5 s, which plain values never pay
+    if "sympy" not in sys.modules:
+      before_import()
+    import sympy  # takes seconds on a busy machine; plain values never need it
 
     self.sympy = sympy
     self.values: dict = {}
@@ -119,7 +126,7 @@ def _small_power(node: Node) -> int | None:
 
 
 def _degree(node: Node, atoms: set) -> int:
-  """A bound on the degree of numerator and denominator together; collects what is no polynomial."""
+  """A bound on the degree of numerator and denominator together; collects the other atoms."""
   if isinstance(node, Op) and node.kind in ("add", "mul", "div", "ratio"):
     degrees = [_degree(arg, atoms) for arg in node.args]
     fraction = any(isinstance(n, Op) and n.kind in ("div", "pow") for n in nodes.walk(node))
@@ -135,7 +142,7 @@ def _degree(node: Node, atoms: set) -> int:
 
 
 def same_equation(a: Node, b: Node) -> bool | None:
-  """Whether `a = 0` and `b = 0` are one equation: equal up to a factor that never vanishes."""
+  """Whether `a = 0` and `b = 0` are equivalent: equal up to a factor that never vanishes."""
   build = Builder()
   try:
     tops = [build.numerator(side)[0] for side in (a, b)]
@@ -145,7 +152,7 @@ def same_equation(a: Node, b: Node) -> bool | None:
 
 
 def same_inequality(a: Node, b: Node) -> bool | None:
-  """Whether `a < 0` and `b < 0` are one inequality: equal up to a positive factor."""
+  """Whether `a < 0` and `b < 0` are equivalent: equal up to a positive factor."""
   build = Builder()
   try:
     quotients = [top / bottom for top, bottom in map(build.numerator, (a, b))]
@@ -198,10 +205,10 @@ def replaced(node: Node, name: str, value: Node) -> Node:
 
 
 def critical_points(difference: Node, unknown: str) -> list:
-  """Numbers among which are all the zeros and poles of `difference` in its one `unknown`.
+  """Numbers that include all zeros and poles of `difference` in its one `unknown`.
 
   Raises:
-    Undefined: they cannot be told.
+    Undefined: they cannot be found.
     TooBig: over the bounds.
   """
   found = []
@@ -213,7 +220,7 @@ def critical_points(difference: Node, unknown: str) -> list:
 
 
 def _branches(node: Node):
-  """`node` with each absolute value taken as its argument and as the opposite."""
+  """Yields `node` with each absolute value replaced by its argument and by the negative."""
   inner = list(dict.fromkeys(n for n in nodes.walk(node) if _is_absolute(n)))
   if len(inner) > _MAX_BRANCHES:
     raise TooBig("too many absolute values")
@@ -253,7 +260,7 @@ def _roots(build: Builder, expression, unknown) -> list:
   coefficients = [build.number(c) for c in polynomial.all_coeffs()]
   tiny = mp.mpf(10) ** -30
   if abs(coefficients[0]) < tiny or (others and len(coefficients) > 3):
-    raise Undefined("a polynomial with roots that cannot be told")
+    raise Undefined("a polynomial with roots that cannot be found")
   if len(coefficients) > 3:
     return _many_roots(build, polynomial)
   if len(coefficients) == 2:

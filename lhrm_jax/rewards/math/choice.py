@@ -3,6 +3,7 @@
 import re
 
 from lhrm_jax.rewards.math import clean
+from lhrm_jax.text import boxes
 
 _GOLD = re.compile(
   r"^\W*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])(?:[.):]|(?=\W*$)))\s*(.*)$",
@@ -18,7 +19,7 @@ _HEAD = re.compile(r"^\W*([A-J])(?:[.):\u3002\uff1a]|\s*$)")
 
 
 def letter_of(gold: str) -> tuple[str, str] | None:
-  """The letter a gold asks for and the option's own text, or `None` if it is no choice."""
+  """The letter a gold asks for and the option's own text, or `None` if there is none."""
   match = _GOLD.match(gold.strip())
   if match is None:
     return None
@@ -62,7 +63,7 @@ def stated_after_box(text: str, box: str) -> str | None:
   """The letter of a closing line, "Answer: D", behind a box that holds a formula and no letter."""
   if re.search(r"\b(?:or|and)\b|,", box) or picked(box):
     return None
-  match = _AFTER_BOX.search(text[text.rfind("boxed") :][-300:])
+  match = _AFTER_BOX.search(text[boxes.last(text).end :][-300:])
   return match[1] if match else None
 
 

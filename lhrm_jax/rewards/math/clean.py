@@ -1,4 +1,4 @@
-"""Takes LaTeX noise and Unicode variants out of an answer, before anything is parsed.
+"""Removes LaTeX noise and Unicode variants from an answer, before it is parsed.
 
 Everything here is a linear pass over a string that `MAX_CHARS` already bounds.
 """
@@ -9,7 +9,7 @@ import unicodedata
 
 from lhrm_jax.rewards.math.nodes import TooBig
 
-# An answer longer than this is no answer. Redundant braces are taken out before the second cap.
+# A longer text is not an answer. Redundant braces are removed before the second cap applies.
 MAX_RAW_CHARS = 20_000
 MAX_CHARS = 1_500
 
@@ -58,12 +58,12 @@ def normalise_unicode(text: str) -> str:
       out.append(" " if unicodedata.category(char) == "Zs" else "")
     else:
       out.append(plain)
-  # NFKC may itself bring out a character of the table (a full-width minus, say).
+  # NFKC may itself produce a character of the table (e.g. from a full-width minus).
   return _UNICODE_RE.sub(lambda m: _UNICODE[m[0]], "".join(out))
 
 
 def collapse_braces(text: str) -> str:
-  """Takes out doubled braces, `{{x}}` to `{x}`, in one pass; unbalanced text stays as it is."""
+  """`text` with doubled braces made single, `{{x}}` to `{x}`; unbalanced text stays as it is."""
   if "{{" not in text:
     return text
   partner: dict[int, int] = {}
@@ -149,7 +149,7 @@ _HALF_LINE = re.compile(
 _REPEATING = re.compile(r"(?<![\d.])(\d+\.)\((\d{1,30})\)(?![\d(^])")
 _DOTTED = re.compile(r"(?<![\d.])(\d+\.\d*?)(\d)\2\2+\s*(?:\.\.\.|\\l?dots\b)")
 _HTML_SCRIPT = re.compile(r"<(sup|sub)>([^<>]{1,100})</\1>")
-# Commands that set a colour or a size; a tag or a label is no part of the answer either.
+# Commands that set a colour or a size; a tag or a label is not part of the answer either.
 _COLOURED = re.compile(
   r"\\(?:textcolor|colorbox|scalebox|raisebox|fcolorbox\s*\{[^{}]*\})\s*(?:\[[^\[\]{}]*\]\s*)?"
   r"\{[^{}]*\}\s*(?=\{)|\\bbox\s*(?:\[[^\[\]{}]*\]\s*)?(?=\{)"
@@ -251,7 +251,7 @@ _EDGES = re.compile(r"^(?:\s|\\[,;:! ])+|(?:\s|(?<!\\)\\[,;:! ])+$")
 
 
 def _bare(text: str) -> str:
-  """`text` without the space at its ends and without the one pair of braces around it all."""
+  """`text` without space at its ends and without one pair of braces around all of it."""
   text = _EDGES.sub("", text)
   if not (text.startswith("{") and text.endswith("}") and not _escaped(text, len(text) - 1)):
     return text
@@ -276,7 +276,7 @@ def _plain_ordinal(match: re.Match) -> str:
 
 
 def strip_end(text: str) -> str:
-  """Takes off space around `text` and the marks that end its sentence, but no factorial."""
+  """`text` without space around it and the marks that end a sentence, but for a factorial."""
   text = text.strip()
   while text and (text[-1] in ".,;:" or (text[-1] == "\\")):
     text = text[:-1].rstrip()

@@ -1,4 +1,4 @@
-"""Decides whether two answers that have been read mean the same."""
+"""Decides whether two parsed answers mean the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lhrm_jax.rewards.math import (
 )
 from lhrm_jax.rewards.math.exact import NotExact, Undefined
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Op, Rel, Seq, Sym, Text, TooBig
-from lhrm_jax.rewards.math.threeway import all_true, any_true
+from lhrm_jax.rewards.math.three_valued import all_true, any_true
 
 MAX_ITEMS = 40
 _REALS = Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
@@ -27,7 +27,7 @@ def same(gold: Node, answer: Node) -> bool | None:
   """Whether `answer` means the same as `gold`; `None` where that cannot be decided.
 
   Raises:
-    TooBig, Unreadable: an expression over the caps, or one without a meaning.
+    TooBig, Unreadable: an expression is over the caps, or has no meaning.
   """
   evaluate.reset_budget()
   verdicts = []
@@ -38,7 +38,7 @@ def same(gold: Node, answer: Node) -> bool | None:
 
 
 def _prepared(node: Node, *, as_binomial: bool) -> Node:
-  """`node` with plus-minus written out, and bracketed arrays of two as what they are read as."""
+  """`node` with plus-minus written out, and bracketed arrays of two as columns or binomials."""
   return _expand_signs(_columns(node, as_binomial))
 
 
@@ -107,7 +107,7 @@ def _same(gold: Node, answer: Node) -> bool | None:
 
 
 def _set_in_words(node: Node) -> Node:
-  """The set of all reals, or the empty one, where words say so."""
+  """The set of all reals or the empty set where `node` names it in words, else `node`."""
   said = words.normal(node.text) if isinstance(node, Text) else ()
   if said in _ALL_REALS:
     return _REALS
@@ -251,7 +251,7 @@ def _unnamed(node: Node) -> Node:
 
 
 def _single(node: Node) -> Node:
-  """A list or set of one is its one member."""
+  """The only member of a list or set of one; any other node as it is."""
   while isinstance(node, Seq) and node.brackets in (",", "{}") and len(node.items) == 1:
     node = node.items[0]
   return node
@@ -264,7 +264,7 @@ def _is_list_of_equations(node: Node) -> bool:
 def _same_sequences(gold: Node, answer: Node) -> bool | None:
   free = (",", "{}")
   if not isinstance(answer, Seq):
-    # Several equal candidates are one; several different ones are wrong.
+    # Several equal candidates count as one; several different ones are wrong.
     return (
       gold.brackets in free and bool(gold.items) and all_true(_same(g, answer) for g in gold.items)
     )
@@ -293,7 +293,7 @@ def _same_sequences(gold: Node, answer: Node) -> bool | None:
 def _without_names(
   gold: Sequence[Node], answer: Sequence[Node]
 ) -> tuple[Sequence[Node], Sequence[Node], bool]:
-  """Takes names off where only one side has them; the last value says whether order counts.
+  """Removes names that only one side has; the last value says whether order counts.
 
   `x = 1, y = 2` against `1, 2` counts order. `x = 1, x = 2`, `x_1 = 1, x_2 = 2` and `x = 1, 2` name
   one unknown and do not.

@@ -1,16 +1,25 @@
-"""A cursor over tokens: what every level of the grammar is read with."""
+"""A cursor over tokens, and the levels of the grammar that call each other through it."""
 
 from __future__ import annotations
+
+import abc
 
 from lhrm_jax.rewards.math import tokens
 from lhrm_jax.rewards.math.nodes import Node, TooBig, Unreadable
 
-# One bracket costs three levels of this and about eleven frames of Python.
+# One bracket costs three levels of this and about twelve frames of Python.
 MAX_DEPTH = 120
 
 
 class Cursor:
-  """Moves over tokens. `parse.Parser` adds the levels of the grammar, which call each other."""
+  """A place in a list of tokens.
+
+  Attributes:
+    items: the tokens.
+    at: index of the next one.
+    depth: levels of nesting around it.
+    bars: `|...|` around it that are not closed.
+  """
 
   def __init__(self, items: list[tokens.Token]):
     self.items = items
@@ -56,32 +65,41 @@ class Cursor:
     self.at += count
     return True
 
-  # The levels that the innermost one comes back to.
 
+class Grammar(Cursor, abc.ABC):
+  """A cursor that also reads the levels of the grammar which inner levels come back to."""
+
+  @abc.abstractmethod
   def inside(self, items: list[tokens.Token]) -> Node:
     """Reads `items`, a part of these tokens, as an answer of its own."""
-    raise NotImplementedError
 
-  def answer(self) -> Node:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def answer(self) -> Node: ...
 
-  def item(self) -> Node:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def item(self) -> Node: ...
 
-  def sum(self) -> Node:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def sum(self) -> Node: ...
 
-  def factors(self) -> Node:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def factors(self) -> Node: ...
 
-  def power(self) -> Node:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def power(self) -> Node: ...
 
-  def exponent(self) -> Node:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def exponent(self) -> Node: ...
 
-  def braced(self) -> Node:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def atom(self) -> Node: ...
 
-  def starts_atom(self) -> bool:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def argument(self) -> Node:
+    r"""Reads one argument of a TeX command: a group, or a single symbol (`\frac13`)."""
+
+  @abc.abstractmethod
+  def braced(self) -> Node: ...
+
+  @abc.abstractmethod
+  def starts_atom(self) -> bool: ...

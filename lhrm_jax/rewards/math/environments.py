@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lhrm_jax.rewards.math import nodes, vocabulary
-from lhrm_jax.rewards.math.cursor import Cursor
+from lhrm_jax.rewards.math.cursor import Grammar
 from lhrm_jax.rewards.math.nodes import Matrix, Node, Op, Seq, Text, Unreadable
 
 MAX_CELLS = 100
 
 
-def _environment(p: Cursor) -> str:
+def _environment(p: Grammar) -> str:
   p.expect("{")
   name = ""
   while p.peek().text != "}":
@@ -20,7 +20,7 @@ def _environment(p: Cursor) -> str:
   return name
 
 
-def matrix(p: Cursor) -> Node:
+def matrix(p: Grammar) -> Node:
   name = _environment(p)
   if name in vocabulary.SYSTEMS:
     return _system(p, name)
@@ -53,7 +53,7 @@ def matrix(p: Cursor) -> Node:
 _CONDITION_FILLERS = vocabulary.words("if for when is otherwise else where")
 
 
-def _system(p: Cursor, name: str) -> Node:
+def _system(p: Grammar, name: str) -> Node:
   r"""A `cases` environment: a list of relations, or the rows `value & condition`."""
   rows = []
   if not name.endswith("cases"):  # there & only sets the signs below each other
@@ -80,8 +80,8 @@ def _system(p: Cursor, name: str) -> Node:
   return Seq(",", tuple(rows))
 
 
-def _condition(p: Cursor) -> Node:
-  """The condition of one case: a relation where it reads as one, else its words."""
+def _condition(p: Grammar) -> Node:
+  """The condition of one case: a relation where it can be read as one, else its words."""
   start = p.at
   while p.peek().text not in ("\\\\", r"\end") or p.peek().kind == "text":
     if p.peek().kind == "end":

@@ -1,7 +1,7 @@
 """Equality of two expressions.
 
 Rationals are compared exactly, constants once, expressions with variables at points of their
-domain. The precision follows the largest and the smallest value met on the way, so that
+domain. The precision follows the largest and smallest intermediate values, so that
 `2 + e^{-500}` is told from 2 and `n` from `n + 1` at any size.
 """
 
@@ -23,7 +23,7 @@ def equal(a: Node, b: Node) -> bool | None:
   if a == b:
     return True
   if evaluate.uses(a, "oo") or evaluate.uses(b, "oo"):
-    return False  # there is no reckoning with infinity
+    return False  # infinity has no arithmetic here
   try:
     return exact(a) == exact(b)
   except (NotExact, Undefined):
@@ -33,7 +33,7 @@ def equal(a: Node, b: Node) -> bool | None:
   return True if True in verdicts else verdicts[0]
 
 
-# Operations that are one formula here and another there: they are tested at more points.
+# Piecewise operations, tested at more points.
 _PIECEWISE = ("abs", "fn:abs", "fn:max", "fn:min", "root", "floor", "ceil", "fn:gcd", "fn:lcm")
 
 

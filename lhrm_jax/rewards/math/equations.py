@@ -1,11 +1,11 @@
-"""What relations say: the value an equation states, and when two relations are one."""
+"""Relations: the value an equation states, and whether two relations are the same."""
 
 from __future__ import annotations
 
 from lhrm_jax.rewards.math import algebra, evaluate, nodes, rounding
 from lhrm_jax.rewards.math.exact import NotExact, Undefined, exact
 from lhrm_jax.rewards.math.nodes import Node, Op, Rel, Seq, Sym, Text
-from lhrm_jax.rewards.math.threeway import all_true
+from lhrm_jax.rewards.math.three_valued import all_true
 
 # Letters in a row that may be a name: AB, Area, perimeter.
 _MAX_NAME = 12
@@ -22,7 +22,7 @@ def value(rel: Rel) -> Node:
 
 
 def name(rel: Rel) -> Node | None:
-  """The side of an equation that only names what the equation gives, if there is one."""
+  """The side of an equation that only names its value, if there is one."""
   return next((arg for arg in rel.args[:-1] if is_name(arg)), None)
 
 
@@ -53,7 +53,7 @@ def is_name(node: Node) -> bool:
 
 
 def stated_value(rel: Rel) -> Node | None:
-  """What `x = 3` or `2 + 2 = 4` states; `None` for an equation that states a relation."""
+  """The value that `x = 3` or `2 + 2 = 4` states; `None` for an equation between variables."""
   given = value(rel)
   if is_name(given) and len(rel.args) == 2 and not nodes.symbols(rel.args[0]):
     return rel.args[0]  # 3 = x
@@ -67,7 +67,7 @@ def stated_value(rel: Rel) -> Node | None:
   return given if rounding.equal(rel.args[0], given) else None
 
 
-# Numbers this far apart, relatively, are not each other's approximation.
+# Relative distance beyond which a number does not approximate another.
 _NEAR = 0.1
 
 
@@ -80,7 +80,7 @@ def _near(exact_side: Node, rounded: Node) -> bool:
 
 
 def solved_value(rel: Rel, other: Node) -> Node | None:
-  """What an equation such as `y + 1 = 2x` gives for the `y` that `other` leaves out."""
+  """Solves an equation such as `y + 1 = 2x` for the `y` that `other` lacks."""
   if rel.ops != ("=",):
     return None
   for left, right in (rel.args, rel.args[::-1]):
@@ -117,7 +117,7 @@ def difference(rel: Rel) -> Node:
 
 
 def same_chains(gold: Rel, answer: Rel) -> bool | None:
-  """Inequalities that no interval describes, such as `f(2) < f(1)` or `x + y > 3`."""
+  """Compares inequalities that no interval describes, such as `f(2) < f(1)` or `x + y > 3`."""
 
   def links(rel: Rel) -> list[tuple[str, Node]]:
     out = []

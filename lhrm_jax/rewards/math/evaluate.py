@@ -22,7 +22,7 @@ MAX_CONSTANT_BITS = 80  # where numbers are told apart at a fixed precision
 MAX_GAMMA, MAX_GAMMA_DIGITS = 2_000, 700
 # Significant digits asked for, beyond those that the spread of the values needs.
 DIGITS, CONSTANT_DIGITS, MAX_DIGITS = 60, 180, 7_680
-# Digits an evaluation may lose to rounding.
+# Digits that an evaluation may lose to rounding.
 SLACK = 20
 # What one verdict may cost: an operation at 60 digits counts 1, with more digits their power 1.5.
 MAX_WORK = 20_000
@@ -30,15 +30,15 @@ _LOCAL = threading.local()
 
 
 def reset_budget() -> None:
-  """Gives the verdict that begins in this thread its whole budget."""
+  """Resets this thread's budget for the next verdict."""
   _LOCAL.work = 0.0
 
 
 def context(digits: int):
-  """mpmath's numbers at `digits` digits; one context for each thread, for they are not shared."""
+  """mpmath's context for `digits` digits; each thread has its own, as they are not thread-safe."""
   cache = _LOCAL.__dict__.setdefault("contexts", {})
   if digits not in cache:
-    import mpmath  # 0.1 s, and most answers are plain rationals that never get here
+    import mpmath  # takes 0.1 s, and most answers are plain rationals that never need it
 
     cache[digits] = mpmath.MPContext()
     cache[digits].dps = digits
@@ -252,7 +252,7 @@ class Evaluator:
       return mp.fprod(args)
     if kind in ("div", "ratio"):
       if len(args) != 2:
-        raise Unreadable("a ratio of more than two terms is no number")
+        raise Unreadable("a ratio of more than two terms is not a number")
       return args[0] / args[1]
     if kind == "neg":
       return -args[0]
@@ -272,7 +272,7 @@ class Evaluator:
       return (max if kind == "fn:max" else min)(map(self._real, args))
     if kind.startswith("fn:"):
       return self._function(kind[3:], args)
-    raise Unreadable(f"{kind} is no operation on numbers")
+    raise Unreadable(f"{kind} is not an operation on numbers")
 
   def _power(self, base, exponent, written: Node):
     mp = self.mp

@@ -13,7 +13,7 @@ MAX_FACTORIAL = 3_000
 
 
 class NotExact(ValueError):
-  """The value is no rational that can be told without approximation."""
+  """The value is not a rational that is known without approximation."""
 
 
 class Undefined(ValueError):
@@ -69,7 +69,7 @@ def _quotient(top: Fraction, *bottoms: Fraction) -> Fraction:
 
 def _ratio(*args: Fraction) -> Fraction:
   if len(args) != 2:
-    raise NotExact("a ratio of more than two terms is no number")
+    raise NotExact("a ratio of more than two terms is not a number")
   return _quotient(*args)
 
 

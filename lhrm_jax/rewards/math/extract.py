@@ -1,9 +1,9 @@
 """Finds the one answer a response commits to.
 
-In this order: what stands in its last box, or in its last boxes where only "and" or a comma parts
-them; in `<answer>` tags; behind `####`; the response itself where it is nothing but an answer; a
-plain final statement ("The answer is 42"). Nothing else is an answer: a response that names numbers
-on its way and commits to none is undecided.
+In this order: the content of its last box, or of its last boxes where only "and" or a comma
+separates them; of `<answer>` tags; what follows `####`; the response itself where it is nothing but
+an answer; a plain final statement ("The answer is 42"). A response that names numbers along the way
+and commits to none is undecided.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import dataclasses
 import re
 
 from lhrm_jax.rewards.math import clean, units
+from lhrm_jax.text import boxes
 
 # Only the end of a long response is searched, so that the time a search takes is bounded.
 MAX_TAIL = 60_000
-MAX_STATEMENT = 6_000  # without a box or a tag, the answer stands this close to the end
+MAX_STATEMENT = 6_000  # without a box or a tag, the answer is this close to the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,6 @@ _STOP = re.compile(r"<\|[a-z_]{2,20}\|>|</s>")
 _PLEASANTRY = re.compile(r"\bI hope (?:it|this) (?:is correct|helps)[.!]?", re.I)
 _EMPHASIS = re.compile(r"^\*\*(.*)\*\*$", re.S)
 _CALCULATOR = re.compile(r"<<[^<>]{0,200}>>")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=[\dA-Za-z])")
 
 
 def find(text: str) -> Found | None:
@@ -40,9 +40,8 @@ def find(text: str) -> Found | None:
   text = _PLEASANTRY.sub("", _CALCULATOR.sub("", text)).strip()
   if not text:
     return None
-  boxed = boxes(text)
-  if boxed is not None:
-    return boxed
+  if (found := boxed(text)) is not None:
+    return found
   head, closed, _ = text.rpartition("</answer>")
   if closed and "<answer>" in head:
     return Found(head.rpartition("<answer>")[2].strip(), "tag")
@@ -59,35 +58,25 @@ def find(text: str) -> Found | None:
 
 # Boxes.
 
-# What may part two boxes that make up one answer: commas, "and", and a few words around them.
+# What may separate two boxes of one answer: commas, "and", and a few words around them.
 _GAP_NOISE = re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}|\\q?quad|\\[()\[\],;! ]|[$~&]|\\\\")
 _MAX_GAP = 60
 
 
-def boxes(text: str) -> Found | None:
+def boxed(text: str) -> Found | None:
   """The content of the last box of `text`, or of the last boxes that stand together."""
-  spans: list[tuple[int, int, str]] = []
-  for match in _BOX.finditer(text):
-    if spans and match.start() < spans[-1][1]:
-      continue  # a box inside a box
-    start = match.end()
-    end = _closing_brace(text, start) if text[start] == "{" else start
-    if end is None:
-      spans.append((match.start(), len(text), "\0"))
-      break
-    inner = text[start + 1 : end] if text[start] == "{" else text[start]
-    spans.append((match.start(), end + 1, inner))
-  if not spans:
+  found = boxes.outermost(text)
+  if not found:
     return None
-  if spans[-1][2] == "\0":
-    return Found(text[spans[-1][0] :].partition("{")[2], "unclosed")
-  chosen = [spans[-1]]
-  for span in reversed(spans[:-1]):
-    if not _joined(text[span[1] : chosen[0][0]]):
+  if found[-1].content is None:
+    return Found(text[found[-1].start :].partition("{")[2], "unclosed")
+  chosen = [found[-1]]
+  for box in reversed(found[:-1]):
+    if not _joined(text[box.end : chosen[0].start]):
       break
-    chosen.insert(0, span)
-  upheld = [span for span in chosen if not _is_denied(text, *span[:2])]
-  inside = [_EMPHASIS.sub(r"\1", inner.strip()) for _, _, inner in upheld or chosen]
+    chosen.insert(0, box)
+  upheld = [box for box in chosen if not _is_denied(text, box.start, box.end)]
+  inside = [_EMPHASIS.sub(r"\1", box.content.strip()) for box in upheld or chosen]
   return Found(r" \text{ and } ".join(inside), "box" if upheld else "denied")
 
 
@@ -110,17 +99,6 @@ def _is_denied(text: str, start: int, end: int) -> bool:
   """Whether the sentence around the box from `start` to `end` says that it is no answer."""
   before, after = text[max(0, start - _MAX_GAP) : start], text[end : end + _MAX_GAP]
   return bool(_DENIED_BOX.search(before) or _DENIED_AFTER.match(after))
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-  depth = 0
-  for i in range(start, len(text)):
-    char = text[i]
-    if char in "{}" and text[i - 1] != "\\":
-      depth += 1 if char == "{" else -1
-      if depth == 0:
-        return i
-  return None
 
 
 def _joined(gap: str) -> bool:
@@ -218,7 +196,7 @@ _CHANGED = re.compile(
   r"|or (?:more|less|so)|divided by|modulo|mod)\b",
   re.I,
 )
-# How far from the end a statement may stand, unless it says itself that it is final.
+# How far from the end a statement may be, unless it says that it is final.
 _FINAL_CUE = re.compile(r"\bfinal answer(?:\s+is\b|\s*:)", re.I)
 _LAST_SENTENCES = 4
 
@@ -329,10 +307,8 @@ def _last_formulas(sentence: str, marks: list[re.Match], formulas: list[str]) ->
 
 def gold_text(gold: str) -> str:
   """The answer a gold states: itself, or what a whole worked solution given as gold commits to."""
-  if r"\boxed" in gold or r"\fbox" in gold:
-    found = boxes(_STOP.split(gold)[0])
-    if found is not None:
-      return found.text
+  if (found := boxed(_STOP.split(gold)[0])) is not None:
+    return found.text
   if len(gold) > 300 or (len(gold) > 60 and not is_bare(gold) and _CUE.search(gold)):
     found = find(gold)
     if found is not None:

@@ -17,7 +17,7 @@ from lhrm_jax.rewards.math.nodes import Node, Num, Op, Rel, Seq, Sym, TooBig, Un
 _CLOSE = 30
 _MAX_RESIDUES = 500
 _MAX_RATIO = 1_000
-# Letters taken for integers where the other side says that its own letter is one.
+# Letters read as integers where the other side says that its own letter is one.
 _INTEGERS = frozenset("klmnt")
 _NUMBER_SETS = ("set_Z",)
 
@@ -31,7 +31,7 @@ class Family:
 
 
 def split(node: Node) -> Family | None:
-  r"""Takes `k \in \mathbb{Z}` off a list of solutions; `None` where nothing is said of integers."""
+  r"""Removes `k \in \mathbb{Z}` from a list of solutions; `None` without integers."""
   if isinstance(node, Op) and node.kind == "congruent":
     return Family((node,), frozenset())
   if isinstance(node, Seq) and node.brackets in (",", "{}"):
@@ -108,7 +108,7 @@ def _value(item: Node) -> Node:
 
 
 def _lattices(item: Node, parameters: frozenset[str], *, split_once: bool = True):
-  """The evenly spaced sets an item stands for, as pairs of an offset and a step."""
+  """Yields the evenly spaced sets an item stands for, as pairs of offset and step."""
   if isinstance(item, Op) and item.kind == "congruent":
     if not isinstance(item.args[0], Sym):
       raise Undefined("a congruence of an expression")

@@ -1,4 +1,4 @@
-"""Units and words behind values: what they make of the value they stand at."""
+"""Units and words behind values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from fractions import Fraction
 
 from lhrm_jax.rewards.math import nodes, remarks, units
-from lhrm_jax.rewards.math.cursor import Cursor
+from lhrm_jax.rewards.math.cursor import Grammar
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Unreadable
 
 _MULTIPLIERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
                 "trillion": 10**12, "dozen": 12}  # fmt: skip
 
 
-def annotated(node: Node, text: str, parser: Cursor) -> Node:
-  """`node` with the words `text` behind it, which must leave its value what it is."""
+def annotated(node: Node, text: str, parser: Grammar) -> Node:
+  """`node` followed by the words `text`, which must not change its value."""
   if units.is_percent(text):
     return Op("pct", (node,))
   if units.is_time_of_day(text):

@@ -1,7 +1,7 @@
-"""What an answer is once it has been read: a small tree of plain values.
+"""The nodes of a parsed answer: a small tree of plain values.
 
-The parser builds these and nothing else. A node holds no code and calls none, so reading a model's
-text can do no more than build a tree of bounded size.
+The parser builds nothing else. A node holds no code and calls none, so parsing a model's text can
+do no more than build a tree of bounded size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads an answer by recursive descent: LaTeX and plain notation to the nodes of `nodes.py`.
 
-The grammar is closed and every recursion is counted, so any string ends in a tree of at most
-`MAX_TOKENS` leaves and `MAX_DEPTH` levels, or in `Unreadable` or `TooBig`. Nothing is evaluated
+The grammar is closed and every recursion is counted, so any string gives a tree of at most
+`MAX_TOKENS` leaves and `MAX_DEPTH` levels, or raises `Unreadable` or `TooBig`. Nothing is evaluated
 here. From loose to tight:
 
     answer   : groups ((choose | over) groups)?
@@ -19,7 +19,7 @@ from fractions import Fraction
 
 from lhrm_jax.rewards.math import (
   atoms,
-  families,
+  lists,
   measures,
   nodes,
   remarks,
@@ -27,15 +27,13 @@ from lhrm_jax.rewards.math import (
   units,
   vocabulary,
 )
-from lhrm_jax.rewards.math.cursor import Cursor
+from lhrm_jax.rewards.math.cursor import Grammar
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Rel, Seq, Sym, Text, Unreadable
 
 _RELATIONS = {
   "=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\approx": "~",
   r"\equiv": "==", r"\in": "in", r"\notin": "notin", r"\rightarrow": "=",
 }  # fmt: skip
-_BOUNDS = ("<", ">", "<=", ">=", "!=", "in", "notin")
-_ORDERS = ("<", ">", "<=", ">=", "!=")
 _CURRENCY_COMMANDS = frozenset("\\" + name for name in vocabulary.CURRENCIES)
 _SET_OPERATIONS = {r"\cup": "union", r"\cap": "intersection", r"\setminus": "minus"}
 
@@ -50,11 +48,11 @@ def parse(text: str) -> Node:
   return Parser(remarks.strip(tokens.tokenize(text))).whole()
 
 
-class Parser(Cursor):
+class Parser(Grammar):
   """A cursor over tokens with one method for each level of the grammar."""
 
   def whole(self) -> Node:
-    """The answer that all tokens make up."""
+    """Reads all tokens as one answer."""
     node = self.answer()
     if self.peek().kind != "end":
       raise Unreadable(f"nothing in the grammar continues with {self.peek().text!r}")
@@ -81,12 +79,7 @@ class Parser(Cursor):
       if self.peek().kind == "end":
         break
       groups.append(self.group())
-    if len(groups) == 1:
-      return groups[0]
-    # `p=5,q=2; p=7,q=2` is two records; `1, 2; 3` is one list.
-    if all(_is_record(group) for group in groups):
-      return Seq(",", tuple(groups))
-    return Seq(",", tuple(item for group in groups for item in _flat(group)))
+    return lists.of_groups(groups)
 
   def group(self) -> Node:
     """Items joined by commas, "and" and "or"."""
@@ -103,32 +96,7 @@ class Parser(Cursor):
       else:
         break
       joints.add(joint)
-    records = [Seq(",", tuple(part)) for part in parts]
-    if len(parts) > 1 and all(_is_record(record) for record in records):
-      return Seq(",", tuple(records))
-    items = tuple(item for part in parts for item in part)
-    items = tuple(below for item in items for below in families.with_condition(item))
-    if len(items) == 1:
-      return items[0]
-    bounded = {item.args[0] for item in items if isinstance(item, Rel) and item.ops[0] in _ORDERS}
-    items = tuple(item for item in items if not _is_real(item) or item.args[0] not in bounded)
-    if len(items) == 1:
-      return items[0]
-    if any(isinstance(item, Op) and item.kind == "residue" for item in items):
-      return families.joined_residues(items)
-    if (
-      isinstance(items[0], Rel)
-      and items[0].ops == ("!=",)
-      and not any(isinstance(item, Rel) for item in items[1:])
-    ):  # x \\ne 1, 3
-      name = items[0].args[0]
-      others = tuple(Rel(("!=",), (name, value)) for value in items[1:])
-      return nodes.Union("and", (items[0], *others))
-    joints.discard(",")
-    bounds = [isinstance(item, Rel) and any(op in _BOUNDS for op in item.ops) for item in items]
-    if any(bounds) and len(joints) == 1:
-      return nodes.Union(joints.pop(), items)
-    return Seq(",", items)
+    return lists.of_items(parts, joints)
 
   def joint(self) -> str:
     """Steps over "and" or "or" and returns it, or returns nothing."""
@@ -164,7 +132,7 @@ class Parser(Cursor):
     if not bracket and self.peek().text not in (r"\pmod", r"\mod", "mod"):
       return None
     self.skip(2 if bracket else 1)
-    node = Num(Fraction(self.next().text)) if self.peek().kind == "num" else atoms.argument(self)
+    node = Num(Fraction(self.next().text)) if self.peek().kind == "num" else self.argument()
     if bracket:
       self.expect(")")
     return node
@@ -236,7 +204,7 @@ class Parser(Cursor):
     return Op("neg", (node,)) if negative else node
 
   def mixed(self, whole: Node) -> Node:
-    r"""A mixed number, where one goes on here: `1\frac{1}{2}` or `1 1/2`."""
+    r"""A mixed number, where one continues here: `1\frac{1}{2}` or `1 1/2`."""
     if self.peek().text == r"\frac":
       part = self.power()
       if isinstance(part, Op) and part.kind == "div" and all(map(_is_whole, part.args)):
@@ -253,7 +221,7 @@ class Parser(Cursor):
 
   def power(self) -> Node:
     with self.deeper():
-      node = self.postfix(atoms.atom(self))
+      node = self.postfix(self.atom())
       if self.take("^"):
         if self.taken_mark(r"\circ"):
           return self.postfix(self.minutes(Op("deg", (node,))))
@@ -294,7 +262,7 @@ class Parser(Cursor):
       return Op("neg", (node,)) if negative else node
     if self.peek().kind == "num":  # plain notation: 2^10
       return Num(Fraction(self.next().text))
-    return self.power() if self.peek().text == "(" else atoms.atom(self)
+    return self.power() if self.peek().text == "(" else self.atom()
 
   def postfix(self, node: Node) -> Node:
     while True:
@@ -325,6 +293,22 @@ class Parser(Cursor):
       else:
         return node
 
+  def atom(self) -> Node:
+    return atoms.atom(self)
+
+  def argument(self) -> Node:
+    if self.peek().text == "{":
+      return self.braced()
+    token = self.peek()
+    if token.kind == "num" and len(token.text) > 1:
+      self.items[self.at] = tokens.Token("num", token.text[1:])
+      return Num(Fraction(token.text[0]))
+    if token.kind == "word" and len(token.text) > 1:
+      self.items[self.at] = tokens.Token("word", token.text[1:])
+      return Sym(token.text[0])
+    with self.deeper():
+      return self.atom()
+
   def starts_atom(self) -> bool:
     """Whether the next token can begin a factor of an implied product."""
     token = self.peek()
@@ -333,7 +317,7 @@ class Parser(Cursor):
     if token.kind == "text":
       return False
     if token.kind == "num":
-      # `2 3` is no product; `x 3` and `(2) 3` are.
+      # `2 3` is not a product; `x 3` and `(2) 3` are.
       return self.items[self.at - 1].kind != "num"
     if token.kind == "op":
       if token.text == "|":
@@ -366,28 +350,6 @@ def _times(left: Node, right: Node) -> Node:
 
 def _is_whole(node: Node) -> bool:
   return isinstance(node, Num) and not node.digits and node.value.denominator == 1
-
-
-def _is_real(node: Node) -> bool:
-  r"""Whether `node` only says `x \in \mathbb{R}`."""
-  reals = Seq("()", (Op("neg", (Sym("oo"),)), Sym("oo")))
-  return isinstance(node, Rel) and node.ops == ("in",) and node.args[1] == reals
-
-
-def _flat(node: Node) -> tuple[Node, ...]:
-  return node.items if isinstance(node, Seq) and node.brackets == "," else (node,)
-
-
-def _is_record(node: Node) -> bool:
-  """Whether `node` is a bare list of two or more `name = value`."""
-  return (
-    isinstance(node, Seq)
-    and node.brackets == ","
-    and len(node.items) > 1
-    and all(
-      isinstance(i, Rel) and i.ops == ("=",) and isinstance(i.args[0], Sym) for i in node.items
-    )
-  )
 
 
 def _takes_unit(node: Node) -> bool:

@@ -1,4 +1,4 @@
-r"""Takes words off an answer that say nothing about its value.
+r"""Removes words from an answer that say nothing about its value.
 
 Works on tokens, so that only `\text{...}` and the like count as words. Nothing is dropped that may
 change the value: a negation, a bound, a number word or an operation in words keeps its answer from
@@ -57,8 +57,8 @@ def strip(items: list[Token]) -> list[Token]:
   out: list[Token] = []
   for i, token in enumerate(items):
     at_start = not out or out[-1].text in (",", ";", "and", "or", "\\\\", "=")
-    goes_on = i + 1 < len(items)
-    if token.kind == "text" and at_start and goes_on and _is_label(token.text):
+    continues = i + 1 < len(items)
+    if token.kind == "text" and at_start and continues and _is_label(token.text):
       continue
     out.append(token)
   return out
@@ -81,7 +81,7 @@ _JOINT = re.compile(r"^(.*\w)\s*(,|(?:,?\s+)(?:and|or))\s*$", re.S)
 
 
 def _with_joints(items: list[Token]) -> list[Token]:
-  r"""Parts the word that joins two counts from the noun before it: `8\text{ cats and }6`."""
+  r"""Separates the word that joins two counts from the noun before it: `8\text{ cats and }6`."""
   out: list[Token] = []
   for i, token in enumerate(items):
     joint = _JOINT.match(token.text) if token.kind == "text" and 0 < i < len(items) - 1 else None

@@ -23,9 +23,9 @@ _DEGREE, _MAX_POINTS = 3, 3_000
 def equal(a: Node, b: Node) -> bool | None:
   r"""Whether two expressions have the same value; `None` where that cannot be decided.
 
-  Variables are real, but where the two sides round differently (`\lceil n/2 \rceil` and
-  `\lfloor (n+1)/2 \rfloor`) they are whole: only of those is it an identity. In `\lfloor x \rfloor`
-  they are not, or nothing would be rounded.
+  Variables are real, but integers where the two sides round differently (`\lceil n/2 \rceil` and
+  `\lfloor (n+1)/2 \rfloor`), which is an identity of integers only. In `\lfloor x \rfloor` they are
+  real, or nothing would be rounded.
   """
   roundings = [n for n in nodes.walk(Op("add", (a, b))) if _counts(n) and nodes.symbols(n)]
   if not roundings or a == b:

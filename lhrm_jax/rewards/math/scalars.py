@@ -7,9 +7,9 @@ from fractions import Fraction
 from lhrm_jax.rewards.math import evaluate, nodes, rounding, units, words
 from lhrm_jax.rewards.math.exact import Undefined
 from lhrm_jax.rewards.math.nodes import Node, Num, Op, Quantity, Text, Unreadable
-from lhrm_jax.rewards.math.threeway import all_true, any_true
+from lhrm_jax.rewards.math.three_valued import all_true, any_true
 
-# A decimal this long was cut off, not chosen: it stands for what rounds to it.
+# A decimal this long was truncated: it stands for the values that round to it.
 ROUNDED_DIGITS = 10
 _HUNDREDTH = Num(Fraction(1, 100))
 
@@ -24,7 +24,7 @@ def same_scalars(gold: Node, answer: Node) -> bool | None:
   if not evaluate.is_scalar(gold) or not evaluate.is_scalar(answer):
     return False
   if any(u and _percent(bare) is not None for u, bare in ((unit, answer), (other, gold))):
-    return False  # 5 dollars are no 5 %
+    return False  # 5 dollars are not 5 %
   if unit and other:
     known, known_too = units.measure(unit), units.measure(other)
     if known and known_too:
@@ -103,7 +103,7 @@ def _same_numbers(gold: Node, answer: Node) -> bool | None:
     return _same_ratios(gold, answer)
   based = gold.kind == "base" if isinstance(gold, Op) else False
   if based and not (isinstance(answer, Op) and answer.kind == "base"):
-    # The base of the gold may be left out, but its value in base ten is another answer.
+    # The base of the gold may be omitted, but its value in base ten is a different answer.
     return isinstance(answer, Num) and _digits_of(gold) == str(answer.value)
   if based and gold.args[1] != answer.args[1]:
     return False
@@ -114,7 +114,7 @@ def _same_numbers(gold: Node, answer: Node) -> bool | None:
 
 
 def _digits_of(node: Op) -> str:
-  """The digits a number was written with in its base."""
+  """The digits of a number in the base it was written in."""
   value, base, out = int(node.args[0].value), int(node.args[1].value), ""
   while value:
     value, digit = divmod(value, base)
@@ -123,7 +123,7 @@ def _digits_of(node: Op) -> str:
 
 
 def _same_ratios(gold: Node, answer: Node) -> bool | None:
-  """`1:2:3` is `2:4:6`."""
+  """Whether two ratios are proportional, as `1:2:3` and `2:4:6`."""
   if not all(isinstance(n, Op) and n.kind == "ratio" for n in (gold, answer)):
     return False
   if len(gold.args) != len(answer.args):
@@ -136,7 +136,7 @@ def _same_ratios(gold: Node, answer: Node) -> bool | None:
 
 
 def _rounds(decimal: Node, other: Node) -> bool:
-  """Whether `decimal`, written with many digits, is `other` cut off or rounded at its last one."""
+  """Whether `decimal`, written with many digits, is `other` truncated or rounded."""
   sign = 1
   if isinstance(decimal, Op) and decimal.kind == "neg":
     decimal, sign = decimal.args[0], -1

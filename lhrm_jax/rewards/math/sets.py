@@ -20,9 +20,9 @@ INEQUALITIES = frozenset(["<", ">", "<=", ">=", "!="])
 _INTEGERS = ("set_Z", "set_N")
 _UNKNOWN = "the unknown"
 _MAX_BORDERS = 200
-# Numbers that agree to the first of these digits are one, and to the second may be one.
+# Numbers that agree to the first of these digits are equal; to the second, they may be.
 _CLOSE, _NEAR = 30, 12
-# Longer numbers could lie closer together than that and be different.
+# Longer numbers could be closer than that and still differ.
 _MAX_WRITTEN, _MAX_BITS = 18, 160
 
 
@@ -64,7 +64,7 @@ def is_set(node: Node) -> bool:
 def is_solved(node: Node) -> bool:
   """Whether the conditions in `node` bound a name itself, or a multiple of it, by constants.
 
-  `x^2 < 4` and `2x + 1 > 5` are none: they may be the question, and repeat it.
+  `x^2 < 4` and `2x + 1 > 5` are not solved: they may repeat the question.
   """
   relations = [n for n in nodes.walk(node) if isinstance(n, Rel) and n.ops not in _MEMBER]
   return all(_is_multiple(arg) for rel in relations for arg in rel.args)
@@ -88,11 +88,11 @@ def _is_multiple(node: Node) -> bool:
 
 
 def equal(a: Node, b: Node) -> bool:
-  """Whether the set `b` of reals is the set `a`, and as far solved.
+  """Whether `b` is the same set of reals as `a`, and solved as far.
 
   Raises:
-    Unreadable: `b` is a condition that still has to be solved, and `a` is none.
-    Undefined: one of them is no set of reals that can be described.
+    Unreadable: `b` is a condition that still has to be solved, and `a` is not.
+    Undefined: one of them is not a set of reals that can be described.
   """
   if is_solved(a) and not is_solved(b):
     raise Unreadable("a condition that still has to be solved")
@@ -129,14 +129,14 @@ def _same(a, b) -> bool:
 
 
 def _names_itself(node: Node) -> bool:
-  """Whether the name in a set builder is bound, so that another would do."""
+  """Whether the variable of a set is bound by a set builder, so that its name is free."""
   return isinstance(node, Union) and any(
     n.kind == "such" for n in nodes.walk(node) if isinstance(n, Union)
   )
 
 
 def unknown(node: Node) -> Node | None:
-  """What a set is a set of: its one variable, or the one `f(x)` or `|z|` in its conditions.
+  """The unknown of a set: its one variable, or the one `f(x)` or `|z|` in its conditions.
 
   Raises:
     Undefined: there are several.
@@ -186,7 +186,7 @@ def _read(node: Node) -> RealSet:
   if isinstance(node, Seq) and node.brackets in INTERVALS and len(node.items) == 2:
     return _interval(node)
   if isinstance(node, Seq) and node.brackets == "," and all(map(is_inequality, node.items)):
-    # "x < 1, x > 3" are apart and meant together; "x > 1, x < 3" overlap and are both meant.
+    # "x < 1, x > 3" are disjoint and mean "or"; "x > 1, x < 3" overlap and mean "and".
     both = _joined("and", [_read(item) for item in node.items])
     if any(both.holds(x) for x in _test_points(both.borders)):
       return both
@@ -204,7 +204,7 @@ def _interval(node: Seq) -> RealSet:
   if low > high and not _same(low, high):
     raise Undefined("an interval that runs backwards")
   if any(end and shut for end, shut in zip(ends, closed, strict=True)):
-    raise Undefined("infinity is no number")
+    raise Undefined("infinity is not a number")
 
   def holds(x) -> bool:
     at_low, at_high = not ends[0] and _same(x, low), not ends[1] and _same(x, high)

@@ -1,7 +1,7 @@
 """Cuts a cleaned answer into tokens of a closed vocabulary.
 
 A character or command that is not in the vocabulary makes the answer unreadable; nothing is passed
-on "as it is". Quotes, backticks, underscored names and the like never get past this file.
+on unread. Quotes, backticks, underscored names and the like never get past this file.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def tokenize(text: str) -> list[Token]:
 
 
 def _known_command(value: str, text: str, i: int) -> tuple[str, int]:
-  """The canonical command, and where the text goes on: `\\quadx` is `\\quad` then `x`."""
+  """The canonical command, and where the text continues: `\\quadx` is `\\quad` then `x`."""
   name = value[1:]
   if not name.isalpha():
     return value, i

@@ -1,4 +1,4 @@
-"""Units: which words are units, and how much of which dimension they mean."""
+"""Units: which words are units, with their dimensions and sizes."""
 
 import re
 from fractions import Fraction
@@ -43,7 +43,7 @@ _add("current", s1="a amp ampere")
 _add("resistance", s1="ohm")
 _add("temperature", s1="k kelvin")
 _add("amount", s1="mol mole")
-# Written as one word, or with a word of their own for "over".
+# Units written as one word.
 _COMPOUND = {"mph": "mile/hour", "kmh": "km/hour", "kph": "km/hour", "fps": "ft/second"}
 _OVER = re.compile(r"\s*(?:/|\bper\b)\s*")
 _FACTOR = re.compile(
@@ -75,7 +75,7 @@ def is_count(unit: str) -> bool:
 
 
 def measure(unit: str) -> tuple[str, Fraction] | None:
-  """The dimension and size of a unit as written, `None` if it is not known.
+  """The dimension and size of a unit as written; `None` if it is unknown.
 
   The dimension of `"km/h"` is `"length time^-1"`, that of `"square cm"` is `"length^2"`.
   """
@@ -114,5 +114,5 @@ def is_percent(unit: str) -> bool:
 
 
 def is_time_of_day(unit: str) -> bool:
-  """`a.m.` and `p.m.` are part of the answer and no unit."""
+  """Whether `unit` is a.m. or p.m., which is part of the answer and not a unit."""
   return re.fullmatch(r"\s*[ap]\.?\s?m\.?\s*", unit.lower()) is not None

@@ -17,11 +17,11 @@ from lhrm_jax.text import responses, tags
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What a response was worth.
+  """The verdict on a response.
 
   Attributes:
-    correct: True or False; `None` where it could not be decided, which is scored 0 and counted
-      apart.
+    correct: True or False; `None` where it could not be decided, which scores 0 and is counted
+      separately.
     extracted: the answer the response commits to, shortened for a log; `None` if there is none.
     reason: one line that says why.
   """
@@ -38,11 +38,10 @@ class Verdict:
 def verify(gold: str | Sequence[str], response: str) -> Verdict:
   """Judges the answer part of `response` against `gold`, by value and not by text.
 
-  The answer part is what follows `</think>` in think mode and what stands inside the tags in
-  no-think mode; a response with an opening tag that is not well formed (`text.parse_response`) is
-  wrong. Text without one is judged from its last `</think>` on, or as a whole, so that plain
-  completions can be scored too. Never raises and always
-  ends: see `docs/rewards.md` for what counts as equal.
+  The answer part is the text after `</think>` in think mode and inside the tags in no-think mode; a
+  malformed response with an opening tag (`text.parse_response`) is wrong. Text without an opening
+  tag is judged from its last `</think>` on, or as a whole, so that plain completions can be scored
+  too. Never raises and always ends: see `docs/rewards.md` for what counts as equal.
 
   Args:
     gold: the accepted answer, or a list of accepted answers, each in LaTeX or plain notation.
@@ -56,7 +55,7 @@ def verify(gold: str | Sequence[str], response: str) -> Verdict:
     return _judge([str(g) for g in golds if g is not None], answer)
   except RecursionError:
     return Verdict(None, None, "the answer is nested too deeply")
-  except Exception as error:  # the last belt: a reward must not stop a run
+  except Exception as error:  # last resort: a verdict must not end a run
     return Verdict(None, None, f"the verifier failed: {type(error).__name__}: {error}"[:300])
 
 
@@ -66,7 +65,7 @@ def answer_part(response: str) -> tuple[str | None, str]:
   if any(tag in text for tag in tags.OPENING_TAGS):
     parsed = responses.parse_response(text)
     return parsed.answer, f"the response {parsed.problem}"
-  # Without an opening tag: a reasoning model whose template opens the tag closes it only.
+  # No opening tag: where the template opens it, a reasoning model only closes it.
   return text.rpartition(tags.CLOSING_TAGS[tags.THINK])[2], ""
 
 
@@ -178,7 +177,7 @@ def matches(gold: str, answer: str) -> tuple[bool | None, str]:
   verdict, reason = False, "another value"
   for ours, theirs in itertools.product(_with_unit(gold, wanted), _with_unit(answer, given)):
     if isinstance(ours, _BareUnit) and not any(isinstance(n, Quantity) for n in walk(theirs)):
-      continue  # 2 m may be twice m: it is no 2
+      continue  # 2 m may be twice m: it is not 2
     try:
       outcome = compare.same(ours, theirs)
     except (TooBig, Unreadable, Undefined, NotExact) as error:

@@ -2,7 +2,7 @@
 
 
 def words(text: str) -> frozenset[str]:
-  """The words of `text`, which white space parts."""
+  """The words of `text`, separated by white space."""
   return frozenset(text.split())
 
 
@@ -43,7 +43,7 @@ TEXTS = words(
   mathsf operatorname boldsymbol bm mathbb mathcal emph framebox ensuremath textcircled underbrace
   vec overrightarrow boxed fbox mathop bold underline"""
 )
-# Those of them that leave their argument what it is.
+# Those of them that leave their argument unchanged.
 TRANSPARENT = words("vec overrightarrow boxed fbox framebox ensuremath emph mathop underline")
 MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array vmatrix")
 SYSTEMS = words("cases aligned align gathered dcases rcases")

@@ -1,4 +1,4 @@
-"""Equality of answers in words, and of notation that the grammar does not read."""
+"""Equality of answers in words, and of notation outside the grammar."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _PHRASE = re.compile(r"[^\W\d_](?:[^\W\d_]|[\s,.'-])*")
 _FONT = re.compile(r"\\(?:text[a-z]*|mbox|hbox|mathrm|mathbf|mathit)\s*\{([^{}]*)\}")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+|[a-zA-Z]+|\S")
-# Words that may be written in capitals from first to last and are still no names of points.
+# Words that may be all capitals and still do not name points.
 _PLAIN = vocabulary.words("yes no true false even odd none both neither never always")
 _TAGGED = re.compile(r"(?<=[a-zA-Z])\.|\.(?=[a-zA-Z])")
 
 
 def normal(text: str) -> tuple[str, ...]:
-  """The words of a phrase in small letters."""
+  """The words of a phrase in lower case."""
   return tuple(re.findall(r"[a-z']+", clean.unwrap(text).lower()))
 
 
 def same(a: str, b: str) -> bool:
-  """Whether two pieces of text are the same but for case, spacing and closing marks."""
+  """Whether two texts are the same but for case, spacing and closing marks."""
   return _notation(a, fold=True) == _notation(b, fold=True)
 
 
 def same_words(gold: str, answer: str) -> bool:
-  """Whether both answers are words, no formulas, and the same ones.
+  """Whether both answers are words, not formulas, and the same ones.
 
   Three letters or more in a row, or anything in `\\text{...}`, are words. In bare letters the case
   of a name counts, since ABC and abc may be products.
@@ -106,7 +106,7 @@ def _notation(text: str, *, fold: bool = False) -> tuple[str, ...]:
 
 
 def _closes_last(tokens: list[str]) -> bool:
-  """Whether the brace that opens `tokens` is closed by their last."""
+  """Whether the brace that opens `tokens` is closed by the last of them."""
   depth = 0
   for i, token in enumerate(tokens):
     depth += {"{": 1, "}": -1}.get(token, 0)

@@ -1,7 +1,7 @@
-"""Well-known data sets by name: where they are on the hub, and how their columns become our rows.
+"""A catalog of public data sets: where they are on the hub, and how to read their rows.
 
-`load_known("gsm8k")` gives queries, `load_known("openr1_math")` demonstrations. A copy on disk in
-the same format is read by passing its path.
+`load("gsm8k")` gives queries, `load("openr1_math")` demonstrations. A copy on disk in the same
+format is read by passing its path.
 """
 
 import dataclasses
@@ -13,14 +13,15 @@ from lhrm_jax.data import rows, sources
 from lhrm_jax.data.rows import BadRow, Fields
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Loaded, Source
+from lhrm_jax.text import boxes
 
 # What the paper appends to a mathematical question (https://arxiv.org/abs/2505.14631).
 MATH_SUFFIX = "Let's think step by step and output the final answer within \\boxed{}."
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
-  """A data set: where its rows are, the function that reads one, and the kind it gives."""
+class Dataset:
+  """A data set: where its rows are, the function that reads one, and the kind of row it returns."""
 
   source: Source
   to_row: Callable[[Fields], PromptRow | HFTRow | None]
@@ -28,33 +29,26 @@ class Known:
 
 
 def math_prompt(question: str) -> str:
-  """A question with the request for a boxed answer."""
+  """`question` with the request for a boxed answer."""
   return f"{question.strip()}\n{MATH_SUFFIX}"
 
 
 def boxed(solution: str) -> str:
-  """What stands in the last `\\boxed{...}` of a solution, braces balanced.
+  """The content of the last `\\boxed{...}` of a solution.
 
   Raises:
-    BadRow: there is none, or it never closes.
+    BadRow: there is none, or it is never closed.
   """
-  start = max(solution.rfind("\\boxed{"), solution.rfind("\\fbox{"))
-  if start < 0:
-    short = re.search(r"\\boxed\s+([^\s$]+)", solution)  # a few solutions box one bare word
-    if short:
-      return short[1]
+  box = boxes.last(solution)
+  if box is None:
     raise BadRow("the solution boxes no answer")
-  begin = solution.index("{", start) + 1
-  depth = 1
-  for end in range(begin, len(solution)):
-    depth += {"{": 1, "}": -1}.get(solution[end], 0)
-    if depth == 0:
-      return solution[begin:end]
-  raise BadRow("the \\boxed{ of the solution never closes")
+  if box.content is None:
+    raise BadRow("the \\boxed{ of the solution never closes")
+  return box.content
 
 
 def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> PromptRow:
-  """A mathematical query whose question stands in the column `prompt`."""
+  """A mathematical query whose question is in the column `prompt`."""
   if answer in (None, ""):
     raise BadRow(f"no answer; the row has {rows.columns(fields)}")
   asked = math_prompt(rows.text_field(fields, prompt))
@@ -64,7 +58,7 @@ def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> P
 
 
 def _whole(answer) -> str:
-  """Answers that a table turned into floats, such as 27.0, as the whole numbers they were."""
+  """An answer as text; 27.0, which a table made of a whole number, as 27."""
   text = rows.answer_text(answer).strip()
   return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
 
@@ -77,7 +71,7 @@ def _gsm8k(fields: Fields) -> PromptRow:
 
 
 def _gsm8k_solved(fields: Fields, mode: str) -> HFTRow:
-  """The worked solution as reasoning, or its result alone; calculator marks `<<...>>` go."""
+  """The worked solution as reasoning, or its result alone, without calculator marks `<<...>>`."""
   row = _gsm8k(fields)
   work = re.sub(r"<<.*?>>", "", fields["answer"].rpartition("####")[0]).strip()
   answer = f"\\boxed{{{row.answer}}}"
@@ -122,7 +116,7 @@ def _openr1_math(fields: Fields) -> HFTRow | None:
     len(verified) != count or len(complete) != count
   ):
     raise BadRow(
-      f"'correctness_math_verify' and 'is_reasoning_complete' are no lists of {count}, as "
+      f"'correctness_math_verify' and 'is_reasoning_complete' are not lists of {count}, as "
       "'generations'"
     )
   for text, right, whole in zip(generations, verified, complete, strict=True):
@@ -133,7 +127,7 @@ def _openr1_math(fields: Fields) -> HFTRow | None:
 
 
 def _tulu3_preferences(fields: Fields) -> PromptRow:
-  """The query of a preference pair; a reward model scores what is answered to it."""
+  """The query of a preference pair, whose responses a reward model scores."""
   prompt = fields.get("prompt")
   if not prompt:
     match fields.get("chosen"):
@@ -142,53 +136,53 @@ def _tulu3_preferences(fields: Fields) -> PromptRow:
   return rows.prompt_row({"prompt": prompt, "answer": "", "source": "tulu3"})
 
 
-KNOWN: dict[str, Known] = {
-  "gsm8k": Known(Source("hf:openai/gsm8k", subset="main"), _gsm8k),
-  "gsm8k_think": Known(
+DATASETS: dict[str, Dataset] = {
+  "gsm8k": Dataset(Source("hf:openai/gsm8k", subset="main"), _gsm8k),
+  "gsm8k_think": Dataset(
     Source("hf:openai/gsm8k", subset="main"), functools.partial(_gsm8k_solved, mode="think"), HFTRow
   ),
-  "gsm8k_no_think": Known(
+  "gsm8k_no_think": Dataset(
     Source("hf:openai/gsm8k", subset="main"),
     functools.partial(_gsm8k_solved, mode="no_think"),
     HFTRow,
   ),
-  "gsm8k_test": Known(Source("hf:openai/gsm8k", "test", subset="main"), _gsm8k),
-  "math": Known(Source("hf:DigitalLearningGmbH/MATH-lighteval"), _math),
-  "math500": Known(Source("hf:HuggingFaceH4/MATH-500", "test"), _math),
-  "deepscaler": Known(Source("hf:agentica-org/DeepScaleR-Preview-Dataset"), _deepscaler),
-  "openr1_math": Known(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math, HFTRow),
-  "tulu3_preferences": Known(
+  "gsm8k_test": Dataset(Source("hf:openai/gsm8k", "test", subset="main"), _gsm8k),
+  "math": Dataset(Source("hf:DigitalLearningGmbH/MATH-lighteval"), _math),
+  "math500": Dataset(Source("hf:HuggingFaceH4/MATH-500", "test"), _math),
+  "deepscaler": Dataset(Source("hf:agentica-org/DeepScaleR-Preview-Dataset"), _deepscaler),
+  "openr1_math": Dataset(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math, HFTRow),
+  "tulu3_preferences": Dataset(
     Source("hf:allenai/llama-3.1-tulu-3-8b-preference-mixture"), _tulu3_preferences
   ),
-  "aime24": Known(Source("hf:HuggingFaceH4/aime_2024"), _aime),
-  "aime_1983_2024": Known(Source("hf:di-zhang-fdu/AIME_1983_2024"), _aime),
-  "amc23": Known(Source("hf:math-ai/amc23", "test"), _amc),
+  "aime24": Dataset(Source("hf:HuggingFaceH4/aime_2024"), _aime),
+  "aime_1983_2024": Dataset(Source("hf:di-zhang-fdu/AIME_1983_2024"), _aime),
+  "amc23": Dataset(Source("hf:math-ai/amc23", "test"), _amc),
 }
 
 
-def load_known(
+def load(
   name: str, *, path: str = "", split: str = "", on_bad_row: str = "raise", streaming: bool = False
 ) -> Loaded:
-  """Loads a data set of `KNOWN`.
+  """Loads a data set of `DATASETS`.
 
   Args:
     name: its key.
-    path: read from here instead of the hub: a file, or what else `Source.path` may be.
-    split: instead of the usual one.
+    path: where to read it instead of the hub, as `Source.path`.
+    split: replaces the usual one.
     on_bad_row: "raise" or "skip".
     streaming: read while it downloads.
 
   Raises:
-    KeyError: no data set of that name; those there are are listed.
+    KeyError: there is no data set of that name; the message lists all.
   """
-  if name not in KNOWN:
-    raise KeyError(f"no data set named {name!r}; known: {', '.join(sorted(KNOWN))}.")
-  known = KNOWN[name]
+  if name not in DATASETS:
+    raise KeyError(f"no data set named {name!r}; known: {', '.join(sorted(DATASETS))}.")
+  dataset = DATASETS[name]
   source = dataclasses.replace(
-    known.source,
-    path=path or known.source.path,
-    split=split or ("train" if path.endswith(sources.SUFFIXES) else known.source.split),
-    subset="" if path else known.source.subset,
+    dataset.source,
+    path=path or dataset.source.path,
+    split=split or ("train" if path.endswith(sources.SUFFIXES) else dataset.source.split),
+    subset="" if path else dataset.source.subset,
     streaming=streaming,
   )
-  return sources.load(source, known.to_row, on_bad_row)
+  return sources.load(source, dataset.to_row, on_bad_row)

@@ -1,4 +1,4 @@
-"""And and or over verdicts that may be undecided."""
+"""Three-valued logic: "and" and "or" over verdicts that may be undecided."""
 
 from collections.abc import Iterable
 

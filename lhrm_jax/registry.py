@@ -1,0 +1,65 @@
+"""Things a config chooses by name: rewards, advantages, tasks."""
+
+import difflib
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownName(KeyError, ValueError):
+  """No entry has this name: a failed look-up, and a setting with a wrong value."""
+
+  def __str__(self) -> str:
+    return self.args[0]  # a KeyError would print its repr
+
+
+class Registry(Generic[T]):
+  """Entries by name.
+
+  Attributes:
+    kind: the noun for an entry in messages, e.g. "reward".
+    entries: name to entry.
+  """
+
+  def __init__(self, kind: str):
+    self.kind = kind
+    self.entries: dict[str, T] = {}
+
+  def register(self, name: str, entry: T | None = None, *, replace: bool = False) -> Any:
+    """Registers `entry` as `name` and returns it; without `entry`, returns a decorator.
+
+    Raises:
+      ValueError: the name is taken and `replace` is not set.
+    """
+    if entry is None:
+
+      def decorator(entry: T) -> T:
+        return self.register(name, entry, replace=replace)
+
+      return decorator
+    if name in self.entries and not replace:
+      raise ValueError(
+        f"{self.kind} {name!r} is already registered; pass replace=True to put yours in its place"
+      )
+    self.entries[name] = entry
+    return entry
+
+  def get(self, name: str) -> T:
+    """Returns the entry registered as `name`.
+
+    Raises:
+      UnknownName: there is none; the message names the nearest.
+    """
+    if name in self.entries:
+      return self.entries[name]
+    near = difflib.get_close_matches(name, self.entries, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UnknownName(f"no {self.kind} named {name!r}; {hint}registered: {', '.join(self.names())}")
+
+  def names(self) -> list[str]:
+    """Returns the registered names, sorted."""
+    return sorted(self.entries)
+
+  def name_of(self, entry: T) -> str | None:
+    """Returns a name `entry` is registered under, if any."""
+    return next((name for name, registered in self.entries.items() if registered is entry), None)
