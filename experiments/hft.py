@@ -179,7 +179,7 @@ def reached(accuracy: dict, until) -> bool:
 def stopped_early(done: int, c, accuracy: dict[str, float]) -> str:
   """Says why a cold start ended before its last step."""
   reached = " and ".join(
-    f"{mode} {accuracy[f'eval/{mode}']:.3f} of {c.until[mode]:g}" for mode in tags.MODES
+    f"{mode} {accuracy[f'eval/{mode}']:.3f} of {getattr(c.until, mode):g}" for mode in tags.MODES
   )
   return (
     f"HFT ends at step {done} of {c.steps}: the accuracies of hft.until are reached ({reached})."

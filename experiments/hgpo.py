@@ -95,9 +95,7 @@ def train(
   clock = instruments.clock
   logged = read_metrics(workdir, setup.HGPO)
   history = [row for row in logged if "mode/think_rate" in row]
-  bounds = run.config.gates.to_dict()
-  stop = bounds.pop("stop")
-  gates = Gates(standard_gates(**bounds), stop=stop)
+  gates = Gates(standard_gates(run.config.gates), stop=run.config.gates.stop)
   gates.replay(logged)
   shown: dict[str, float] = {}
   stream_key = jax.random.fold_in(jax.random.key(run.config.seed), 1)

@@ -7,7 +7,7 @@ class PolicyLossConfig:
 ```
 """
 
-from lhrm_jax.config.knobs import knob
+from lhrm_jax.config.knobs import Knob, knob, knobs, section, with_default
 from lhrm_jax.config.ranges import (
   FLAG,
   LEVELS,
@@ -32,6 +32,19 @@ from lhrm_jax.config.ranges import (
   real,
   whole,
 )
+from lhrm_jax.config.sections import (
+  build,
+  flatten,
+  idle,
+  nearest,
+  range_problems,
+  read,
+  replaced,
+  section_problems,
+  short,
+  together,
+  without_effect,
+)
 
 __all__ = [
   "FLAG",
@@ -52,9 +65,24 @@ __all__ = [
   "TEMPERATURE_OR_GREEDY",
   "TEXT",
   "WEIGHTS",
+  "Knob",
   "Range",
+  "build",
+  "flatten",
+  "idle",
   "knob",
+  "knobs",
+  "nearest",
   "one_of",
+  "range_problems",
+  "read",
   "real",
+  "replaced",
+  "section",
+  "section_problems",
+  "short",
+  "together",
   "whole",
+  "with_default",
+  "without_effect",
 ]

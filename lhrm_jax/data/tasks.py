@@ -1,10 +1,11 @@
 """Tasks by name: where queries, demonstrations and evaluation prompts come from."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from lhrm_jax.data.arithmetic import Arithmetic
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.reasoning_tasks import ReasoningTasks
 from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
@@ -52,18 +53,18 @@ def register(name: str, make: Callable[[], Task]) -> None:
   _REGISTRY[name] = make
 
 
-def get(name: str, data: Mapping[str, Any] | None = None) -> Task:
+def get(name: str, data: DataConfig | None = None) -> Task:
   """Makes the task of that name.
 
   Args:
     name: a registered one, or "rows": rows from files and data sets.
-    data: for "rows", the config's section `data`, which names them.
+    data: for "rows", which sources.
 
   Raises:
     ValueError: no such task; says which is nearest. For "rows", a source that cannot be.
   """
   if name == ROWS:
-    return RowTask.from_config(data or {})
+    return RowTask.from_config(data or DataConfig())
   if name not in _REGISTRY:
     known = [*_REGISTRY, ROWS]
     near = difflib.get_close_matches(name, known, n=1)

@@ -51,6 +51,11 @@ def get(name: str) -> Callable[..., Advantages]:
   return _REGISTRY[name]
 
 
+def names() -> list[str]:
+  """Of the registered functions."""
+  return sorted(_REGISTRY)
+
+
 def settings_of(name: str) -> tuple[str, ...]:
   """Which of `SETTINGS` an advantage function takes.
 
@@ -61,18 +66,18 @@ def settings_of(name: str) -> tuple[str, ...]:
   return tuple(setting for setting in SETTINGS if setting in named)
 
 
-def options(name: str, settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def options(name: str, settings: Any, own: Mapping[str, Any]) -> dict[str, Any]:
   """The keyword arguments of an advantage function.
 
   Args:
     name: registered.
-    settings: `SETTINGS` with their values, and perhaps more.
+    settings: has `SETTINGS` as attributes, as the section `hgpo` of a config does.
     own: `hgpo.advantage_options`.
 
   Raises:
     ValueError: no such name.
   """
-  return {**{setting: settings[setting] for setting in settings_of(name)}, **own}
+  return {**{setting: getattr(settings, setting) for setting in settings_of(name)}, **own}
 
 
 register("hgpo")(hgpo.advantages)

@@ -1,11 +1,11 @@
 """The card of an exported model: how it was trained and what it scored, from the run's files."""
 
-from lhrm_jax.errors import UserError, as_user_error
 import json
 import pathlib
 import re
 from typing import Any
 
+from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.runs import setup
 from lhrm_jax.storage import urls
 from lhrm_jax.text import tags

@@ -6,9 +6,9 @@ import pathlib
 import re
 
 import pytest
-from ml_collections import ConfigDict
 
 from lhrm_jax.data import tasks
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.known import MATH_SUFFIX
 from lhrm_jax.data.row_task import in_order
 from lhrm_jax.text import CharacterTokenizer, PretrainedTokenizer, tags
@@ -45,8 +45,8 @@ def folder(tmp_path):
 
 def make(folder, **data):
   """The task of a config's section, `DIR` in it being `folder`."""
-  section = ConfigDict(json.loads(json.dumps(data).replace("DIR", str(folder))))
-  return tasks.get("rows", section)
+  fields = json.loads(json.dumps(data).replace("DIR", str(folder)))
+  return tasks.get("rows", DataConfig(**fields))
 
 
 def test_each_time_through_is_a_permutation_and_none_depends_on_how_steps_are_cut():

@@ -6,9 +6,9 @@ import types
 import pytest
 from ml_collections import ConfigDict
 
+from lhrm_jax import policy
 from lhrm_jax.runs import run_folder
 from lhrm_jax.runs.model_card import model_card
-from lhrm_jax import policy
 from lhrm_jax.text import CharacterTokenizer
 
 VALUES = {"accuracy": 0.5, "mean_tokens": 20.25, "think_rate": 0.75, "prompts": 8}
