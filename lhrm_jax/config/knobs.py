@@ -26,17 +26,19 @@ class Knob:
   before: Any
 
 
-def knob(default: Any, allowed: Range, meaning: str, **before: Any) -> Any:
+def knob(default: Any, allowed: Range, meaning: str, *, before: Any = dataclasses.MISSING) -> Any:
   """A dataclass field that is a setting of a config.
 
   Args:
     default: its value where a config does not set it; the paper's where the paper has one.
     allowed: the values it may have.
     meaning: one or two sentences, with the unit, for the table of all knobs.
-    **before: `before=x` where the default is another method than that of runs older than the knob:
-      its value that does what they did, or `None` where no value does.
+    before: where the default is another method than that of runs older than the knob, the value
+      that does what they did, `None` where no value does, or a function of their section that
+      returns these. Left out, they did what the default does.
   """
-  metadata = {"allowed": allowed, "meaning": meaning, "before": before.get("before", default)}
+  before = default if before is dataclasses.MISSING else before
+  metadata = {"allowed": allowed, "meaning": meaning, "before": before}
   if isinstance(default, dict):
     return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
   return dataclasses.field(default=default, metadata=metadata)

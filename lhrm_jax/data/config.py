@@ -41,8 +41,8 @@ class DataConfig:
   demonstrations: str = knob(
     "",
     NAMES,
-    "Of the task `rows`, as the keys below: sources of HFT's demonstrations, with commas between "
-    "them (docs/data.md).",
+    "Sources of HFT's demonstrations, with commas between them (docs/data.md). This key and those "
+    "below are of the task `rows`.",
   )
   prompts: str = knob("", NAMES, "Sources of HGPO's queries.")
   evaluation: str = knob(

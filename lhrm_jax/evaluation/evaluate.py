@@ -35,12 +35,14 @@ class EvaluationConfig:
   prompts: int = knob(500, whole(1, MOST_ROWS), "Evaluation prompts, at most.")
   batch_prompts: int = knob(100, whole(1, MOST_ROWS), "Prompts sampled at a time.")
   temperature: float = knob(
-    0.6, TEMPERATURE_OR_GREEDY, "Of the free and the forced replies that accuracies come from."
+    0.6, TEMPERATURE_OR_GREEDY, "Sampling temperature of the free and the forced replies."
   )
   top_p: float = knob(0.95, real(0, 1, above=True), "Nucleus sampling of all replies.")
   samples: int = knob(4, whole(1, 2**16), "Replies per mode and prompt, for Hybrid Accuracy.")
-  hacc_temperature: float = knob(0.6, TEMPERATURE_OR_GREEDY, "Of the samples of Hybrid Accuracy.")
-  margin: float = knob(0.0, real(0), "Of Hybrid Accuracy, in units of the score.")
+  hacc_temperature: float = knob(
+    0.6, TEMPERATURE_OR_GREEDY, "Sampling temperature for Hybrid Accuracy."
+  )
+  margin: float = knob(0.0, real(0), "Lead below which Hybrid Accuracy counts two modes as tied.")
 
 
 @idle(EvaluationConfig, "top_p")

@@ -32,7 +32,7 @@ LOGICAL_RULES: dict[str, tuple[str, ...]] = {
 class MeshConfig:
   """Knobs of the update's mesh; one size may be -1, the devices that are left."""
 
-  data: int = knob(-1, MESH_SIZE, "Devices that share out the batch, each with its own weights.")
+  data: int = knob(-1, MESH_SIZE, "Devices that share out the batch, each with whole weights.")
   fsdp: int = knob(1, MESH_SIZE, "Devices that share out the batch and the weights.")
   tensor: int = knob(1, MESH_SIZE, "Devices that share each matrix product.")
 

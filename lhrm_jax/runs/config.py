@@ -55,7 +55,7 @@ _LINES = 20  # of a message
 class Config:
   """Every setting of a run."""
 
-  seed: int = knob(0, whole(0, 2**32 - 1), "Of all random numbers and the order of the data.")
+  seed: int = knob(0, whole(0, 2**32 - 1), "Seed of random numbers and of the order of the data.")
   task: str = knob("arithmetic", NAME, "Registered task: where rows come from (docs/data.md).")
   reward: str = knob("exact_match", NAME, "Registered reward (docs/rewards.md).")
   reward_weights: Mapping[str, float] = knob(

@@ -79,8 +79,9 @@ def check_effect(
     steps = f"{stage}.steps"
     if steps in changed and getattr(config, stage).steps < done and not later:
       raise UserError(
-        f"{steps}={config[stage].steps} is less than the {done} steps that are done. Choose at "
-        f"least {done}, or take another folder and init_from={saved[stage].path.parent}/STEP."
+        f"{steps}={getattr(config, stage).steps} is less than the {done} steps that are done. "
+        f"Choose at least {done}, or take another folder and init_from="
+        f"{saved[stage].path.parent}/STEP."
       )
     mine = [key for key in changed if key.startswith(f"{stage}.")]
     if mine and (later or over(stage, saved[stage], config)):

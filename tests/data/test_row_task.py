@@ -186,7 +186,6 @@ def test_bad_rows_follow_the_config_and_are_in_the_notes(folder):
     ({"prompts": "x", "sources": {"x": {"split": "test"}}}, r"data\.sources\.x: no path"),
     ({"prompts": "x", "sources": {"x": {"path": "DIR/none.parquet"}}}, r"none\.parquet does not"),
     ({"prompts": "x", "sources": {"x": {"path": "hf:a/b", "format": "gsm"}}}, "is none of"),
-    ({"prompts": "gsm8k", "on_bad_row": "ignore"}, "data.on_bad_row='ignore' is none of"),
   ],
 )
 def test_names_and_fields_that_do_not_exist_are_found_before_anything_is_read(

@@ -63,8 +63,8 @@ def test_how_a_run_s_policy_is_computed_is_the_second_run_s_to_say(run_folder):
   asked = {"remat": "full", "dtype": "bfloat16", "logprob_chunk": 32, "attention_chunk": 8,
            "attention": "xla", "max_positions": 60}  # fmt: skip
   run = setup.make(other(run_folder, **asked))
-  for fields in (run.policy_config.to_dict(), run.config.policy):
-    assert {name: fields[name] for name in asked} == asked
+  for settings in (run.policy_config, run.config.policy):
+    assert {name: getattr(settings, name) for name in asked} == asked
   assert run.policy_config.hidden_size == run.config.policy.hidden_size == SIZES["hidden_size"]
   assert run.config.policy.vocab_size == 0, "left to the tokenizer, as it was"
 

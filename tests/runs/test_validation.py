@@ -44,6 +44,15 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
   ]
 
 
+def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
+  config = arithmetic.get_config()
+  config.hgpo.detla, config.evluation = 0.4, ConfigDict({"prompts": 3})
+  assert problems(config) == [
+    "evluation.prompts is no key of a config. Did you mean evaluation.prompts?",
+    "hgpo.detla is no key of a config. Did you mean hgpo.delta?",
+  ]
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
