@@ -40,7 +40,8 @@ def knob(default: Any, allowed: Range, meaning: str, *, before: Any = dataclasse
   before = default if before is dataclasses.MISSING else before
   metadata = {"allowed": allowed, "meaning": meaning, "before": before}
   if isinstance(default, dict):
-    return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    # Left out of the hash, so that a section can be a static argument of `jax.jit`.
+    return dataclasses.field(default_factory=lambda: dict(default), hash=False, metadata=metadata)
   return dataclasses.field(default=default, metadata=metadata)
 
 

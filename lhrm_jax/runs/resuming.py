@@ -33,12 +33,14 @@ def allowed_changes(
   Raises:
     UserError: one of them is not in `config.allow_config_change`.
   """
-  changed = dict(_changes(before, config))
+  older, differ = of_older_run(before)
+  filled = dict(flatten(plain(older), KNOBS)) | dict(flatten(before, KNOBS)) | differ
+  changed = dict(_changes(filled, config))
   allowed = list(filter(None, config.allow_config_change.replace(" ", "").split(",")))
   refused = {key: values for key, values in changed.items() if not _within(key, allowed)}
   if not refused:
     return changed
-  lines = [f"  {key}: {_shown(before, key, *x)}" for key, x in list(refused.items())[:_SHOWN]]
+  lines = [f"  {key}: {_shown(*x, key in differ)}" for key, x in list(refused.items())[:_SHOWN]]
   more = [f"  and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
   raise UserError(
     "\n".join([
@@ -49,9 +51,9 @@ def allowed_changes(
   )  # fmt: skip
 
 
-def _shown(before: Mapping[str, Any], key: str, old: Any, new: Any) -> str:
-  """Both values of a key, and why the older one is not in the run's config."""
-  if key not in of_older_run(before)[1]:
+def _shown(old: Any, new: Any, older: bool) -> str:
+  """Both values of a key, and where the run is older than it, what the first stands for."""
+  if not older:
     return f"{old!r} -> {new!r}"
   if old is None:
     return f"the run is older than this key, and no value of it does what the run did -> {new!r}"
@@ -133,11 +135,9 @@ def check_record(saved: Saved) -> None:
 
 
 def _changes(before: Mapping[str, Any], config: Config) -> Iterator[tuple[str, tuple[Any, Any]]]:
-  """Keys that differ in what they ask for; see `policy_settings.asked`."""
+  """Keys that differ in what they ask for from values by key; see `policy_settings.asked`."""
   asked = policy_settings.asked(config)
-  older, differ = of_older_run(before)
-  filled = {**dict(flatten(plain(older), KNOBS)), **dict(flatten(before, KNOBS)), **differ}
-  for key, (old, new) in difference(filled, dict(flatten(plain(config), KNOBS))).items():
+  for key, (old, new) in difference(before, dict(flatten(plain(config), KNOBS))).items():
     section, _, name = key.partition(".")
     # What a run started from may be gone when it is resumed.
     same_path = key == "init_from" and setup.same_path(str(old), new)
