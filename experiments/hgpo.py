@@ -69,7 +69,7 @@ def train(
   # ---- Policy, reference, optimiser
   schedule = optax.constant_schedule(c.learning_rate)
   optimizer = train_state.make_optimizer(
-    schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
+    schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )
   state = stage.begin(
     optimizer, lambda: train_state.restart(run.policy_config, optimizer, run.mesh, reference)
