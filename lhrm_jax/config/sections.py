@@ -170,13 +170,19 @@ def section_problems(section: type, values: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def without_effect(config: Any) -> Iterator[tuple[str, str]]:
-  """Each knob that is set and has no effect, and under which other settings."""
+def without_effect(config: Any, of: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+  """Each knob that is set and has no effect, and under which other settings.
+
+  Args:
+    config: the outermost section.
+    of: keys that are asked about; all where none is named.
+  """
   default = {knob.key: knob.default for knob in knobs(type(config))}
   for prefix, section in _sections(config):
     for names, why in _registered(_IDLE, section):
       for key in (f"{prefix}{name}" for name in names):
-        if read(config, key) != default[key] and (reason := why(section)):
+        asked = not of or key in of
+        if asked and read(config, key) != default[key] and (reason := why(section)):
           yield key, reason
 
 

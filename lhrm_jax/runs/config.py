@@ -148,8 +148,10 @@ def of_older_run(saved: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     before = declared.before
     if callable(before):
       before = before(read(config, key.rpartition(".")[0]) if "." in key else config)
+    if before == declared.default:
+      continue
     tried = replaced(config, {key: before})
-    if before != declared.default and key not in dict(without_effect(tried)):
+    if not list(without_effect(tried, [key])):
       differ[key] = before
       config = config if before is None else tried
   return config, differ

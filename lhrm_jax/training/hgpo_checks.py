@@ -169,7 +169,7 @@ def _no_divergence(c: HGPOConfig) -> str:
 
 
 def _not_taken(setting: str, c: HGPOConfig) -> str:
-  if setting in advantages.settings_of(c.advantage):
+  if c.advantage not in advantages.names() or setting in advantages.settings_of(c.advantage):
     return ""
   return f"hgpo.advantage={c.advantage!r}, which takes no argument {setting}"
 
@@ -179,6 +179,6 @@ for _setting in advantages.SETTINGS:
 
 
 def _estimator(c: HGPOConfig, name: str, what: str) -> str:
-  if c.estimator != name or "estimator" not in advantages.settings_of(c.advantage):
+  if c.estimator != name or _not_taken("estimator", c):
     return ""
   return f"hgpo.estimator={name!r}, which {what}"

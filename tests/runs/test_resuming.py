@@ -142,6 +142,13 @@ def test_a_run_older_than_a_key_whose_default_is_another_method_says_so_and_must
   assert resuming.allowed_changes(before, config, "/runs/a") == {}
 
 
+def test_a_run_of_an_advantage_that_nobody_registers_any_more_is_told_apart(config):
+  before = without(config, "literal")
+  before["hgpo"]["advantage"] = "mine"
+  with pytest.raises(UserError, match=r"hgpo\.advantage: 'mine' -> 'hgpo'"):
+    resuming.allowed_changes(before, config, "/runs/a")
+
+
 def test_a_method_that_no_value_stands_for_any_more_is_said(config):
   config.hgpo.estimator = "reinforce_pp"
   before = without(config, "literal")
