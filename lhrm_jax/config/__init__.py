@@ -3,8 +3,12 @@
 ```python
 @dataclasses.dataclass(frozen=True)
 class PolicyLossConfig:
-  clip_low: float = knob(0.5, SHARE, "Clip range below a ratio of 1.")
+  clip_low: float = knob(0.5, SHARE, "Clip range of the importance ratio below 1.")
 ```
+
+From the declarations follow the defaults that config files start from, the checks of values and
+docs/config.md. What must hold between knobs, and which have no effect under the others, is said
+beside them too (`together`, `idle`).
 """
 
 from lhrm_jax.config.knobs import Knob, knob, knobs, section, with_default
