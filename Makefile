@@ -49,6 +49,7 @@ chaos: $(TESTS)
 lint: $(TESTS)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m lhrm_jax.runs.config_page | diff docs/config.md -
 
 # For every platform and Python at once, of versions that go with every extra too. After a change of
 # requirements.txt; `make lock UPGRADE=1` takes the newest of everything.

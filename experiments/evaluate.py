@@ -9,15 +9,15 @@ import re
 import time
 
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import command_line, reporting, setup, validation
+from lhrm_jax.runs import command_line, reporting, setup
+from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.storage import urls
 
 
 def main(_) -> None:
-  c = setup.with_absolute_paths(_CONFIG.value)
-  validation.check(c)
+  c = from_config_dict(setup.with_absolute_paths(_CONFIG.value))
   if not c.init_from:
     raise UserError("Name the run to evaluate: --config.init_from=RUN.")
   workdir = _WORKDIR.value or default_workdir(c.init_from)

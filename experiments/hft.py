@@ -41,7 +41,7 @@ def train(
     0.0, c.learning_rate, c.warmup_steps, max(c.steps, c.warmup_steps + 1), 0.1 * c.learning_rate
   )
   optimizer = train_state.make_optimizer(
-    schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
+    schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )
   no_think_rows([row.level for row in evaluator.rows], c.until)  # now, not after the first steps
   state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
@@ -179,7 +179,7 @@ def reached(accuracy: dict, until) -> bool:
 def stopped_early(done: int, c, accuracy: dict[str, float]) -> str:
   """Says why a cold start ended before its last step."""
   reached = " and ".join(
-    f"{mode} {accuracy[f'eval/{mode}']:.3f} of {c.until[mode]:g}" for mode in tags.MODES
+    f"{mode} {accuracy[f'eval/{mode}']:.3f} of {getattr(c.until, mode):g}" for mode in tags.MODES
   )
   return (
     f"HFT ends at step {done} of {c.steps}: the accuracies of hft.until are reached ({reached})."

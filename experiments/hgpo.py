@@ -69,7 +69,7 @@ def train(
   # ---- Policy, reference, optimiser
   schedule = optax.constant_schedule(c.learning_rate)
   optimizer = train_state.make_optimizer(
-    schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm
+    schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )
   state = stage.begin(
     optimizer, lambda: train_state.restart(run.policy_config, optimizer, run.mesh, reference)
@@ -95,9 +95,7 @@ def train(
   clock = instruments.clock
   logged = read_metrics(workdir, setup.HGPO)
   history = [row for row in logged if "mode/think_rate" in row]
-  bounds = run.config.gates.to_dict()
-  stop = bounds.pop("stop")
-  gates = Gates(standard_gates(**bounds), stop=stop)
+  gates = Gates(standard_gates(run.config.gates), stop=run.config.gates.stop)
   gates.replay(logged)
   shown: dict[str, float] = {}
   stream_key = jax.random.fold_in(jax.random.key(run.config.seed), 1)

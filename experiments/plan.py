@@ -23,14 +23,14 @@ from lhrm_jax.planning.plan import advice, make_plan
 from lhrm_jax.planning.programs import OPENING, PROGRAMS, Programs
 from lhrm_jax.planning.show import show
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.runs import command_line, validation
+from lhrm_jax.runs import command_line
+from lhrm_jax.runs.config import from_config_dict, plain
 
 
 def main(_) -> None:
-  config = _CONFIG.value
+  config = from_config_dict(_CONFIG.value)
   with as_user_error(ValueError):
     topology = Topology.parse(_TOPOLOGY.value)
-  validation.check(config)
   if not config.policy.vocab_size:
     raise UserError(
       "policy.vocab_size=0: a plan takes all shapes from the config, so it must say the vocabulary "
@@ -38,14 +38,14 @@ def main(_) -> None:
     )
   plans = []
   with as_user_error(ValueError):
-    policy_config = PolicyConfig.from_dict(config.policy.to_dict())
+    policy_config = PolicyConfig.from_dict(vars(config.policy))
     spec = hgpo.hgpo_spec(config.hgpo, OPENING)
     programs = Programs(config, policy_config, spec, topology)
     for name in _PROGRAMS.value:
       plans.append(make_plan(programs.make(name), topology))
       show(plans[-1], advice(plans[-1], config), topology)
   if _JSON.value:
-    about = {"topology": _TOPOLOGY.value, "config": json.loads(config.to_json())}
+    about = {"topology": _TOPOLOGY.value, "config": plain(config)}
     content = {**about, "plans": [plan.to_json() for plan in plans]}
     pathlib.Path(_JSON.value).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
   if not all(plan.fits for plan in plans):

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +21,8 @@ from experiments import hgpo
 from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.errors import UserError
 from lhrm_jax.objectives.masked import SumCount
-from lhrm_jax.runs import command_line, defaults, nonfinite, setup
+from lhrm_jax.runs import command_line, nonfinite, setup
+from lhrm_jax.runs.config import of_older_run
 from lhrm_jax.training import update
 from lhrm_jax.training.hft import hft_loss
 from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
@@ -39,7 +39,7 @@ def main(argv) -> None:
     config = setup.read_json(dump.parent.parent / "config.json")
   except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
     raise UserError(f"{dump} is no dump in a run folder: {error}.") from error
-  run = setup.make(with_defaults(config), dump.parent.parent / "policy")
+  run = setup.make(of_older_run(config)[0], dump.parent.parent / "policy")
   loss, grads = recompute(run, about["stage"], params, batch)
   console = Console()
   console.print(f"{about['stage']} step {about['step']}: loss {loss}")
@@ -53,14 +53,6 @@ def main(argv) -> None:
       console.print(as_table(rows))
   if not np.isfinite(loss) or bad["gradient of the summed loss"]:
     sys.exit(1)
-
-
-def with_defaults(saved: dict[str, Any]) -> ConfigDict:
-  """The config of a run, which may be older than some keys."""
-  config = defaults.get_config()
-  with config.ignore_type():
-    config.update(ConfigDict(saved))
-  return config
 
 
 def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:

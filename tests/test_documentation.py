@@ -16,7 +16,8 @@ from absl import flags
 
 from benchmarks import results
 from lhrm_jax.data import tasks
-from lhrm_jax.runs import command_line, validation
+from lhrm_jax.runs import command_line
+from lhrm_jax.runs.config import from_config_dict
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -136,8 +137,8 @@ def check_job(module, argv, parse, capsys):
     assert ended.code == 0, capsys.readouterr().err
     return
   if config is not None and "hgpo" in config:
-    validation.check(config)
-    tasks.get(config.task, config.data)
+    c = from_config_dict(config)
+    tasks.get(c.task, c.data)
 
 
 def check_launcher(argv, parse, capsys):
@@ -161,6 +162,7 @@ os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 import jax
 jax.config.update("jax_platforms", "cpu")
 from experiments import hgpo
+from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.planning.chips import Topology
 from lhrm_jax.planning.programs import OPENING, PROGRAMS, Programs
 from lhrm_jax.policy import PolicyConfig
@@ -174,9 +176,9 @@ for name in ("qwen2_5_math_7b_hft", "qwen2_5_math_7b_hgpo", "qwen2_5_math_1_5b_h
       config = module.get_config(chips)
     except ValueError:
       continue
-    validation.check(config)
+    config = from_config_dict(config)
     spec = hgpo.hgpo_spec(config.hgpo, OPENING)
-    policy_config = PolicyConfig.from_dict(config.policy.to_dict())
+    policy_config = PolicyConfig.from_dict(vars(config.policy))
     programs = Programs(config, policy_config, spec, Topology.parse(topology))
     for program in PROGRAMS:
       print(name, chips, program, programs.make(program).what)
@@ -202,9 +204,9 @@ def test_the_config_of_the_readme_is_one(tmp_path):
   file.write_text("\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL)))
   config = command_line._load(str(file))
   config.reward = "brief"
-  validation.check(config)
+  from_config_dict(config)
   config.hgpo.advantage_options.body_weight = 0.1
-  validation.check(config)
+  from_config_dict(config)
 
 
 @pytest.mark.parametrize("page", results.pages(), ids=lambda page: page.name)

@@ -3,11 +3,15 @@
 ```python
 @dataclasses.dataclass(frozen=True)
 class PolicyLossConfig:
-  clip_low: float = knob(0.5, SHARE, "Clip range below a ratio of 1.")
+  clip_low: float = knob(0.5, SHARE, "Clip range of the importance ratio below 1.")
 ```
+
+From the declarations follow the defaults that config files start from, the checks of values and
+docs/config.md. What must hold between knobs, and which have no effect under the others, is said
+beside them too (`together`, `idle`).
 """
 
-from lhrm_jax.config.knobs import knob
+from lhrm_jax.config.knobs import Knob, knob, knobs, section, with_default
 from lhrm_jax.config.ranges import (
   FLAG,
   LEVELS,
@@ -33,6 +37,19 @@ from lhrm_jax.config.ranges import (
   real,
   whole,
 )
+from lhrm_jax.config.sections import (
+  build,
+  flatten,
+  idle,
+  nearest,
+  range_problems,
+  read,
+  replaced,
+  section_problems,
+  short,
+  together,
+  without_effect,
+)
 
 __all__ = [
   "FLAG",
@@ -54,9 +71,24 @@ __all__ = [
   "TEMPERATURE_OR_GREEDY",
   "TEXT",
   "WEIGHTS",
+  "Knob",
   "Range",
+  "build",
+  "flatten",
+  "idle",
   "knob",
+  "knobs",
+  "nearest",
   "one_of",
+  "range_problems",
+  "read",
   "real",
+  "replaced",
+  "section",
+  "section_problems",
+  "short",
+  "together",
   "whole",
+  "with_default",
+  "without_effect",
 ]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 # Beyond these a number is a typing error: steps are counted in int32, and no machine holds a batch
 # of so many rows or a sequence of so many tokens.
 MOST_STEPS, MOST_ROWS, MOST_TOKENS, MOST_WIDTH = 2**31 - 1, 2**20, 2**24, 2**20
-_SHOWN = 80  # characters of a short text
+SHOWN = 80  # characters of a short text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _text(x: Any) -> bool:
 
 
 def _short_text(x: Any) -> bool:
-  return _text(x) and len(x) <= _SHOWN
+  return _text(x) and len(x) <= SHOWN
 
 
 def _path(path: str) -> bool:
@@ -84,7 +84,7 @@ def _path(path: str) -> bool:
 
 FLAG = one_of(False, True)
 TEXT = Range(_text, "text without control characters")
-SHORT = Range(_short_text, f"text of at most {_SHOWN} characters")
+SHORT = Range(_short_text, f"text of at most {SHOWN} characters")
 NAME = Range(lambda x: _short_text(x) and bool(x.strip()), "a name")
 PATH = Range(lambda x: _text(x) and _path(x), "a path that can be looked up")
 NAMES = Range(

@@ -8,15 +8,10 @@ import itertools
 from collections.abc import Sequence
 
 from lhrm_jax.data.batches import Encoded, encode, prompt_ids
+from lhrm_jax.data.config import LONG_DEMONSTRATIONS, LONG_PROMPTS
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.tasks import Task
 from lhrm_jax.text import Tokenizer, parse_response, tags
-
-# "raise" ends the run, "skip" takes another row in its place, "truncate_left" cuts the beginning of
-# the user's text (never the chat template around it).
-LONG_PROMPTS = ("raise", "skip", "truncate_left")
-# A demonstration is never cut: a response without its end would teach the policy not to stop.
-LONG_DEMONSTRATIONS = ("raise", "skip")
 
 # Replacements come from steps that no run reaches.
 _SPARE = 2**32

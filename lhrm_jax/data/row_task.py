@@ -24,6 +24,7 @@ import numpy as np
 from lhrm_jax.data import questions, rows, sources
 from lhrm_jax.data.batches import prompt_ids
 from lhrm_jax.data.catalog import DATASETS, Dataset
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.reasoning_tasks import is_held_out
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
@@ -58,31 +59,26 @@ class RowTask:
   on_bad_row: str = "raise"
 
   @classmethod
-  def from_config(cls, data: Mapping[str, Any]) -> "RowTask":
+  def from_config(cls, data: DataConfig) -> "RowTask":
     """Finds the sources that `prompts`, `demonstrations` and `evaluation` of `data` name.
 
     Args:
       data: these three as names with commas between them; `sources`, from names to the fields of
-        `Source` and `format`, a data set of the catalog whose format the source has; `on_bad_row`.
+        `Source` and `format`, a data set of the catalog whose format the source has.
 
     Raises:
       ValueError: a name or field that does not exist, a file that does not, or queries where
         demonstrations are wanted.
     """
-    own = data.get("sources") or {}
 
     def find(key: str, kind: type) -> dict[str, Dataset]:
-      names = [name.strip() for name in (data.get(key) or "").split(",")]
-      return {name: _find(name, own, kind, key) for name in names if name}
+      names = [name.strip() for name in getattr(data, key).split(",")]
+      return {name: _find(name, data.sources, kind, key) for name in names if name}
 
     task = cls(
       find("prompts", PromptRow), find("demonstrations", HFTRow), find("evaluation", PromptRow),
-      data.get("on_bad_row", "raise"),
+      data.on_bad_row,
     )  # fmt: skip
-    if task.on_bad_row not in sources.ON_BAD_ROW:
-      raise ValueError(
-        f"data.on_bad_row={task.on_bad_row!r} is not one of {', '.join(sources.ON_BAD_ROW)}."
-      )
     if not (task.evaluation_sources or task.prompt_sources):
       raise ValueError(
         "task='rows' needs queries to evaluate on: set data.evaluation, or data.prompts, of which "

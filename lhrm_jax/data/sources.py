@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from lhrm_jax.data import files, libraries, splits
+from lhrm_jax.data.config import ON_BAD_ROW
 from lhrm_jax.data.fields import BadRow, Fields, columns, short
 from lhrm_jax.text import printable
 
 Row = TypeVar("Row")
-ON_BAD_ROW = ("raise", "skip")
 SUFFIXES = files.SUFFIXES
 PREFIXES = _HUB, _TFDS = "hf:", "tfds:"
 _SHOWN = 5  # bad rows that a summary quotes

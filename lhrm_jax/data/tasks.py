@@ -1,9 +1,10 @@
 """Tasks by name: where queries, demonstrations and evaluation prompts come from."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from lhrm_jax.data.arithmetic import Arithmetic
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.reasoning_tasks import ReasoningTasks
 from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
@@ -51,19 +52,19 @@ register("reasoning", ReasoningTasks)
 register(ROWS, RowTask.from_config)
 
 
-def get(name: str, data: Mapping[str, Any] | None = None) -> Task:
+def get(name: str, data: DataConfig | None = None) -> Task:
   """Makes the task registered as `name`.
 
   Args:
     name: a registered one.
-    data: the config's section `data`, which names the sources of "rows".
+    data: names the sources of "rows".
 
   Raises:
     UnknownName: there is none; the message names the nearest.
     ValueError: a source of "rows" does not exist or has a malformed field.
   """
   make = REGISTRY.get(name)
-  return make(data or {}) if name == ROWS else make()
+  return make(data or DataConfig()) if name == ROWS else make()
 
 
 def own_tokenizer(name: str, task: Task) -> Tokenizer:

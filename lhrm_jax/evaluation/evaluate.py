@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lhrm_jax import parallel, policy
+from lhrm_jax.config import MOST_ROWS, TEMPERATURE_OR_GREEDY, idle, knob, real, whole
 from lhrm_jax.data.batches import encode_prompts
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation.hybrid_accuracy import hybrid_accuracy
 from lhrm_jax.policy import PolicyConfig
@@ -23,31 +25,38 @@ from lhrm_jax.text import Tokenizer, form, tags
 FIRST_TOKENS = (*tags.MODES, "neither")
 
 
+_SEED = 0  # of all sampling here, for every stage: stages compare on equal terms
+
+
 @dataclasses.dataclass(frozen=True)
-class EvaluationSpec:
-  """How to sample for an evaluation.
+class EvaluationConfig:
+  """Knobs of an evaluation, the section `evaluation` of a config."""
 
-  Attributes:
-    temperature: of the free and the forced replies that accuracies are read off.
-    top_p: likewise.
-    samples: responses per mode and prompt for Hybrid Accuracy, `n`.
-    hacc_temperature: of those.
-    margin: of Hybrid Accuracy, in units of the score.
-    batch_prompts: prompts sampled at a time.
-    max_prompt_tokens: `P`.
-    max_response_tokens: `T`.
-    seed: of all sampling here; the same for every stage, so that stages compare on equal terms.
-  """
+  prompts: int = knob(500, whole(1, MOST_ROWS), "Evaluation prompts, at most.")
+  batch_prompts: int = knob(100, whole(1, MOST_ROWS), "Prompts sampled at a time.")
+  temperature: float = knob(
+    0.6, TEMPERATURE_OR_GREEDY, "Sampling temperature of the free and the forced replies."
+  )
+  top_p: float = knob(0.95, real(0, 1, above=True), "Nucleus sampling of all replies.")
+  samples: int = knob(4, whole(1, 2**16), "Replies per mode and prompt, for Hybrid Accuracy.")
+  hacc_temperature: float = knob(
+    0.6, TEMPERATURE_OR_GREEDY, "Sampling temperature for Hybrid Accuracy."
+  )
+  margin: float = knob(0.0, real(0), "Lead below which Hybrid Accuracy counts two modes as tied.")
 
-  temperature: float
-  top_p: float
-  samples: int
-  hacc_temperature: float
-  margin: float
-  batch_prompts: int
-  max_prompt_tokens: int
-  max_response_tokens: int
-  seed: int = 0
+
+@idle(EvaluationConfig, "top_p")
+def _all_greedy(c: EvaluationConfig) -> str:
+  if c.temperature or c.hacc_temperature or c.top_p == 1:
+    return ""
+  return "evaluation.temperature=0 and evaluation.hacc_temperature=0 (greedy)"
+
+
+@idle(EvaluationConfig, "samples")
+def _same_samples(c: EvaluationConfig) -> str:
+  if c.hacc_temperature or c.samples == 1:
+    return ""
+  return "evaluation.hacc_temperature=0: greedy samples are all the same"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +87,7 @@ class Evaluator:
 
   Attributes:
     rows: the `K` queries.
-    spec: how to sample.
+    settings: how to sample.
     batches: rows and encoded prompts, in batches of equal size.
   """
 
@@ -88,7 +97,8 @@ class Evaluator:
     tokenizer: Tokenizer,
     reward_fn: RewardFn,
     rows: Sequence[PromptRow],
-    spec: EvaluationSpec,
+    settings: EvaluationConfig,
+    data: DataConfig,
     **scoring_options: Any,
   ):
     """Keeps the prompts.
@@ -98,7 +108,8 @@ class Evaluator:
       tokenizer: the policy's.
       reward_fn: scores a response.
       rows: the queries.
-      spec: how to sample.
+      settings: how to sample.
+      data: whose limits on length hold.
       **scoring_options: of `rewards.scoring.Scorer`.
 
     Raises:
@@ -110,13 +121,15 @@ class Evaluator:
     self._scorer = scoring.Scorer(
       reward_fn, background=False, tag_ids=tokenizer.tag_ids, **scoring_options
     )
-    self.rows, self.spec = list(rows), spec
+    self.rows, self.settings = list(rows), settings
+    self._max_tokens = data.max_response_tokens
     self.batches = []
-    for start in range(0, len(self.rows), spec.batch_prompts):
-      batch = self.rows[start : start + spec.batch_prompts]
+    size = min(settings.batch_prompts, settings.prompts)
+    for start in range(0, len(self.rows), size):
+      batch = self.rows[start : start + size]
       # A short last batch is filled up with its first row, so that one program serves all.
-      filled = batch + [batch[0]] * (spec.batch_prompts - len(batch))
-      encoded = encode_prompts(tokenizer, filled, start, spec.max_prompt_tokens)
+      filled = batch + [batch[0]] * (size - len(batch))
+      encoded = encode_prompts(tokenizer, filled, start, data.max_prompt_tokens)
       self.batches.append((batch, Prompts(*encoded)))
 
   def replies(
@@ -127,14 +140,14 @@ class Evaluator:
     Every process of a job takes its share of the batches, and gets the replies to all.
     """
     sampler = SamplerSpec.of(
-      self._tokenizer, samples=samples, max_tokens=self.spec.max_response_tokens, paired=paired
+      self._tokenizer, samples=samples, max_tokens=self._max_tokens, paired=paired
     )
     mine: dict[int, Replies] = {}
     for i in range(jax.process_index(), len(self.batches), jax.process_count()):
       rows, prompts = self.batches[i]
       rollouts = sample(
-        self._config, sampler, params, prompts, jax.random.key(self.spec.seed),
-        temperature=temperature, top_p=self.spec.top_p,
+        self._config, sampler, params, prompts, jax.random.key(_SEED),
+        temperature=temperature, top_p=self.settings.top_p,
       )  # fmt: skip
       rollouts = _first(jax.device_get(rollouts), len(rows))
       texts = scoring.decode(self._tokenizer, rollouts)
@@ -166,11 +179,11 @@ class Evaluator:
 
   def auto(self, params: policy.Params) -> Replies:
     """One reply per prompt with the mode left to the policy."""
-    return self.replies(params, paired=False, temperature=self.spec.temperature)
+    return self.replies(params, paired=False, temperature=self.settings.temperature)
 
   def forced(self, params: policy.Params) -> Replies:
     """One reply per prompt and mode."""
-    return self.replies(params, paired=True, temperature=self.spec.temperature)
+    return self.replies(params, paired=True, temperature=self.settings.temperature)
 
   def evaluate(self, params: policy.Params) -> dict[str, Any]:
     """The whole evaluation of one stage, as plain JSON-like values.
@@ -184,11 +197,11 @@ class Evaluator:
     auto, forced = self.auto(params), self.forced(params)
     first = self.first_token_probs(params)
     judged = self.replies(
-      params, paired=True, samples=self.spec.samples, temperature=self.spec.hacc_temperature
+      params, paired=True, samples=self.settings.samples, temperature=self.settings.hacc_temperature
     )
     chosen = np.where(auto.well_formed, auto.modes, tags.INVALID_MODE)[:, 0, 0]
     hacc = hybrid_accuracy(
-      judged.scores, judged.lengths, chosen, margin=self.spec.margin, mode_probs=first
+      judged.scores, judged.lengths, chosen, margin=self.settings.margin, mode_probs=first
     )
     return {
       "auto": self.summarise(auto, 0),

@@ -38,18 +38,18 @@ def settings_of(name: str) -> tuple[str, ...]:
   return tuple(setting for setting in SETTINGS if setting in named)
 
 
-def options(name: str, settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def options(name: str, settings: Any, own: Mapping[str, Any]) -> dict[str, Any]:
   """The keyword arguments of an advantage function.
 
   Args:
     name: a registered one.
-    settings: values of `SETTINGS`; other keys are ignored.
+    settings: has `SETTINGS` as attributes, as the section `hgpo` of a config does.
     own: `hgpo.advantage_options`.
 
   Raises:
     UnknownName: see `get`.
   """
-  return {**{setting: settings[setting] for setting in settings_of(name)}, **own}
+  return {**{setting: getattr(settings, setting) for setting in settings_of(name)}, **own}
 
 
 register("hgpo", hgpo.advantages)

@@ -39,7 +39,13 @@ class HGPOAdvantageConfig:
     'else "mode".',
   )
   estimator: str = knob("grpo", one_of(*ESTIMATORS), "Baseline and scale of both terms.")
-  literal: bool = knob(False, FLAG, "The estimator's equations as printed (docs/method.md).")
+  literal: bool = knob(
+    False,
+    FLAG,
+    "The estimator's equations as printed (docs/method.md).",
+    # "reinforce_pp" standardised over the batch, which no setting does any more.
+    before=lambda c: None if c.estimator == "reinforce_pp" else True,
+  )
   ddof: int = knob(
     0, one_of(0, 1), "0 divides by the population's standard deviation, 1 by the sample's."
   )

@@ -40,6 +40,7 @@ class PolicyLossConfig:
     one_of(*TAG_NORMALISATIONS),
     "Distribution that a forced tag's log-probability is taken from: the two opening tags, or the "
     "whole vocabulary (the literal form).",
+    before="vocabulary",
   )
   tag_kl: str = knob(
     "k3", one_of(*TAG_KLS), "Divergence of the opening tag from the reference policy."
@@ -49,6 +50,7 @@ class PolicyLossConfig:
     real(0),
     "Weight of the penalty on -log(p_think + p_no_think), where tags are forced, in units of an "
     "advantage.",
+    before=0.0,
   )
 
 

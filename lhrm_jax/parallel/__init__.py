@@ -3,6 +3,7 @@
 from lhrm_jax.parallel.mesh import (
   LOGICAL_RULES,
   MESH_AXES,
+  MeshConfig,
   batch_sharding,
   constrain,
   laid_out_like,
@@ -27,12 +28,14 @@ from lhrm_jax.parallel.multihost import (
 )
 from lhrm_jax.parallel.platforms import skip_absent_tpu
 from lhrm_jax.parallel.rows import batch_parts, stack_rows, take_rows
-from lhrm_jax.parallel.sampling_layout import SamplingLayout
+from lhrm_jax.parallel.sampling_layout import SamplingLayout, SamplingMeshConfig
 
 __all__ = [
   "LOGICAL_RULES",
   "MESH_AXES",
+  "MeshConfig",
   "SamplingLayout",
+  "SamplingMeshConfig",
   "batch_parts",
   "batch_sharding",
   "constrain",

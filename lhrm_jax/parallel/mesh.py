@@ -1,6 +1,7 @@
 """The device mesh and the one table from logical axis names to mesh axes."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 from jax import Array
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lhrm_jax.config import MESH_SIZE, knob
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -23,6 +26,15 @@ LOGICAL_RULES: dict[str, tuple[str, ...]] = {
   "kv_heads": ("tensor",),
   "mlp": ("tensor",),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Knobs of the update's mesh; one size may be -1, the devices that are left."""
+
+  data: int = knob(-1, MESH_SIZE, "Devices that share out the batch, each with whole weights.")
+  fsdp: int = knob(1, MESH_SIZE, "Devices that share out the batch and the weights.")
+  tensor: int = knob(1, MESH_SIZE, "Devices that share each matrix product.")
 
 
 def make_mesh(

@@ -12,7 +12,15 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from lhrm_jax.config import MOST_ROWS, knob, whole
 from lhrm_jax.parallel.mesh import MESH_AXES, make_mesh, partition_spec
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingMeshConfig:
+  """Knobs of sampling: every host samples by itself, from whole copies of the weights."""
+
+  tensor: int = knob(1, whole(1, MOST_ROWS), "Devices of a host that share one copy.")
 
 
 @dataclasses.dataclass(frozen=True)

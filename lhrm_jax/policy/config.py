@@ -3,12 +3,23 @@
 import dataclasses
 from typing import Any
 
+from lhrm_jax.config import (
+  FLAG,
+  MOST_TOKENS,
+  MOST_WIDTH,
+  knob,
+  one_of,
+  range_problems,
+  real,
+  whole,
+)
+
 ROPE_SCALINGS = ("none", "linear", "llama3")
 REMAT_POLICIES = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("auto", "xla", "cudnn", "splash")
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads",
-          "num_kv_heads", "max_positions", "logprob_chunk")  # fmt: skip
+          "num_kv_heads")  # fmt: skip
 
 
 def _is_number(value: Any) -> bool:
@@ -16,11 +27,6 @@ def _is_number(value: Any) -> bool:
   if isinstance(value, bool) or not isinstance(value, int | float):
     return False
   return abs(value) < (2**53 if isinstance(value, int) else 1e38)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-  if value not in choices:
-    raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +49,10 @@ class RopeScaling:
   original_positions: int = 8192
 
   def __post_init__(self):
-    _check_choice("policy.rope_scaling.kind", self.kind, ROPE_SCALINGS)
+    if self.kind not in ROPE_SCALINGS:
+      raise ValueError(
+        f"policy.rope_scaling.kind={self.kind!r} is none of {', '.join(ROPE_SCALINGS)}."
+      )
     for name in ("factor", "low_freq_factor", "high_freq_factor", "original_positions"):
       value = getattr(self, name)
       if not (_is_number(value) and value > 0):
@@ -56,78 +65,88 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyConfig:
-  """A decoder-only transformer of the Qwen2 / Qwen3 / Llama family.
+class PolicySettings:
+  """Knobs of a decoder-only transformer of the Qwen2 / Qwen3 / Llama family.
+
+  The section `policy` of a config, where a size may be left to the tokenizer or to other sizes;
+  `PolicyConfig` has every size.
+  """
+
+  vocab_size: int = knob(
+    0,
+    whole(0, MOST_TOKENS),
+    "Rows of the embedding table; 0 takes the tokenizer's. Beside `init_from` it says that the "
+    "sizes here are the model's: a plan then needs no download, another model is refused, and "
+    "`rope_theta` is applied.",
+  )
+  hidden_size: int = knob(64, whole(1, MOST_WIDTH), "Width of the residual stream.")
+  intermediate_size: int = knob(192, whole(1, MOST_WIDTH), "Width of the SwiGLU layer.")
+  num_layers: int = knob(3, whole(1, 10_000), "Decoder blocks.")
+  num_heads: int = knob(4, whole(1, 10_000), "Query heads.")
+  num_kv_heads: int = knob(4, whole(1, 10_000), "Key and value heads; divides `num_heads`.")
+  head_dim: int = knob(
+    0, whole(0, MOST_WIDTH), "Width of one head, even; 0 takes `hidden_size // num_heads`."
+  )
+  max_positions: int = knob(4096, whole(1, MOST_TOKENS), "Longest sequence, in tokens.")
+  rope_theta: float = knob(10_000.0, real(1, 1e12, above=True), "Base of the rotary frequencies.")
+  rms_norm_eps: float = knob(1e-6, real(0, 1, above=True), "Added to the mean square in RMSNorm.")
+  qkv_bias: bool = knob(False, FLAG, "Biases on the q, k and v projections (Qwen2).")
+  qk_norm: bool = knob(False, FLAG, "RMSNorm on each query and key head (Qwen3).")
+  tie_embeddings: bool = knob(True, FLAG, "The head is the embedding table.")
+  scan_layers: bool = knob(
+    True,
+    FLAG,
+    "One compiled block scanned over stacked parameters: compile time does not grow with depth. At "
+    "a handful of layers unrolling runs faster.",
+  )
+  remat: str = knob(
+    "none",
+    one_of(*REMAT_POLICIES),
+    'What the backward pass keeps of a block: everything, matrix products ("dots"), or only its '
+    'input ("full").',
+  )
+  dtype: str = knob(
+    "float32",
+    one_of(*DTYPES),
+    "Data type of the computation; parameters are float32 masters. Norms, softmax and "
+    "log-probabilities are float32 always.",
+  )
+  attention: str = knob(
+    "auto",
+    one_of(*ATTENTIONS),
+    '"xla", "cudnn" (NVIDIA GPUs, bfloat16) or "splash" (TPUs); "auto" takes the platform\'s where '
+    "it is exact.",
+  )
+  logprob_chunk: int = knob(4096, whole(1), "Tokens whose logits exist at one time.")
+  attention_chunk: int = knob(
+    0, whole(0), "Queries of a row whose scores exist at one time; 0 means all."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyConfig(PolicySettings):
+  """A policy with all of its sizes.
 
   Hashable, so that it can be a static argument of `jax.jit`.
 
   Attributes:
-    vocab_size: rows of the embedding table `V`.
-    hidden_size: width of the residual stream `d`.
-    intermediate_size: width of the SwiGLU layer `f`.
-    num_layers: decoder blocks `L`.
-    num_heads: query heads `H`.
-    num_kv_heads: key and value heads `K`; divides `num_heads`.
-    head_dim: width of one head `D`; 0 takes `hidden_size // num_heads`.
     logit_vocab_size: rows of the table that stand for tokens; 0 means all. Rows beyond them only
       round the table up to a size that shards: they are never sampled and take no probability.
-    max_positions: longest sequence, in tokens.
-    rope_theta: base of the rotary frequencies.
     rope_scaling: see `RopeScaling`.
-    rms_norm_eps: added to the mean square in RMSNorm.
-    qkv_bias: biases on the q, k and v projections (Qwen2).
-    qk_norm: RMSNorm on each query and key head (Qwen3).
-    tie_embeddings: the head is the embedding table.
-    scan_layers: one compiled block scanned over stacked parameters. Compile time does not grow with
-      depth; at a handful of layers unrolling runs faster.
-    remat: what the backward pass keeps of a block: "none" recomputes nothing, "dots" keeps matrix
-      products, "full" keeps only the block's input.
-    dtype: of the computation; parameters are float32 masters. Norms, softmax and log-probabilities
-      are float32 always.
-    attention: "xla", "cudnn" (NVIDIA GPUs, bfloat16) or "splash" (TPUs); "auto" takes the
-      platform's where it is exact (see `flash.choose`).
-    logprob_chunk: tokens whose logits exist at one time (see `head.token_logprobs`).
-    attention_chunk: queries of a row whose scores exist at one time; 0 means all (see
-      `attention.attend`).
   """
 
-  vocab_size: int
-  hidden_size: int
-  intermediate_size: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int = 0
-  logit_vocab_size: int = 0
-  max_positions: int = 4096
-  rope_theta: float = 10_000.0
+  logit_vocab_size: int = knob(0, whole(0, MOST_TOKENS), "Rows that stand for tokens; 0 means all.")
   rope_scaling: RopeScaling = RopeScaling()
-  rms_norm_eps: float = 1e-6
-  qkv_bias: bool = False
-  qk_norm: bool = False
-  tie_embeddings: bool = True
-  scan_layers: bool = True
-  remat: str = "none"
-  dtype: str = "float32"
-  attention: str = "auto"
-  logprob_chunk: int = 4096
-  attention_chunk: int = 0
 
   def __post_init__(self):
-    for name in (*_SIZES, "head_dim", "logit_vocab_size"):
-      value = getattr(self, name)
-      if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"policy.{name}={value!r} must be a whole number.")
-      if value < 1 and name not in _SIZES:
-        continue  # 0 has a meaning of its own, and what is below is told further down
-      if value < 1:
-        raise ValueError(f"policy.{name}={value} must be at least 1.")
-      if value >= 2**31:
-        raise ValueError(f"policy.{name}={value} is beyond every model: it must be below 2**31.")
-    for name, least in (("rope_theta", 1.0), ("rms_norm_eps", 0.0)):
-      value = getattr(self, name)
-      if not (_is_number(value) and value >= least):
-        raise ValueError(f"policy.{name}={value!r} must be a finite number of at least {least:g}.")
+    """Raises:
+    ValueError: values that are no policy's; names every field that is wrong by itself.
+    """
+    wrong = list(range_problems(type(self), vars(self), "policy.").values())
+    if self.vocab_size == 0:
+      wrong.append("policy.vocab_size=0 must be at least 1")
+    if wrong:
+      raise ValueError(f"{'; '.join(wrong)}.")
     if not self.head_dim:
       object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
     if self.logit_vocab_size > self.vocab_size:
@@ -150,13 +169,16 @@ class PolicyConfig:
         f"policy.head_dim={self.head_dim} is odd (if not set, it is policy.hidden_size // "
         "policy.num_heads): RoPE rotates pairs of channels."
       )
-    _check_choice("policy.remat", self.remat, REMAT_POLICIES)
-    _check_choice("policy.attention", self.attention, ATTENTIONS)
-    _check_choice("policy.dtype", self.dtype, DTYPES)
 
   @classmethod
   def from_dict(cls, fields: dict[str, Any]) -> "PolicyConfig":
-    """Builds a config from plain JSON-like fields, e.g. those `to_dict` wrote."""
+    """Builds a config from plain JSON-like fields, e.g. those `to_dict` wrote.
+
+    Raises:
+      ValueError: they lack a size, or are no policy's.
+    """
+    if missing := [name for name in _SIZES if name not in fields]:
+      raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     fields = dict(fields)
     if isinstance(fields.get("rope_scaling"), dict):
       fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])

@@ -1,14 +1,34 @@
 """Asks one reward about many responses; a response it fails on scores 0 and is counted."""
 
 import collections
+import dataclasses
 import math
 import threading
 import traceback
 from collections.abc import Sequence
 
+from lhrm_jax.config import SHARE, knob, real
 from lhrm_jax.rewards.registry import CannotJudge, Failed, RewardError, RewardFn
 
 _LARGEST = 3.4e38  # of float32, which scores are kept in
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgingConfig:
+  """Knobs of judging, the section `judging` of a config."""
+
+  deadline_s: float = knob(
+    300.0,
+    real(0, 86_400, above=True),
+    "Seconds for the programs of one chunk of responses (reward `code`); what is not judged by "
+    "then scores 0 and is counted as `reward/failed/deadline`.",
+  )
+  max_failed_share: float = knob(
+    0.1,
+    SHARE,
+    "Share of a reward's last 200 judgements, and at least 10, that may fail before the run ends. "
+    "A response that its reward fails on scores 0 and is counted as `reward/failed/REASON`.",
+  )
 
 
 def judge(

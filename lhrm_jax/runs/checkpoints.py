@@ -27,10 +27,11 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from lhrm_jax import parallel, policy
+from lhrm_jax.config import SHORT, knob, whole
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.training import state as train_state
 from lhrm_jax.storage.checksums import CHECKSUMS, damage, write_checksums
 from lhrm_jax.storage.literal_paths import is_literal, literal, too_long
+from lhrm_jax.training import state as train_state
 from lhrm_jax.training.state import TrainState
 
 preservation = ocp.training.preservation_policies
@@ -38,6 +39,19 @@ preservation = ocp.training.preservation_policies
 _PARAMS, _TRAINING, _RECORD = "params", "training", "record"
 _DAMAGED = "damaged-"
 _STEP = re.compile("0|[1-9][0-9]{0,8}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """Knobs of saving, the section `checkpoint` of a config. Saves run beside the training."""
+
+  every: int = knob(50, whole(1), "Steps between saves.")
+  keep: int = knob(2, whole(1), "Newest checkpoints of a stage that are kept.")
+  best: str = knob(
+    "",
+    SHORT,
+    'Metric of the evaluations in training whose best checkpoint is kept too; "" for none.',
+  )
 
 
 class CheckpointError(Exception):

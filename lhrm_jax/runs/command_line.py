@@ -1,6 +1,5 @@
 """The command line that every experiment shares: flags, and errors a user can act on."""
 
-from lhrm_jax.errors import UserError
 import contextlib
 import difflib
 import errno
@@ -18,17 +17,18 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lhrm_jax.runs import overrides
 from lhrm_jax import parallel
+from lhrm_jax.config import nearest
+from lhrm_jax.errors import UserError
 from lhrm_jax.rewards import RewardError
-from lhrm_jax.text.characters import printable
-from lhrm_jax.runs import preemption
+from lhrm_jax.runs import overrides, preemption
 from lhrm_jax.runs.checkpoints import CheckpointError
 from lhrm_jax.runs.gates import GateError
 from lhrm_jax.runs.nonfinite import NonFiniteError
+from lhrm_jax.text.characters import printable
 
 CONFIG = "config"
-_KEYS = "lhrm_jax/runs/defaults.py"  # has every key of a training run
+_KEYS = "docs/config.md"  # has every key of a training run
 _HELP = {"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"}
 
 # Flags without which a job cannot start, each with a value as it might be; and the config of a job
@@ -236,12 +236,8 @@ def _unknown_key(argv: Sequence[str]) -> str:
     found = re.match(rf"--?(?:no)?{CONFIG}\.([^=]+)", argument)
     if not found or found[1] in keys:
       continue
-    near = difflib.get_close_matches(found[1], keys, n=1, cutoff=0.75)
-    if not near:  # right but for its section
-      last = {key.rpartition(".")[2]: key for key in keys}
-      near = difflib.get_close_matches(found[1].rpartition(".")[2], last, n=1, cutoff=0.75)
-      near = [last[name] for name in near] or difflib.get_close_matches(found[1], keys, n=1)
-    hint = f" Did you mean --{CONFIG}.{near[0]}?" if near else ""
+    near = nearest(found[1], keys)
+    hint = f" Did you mean --{CONFIG}.{near}?" if near else ""
     return f"--{CONFIG}.{found[1]}: {path} has no such key.{hint}"
   return ""
 

@@ -4,6 +4,31 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lhrm_jax.config import FLAG, SHARE, idle, knob, real, whole
+
+
+@dataclasses.dataclass(frozen=True)
+class GatesConfig:
+  """Knobs of the gates of an HGPO run, the section `gates` of a config; 0 leaves one out."""
+
+  max_logp_difference: float = knob(
+    0.0, real(0), "Mean |sampler's - trainer's log-probability| of a token, nats."
+  )
+  max_clip_ratio: float = knob(0.0, SHARE, "Share of tokens clipped at either bound.")
+  max_kl: float = knob(0.0, real(0), "Divergence from the reference, nats per token.")
+  pinned_steps: int = knob(
+    50, whole(0), "Steps in a row with a mean p(think) below 1 % or above 99 %."
+  )
+  stop: bool = knob(False, FLAG, "Crossing a gate ends the run; else it warns.")
+
+
+@idle(GatesConfig, "stop")
+def _nothing_watched(c: GatesConfig) -> str:
+  names = [name for name in vars(c) if name != "stop"]
+  if any(getattr(c, name) for name in names):
+    return ""
+  return f"{' and '.join(f'gates.{name}=0' for name in names)}: nothing is watched"
+
 
 class GateError(Exception):
   """A gate was crossed in a run that ends there; says which, and what to try."""
@@ -30,39 +55,30 @@ class Gate:
   patience: int = 1
 
 
-def standard(
-  *, max_logp_difference: float, max_clip_ratio: float, max_kl: float, pinned_steps: int
-) -> list[Gate]:
-  """The gates of an HGPO run; 0 leaves one out.
-
-  Args:
-    max_logp_difference: mean |sampler's - trainer's log-probability|, nats.
-    max_clip_ratio: share of tokens clipped at either bound.
-    max_kl: per token, from the reference, nats.
-    pinned_steps: steps in a row with a mean p(think) below 1 % or above 99 %.
-  """
+def standard(c: GatesConfig) -> list[Gate]:
+  """The gates of an HGPO run."""
   gates = []
-  if max_logp_difference:
+  if c.max_logp_difference:
     gates.append(Gate(
-      "logp_difference", "sampling/sampling_logp_difference/mean", high=max_logp_difference,
+      "logp_difference", "sampling/sampling_logp_difference/mean", high=c.max_logp_difference,
       advice="sampler and trainer disagree about the same tokens: compare policy.dtype and "
       "attention of both, or sample in float32",
     ))  # fmt: skip
-  if max_clip_ratio:
+  if c.max_clip_ratio:
     for side in ("low", "high"):
       gates.append(Gate(
-        f"clip_ratio_{side}", f"clip_ratio/{side}_mean", high=max_clip_ratio,
+        f"clip_ratio_{side}", f"clip_ratio/{side}_mean", high=c.max_clip_ratio,
         advice="updates leave the trust region: lower hgpo.learning_rate or "
         "hgpo.epochs",
       ))  # fmt: skip
-  if max_kl:
+  if c.max_kl:
     gates.append(Gate(
-      "kl", "kl", high=max_kl,
+      "kl", "kl", high=c.max_kl,
       advice="the policy has left its reference: raise hgpo.beta or lower hgpo.learning_rate",
     ))  # fmt: skip
-  if pinned_steps:
+  if c.pinned_steps:
     gates.append(Gate(
-      "mode_collapse", "mode/think_prob", low=0.01, high=0.99, patience=pinned_steps,
+      "mode_collapse", "mode/think_prob", low=0.01, high=0.99, patience=c.pinned_steps,
       advice="the policy always takes the same mode. If the other one wins on some prompts "
       "(mode/winner_think_frac between 0 and 1), raise hgpo.tag_weight or hgpo.alpha, or hgpo.beta "
       "against a reference that uses both; if none does, change hgpo.delta or the prompts' mix",

@@ -3,15 +3,11 @@
 import collections
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from lhrm_jax.planning.ceilings import all_devices, ceilings
 from lhrm_jax.planning.flops import decode_bytes, rollout_flops

@@ -16,9 +16,18 @@ from typing import Any
 import jax
 
 from lhrm_jax import policy
+from lhrm_jax.config import knob, whole
 from lhrm_jax.runs import checkpoints
 
 _ABOUT = "about.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericsConfig:
+  """Knobs of what follows updates that are not finite, the section `numerics` of a config."""
+
+  max_skipped_in_a_row: int = knob(10, whole(1), "Such updates in a row that end the run.")
+  max_dumps: int = knob(3, whole(0), "Such updates kept per stage; each is as large as the policy.")
 
 
 class NonFiniteError(Exception):

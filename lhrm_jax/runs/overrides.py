@@ -5,29 +5,20 @@ are the user's own.
 """
 
 import ast
-import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from lhrm_jax.runs import defaults
+from lhrm_jax.runs.config import KNOBS
 
 # What stays the text it is, even where it reads as a number.
 _TEXT = re.compile(r"data\.sources\.[^.]+\.(?:path|split|subset|format|columns\..+)")
 
 
-@functools.cache
-def _open_sections() -> tuple[str, ...]:
-  """Dotted keys of the sections that begin empty."""
-
-  def walk(section: ConfigDict, prefix: str) -> Iterator[str]:
-    for name, value in section.items():
-      if isinstance(value, ConfigDict):
-        yield from walk(value, f"{prefix}{name}.") if value else [f"{prefix}{name}"]
-
-  return tuple(walk(defaults.get_config(), ""))
+# Dotted keys of the sections that begin empty.
+_OPEN = tuple(key for key, knob in KNOBS.items() if isinstance(knob.default, dict))
 
 
 def split_off(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -40,7 +31,7 @@ def split_off(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     The other arguments, and values by dotted key; a value is the Python literal it reads as, or
     else text.
   """
-  sections = "|".join(map(re.escape, _open_sections()))
+  sections = "|".join(map(re.escape, _OPEN))
   override = re.compile(rf"--?config\.({sections})\.([^=]+)(?:=(.*))?", re.DOTALL)
   rest, found = [], {}
   arguments = iter(argv)
@@ -74,7 +65,7 @@ def apply(config: ConfigDict, values: Mapping[str, Any]) -> None:
   """
   with config.unlocked(), config.ignore_type():
     for key, value in values.items():
-      section = next(s for s in _open_sections() if key.startswith(f"{s}."))
+      section = next(s for s in _OPEN if key.startswith(f"{s}."))
       node: Any = config
       *path, last = (*section.split("."), *key.removeprefix(f"{section}.").split("."))
       for depth, name in enumerate(path):

@@ -5,16 +5,17 @@ the config how it is computed; a size that is not the loaded one's is an error. 
 somebody set count: a default that was left alone asks for nothing.
 """
 
-from lhrm_jax.errors import UserError
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from lhrm_jax.runs.command_line import given_keys
-from lhrm_jax.runs import defaults
+from lhrm_jax.errors import UserError
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.policy.config import PolicySettings
+from lhrm_jax.runs.command_line import given_keys
+from lhrm_jax.runs.config import Config, to_dict
 
 # How a policy is computed: may differ each time that it is loaded.
 NUMERICS = ("dtype", "remat", "attention", "logprob_chunk", "attention_chunk", "max_positions")
@@ -23,16 +24,16 @@ _LAYOUT = "scan_layers"
 _DERIVED = ("vocab_size", "head_dim")  # 0 leaves them to the tokenizer and to other sizes
 
 
-def asked(config: ConfigDict) -> dict[str, Any]:
+def asked(config: Config | ConfigDict) -> dict[str, Any]:
   """The fields of a policy that a config asks for, with their values.
 
   All of them, where there is nothing to load, or where `policy.vocab_size` says that the config
   describes the model; otherwise those that its file or the command line set.
   """
-  fields = {name: x for name, x in config.policy.items() if x or name not in _DERIVED}
+  fields = {name: x for name, x in to_dict(config.policy).items() if x or name not in _DERIVED}
   if not config.init_from or config.policy.vocab_size:
     return fields
-  default, overridden = defaults.get_config().policy, given_keys()
+  default, overridden = vars(PolicySettings()), given_keys()
   return {
     name: x for name, x in fields.items() if x != default[name] or f"policy.{name}" in overridden
   }
@@ -77,11 +78,10 @@ def check(policy: PolicyConfig, fields: Mapping[str, Any], source: str) -> None:
     )
 
 
-def recorded(config: ConfigDict, policy: PolicyConfig) -> ConfigDict:
+def recorded(config: Config, policy: PolicyConfig) -> Config:
   """The config with `policy.*` as the policy truly is; what was left to it (0) stays so."""
-  truth = config.copy_and_resolve_references()
-  with truth.unlocked(), truth.ignore_type():
-    for name, x in config.policy.items():
-      if x or name not in _DERIVED:
-        truth.policy[name] = getattr(policy, name)
-  return truth
+  fields = {
+    name: getattr(policy, name) if x or name not in _DERIVED else x
+    for name, x in vars(config.policy).items()
+  }
+  return dataclasses.replace(config, policy=PolicySettings(**fields))

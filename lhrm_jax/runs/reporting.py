@@ -9,19 +9,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from lhrm_jax.runs import setup
-from lhrm_jax.runs import validation
-from lhrm_jax.runs import defaults
-from lhrm_jax.runs.run_folder import RunFolder, warn
 from lhrm_jax import parallel, policy
+from lhrm_jax.config import flatten
 from lhrm_jax.evaluation import Evaluator, Replies, figures
 from lhrm_jax.evaluation.report import finite, write_report
-from lhrm_jax.text import tags
-from lhrm_jax.text.characters import printable
+from lhrm_jax.runs import setup, validation
+from lhrm_jax.runs.config import KNOBS, Config, plain
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.runs.preemption import Preemption
+from lhrm_jax.runs.run_folder import RunFolder, warn
+from lhrm_jax.text import tags
+from lhrm_jax.text.characters import printable
 
 _SAMPLES_PER_LEVEL = 3
 # Hyperparameters that are shown even at their defaults.
@@ -51,9 +49,7 @@ class Reporting:
     self._samples: list[dict[str, Any]] = []
     self._notes = list(run.task.notes)
     if parallel.is_writer():
-      self.writer = MetricWriter(
-        self._workdir, setup.plain(run.config), hyperparameters(run.config)
-      )
+      self.writer = MetricWriter(self._workdir, plain(run.config), hyperparameters(run.config))
     else:
       self.writer = SilentWriter()
     self.evaluator = run.evaluator()
@@ -73,7 +69,7 @@ class Reporting:
     summary = {
       "stages": self._stages,
       "seconds": self._seconds,
-      "config": setup.plain(self._run.config),
+      "config": plain(self._run.config),
       "versions": setup.versions(),
     }
     metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
@@ -104,7 +100,7 @@ class Reporting:
       params: the policy's.
     """
     path = self._workdir / "evaluation" / f"{stage}.json"
-    config = setup.plain(self._run.config)
+    config = plain(self._run.config)
     key = {"step": step, **{name: config[name] for name in _DECIDING}}
     if config["reward_by_source"] or config["reward_model"]["init_from"]:
       key |= {name: config[name] for name in ("reward_by_source", "reward_model")}
@@ -171,13 +167,13 @@ class Reporting:
     print(f"\n{json.dumps({k: round(v, 1) for k, v in self._seconds.items()})} seconds")
 
 
-def hyperparameters(config: ConfigDict) -> dict[str, Any]:
+def hyperparameters(config: Config) -> dict[str, Any]:
   """What TensorBoard's table compares runs by: settings off their default, and HGPO's own."""
-  default = dict(validation.flatten(defaults.get_config()))
   return {
     key: value
-    for key, value in validation.flatten(config)
-    if isinstance(value, bool | int | float | str) and (key in _ALWAYS or value != default.get(key))
+    for key, value in flatten(config, KNOBS)
+    if isinstance(value, bool | int | float | str)
+    and (key in _ALWAYS or value != KNOBS[key].default)
   }
 
 

@@ -1,16 +1,13 @@
 """What a resumed run may change of its config, and which of its stages are over."""
 
-from lhrm_jax.errors import UserError
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from lhrm_jax.rewards.model import RewardModelConfig
-from lhrm_jax.runs import policy_settings
-from lhrm_jax.runs import setup
+from lhrm_jax.config import flatten
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import policy_settings, setup
 from lhrm_jax.runs.checkpoints import CheckpointError, Saved
+from lhrm_jax.runs.config import KNOBS, Config, of_older_run, plain
 
 # What may differ when a run is resumed: it changes where and how fast, and no result.
 FREE = ("allow_config_change", "checkpoint", "compilation_cache", "gates", "hgpo.reward_workers",
@@ -22,9 +19,12 @@ _SHOWN = 20
 
 
 def allowed_changes(
-  before: Mapping[str, Any], config: ConfigDict, folder: str
+  before: Mapping[str, Any], config: Config, folder: str
 ) -> dict[str, tuple[Any, Any]]:
   """The keys in which a config differs from the run's, with both values, without those in `FREE`.
+
+  A key that the run is older than counts as set to what the run did, which is the key's default
+  unless its declaration says otherwise (`config.knob`).
 
   Args:
     before: the run's, plain.
@@ -34,13 +34,14 @@ def allowed_changes(
   Raises:
     UserError: one of them is not in `config.allow_config_change`.
   """
-  before = {"reward_model": dataclasses.asdict(RewardModelConfig()), **before}  # not in older runs
-  changed = dict(_changes(before, config))
+  older, differ = of_older_run(before)
+  filled = dict(flatten(plain(older), KNOBS)) | dict(flatten(before, KNOBS)) | differ
+  changed = dict(_changes(filled, config))
   allowed = list(filter(None, config.allow_config_change.replace(" ", "").split(",")))
   refused = {key: values for key, values in changed.items() if not _within(key, allowed)}
   if not refused:
     return changed
-  lines = [f"  {key}: {old!r} -> {new!r}" for key, (old, new) in list(refused.items())[:_SHOWN]]
+  lines = [f"  {key}: {_shown(*x, key in differ)}" for key, x in list(refused.items())[:_SHOWN]]
   more = [f"  and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
   raise UserError(
     "\n".join([
@@ -51,8 +52,17 @@ def allowed_changes(
   )  # fmt: skip
 
 
+def _shown(old: Any, new: Any, older: bool) -> str:
+  """Both values of a key, and where the run is older than it, what the first stands for."""
+  if not older:
+    return f"{old!r} -> {new!r}"
+  if old is None:
+    return f"the run is older than this key, and no value of it does what the run did -> {new!r}"
+  return f"{old!r}, which the run did before there was this key -> {new!r}"
+
+
 def check_effect(
-  changed: Mapping[str, Any], saved: Mapping[str, Saved | None], config: ConfigDict
+  changed: Mapping[str, Any], saved: Mapping[str, Saved | None], config: Config
 ) -> None:
   """Checks that changes of the config can still change what it says they do.
 
@@ -70,10 +80,11 @@ def check_effect(
     done = saved[stage].step
     later = [s for s in begun if stages.index(s) > stages.index(stage)]
     steps = f"{stage}.steps"
-    if steps in changed and config[stage].steps < done and not later:
+    if steps in changed and getattr(config, stage).steps < done and not later:
       raise UserError(
-        f"{steps}={config[stage].steps} is less than the {done} steps that are done. Choose at "
-        f"least {done}, or take another folder and init_from={saved[stage].path.parent}/STEP."
+        f"{steps}={getattr(config, stage).steps} is less than the {done} steps that are done. "
+        f"Choose at least {done}, or take another folder and init_from="
+        f"{saved[stage].path.parent}/STEP."
       )
     mine = [key for key in changed if key.startswith(f"{stage}.")]
     if mine and (later or over(stage, saved[stage], config)):
@@ -92,14 +103,14 @@ def check_effect(
       )
 
 
-def over(stage: str, saved: Saved | None, config: ConfigDict) -> bool:
+def over(stage: str, saved: Saved | None, config: Config) -> bool:
   """Whether a stage has nothing left to train: not where it was given more steps since."""
   if saved is None or not saved.record.get("finished"):
     return False
   before = saved.record.get("config", {}).get(stage, {})
   if stage == setup.HFT and saved.step < before.get("steps", 0):  # it reached its accuracies
-    return before.get("until") == setup.plain(config)[stage]["until"]
-  return saved.step >= config[stage].steps
+    return before.get("until") == plain(config.hft.until)
+  return saved.step >= getattr(config, stage).steps
 
 
 def check_record(saved: Saved) -> None:
@@ -124,12 +135,10 @@ def check_record(saved: Saved) -> None:
     )
 
 
-def _changes(
-  before: Mapping[str, Any], config: ConfigDict
-) -> Iterator[tuple[str, tuple[Any, Any]]]:
-  """Keys that differ in what they ask for; see `policy_settings.asked`."""
+def _changes(before: Mapping[str, Any], config: Config) -> Iterator[tuple[str, tuple[Any, Any]]]:
+  """Keys that differ in what they ask for from values by key; see `policy_settings.asked`."""
   asked = policy_settings.asked(config)
-  for key, (old, new) in difference(before, setup.plain(config)).items():
+  for key, (old, new) in difference(before, dict(flatten(plain(config), KNOBS))).items():
     section, _, name = key.partition(".")
     # What a run started from may be gone when it is resumed.
     same_path = key.endswith("init_from") and setup.same_path(str(old), new)

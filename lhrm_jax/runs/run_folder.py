@@ -11,7 +11,6 @@ lock                                 held while a job works in the folder
 A `--workdir` in a bucket is a copy of such a folder: see lhrm_jax.storage.bucket.
 """
 
-from lhrm_jax.errors import UserError
 import contextlib
 import fcntl
 import os
@@ -25,20 +24,17 @@ from typing import IO, Any
 import jax
 from ml_collections import ConfigDict
 
-from lhrm_jax.runs import command_line
-from lhrm_jax.runs import resuming
-from lhrm_jax.runs import setup
-from lhrm_jax.runs import validation
 from lhrm_jax import parallel
-from lhrm_jax.storage import urls
-from lhrm_jax.storage.urls import BucketError
+from lhrm_jax.errors import UserError
 from lhrm_jax.policy import hub_commit
-from lhrm_jax.text.characters import printable
-from lhrm_jax.storage import bucket
-from lhrm_jax.runs import log_files
-from lhrm_jax.storage.bucket import Bucket
+from lhrm_jax.runs import command_line, log_files, resuming, setup
 from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved
+from lhrm_jax.runs.config import Config, from_config_dict, plain
 from lhrm_jax.runs.metric_writer import damaged_lines
+from lhrm_jax.storage import bucket, urls
+from lhrm_jax.storage.bucket import Bucket
+from lhrm_jax.storage.urls import BucketError
+from lhrm_jax.text.characters import printable
 
 # Written by a run, at the top of its folder and in these folders.
 _FILES = ("config.json", "config.py", "copy.json", "lock", "metrics.jsonl", "versions.json")
@@ -56,7 +52,7 @@ class RunFolder:
     saved: by stage, the whole checkpoint to go on from.
   """
 
-  def __init__(self, workdir: str, config: ConfigDict, stages: Sequence[str]):
+  def __init__(self, workdir: str, config: ConfigDict | Config, stages: Sequence[str]):
     """Args:
     workdir: a folder or, on one host, the URL of one in a bucket; created where missing.
     config: the run's.
@@ -75,7 +71,7 @@ class RunFolder:
     UserError: the config cannot be, or the folder cannot be written, is in use, or holds a run of
       another config.
     """
-    validation.check(self._config)
+    self._config = from_config_dict(self._config)
     try:
       if urls.is_url(self._workdir):
         self._open_bucket()
@@ -161,7 +157,7 @@ class RunFolder:
         base = {"init_from": run.config.init_from, "commit": commit}
         setup.write_json(self.policy / "base_model.json", base)
       setup.write_json(self.path / "versions.json", versions)
-      setup.write_json(self.path / "config.json", setup.plain(run.config))
+      setup.write_json(self.path / "config.json", plain(run.config))
       if source := command_line.config_file():
         (self.path / "config.py").write_bytes(source.read_bytes())
     except OSError as error:

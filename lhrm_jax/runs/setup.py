@@ -1,6 +1,5 @@
 """From a config to the objects an experiment works with, and the run folder's fixed files."""
 
-from lhrm_jax.errors import UserError, as_user_error
 import contextlib
 import dataclasses
 import functools
@@ -17,22 +16,20 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lhrm_jax.runs import policy_settings
-from lhrm_jax.runs import validation
 from lhrm_jax import parallel, policy, rewards, text
 from lhrm_jax.data import limits, tasks
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.storage import urls
-from lhrm_jax.storage.urls import BucketError
-from lhrm_jax.evaluation import EvaluationSpec, Evaluator
+from lhrm_jax.errors import UserError, as_user_error
+from lhrm_jax.evaluation import Evaluator
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.rewards import model as reward_model
-from lhrm_jax.rewards.model import RewardModelConfig
+from lhrm_jax.runs import checkpoints, policy_settings, validation
+from lhrm_jax.runs.config import Config, from_config_dict
+from lhrm_jax.storage import bucket, urls
+from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.text.characters import printable
-from lhrm_jax.storage import bucket
-from lhrm_jax.runs import checkpoints
 
 _LARGEST_JSON = 2**26
 STAGES = HFT, HGPO = ("hft", "hgpo")
@@ -46,7 +43,7 @@ class Setup:
   """What every job needs; made from a config, once.
 
   Attributes:
-    config: locked; its `policy.*` are those of the policy that is trained.
+    config: its `policy.*` are those of the policy that is trained.
     mesh: over all devices, for updates.
     sampling: over each host's devices.
     policy_config: static part of the policy.
@@ -56,7 +53,7 @@ class Setup:
     params: to start from, where `init_from` was given.
   """
 
-  config: ConfigDict
+  config: Config
   mesh: Mesh
   sampling: parallel.SamplingLayout
   policy_config: PolicyConfig
@@ -76,56 +73,52 @@ class Setup:
     Raises:
       UserError: a prompt is longer than `data.max_prompt_tokens`, or the tokenizer can't read it.
     """
-    c = self.config.evaluation
-    spec = EvaluationSpec(
-      temperature=c.temperature,
-      top_p=c.top_p,
-      samples=c.samples,
-      hacc_temperature=c.hacc_temperature,
-      margin=c.margin,
-      batch_prompts=min(c.batch_prompts, c.prompts),
-      max_prompt_tokens=self.config.data.max_prompt_tokens,
-      max_response_tokens=self.config.data.max_response_tokens,
-    )
+    c, data = self.config.evaluation, self.config.data
     with as_user_error(ValueError):
       rows, long = limits.evaluation_prompts(
         self.task, self.tokenizer, c.prompts,
-        max_tokens=spec.max_prompt_tokens, long_prompts=self.config.data.long_prompts,
+        max_tokens=data.max_prompt_tokens, long_prompts=data.long_prompts,
       )  # fmt: skip
       if long and parallel.is_writer():
-        done = {"skip": "left out", "truncate_left": "cut"}[self.config.data.long_prompts]
+        done = {"skip": "left out", "truncate_left": "cut"}[data.long_prompts]
         print(
           f"{long:,} evaluation prompts have more than data.max_prompt_tokens="
-          f"{spec.max_prompt_tokens} tokens and are {done}.",
+          f"{data.max_prompt_tokens} tokens and are {done}.",
           flush=True,
         )
       return Evaluator(
-        self.policy_config, self.tokenizer, self.reward_fn, rows, spec, **self.scoring_options()
+        self.policy_config,
+        self.tokenizer,
+        self.reward_fn,
+        rows,
+        c,
+        data,
+        **self.scoring_options(),
       )
 
   def scoring_options(self) -> dict[str, Any]:
     """How `rewards.scoring.Scorer` judges, of training and of evaluation alike."""
-    return {"workers": self.config.hgpo.reward_workers, **self.config.judging.to_dict()}
+    return {"workers": self.config.hgpo.reward_workers, **vars(self.config.judging)}
 
 
-def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
+def make(config: ConfigDict | Config, saved_policy: pathlib.Path | None = None) -> Setup:
   """Builds everything a config names.
 
   Args:
-    config: locked.
+    config: checked here.
     saved_policy: the `policy/` folder of a run that goes on: policy config and tokenizer are taken
       from there, and `init_from` is not loaded again. Numerics are as the config asks.
 
   Raises:
     UserError: the config asks for something that cannot be; says what.
   """
-  validation.check(config)
+  config = from_config_dict(config)
   use_compilation_cache(config.compilation_cache)
   asked = policy_settings.asked(config)
   with as_user_error(KeyError, OSError, ValueError):
-    mesh = parallel.make_mesh(**config.mesh)
+    mesh = parallel.make_mesh(**vars(config.mesh))
     task = tasks.get(config.task, config.data)
-    sampling = parallel.SamplingLayout.make(**config.sampling_mesh)
+    sampling = parallel.SamplingLayout.make(**vars(config.sampling_mesh))
     reward_fn = _reward(config, sampling.mesh)
     if config.hgpo.reward_scale:
       try:
@@ -140,7 +133,7 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
     else:
       tokenizer, params = tasks.own_tokenizer(config.task, task), None
       policy_config = PolicyConfig.from_dict({
-        **config.policy.to_dict(), "vocab_size": tokenizer.vocab_size
+        **vars(config.policy), "vocab_size": tokenizer.vocab_size
       })  # fmt: skip
       policy_settings.check(policy_config, asked, f"task={config.task!r} with its tokenizer")
   validation.check_shards(policy_config, mesh)
@@ -150,18 +143,15 @@ def make(config: ConfigDict, saved_policy: pathlib.Path | None = None) -> Setup:
   return Setup(truth, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
 
 
-def _reward(config: ConfigDict, mesh: Mesh) -> RewardFn:
-  own = {}
-  if config.reward_model.init_from:
-    fields = config.reward_model.to_dict()
-    fields["init_from"] = _on_this_machine(fields["init_from"])
+def _reward(config: Config, mesh: Mesh) -> RewardFn:
+  own, c = {}, config.reward_model
+  if c.init_from:
+    c = dataclasses.replace(c, init_from=_on_this_machine(c.init_from))
     try:
-      own["reward_model"] = reward_model.from_config(RewardModelConfig(**fields), mesh)
+      own["reward_model"] = reward_model.from_config(c, mesh)
     except (ImportError, OSError, ValueError) as error:
       raise UserError(f"reward_model: {error}") from error
-  return rewards.chosen(
-    config.reward, config.reward_weights.to_dict(), config.reward_by_source.to_dict(), **own
-  )
+  return rewards.chosen(config.reward, config.reward_weights, config.reward_by_source, **own)
 
 
 _in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
@@ -254,8 +244,6 @@ def load_policy(
 def _saved_policy(folder: pathlib.Path) -> tuple[PolicyConfig, Tokenizer]:
   try:
     fields = read_json(folder / "config.json")
-    if wrong := validation.policy_problems(fields):
-      raise ValueError("; ".join(wrong))
     return PolicyConfig.from_dict(fields), text.load_tokenizer(folder)
   except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
     raise UserError(
@@ -397,11 +385,6 @@ def _commit() -> str:
     if parallel.is_writer():
       print("git cannot be asked: versions.json names no commit.", file=sys.stderr, flush=True)
     return ""
-
-
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config as nested plain dicts."""
-  return json.loads(config.to_json())
 
 
 def read_json(path: pathlib.Path) -> Any:

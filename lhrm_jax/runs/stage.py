@@ -4,15 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lhrm_jax.runs import resuming
-from lhrm_jax.runs import setup
-from lhrm_jax.runs.run_folder import RunFolder
-from lhrm_jax.runs import checkpoints
-from lhrm_jax.runs import log_files
+from lhrm_jax.runs import checkpoints, log_files, resuming, setup
+from lhrm_jax.runs.config import plain
+from lhrm_jax.runs.instruments import Profiler
 from lhrm_jax.runs.metric_writer import MetricWriter
 from lhrm_jax.runs.nonfinite import NonFiniteGuard
-from lhrm_jax.runs.instruments import Profiler
 from lhrm_jax.runs.preemption import Preempted, Preemption
+from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.training.state import TrainState
 
 
@@ -90,7 +88,7 @@ class Stage:
     self._folder.check_there()
     self._writer.flush()
     return {
-      "config": setup.plain(self._run.config),
+      "config": plain(self._run.config),
       "versions": setup.versions(),
       # Keys and prompts are functions of the seed and the step: nothing else says where data is.
       "seed": self._run.config.seed,

@@ -1,5 +1,6 @@
 """The Hybrid Fine-Tuning step (https://arxiv.org/abs/2505.14631, stage I)."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,14 +9,77 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import policy
+from lhrm_jax.config import (
+  LEVELS,
+  MOST_ROWS,
+  MOST_TOKENS,
+  SHARE,
+  idle,
+  knob,
+  section,
+  together,
+  whole,
+  with_default,
+)
 from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.objectives import losses
 from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.training.state import TrainState
+from lhrm_jax.training.state import OptimizerConfig, TrainState
 from lhrm_jax.training.update import accumulate, apply_gradients, jit_step
 
 HFTStep = Callable[[TrainState, Sequence[TokenBatch]], tuple[TrainState, dict[str, Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class UntilConfig:
+  """Knobs of the accuracies that end the cold start early: greedy, on the evaluation prompts."""
+
+  think: float = knob(0.0, SHARE, "Accuracy of forced thinking to reach; 0 never stops.")
+  no_think: float = knob(0.0, SHARE, "Accuracy of forced no-think to reach; 0 never stops.")
+  no_think_levels: tuple[int, ...] = knob(
+    (1, 2), LEVELS, "Levels of the prompts that the accuracy of no-think is measured on."
+  )
+  check_every: int = knob(100, whole(1), "Steps between measurements.")
+
+
+@dataclasses.dataclass(frozen=True)
+class HFTConfig(OptimizerConfig):
+  """Knobs of stage I, the section `hft` of a config."""
+
+  steps: int = knob(1000, whole(0), "Training steps; the most of them where `hft.until` is set.")
+  think_per_step: int = knob(64, whole(0, MOST_ROWS), "Thinking demonstrations of a step.")
+  no_think_per_step: int = knob(64, whole(0, MOST_ROWS), "Direct demonstrations of a step.")
+  packed_length: int = knob(
+    0,
+    whole(0, MOST_TOKENS),
+    "Tokens of a row that demonstrations are packed into; 0 gives each a row, and thinking and "
+    "direct ones micro-batches of their own widths.",
+  )
+  micro_batch_rows: int = knob(
+    8,
+    whole(1, MOST_ROWS),
+    "Packed rows of a micro-batch, a multiple of the devices along `mesh.data` and `mesh.fsdp`.",
+  )
+  learning_rate: float = with_default(OptimizerConfig, "learning_rate", 1e-4)
+  warmup_steps: int = knob(100, whole(0), "Steps until the learning rate is at its peak.")
+  weight_decay: float = with_default(OptimizerConfig, "weight_decay", 0.01)
+  until: UntilConfig = section(UntilConfig)
+
+
+@together(HFTConfig, "think_per_step", "no_think_per_step")
+def _something_to_train_on(c: HFTConfig) -> str:
+  if c.think_per_step or c.no_think_per_step:
+    return ""
+  return (
+    "hft.think_per_step=0 and hft.no_think_per_step=0 leave nothing to train on: raise one. To do "
+    "without fine-tuning, set hft.steps=0."
+  )
+
+
+@idle(HFTConfig, "micro_batch_rows")
+def _rows_of_their_own(c: HFTConfig) -> str:
+  return "" if c.packed_length else "hft.packed_length=0 (rows are not packed)"
 
 
 def hft_loss(

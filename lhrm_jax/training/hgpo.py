@@ -103,7 +103,13 @@ class HGPOConfig(PolicyLossConfig, HGPOAdvantageConfig, RolloutConfig, Optimizer
   updates_per_rollout: int = knob(
     1, whole(1, 10_000), "Updates from a step's rollouts, a mini-batch of whole prompts each."
   )
-  epochs: int = knob(1, whole(1, 10_000), "Passes over a step's rollouts.")
+  epochs: int = knob(
+    1,
+    whole(1, 10_000),
+    "Passes over a step's rollouts.",
+    # Each of a step's updates took all of its prompts.
+    before=lambda c: 1 if c.updates_per_rollout == 1 else None,
+  )
   micro_batches: int = knob(
     1, whole(1, MOST_ROWS), "Parts that an update's prompts are computed in; memory is that of one."
   )

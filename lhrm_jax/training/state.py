@@ -21,6 +21,7 @@ class OptimizerConfig:
   learning_rate: float = knob(1e-6, real(0), "Peak learning rate.")
   weight_decay: float = knob(0.0, real(0), "Decoupled weight decay on matrices.")
   clip_norm: float = knob(1.0, real(0, above=True), "Largest global norm of the gradient.")
+  b2: float = knob(0.95, real(0, 0.9999), "Decay rate of AdamW's second moment.")
 
 
 @jax.tree_util.register_dataclass

@@ -6,10 +6,10 @@ import pathlib
 import re
 
 import pytest
-from ml_collections import ConfigDict
 
 from lhrm_jax.data import tasks
 from lhrm_jax.data.catalog import MATH_SUFFIX
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.row_task import in_order
 from lhrm_jax.text import CharacterTokenizer, PretrainedTokenizer, tags
 from tests.data.test_sources import write_jsonl, write_parquet
@@ -45,8 +45,8 @@ def folder(tmp_path):
 
 def make(folder, **data):
   """The task of a config's section, `DIR` in it being `folder`."""
-  section = ConfigDict(json.loads(json.dumps(data).replace("DIR", str(folder))))
-  return tasks.get("rows", section)
+  fields = json.loads(json.dumps(data).replace("DIR", str(folder)))
+  return tasks.get("rows", DataConfig(**fields))
 
 
 def test_each_time_through_is_a_permutation_and_none_depends_on_how_steps_are_cut():
@@ -189,7 +189,6 @@ def test_bad_rows_follow_the_config_and_are_in_the_notes(folder):
     ({"prompts": "x", "sources": {"x": {"split": "test"}}}, r"data\.sources\.x: no path"),
     ({"prompts": "x", "sources": {"x": {"path": "DIR/none.parquet"}}}, r"none\.parquet does not"),
     ({"prompts": "x", "sources": {"x": {"path": "hf:a/b", "format": "gsm"}}}, "is not one of"),
-    ({"prompts": "gsm8k", "on_bad_row": "ignore"}, "data.on_bad_row='ignore' is not one of"),
   ],
 )
 def test_names_and_fields_that_do_not_exist_are_found_before_anything_is_read(

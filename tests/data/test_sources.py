@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from lhrm_jax.data import catalog, rows, sources
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
@@ -388,4 +389,4 @@ def test_rows_that_are_in_no_bucket(url, message, s3):
   with pytest.raises((FileNotFoundError, ValueError), match=message):
     sources.load(toy(url), rows.prompt_row)
   with pytest.raises(ValueError, match=rf"data\.prompts: .*{message}"):
-    RowTask.from_config({"prompts": url})
+    RowTask.from_config(DataConfig(prompts=url))

@@ -4,18 +4,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.evaluation import EvaluationSpec, Evaluator, Replies, mode_probs
+from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Replies, mode_probs
 
 
 @pytest.fixture
 def evaluator(config, tokenizer):
   rows = [PromptRow("3+4", "7", level) for level in (1, 1, 2)]
-  spec = EvaluationSpec(
-    temperature=0.0, top_p=1.0, samples=2, hacc_temperature=0.6, margin=0.0, batch_prompts=2,
-    max_prompt_tokens=22, max_response_tokens=6,
-  )  # fmt: skip
-  return Evaluator(config, tokenizer, lambda prompt, response, answer: 1.0, rows, spec)
+  settings = EvaluationConfig(temperature=0.0, top_p=1.0, samples=2, batch_prompts=2)
+  limits = DataConfig(max_prompt_tokens=22, max_response_tokens=6)
+  return Evaluator(config, tokenizer, lambda prompt, response, answer: 1.0, rows, settings, limits)
 
 
 def test_probabilities_of_the_first_token_by_hand():

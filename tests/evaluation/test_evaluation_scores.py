@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from lhrm_jax import rewards
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.evaluation import EvaluationSpec, Evaluator, evaluate
+from lhrm_jax.evaluation import EvaluationConfig, Evaluator, evaluate
 from lhrm_jax.rewards import scoring
 from lhrm_jax.sampling import STOPPED
 
-SPEC = EvaluationSpec(
-  temperature=1.0, top_p=1.0, samples=2, hacc_temperature=1.0, margin=0.0, batch_prompts=6,
-  max_prompt_tokens=22, max_response_tokens=9,
-)  # fmt: skip
+SETTINGS = EvaluationConfig(
+  temperature=1.0, top_p=1.0, samples=2, hacc_temperature=1.0, batch_prompts=6
+)
+LIMITS = DataConfig(max_prompt_tokens=22, max_response_tokens=9)
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def evaluator_of(config, tokenizer, rows, rollouts, monkeypatch):
   made = []
 
   def make(reward, rows=rows, **options):
-    made.append(Evaluator(config, tokenizer, reward, rows, SPEC, **options))
+    made.append(Evaluator(config, tokenizer, reward, rows, SETTINGS, LIMITS, **options))
     return made[-1]
 
   yield make

@@ -1,5 +1,6 @@
 """An advantage function of one's own: what it is given, and what a run measures beside it."""
 
+import dataclasses
 import types
 
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ from experiments import hgpo
 from experiments.configs import arithmetic
 from lhrm_jax.objectives import advantages
 from lhrm_jax.objectives.hgpo import Advantages
-from lhrm_jax.runs import idle
+from lhrm_jax.training.hgpo import HGPOConfig
+from lhrm_jax.training.hgpo_checks import argument_problems
 from lhrm_jax.training.rollout_metrics import rollout_metrics
 
 # Means .5 and 0: thinking wins unless the margin is .5 or more. Then 1 and 1: a tie.
@@ -75,7 +77,7 @@ def test_a_text_where_the_advantage_has_a_number_is_refused_before_training(run)
   def weighted(scores, *, delta, weight=1.0):
     return Advantages(tag=weight * (scores - delta), body=0 * scores)
 
-  values = {"hgpo.advantage": "weighted", "hgpo.advantage_options": {"weight": "much"}}
-  (problem,) = idle.argument_problems(values)
+  c = HGPOConfig(advantage="weighted", advantage_options={"weight": "much"})
+  (problem,) = argument_problems(c)
   assert problem.startswith("hgpo.advantage_options.weight='much' must be a number")
-  assert not list(idle.argument_problems({**values, "hgpo.advantage_options": {"weight": 2}}))
+  assert not list(argument_problems(dataclasses.replace(c, advantage_options={"weight": 2})))

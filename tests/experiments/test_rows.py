@@ -16,6 +16,7 @@ import pytest
 from experiments import hft
 from experiments.configs import arithmetic
 from lhrm_jax import policy
+from lhrm_jax.config import replaced
 from lhrm_jax.data import tasks
 from lhrm_jax.runs import setup
 from lhrm_jax.training.hft import hft_loss
@@ -108,8 +109,7 @@ def test_what_was_skipped_and_left_out_is_said_before_training(tmp_path, capsys)
 
 
 def test_evaluation_prompts_that_are_left_out_are_counted(demo, capsys):
-  config = demo.config.copy_and_resolve_references()
-  config.data.max_prompt_tokens, config.data.long_prompts = 18, "skip"
+  config = replaced(demo.config, {"data.max_prompt_tokens": 18, "data.long_prompts": "skip"})
   rows = dataclasses.replace(demo, config=config).evaluator().rows
   (said,) = capsys.readouterr().out.splitlines()
   assert said.startswith(f"{config.evaluation.prompts - len(rows)} evaluation prompts have more")
@@ -126,8 +126,7 @@ def demo():
 
 
 def packed(demo, length: int, rows: int):
-  config = demo.config.copy_and_resolve_references()
-  config.hft.packed_length, config.hft.micro_batch_rows = length, rows
+  config = replaced(demo.config, {"hft.packed_length": length, "hft.micro_batch_rows": rows})
   return dataclasses.replace(demo, config=config)
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from lhrm_jax import parallel
 from lhrm_jax.runs import checkpoints
+from lhrm_jax.runs.checkpoints import Checkpoints
 from lhrm_jax.storage import checksums
 from lhrm_jax.training import state as train_state
-from lhrm_jax.runs.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What a user sees who mistypes: one line that says what, where, and the nearest right thing."""
 
-from lhrm_jax.errors import UserError
 import os
 import pathlib
 import re
@@ -12,14 +11,15 @@ import jax
 import pytest
 from absl import flags
 
-from lhrm_jax.runs import command_line
-from lhrm_jax.runs import setup
 from experiments.configs import arithmetic
-from lhrm_jax.runs.run_folder import RunFolder
-from lhrm_jax.storage.urls import BucketError
+from lhrm_jax.errors import UserError
 from lhrm_jax.parallel import platforms as jax_platforms
-from lhrm_jax.training import state as train_state
+from lhrm_jax.runs import command_line, setup
+from lhrm_jax.runs.config import plain
+from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.storage.bucket import Bucket
+from lhrm_jax.storage.urls import BucketError
+from lhrm_jax.training import state as train_state
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "experiments/configs/arithmetic.py"
@@ -88,7 +88,7 @@ def test_a_bucket_out_of_reach_is_an_error_only_at_the_end(tmp_path, monkeypatch
     monkeypatch.context() as patch,
     RunFolder(url, config, ("hft",)) as folder,
   ):
-    setup.write_json(folder.path / "config.json", setup.plain(config))
+    setup.write_json(folder.path / "config.json", plain(config))
     patch.setattr(Bucket, "upload", out_of_reach)
     folder.checkpoints["hft"].save(state, 1, lambda: {"logs": {}}, now=True)
     folder.checkpoints["hft"].wait()
@@ -151,7 +151,7 @@ def test_help_lists_the_flags_and_how_keys_are_set(module, flags):
 def test_help_says_what_is_required_and_where_the_keys_are(parse):
   status, text, _ = parse("--help", "--workdir=x")
   assert status == 0
-  assert "(required)" in text and "lhrm_jax/runs/defaults.py lists them all" in text
+  assert "(required)" in text and "docs/config.md lists them all" in text
   assert parse("--", "--help", default=SAMPLE, arguments="QUESTION")[2] == ["--help"]
 
 

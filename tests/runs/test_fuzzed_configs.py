@@ -1,6 +1,5 @@
 """Hostile configs: each is refused with its key, or runs."""
 
-from lhrm_jax.errors import UserError
 import contextlib
 import math
 import types
@@ -11,9 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import hft, hgpo
-from lhrm_jax.runs import setup
-from lhrm_jax.runs import validation
 from experiments.configs import arithmetic
+from lhrm_jax.config import flatten
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import setup
+from lhrm_jax.runs.config import KNOBS
 
 CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 CONFIGS = 500
@@ -82,13 +83,13 @@ def hostile(seed: int) -> tuple[ConfigDict, dict]:
   """The tiny config with one to three keys changed, and these."""
   rng = np.random.default_rng(seed)
   config = tiny()
-  keys = [key for key, _ in validation.flatten(config)]
+  keys = [key for key, _ in flatten(config, KNOBS)]
   changed = {}
   for _ in range(rng.choice([1, 1, 2, 3])):
     key = pick(rng, list(NAMED)) if rng.random() < 0.3 else pick(rng, keys)
     if rng.random() < 0.02:
       key = key.partition(".")[0]  # a whole section
-    usual = isinstance(dict(validation.flatten(config)).get(key), int | float)
+    usual = isinstance(dict(flatten(config, KNOBS)).get(key), int | float)
     values = pick(rng, (NUMBERS, NUMBERS, NUMBERS, ODD) if usual else (WORDS, WORDS, ODD, NUMBERS))
     if key in NAMED and rng.random() < 0.7:
       values = NAMED[key]

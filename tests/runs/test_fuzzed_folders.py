@@ -4,7 +4,6 @@ Files of a tiny run are mutated by seed, and the checksums written anew, so that
 them is reached. Nothing may hang, write outside its folder, or end in another error.
 """
 
-from lhrm_jax.errors import UserError
 import json
 import pathlib
 import shutil
@@ -14,14 +13,14 @@ import numpy as np
 import optax
 import pytest
 
-from lhrm_jax.runs import setup
 from lhrm_jax import parallel
-from lhrm_jax.storage.urls import BucketError
-from lhrm_jax.runs import checkpoints
-from lhrm_jax.training import state as train_state
-from lhrm_jax.storage.bucket import Bucket
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import checkpoints, setup
 from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints
 from lhrm_jax.runs.metric_writer import damaged_lines, read_metrics
+from lhrm_jax.storage.bucket import Bucket
+from lhrm_jax.storage.urls import BucketError
+from lhrm_jax.training import state as train_state
 
 TOKENS = (b"0", b"-1", b"1e999", b"null", b"[]", b"{}", b'""', b"999999999999", b'"../x"', b"\xff",
           b"NaN", b'"a\\u0000b"', b"true", b",", b'"', b"[" * 3000, b"\n", b'"/etc/x"')  # fmt: skip

@@ -5,8 +5,8 @@ import time
 import numpy as np
 
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.sampling import Prompts, Rollouts
 from lhrm_jax.runs.instruments import Instruments
+from lhrm_jax.sampling import Prompts, Rollouts
 
 
 def test_live_slots_are_tokens_over_slots_decoded():

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from lhrm_jax.runs import overrides
-from lhrm_jax.runs import validation
-from lhrm_jax.runs import defaults
+from lhrm_jax.runs import defaults, overrides
+from lhrm_jax.runs.config import problems
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -59,7 +58,7 @@ def test_fields_of_a_source_that_the_config_has_are_replaced():
 )
 def test_values_of_other_types_are_found_with_those_of_other_keys(argument, message):
   _, found = config(argument)
-  assert any(problem.startswith(message) for problem in validation.problems(found))
+  assert any(problem.startswith(message) for problem in problems(found))
 
 
 def test_a_key_below_a_value_is_an_error():

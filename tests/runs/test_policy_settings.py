@@ -1,6 +1,5 @@
 """`policy.*` beside a policy that is loaded: applied or refused, and recorded as it is."""
 
-from lhrm_jax.errors import UserError
 import json
 import pathlib
 
@@ -8,12 +7,13 @@ import jax
 import optax
 import pytest
 
-from lhrm_jax.runs import policy_settings
-from lhrm_jax.runs import setup
 from experiments.configs import arithmetic
-from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax import parallel
+from lhrm_jax.errors import UserError
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs import policy_settings, setup
+from lhrm_jax.runs.config import plain
+from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.training import state as train_state
 
 TINY = pathlib.Path(__file__).parents[1] / "golden" / "qwen3_tied"
@@ -54,7 +54,7 @@ def write_run(path, config):
         optax.constant_schedule(1e-3), weight_decay=0.0, clip_norm=1.0
       )
       state = train_state.create(run.policy_config, optimizer, run.mesh, jax.random.key(0))
-      record = {"logs": {}, "config": setup.plain(run.config)}
+      record = {"logs": {}, "config": plain(run.config)}
       folder.checkpoints["hft"].save(state, 1, lambda: record, now=True)
   return run
 
@@ -63,8 +63,8 @@ def test_how_a_run_s_policy_is_computed_is_the_second_run_s_to_say(run_folder):
   asked = {"remat": "full", "dtype": "bfloat16", "logprob_chunk": 32, "attention_chunk": 8,
            "attention": "xla", "max_positions": 60}  # fmt: skip
   run = setup.make(other(run_folder, **asked))
-  for fields in (run.policy_config.to_dict(), run.config.policy):
-    assert {name: fields[name] for name in asked} == asked
+  for settings in (run.policy_config, run.config.policy):
+    assert {name: getattr(settings, name) for name in asked} == asked
   assert run.policy_config.hidden_size == run.config.policy.hidden_size == SIZES["hidden_size"]
   assert run.config.policy.vocab_size == 0, "left to the tokenizer, as it was"
 

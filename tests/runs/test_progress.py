@@ -3,8 +3,8 @@
 import pytest
 
 from experiments import hft
-from lhrm_jax.runs import progress
 from experiments.configs import arithmetic
+from lhrm_jax.runs import progress
 
 
 @pytest.fixture

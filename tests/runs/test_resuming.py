@@ -1,15 +1,15 @@
 """What a resumed run may change of its config, and what then truly changes."""
 
-from lhrm_jax.errors import UserError
 import pathlib
 
 import pytest
 
 from experiments import hft
-from lhrm_jax.runs import resuming
-from lhrm_jax.runs import setup
 from experiments.configs import arithmetic
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import resuming
 from lhrm_jax.runs.checkpoints import CheckpointError, Saved
+from lhrm_jax.runs.config import plain
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def config():
 
 
 def saved(stage, step, config, *, finished=True):
-  record = {"finished": finished, "config": setup.plain(config), "logs": {}, "seconds": 1.0}
+  record = {"finished": finished, "config": plain(config), "logs": {}, "seconds": 1.0}
   return Saved(pathlib.Path(f"/runs/a/checkpoints/{stage}/{step}"), step, record)
 
 
@@ -29,7 +29,7 @@ def changed(config, **values):
   now = config.copy_and_resolve_references()
   now.update_from_flattened_dict({key.replace("__", "."): x for key, x in values.items()})
   now.allow_config_change = ",".join(key.replace("__", ".") for key in values)
-  return now, resuming.allowed_changes(setup.plain(config), now, "/runs/a")
+  return now, resuming.allowed_changes(plain(config), now, "/runs/a")
 
 
 def check(config, kept, **values):
@@ -99,26 +99,68 @@ def test_the_same_path_written_differently_is_no_change(config, tmp_path, monkey
   config.init_from = "model"
   now = config.copy_and_resolve_references()
   now.init_from = str(tmp_path / "model")
-  assert not resuming.allowed_changes(setup.plain(config), now, "/runs/a")
+  assert not resuming.allowed_changes(plain(config), now, "/runs/a")
   (tmp_path / "model").rmdir()
-  assert not resuming.allowed_changes(setup.plain(now), config, "/runs/a")
+  assert not resuming.allowed_changes(plain(now), config, "/runs/a")
   now.init_from = str(tmp_path / "other")
   with pytest.raises(UserError, match="init_from: 'model' -> "):
-    resuming.allowed_changes(setup.plain(config), now, "/runs/a")
+    resuming.allowed_changes(plain(config), now, "/runs/a")
 
 
-def test_a_key_that_a_run_is_older_than_is_shown_and_may_be_allowed(config):
-  """Its default may be another method than the run's."""
-  before = setup.plain(config)
-  del before["hgpo"]["gamma"]
-  with pytest.raises(UserError, match=r"hgpo\.gamma: None -> "):
+def without(config, *keys):
+  """The record of a run that is older than some keys of HGPO."""
+  before = plain(config)
+  for key in keys:
+    del before["hgpo"][key]
+  return before
+
+
+def test_a_run_older_than_keys_that_change_nothing_by_default_is_resumed_unasked(config):
+  before = without(config, "advantage_options", "reward_scale", "length_buckets", "epochs")
+  del before["judging"], before["data"]["sources"]
+  assert resuming.allowed_changes(before, config, "/runs/a") == {}
+  config.hgpo.length_buckets = 3
+  with pytest.raises(UserError, match=r"hgpo\.length_buckets: 8 -> 3"):
     resuming.allowed_changes(before, config, "/runs/a")
-  config.allow_config_change = "hgpo.gamma"
-  assert list(resuming.allowed_changes(before, config, "/runs/a")) == ["hgpo.gamma"]
+
+
+def test_a_run_older_than_a_key_whose_default_is_another_method_says_so_and_must_be_allowed(config):
+  before = without(config, "tag_normalisation", "neither_penalty", "literal")
+  with pytest.raises(UserError) as error:
+    resuming.allowed_changes(before, config, "/runs/a")
+  assert str(error.value).splitlines()[1:3] == [
+    "  hgpo.neither_penalty: 0.0, which the run did before there was this key -> 10.0",
+    "  hgpo.tag_normalisation: 'vocabulary', which the run did before there was this key -> 'tags'",
+  ]
+  config.allow_config_change = "hgpo.tag_normalisation,hgpo.neither_penalty"
+  assert list(resuming.allowed_changes(before, config, "/runs/a")) == [
+    "hgpo.neither_penalty", "hgpo.tag_normalisation"
+  ]  # fmt: skip
+  # What it did can be asked for.
+  config.hgpo.tag_normalisation, config.hgpo.neither_penalty = "vocabulary", 0.0
+  config.allow_config_change = ""
+  assert resuming.allowed_changes(before, config, "/runs/a") == {}
+
+
+def test_a_run_of_an_advantage_that_nobody_registers_any_more_is_told_apart(config):
+  before = without(config, "literal")
+  before["hgpo"]["advantage"] = "mine"
+  with pytest.raises(UserError, match=r"hgpo\.advantage: 'mine' -> 'hgpo'"):
+    resuming.allowed_changes(before, config, "/runs/a")
+
+
+def test_a_method_that_no_value_stands_for_any_more_is_said(config):
+  config.hgpo.estimator = "reinforce_pp"
+  before = without(config, "literal")
+  with pytest.raises(UserError, match="older than this key, and no value of it does what the run"):
+    resuming.allowed_changes(before, config, "/runs/a")
+  config.hgpo.estimator = before["hgpo"]["estimator"] = "rloo"
+  with pytest.raises(UserError, match=r"hgpo\.literal: True, which the run did before"):
+    resuming.allowed_changes(before, config, "/runs/a")
 
 
 def test_a_run_from_before_reward_models_resumes_and_may_not_take_one_unsaid(config):
-  before = setup.plain(config)
+  before = plain(config)
   del before["reward_model"], before["reward_by_source"]
   assert not resuming.allowed_changes(before, config, "runs/x")
   config.reward_model.max_tokens = 64

@@ -1,6 +1,5 @@
 """The folder of a run: whose it is, what is in the way, what is damaged, and what is gone."""
 
-from lhrm_jax.errors import UserError
 import dataclasses
 import fcntl
 import json
@@ -15,17 +14,17 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import evaluate, export
-from lhrm_jax.runs import model_card
-from lhrm_jax.runs import reporting
-from lhrm_jax.runs import setup
 from experiments.configs import arithmetic
-from lhrm_jax.runs.run_folder import RunFolder
-from lhrm_jax.runs.stage import Stage
 from lhrm_jax import parallel
-from lhrm_jax.training import state as train_state
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import model_card, reporting, setup
 from lhrm_jax.runs.checkpoints import CheckpointError
+from lhrm_jax.runs.config import plain
 from lhrm_jax.runs.metric_writer import MetricWriter, damaged_lines, read_metrics
 from lhrm_jax.runs.preemption import Preemption
+from lhrm_jax.runs.run_folder import RunFolder
+from lhrm_jax.runs.stage import Stage
+from lhrm_jax.training import state as train_state
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def trained(run, config, tmp_path_factory):
       writer.scalars("hft", step, {"loss": 2.0, "eval/accuracy": float("nan")})
     writer.close()
     logs = {"metrics.jsonl": (path / "metrics.jsonl").stat().st_size}
-    record = {"logs": logs, "config": setup.plain(config), "seconds": 1.0}
+    record = {"logs": logs, "config": plain(config), "seconds": 1.0}
     folder.checkpoints["hft"].save(state(), 1, lambda: record, now=True)
   return path
 

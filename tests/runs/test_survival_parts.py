@@ -15,14 +15,12 @@ import pytest
 from lhrm_jax import parallel
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.objectives.masked import SumCount
-from lhrm_jax.training import update
-from lhrm_jax.runs import gates
-from lhrm_jax.runs import log_files
-from lhrm_jax.runs import nonfinite
-from lhrm_jax.training import state as train_state
+from lhrm_jax.runs import gates, log_files, nonfinite
 from lhrm_jax.runs.metric_writer import MetricWriter, read_metrics
 from lhrm_jax.runs.preemption import EXIT_STATUS
 from lhrm_jax.runs.rollout_log import as_markdown
+from lhrm_jax.training import state as train_state
+from lhrm_jax.training import update
 
 
 def test_logs_end_where_the_checkpoint_saw_them(tmp_path):
@@ -144,7 +142,7 @@ def test_the_guard_dumps_what_can_be_loaded_and_ends_at_its_limit(tmp_path, roll
 
 def test_a_pinned_mode_warns_once_with_advice_and_counts_on_after_a_resume():
   told: list[str] = []
-  (gate,) = gates.standard(max_logp_difference=0, max_clip_ratio=0, max_kl=0, pinned_steps=3)
+  (gate,) = gates.standard(gates.GatesConfig(pinned_steps=3))
   watch = gates.Gates([gate], report=told.append)
   watch.replay([{"mode/think_prob": 0.999}, {"eval/accuracy": 1.0}])  # logged before
   states = [watch.check(s, {"mode/think_prob": 0.999})["gate/mode_collapse"] for s in (2, 3, 4)]
@@ -154,7 +152,7 @@ def test_a_pinned_mode_warns_once_with_advice_and_counts_on_after_a_resume():
 
 
 def test_a_gate_that_stops_ends_the_run_also_on_nan():
-  standing = gates.standard(max_logp_difference=0.1, max_clip_ratio=0, max_kl=0, pinned_steps=0)
+  standing = gates.standard(gates.GatesConfig(max_logp_difference=0.1, pinned_steps=0))
   watch = gates.Gates(standing, stop=True)
   name = "sampling/sampling_logp_difference/mean"
   assert watch.check(1, {name: 0.05}) == {"gate/logp_difference": 0}

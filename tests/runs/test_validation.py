@@ -1,6 +1,5 @@
 """What a config may hold: a rule for every key, all problems at once, and equivalent deltas."""
 
-from lhrm_jax.errors import UserError
 import dataclasses
 import errno
 
@@ -10,29 +9,30 @@ import pytest
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from lhrm_jax.runs import command_line
-from lhrm_jax.runs import setup
-from lhrm_jax.runs import validation
 from experiments.configs import arithmetic
-from lhrm_jax.runs import defaults
 from lhrm_jax import rewards
+from lhrm_jax.config import flatten, replaced
 from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.errors import UserError
 from lhrm_jax.objectives import advantages, hgpo
 from lhrm_jax.parallel import MESH_AXES
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs import command_line, defaults, setup, validation
+from lhrm_jax.runs.config import KNOBS, from_config_dict, problems
 
 
 def test_every_key_has_a_rule_that_its_default_keeps():
-  keys = dict(validation.flatten(defaults.get_config()))
-  assert set(keys) == set(validation.RULES)
-  assert validation.problems(defaults.get_config()) == []
+  keys = dict(flatten(defaults.get_config(), KNOBS))
+  assert set(keys) == set(KNOBS)
+  assert all(knob.meaning.endswith(".") for knob in KNOBS.values())
+  assert problems(defaults.get_config()) == []
 
 
 def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
   config = arithmetic.get_config()
   config.hgpo.clip_low, config.hft.steps, config.hgpo.tie = 1.5, -3, "last"
   with pytest.raises(UserError) as error:
-    validation.check(config)
+    from_config_dict(config)
   first, *lines = str(error.value).splitlines()
   assert first.startswith("3 of the config's values")
   assert lines == [
@@ -41,6 +41,15 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
     "  hgpo.tie='last' must be one of 'all', 'first'. Set --config.hgpo.tie; the default is 'all'.",
     "  hgpo.clip_low=1.5 must be a finite number of at least 0 and at most 1. Set "
     "--config.hgpo.clip_low; the default is 0.5.",
+  ]
+
+
+def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
+  config = arithmetic.get_config()
+  config.hgpo.detla, config.evluation = 0.4, ConfigDict({"prompts": 3})
+  assert problems(config) == [
+    "evluation.prompts is no key of a config. Did you mean evaluation.prompts?",
+    "hgpo.detla is no key of a config. Did you mean hgpo.delta?",
   ]
 
 
@@ -96,7 +105,7 @@ def test_values_that_do_not_go_together_are_refused(changes, message):
   config = arithmetic.get_config()
   config.update_from_flattened_dict(changes)
   with pytest.raises(UserError, match=message):
-    validation.check(config)
+    from_config_dict(config)
 
 
 @pytest.fixture
@@ -129,9 +138,9 @@ def test_an_advantage_is_given_what_it_names_and_nothing_is_dropped(
   config.update_from_flattened_dict(changes)
   if message:
     with pytest.raises(UserError, match=message):
-      validation.check(config)
+      from_config_dict(config)
     return
-  validation.check(config)
+  from_config_dict(config)
   options = advantages.options("mine", config.hgpo, config.hgpo.advantage_options)
   assert options == {"alpha": config.hgpo.alpha, **own}
   scores = np.array([[[1.0, 0.0], [0.0, 0.0]]])
@@ -145,20 +154,20 @@ def test_an_advantage_is_given_what_it_names_and_nothing_is_dropped(
 def test_a_locked_config_has_the_defaults_it_had():
   """As the command line gives it: an empty section that is locked is no setting."""
   config = arithmetic.get_config().lock()
-  assert validation.problems(config) == []
+  assert problems(config) == []
 
 
 def test_options_that_an_advantage_does_not_take_are_refused():
   config = arithmetic.get_config()
   config.hgpo.advantage_options = ConfigDict({"margin": 0.1})
   with pytest.raises(UserError, match="'hgpo' takes no such argument"):
-    validation.check(config)
+    from_config_dict(config)
 
 
 def test_a_packed_row_may_be_short_where_what_does_not_fit_is_skipped():
   config = arithmetic.get_config()
   config.hft.packed_length, config.data.long_demonstrations = 30, "skip"
-  validation.check(config)
+  from_config_dict(config)
 
 
 def mesh(data=1, fsdp=1, tensor=1):
@@ -184,8 +193,7 @@ def run():
 
 
 def test_lengths_beyond_the_positions_are_refused(run):
-  config = run.config.copy_and_resolve_references()
-  config.data.max_no_think_tokens = 43  # 22 + 43 > 64
+  config = replaced(run.config, {"data.max_no_think_tokens": 43})  # 22 + 43 > 64
   with pytest.raises(UserError, match=r"data\.max_no_think_tokens = 65"):
     validation.check_policy(config, run.policy_config, run.tokenizer)
 
@@ -244,8 +252,7 @@ def test_a_bad_config_leaves_no_folder(tmp_path):
 
 
 def test_a_prompt_over_the_limit_ends_the_job_with_the_key(run):
-  config = run.config.copy_and_resolve_references()
-  config.data.max_prompt_tokens = 5
+  config = replaced(run.config, {"data.max_prompt_tokens": 5})
   short = dataclasses.replace(run, config=config)
   with pytest.raises(UserError, match=r"data\.max_prompt_tokens=5"):
     short.evaluator()

@@ -111,6 +111,16 @@ def test_steps_learn_and_compile_once(config, tokenizer):
   assert step._cache_size() == 1
 
 
+def test_the_second_moment_decays_at_b2():
+  """Of a gradient of 2 after an update: (1 - b2) * 2^2."""
+  params = {"w": jnp.zeros(1)}
+  optimizer = train_state.make_optimizer(
+    optax.constant_schedule(1e-3), weight_decay=0.0, clip_norm=9.0, b2=0.75
+  )
+  _, state = optimizer.update({"w": jnp.full(1, 2.0)}, optimizer.init(params), params)
+  assert float(optax.tree.get(state, "nu")["w"][0]) == pytest.approx(1.0)
+
+
 def test_too_long_a_demonstration_is_refused(tokenizer, demonstrations):
   with pytest.raises(ValueError, match="more than the 11 that fit"):
     encode_demonstrations(tokenizer, demonstrations[0], 10)

@@ -1,0 +1,273 @@
+"""The config of a run: the sections that the library declares, and the keys of the run itself.
+
+Config files start from `get_config()` and change what they need; `from_config_dict` makes of them
+the typed `Config` that jobs carry, once all is checked. docs/config.md lists every key.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lhrm_jax import rewards
+from lhrm_jax.config import (
+  NAME,
+  PATH,
+  REWARDS,
+  SHORT,
+  TEXT,
+  WEIGHTS,
+  Knob,
+  build,
+  flatten,
+  idle,
+  knob,
+  knobs,
+  read,
+  replaced,
+  section,
+  section_problems,
+  short,
+  together,
+  whole,
+  without_effect,
+)
+from lhrm_jax.data import tasks
+from lhrm_jax.data.config import DataConfig
+from lhrm_jax.errors import UserError
+from lhrm_jax.evaluation import EvaluationConfig
+from lhrm_jax.parallel import MeshConfig, SamplingMeshConfig
+from lhrm_jax.policy.config import PolicySettings
+from lhrm_jax.registry import UnknownName
+from lhrm_jax.rewards.judging import JudgingConfig
+from lhrm_jax.rewards.model import RewardModelConfig
+from lhrm_jax.runs.checkpoints import CheckpointConfig
+from lhrm_jax.runs.gates import GatesConfig
+from lhrm_jax.runs.instruments import parse_steps
+from lhrm_jax.runs.nonfinite import NumericsConfig
+from lhrm_jax.training import hgpo_checks  # noqa: F401, whose import registers them
+from lhrm_jax.training.hft import HFTConfig
+from lhrm_jax.training.hgpo import HGPOConfig
+
+_LINES = 20  # of a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Every setting of a run."""
+
+  seed: int = knob(0, whole(0, 2**32 - 1), "Seed of random numbers and of the order of the data.")
+  task: str = knob("arithmetic", NAME, "Registered task: where rows come from (docs/data.md).")
+  reward: str = knob("exact_match", NAME, "Registered reward (docs/rewards.md).")
+  reward_weights: Mapping[str, float] = knob(
+    {}, WEIGHTS, 'Weighted sum of rewards in place of `reward`, as {"math": 1.0, "mine": 0.2}.'
+  )
+  reward_by_source: Mapping[str, str] = knob(
+    {},
+    REWARDS,
+    'Rewards by source of rows, in place of `reward` and `reward_weights`, as {"deepscaler": '
+    '"math", "tulu3": "reward_model"}; "*" stands for all other sources.',
+  )
+  reward_model: RewardModelConfig = section(RewardModelConfig)
+  init_from: str = knob(
+    "",
+    PATH,
+    "What to start from; HGPO then skips the cold start. A run's folder or one of the checkpoints "
+    "in it, a model's folder, a hub id, a GGUF file, or `package:NAME`.",
+  )
+  compilation_cache: str = knob(
+    "~/.cache/lhrm_jax/xla", PATH, 'Where compiled programs are kept between runs; "" keeps none.'
+  )
+  profile_steps: str = knob(
+    "",
+    SHORT,
+    'Steps of each stage to profile, as "10:12" for 10 and 11; open WORKDIR/profile with XProf.',
+  )
+  policy: PolicySettings = section(PolicySettings)
+  mesh: MeshConfig = section(MeshConfig)
+  sampling_mesh: SamplingMeshConfig = section(SamplingMeshConfig)
+  data: DataConfig = section(DataConfig)
+  hft: HFTConfig = section(HFTConfig)
+  hgpo: HGPOConfig = section(HGPOConfig)
+  evaluation: EvaluationConfig = section(EvaluationConfig)
+  checkpoint: CheckpointConfig = section(CheckpointConfig)
+  allow_config_change: str = knob(
+    "",
+    TEXT,
+    "Keys, with commas between them, that may differ from those that the run in --workdir was "
+    'started with, as "hgpo.steps,hgpo.beta".',
+  )
+  judging: JudgingConfig = section(JudgingConfig)
+  gates: GatesConfig = section(GatesConfig)
+  numerics: NumericsConfig = section(NumericsConfig)
+
+
+KNOBS: dict[str, Knob] = {declared.key: declared for declared in knobs(Config)}
+
+
+def get_config() -> ConfigDict:
+  """Every key at its default: what a config file starts from."""
+  return ConfigDict(to_dict(Config()))
+
+
+def from_config_dict(config: ConfigDict | Config) -> Config:
+  """The typed config, checked: what would fail only later, after hours, is refused here.
+
+  Raises:
+    UserError: names every key that is wrong, its value, and what would do.
+  """
+  if found := problems(config):
+    more = [f"and {len(found) - _LINES} more."] if len(found) > _LINES else []
+    lines = [f"{len(found)} of the config's values cannot be:", *found[:_LINES], *more]
+    raise UserError("\n  ".join(lines) if len(found) > 1 else found[0])
+  return build(Config, dict(flatten(config, KNOBS)))
+
+
+def problems(config: ConfigDict | Config) -> list[str]:
+  """What is wrong with a config, a sentence or two each, in the order of the declarations."""
+  return section_problems(Config, dict(flatten(config, KNOBS)))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """A config, or a section of one, as nested plain dicts."""
+  return config.to_dict() if isinstance(config, ConfigDict) else dataclasses.asdict(config)
+
+
+def plain(config: Any) -> dict[str, Any]:
+  """`to_dict` as it is read back from JSON."""
+  return json.loads(json.dumps(to_dict(config)))
+
+
+def of_older_run(saved: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+  """The config of a run that may be older than some keys; it is not checked.
+
+  Args:
+    saved: as its config.json has it.
+
+  Returns:
+    The config, in which keys that the run is older than do what it did; and the values of those
+    keys whose default is another method, `None` where no value does what the run did.
+  """
+  values = dict(flatten(saved, KNOBS))
+  config, differ = build(Config, values), {}
+  for key, declared in KNOBS.items():
+    if key in values:
+      continue
+    before = declared.before
+    if callable(before):
+      before = before(read(config, key.rpartition(".")[0]) if "." in key else config)
+    if before == declared.default:
+      continue
+    tried = replaced(config, {key: before})
+    if not list(without_effect(tried, [key])):
+      differ[key] = before
+      config = config if before is None else tried
+  return config, differ
+
+
+# ---- Between sections
+
+
+@together(Config, "hft.packed_length", "data.max_prompt_tokens", "data.max_response_tokens",
+          "data.long_demonstrations")  # fmt: skip
+def _packed_length(c: Config) -> str:
+  packed, prompt = c.hft.packed_length, c.data.max_prompt_tokens
+  response = c.data.max_response_tokens
+  if not packed or packed >= prompt + response - 1 or c.data.long_demonstrations == "skip":
+    return ""
+  return (
+    f"hft.packed_length={packed} is less than data.max_prompt_tokens={prompt} + "
+    f"data.max_response_tokens={response} - 1: a demonstration within the limits could fit into no "
+    f"row. Set it to {prompt + response - 1} or more, or data.long_demonstrations='skip'."
+  )
+
+
+_OF_ROWS = ("demonstrations", "prompts", "evaluation", "sources")
+
+
+@together(Config, "task", *(f"data.{name}" for name in _OF_ROWS))
+def _rows(c: Config) -> str:
+  given = ", ".join(f"data.{name}" for name in _OF_ROWS if getattr(c.data, name))
+  if c.task == tasks.ROWS or not given:
+    return ""
+  return f"{given}: task={short(c.task)} does not read them. Set task='rows', or leave them empty."
+
+
+def rewards_named(c: Config) -> set[str]:
+  """Names of the rewards that score a run's responses."""
+  return set(c.reward_by_source.values()) or set(c.reward_weights) or {c.reward}
+
+
+@together(Config, "reward", "reward_weights", "reward_by_source", "reward_model.init_from")
+def _rewards_known(c: Config) -> str:
+  for key in ("reward", "reward_weights", "reward_by_source"):
+    named = getattr(c, key)
+    try:
+      if named:
+        rewards.chosen(**{"reward": c.reward, key.removeprefix("reward_"): named})
+    except ValueError as error:
+      return f"reward={c.reward!r}: {error}" if key == "reward" else f"{key}: {error}"
+  if c.reward_model.init_from or "reward_model" not in rewards_named(c):
+    return ""
+  return "the reward 'reward_model' needs a model: set reward_model.init_from."
+
+
+@together(Config, "task")
+def _task_known(c: Config) -> str:
+  try:
+    tasks.REGISTRY.get(c.task)
+  except UnknownName as error:
+    return f"task={c.task!r}: {error}"
+  return ""
+
+
+@together(Config, "profile_steps")
+def _profile(c: Config) -> str:
+  try:
+    parse_steps(c.profile_steps)
+  except ValueError as error:
+    return str(error)
+  return ""
+
+
+@together(Config, "checkpoint.best", "hgpo.eval_every", "hgpo.steps")
+def _best(c: Config) -> str:
+  metric = c.checkpoint.best
+  known = ("eval/accuracy", "eval/mean_tokens", "eval/think", "eval/no_think", "mode/think_rate")
+  if not metric or metric in known or metric.startswith("mode/think_rate/level_"):
+    if metric not in known[:2] or c.hgpo.eval_every or not c.hgpo.steps:
+      return ""
+    return f"checkpoint.best={metric!r} is measured every hgpo.eval_every steps: set that above 0."
+  return f"checkpoint.best={short(metric)} must be '' or one of {', '.join(known)}."
+
+
+@idle(Config, "reward")
+def _weighted(c: Config) -> str:
+  return "reward_weights, which take its place" if c.reward_weights else ""
+
+
+@idle(Config, "reward", "reward_weights")
+def _by_source(c: Config) -> str:
+  return "reward_by_source, which takes its place" if c.reward_by_source else ""
+
+
+@idle(Config, *(f"reward_model.{field.name}" for field in dataclasses.fields(RewardModelConfig)))
+def _no_reward_model(c: Config) -> str:
+  return "" if "reward_model" in rewards_named(c) else "rewards that do not name 'reward_model'"
+
+
+@idle(Config, "reward_model.scale")
+def _rescaled(c: Config) -> str:
+  return f"hgpo.reward_scale={c.hgpo.reward_scale!r}" if c.hgpo.reward_scale else ""
+
+
+@idle(Config, "data.on_bad_row")
+def _no_sources(c: Config) -> str:
+  return "" if c.task == tasks.ROWS else f"task={c.task!r}: only 'rows' reads sources"
+
+
+@idle(Config, "checkpoint.best")
+def _no_training(c: Config) -> str:
+  return "" if c.hgpo.steps or c.hft.steps else "hgpo.steps=0 and hft.steps=0"

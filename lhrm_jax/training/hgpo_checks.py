@@ -1,0 +1,185 @@
+"""What must hold between the knobs of HGPO, and which have no effect under the others."""
+
+import functools
+import inspect
+from collections.abc import Iterator
+
+from lhrm_jax.config import idle, together
+from lhrm_jax.objectives import advantages
+from lhrm_jax.registry import UnknownName
+from lhrm_jax.training.hgpo import HGPOConfig
+
+
+@together(HGPOConfig, "prompts_per_step", "updates_per_rollout", "micro_batches")
+def _parts_of_a_step(c: HGPOConfig) -> str:
+  prompts, updates, parts = c.prompts_per_step, c.updates_per_rollout, c.micro_batches
+  if prompts % updates:
+    return (
+      f"hgpo.updates_per_rollout={updates} does not divide hgpo.prompts_per_step={prompts}: each "
+      "update is made from an equal part of a step's queries."
+    )
+  if prompts // updates % parts:
+    return (
+      f"hgpo.micro_batches={parts} does not divide the {prompts // updates} queries of an update "
+      "(hgpo.prompts_per_step / hgpo.updates_per_rollout): micro-batches are equal parts of it."
+    )
+  return ""
+
+
+@together(HGPOConfig, "prompts_per_step", "sampling_chunks")
+def _sampling_chunks(c: HGPOConfig) -> str:
+  if c.prompts_per_step % c.sampling_chunks == 0:
+    return ""
+  return (
+    f"hgpo.prompts_per_step={c.prompts_per_step} does not divide into hgpo.sampling_chunks="
+    f"{c.sampling_chunks} equal chunks: choose a divisor of the prompts."
+  )
+
+
+@together(HGPOConfig, "prompts_per_step", "steps")
+def _prompt_ids(c: HGPOConfig) -> str:
+  if c.prompts_per_step * c.steps < 2**31:
+    return ""
+  return (
+    f"hgpo.steps={c.steps} of hgpo.prompts_per_step={c.prompts_per_step} are more prompts than "
+    "int32 numbers, which their random keys come from: at most "
+    f"{(2**31 - 1) // c.prompts_per_step:,} steps."
+  )
+
+
+@together(HGPOConfig, "advantage")
+def _advantage_known(c: HGPOConfig) -> str:
+  try:
+    advantages.get(c.advantage)
+  except UnknownName as error:
+    return f"hgpo.advantage={c.advantage!r}: {error}"
+  return ""
+
+
+@together(HGPOConfig, "advantage", "pairing")
+def _pairing(c: HGPOConfig) -> str:
+  if c.advantage != "hgpo" or c.pairing == "paired":
+    return ""
+  return (
+    "hgpo.advantage='hgpo' compares the modes of paired rollouts; with hgpo.pairing='free' "
+    "choose another, such as 'grpo'."
+  )
+
+
+@together(HGPOConfig, "top_p", "top_k")
+def _truncation(c: HGPOConfig) -> str:
+  if c.top_p == 1 and not c.top_k:
+    return ""
+  return (
+    f"hgpo.top_p={c.top_p} and hgpo.top_k={c.top_k}: the update takes log-probabilities under the "
+    "whole distribution, so rollouts must be drawn from it: hgpo.top_p=1 and hgpo.top_k=0. To "
+    "sharpen rollouts, lower hgpo.temperature, which the update follows."
+  )
+
+
+@together(HGPOConfig, "advantage", "samples_per_mode")
+def _group_size(c: HGPOConfig) -> str:
+  if c.advantage != "hgpo" or c.samples_per_mode > 1:
+    return ""
+  return (
+    "hgpo.samples_per_mode=1 with hgpo.advantage='hgpo': a mode's only response is always its "
+    "best, so every token after the tag has advantage 0. Take at least 2."
+  )
+
+
+@together(HGPOConfig, "skip_zero_advantages", "beta")
+def _skipping(c: HGPOConfig) -> str:
+  if not (c.skip_zero_advantages and c.beta):
+    return ""
+  return (
+    f"hgpo.skip_zero_advantages with hgpo.beta={c.beta}: the KL penalty gives every response a "
+    "gradient, advantage or not. Set hgpo.beta=0, or skip none."
+  )
+
+
+@together(HGPOConfig, "advantage", "advantage_options")
+def argument_problems(c: HGPOConfig) -> Iterator[str]:
+  """What is wrong with `hgpo.advantage_options`, a sentence each."""
+  name, own = c.advantage, c.advantage_options
+  if name not in advantages.names():
+    return
+  signature = inspect.signature(advantages.get(name))
+  parameters = list(signature.parameters.values())[1:]  # without the scores
+  named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+  for option in own:
+    if option in advantages.SETTINGS:
+      yield f"hgpo.advantage_options.{option}: the config has hgpo.{option} for that."
+    elif option not in named and len(named) == len(parameters):
+      yield (
+        f"hgpo.advantage_options.{option}: hgpo.advantage={name!r} takes no such argument; it "
+        f"takes {', '.join(sorted(named)) or 'none'}."
+      )
+  for p in parameters:
+    if isinstance(p.default, int | float) and isinstance(own.get(p.name), str):
+      yield (
+        f"hgpo.advantage_options.{p.name}={own[p.name]!r} must be a number or a flag, as its "
+        f"default {p.default!r} is."
+      )
+    missing = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    if missing and p.name not in own and p.name not in advantages.SETTINGS:
+      yield (
+        f"hgpo.advantage={name!r} needs an argument {p.name}: set hgpo.advantage_options.{p.name}."
+      )
+
+
+# ---- Without effect
+
+
+@idle(HGPOConfig, "intra_scope")
+def _over_the_batch(c: HGPOConfig) -> str:
+  return _estimator(c, "reinforce_pp", "is over the whole batch")
+
+
+@idle(HGPOConfig, "ddof")
+def _no_deviation(c: HGPOConfig) -> str:
+  return _estimator(c, "rloo", "divides by no deviation") or _over_the_batch(c)
+
+
+@idle(HGPOConfig, "literal")
+def _same_literally(c: HGPOConfig) -> str:
+  """Modes of equal scores, all tied for the best, differ from no other response within the mode."""
+  scope = c.intra_scope or ("all" if c.estimator == "rloo" else "mode")
+  if c.advantage != "hgpo" or c.estimator == "reinforce_pp" or c.tie != "all" or scope != "mode":
+    return ""
+  return (
+    f"hgpo.estimator={c.estimator!r} over the responses of a mode and hgpo.tie='all': the "
+    "equations as printed give the same"
+  )
+
+
+@idle(HGPOConfig, "gamma")
+def _undiscounted(c: HGPOConfig) -> str:
+  if c.estimator == "reinforce_pp":
+    return ""
+  return f"hgpo.estimator={c.estimator!r}: only 'reinforce_pp' discounts"
+
+
+@idle(HGPOConfig, "tag_normalisation", "neither_penalty")
+def _no_forced_tag(c: HGPOConfig) -> str:
+  return "" if c.pairing == "paired" else "hgpo.pairing='free': no tag is forced"
+
+
+@idle(HGPOConfig, "tag_kl")
+def _no_divergence(c: HGPOConfig) -> str:
+  return "" if c.beta else "hgpo.beta=0"
+
+
+def _not_taken(setting: str, c: HGPOConfig) -> str:
+  if c.advantage not in advantages.names() or setting in advantages.settings_of(c.advantage):
+    return ""
+  return f"hgpo.advantage={c.advantage!r}, which takes no argument {setting}"
+
+
+for _setting in advantages.SETTINGS:
+  idle(HGPOConfig, _setting)(functools.partial(_not_taken, _setting))
+
+
+def _estimator(c: HGPOConfig, name: str, what: str) -> str:
+  if c.estimator != name or _not_taken("estimator", c):
+    return ""
+  return f"hgpo.estimator={name!r}, which {what}"
