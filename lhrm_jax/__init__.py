@@ -6,8 +6,12 @@
 - `objectives`: `hgpo.assign_rewards`, `hgpo.advantages`, losses, advantages by name
 - `rewards`: scorers; `get`, `register`, `math.verify`
 - `data`: tasks, sources of rows, batches
-- `training`: steps of HFT and HGPO, checkpoints, metrics
+- `training`: train state; updates of HFT and HGPO
 - `evaluation`: Hybrid Accuracy, figures, the report
+- `runs`: what a run needs around its maths: typed config, run folder, checkpoints, logs, report
+- `planning`: what a config will cost: chips, FLOPs, programs compiled ahead of time
+- `storage`: files, buckets and URLs
+- `config`: settings declared once, with default, range and meaning
 - `parallel`: mesh, shardings, many hosts
 
 Each is imported when it is first used. Jobs are in a checkout's `experiments/`, see README.md.
@@ -18,8 +22,8 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [
-  "data", "evaluation", "objectives", "parallel", "policy", "rewards", "sampling", "text",
-  "training",
+  "config", "data", "evaluation", "objectives", "parallel", "planning", "policy", "rewards", "runs",
+  "sampling", "storage", "text", "training",
 ]  # fmt: skip
 
 

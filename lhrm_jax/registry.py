@@ -1,6 +1,7 @@
 """Things a config chooses by name: rewards, advantages, tasks."""
 
 import difflib
+import functools
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -28,8 +29,11 @@ class Registry(Generic[T]):
   def register(self, name: str, entry: T | None = None, *, replace: bool = False) -> Any:
     """Registers `entry` as `name` and returns it; without `entry`, returns a decorator.
 
+    The same definition may come again: a config file that registers is executed more than once
+    where another one imports it.
+
     Raises:
-      ValueError: the name is taken and `replace` is not set.
+      ValueError: the name is taken by another definition and `replace` is not set.
     """
     if entry is None:
 
@@ -37,7 +41,7 @@ class Registry(Generic[T]):
         return self.register(name, entry, replace=replace)
 
       return decorator
-    if name in self.entries and not replace:
+    if name in self.entries and not (replace or _same(entry, self.entries[name])):
       raise ValueError(
         f"{self.kind} {name!r} is already registered; pass replace=True to put yours in its place"
       )
@@ -63,3 +67,15 @@ class Registry(Generic[T]):
   def name_of(self, entry: T) -> str | None:
     """Returns a name `entry` is registered under, if any."""
     return next((name for name, registered in self.entries.items() if registered is entry), None)
+
+
+def _same(a: Any, b: Any) -> bool:
+  """Whether two entries are one definition, from one execution of its file or from two."""
+  if isinstance(a, functools.partial) and isinstance(b, functools.partial):
+    return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
+  return a is b or (_origin(a) is not None and _origin(a) == _origin(b))
+
+
+def _origin(entry: Any) -> tuple[str, str, int] | None:
+  code = getattr(entry, "__code__", None)
+  return code and (code.co_filename, code.co_qualname, code.co_firstlineno)
