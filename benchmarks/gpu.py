@@ -36,7 +36,8 @@ from lhrm_jax.runs.instruments import peak_memory
 from lhrm_jax.sampling import sample
 from lhrm_jax.training import hft
 from lhrm_jax.training import state as train_state
-from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients, make_score
+from lhrm_jax.training.hgpo import HGPOBatch, HGPOConfig, hgpo_gradients
+from lhrm_jax.training.rollout_logprobs import make_score
 from lhrm_jax.training.update import gradients
 
 
@@ -204,7 +205,7 @@ def check(config: PolicyConfig, sizes: Sizes) -> dict[str, Any]:
   @functools.partial(jax.jit, static_argnums=0)
   def hgpo_gradient(config, params, ref):
     given = HGPOBatch(rollouts, advantages, ref)
-    return hgpo_gradients(config, update.spec(4), params, given)[1]
+    return hgpo_gradients(config, HGPOConfig(length_buckets=4), update.OPENING, params, given)[1]
 
   loss, hft_grads = hft_gradient(config, params)
   with jax.default_matmul_precision("highest"):  # float32 would be TF32 on NVIDIA

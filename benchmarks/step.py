@@ -27,7 +27,8 @@ from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.runs.instruments import CompileCounter, Stopwatch, seconds_by_name
 from lhrm_jax.sampling import Prompts, Rollouts, sample
 from lhrm_jax.training import state as train_state
-from lhrm_jax.training.hgpo import HGPOBatch, make_hgpo_step, make_score
+from lhrm_jax.training.hgpo import HGPOBatch, HGPOConfig, make_hgpo_step
+from lhrm_jax.training.rollout_logprobs import make_score
 
 PARTS = ("prefill", "decode", "fetch", "logprob", "update")
 
@@ -65,8 +66,8 @@ def make_step(
     config: of the policy, which begins at random.
     samples: responses per mode, `G`.
     max_tokens: longest response.
-    buckets: see `HGPOSpec.length_buckets`.
-    micro_batches: see `HGPOSpec`.
+    buckets: see `HGPOConfig.length_buckets`.
+    micro_batches: see `HGPOConfig`.
     learning_rate: constant.
     beta: weight of the KL penalty.
   """
@@ -77,9 +78,9 @@ def make_step(
   reference = jax.tree.map(jnp.copy, state.params)
   cast = jax.jit(policy.in_compute_dtype, static_argnums=0)
   spec = rollout.spec(samples, max_tokens)
-  objective = update.spec(buckets, micro_batches, beta=beta)
+  c = HGPOConfig(length_buckets=buckets, micro_batches=micro_batches, beta=beta)
   score = make_score(config, update.OPENING, 1.0, buckets, mesh)
-  learn = make_hgpo_step(config, objective, optimizer, schedule, mesh)
+  learn = make_hgpo_step(config, c, update.OPENING, optimizer, schedule, mesh)
   advantages_of = jax.jit(lambda scores: hgpo.advantages(scores, alpha=1.0, delta=0.2))
   clock, steps = Stopwatch(), 0
 

@@ -25,16 +25,10 @@ from lhrm_jax.planning.flops import matrix_params, rollout_flops
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Rollouts
 from lhrm_jax.training import state as train_state
-from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, Scored, make_hgpo_step, make_score
+from lhrm_jax.training.hgpo import HGPOBatch, HGPOConfig, make_hgpo_step
+from lhrm_jax.training.rollout_logprobs import make_score
 
 OPENING = (1, 2)
-
-
-def spec(buckets: int, micro_batches: int = 1, **fields) -> HGPOSpec:
-  """The paper's objective."""
-  options = {"clip_low": 0.5, "clip_high": 0.5, "beta": 0.001, "aggregation": "sequence_sum",
-             "tag_weight": 1.0, "gamma": 1.0, "temperature": 1.0, "opening": OPENING}  # fmt: skip
-  return HGPOSpec(**(options | fields), length_buckets=buckets, micro_batches=micro_batches)
 
 
 def update_bytes(config: PolicyConfig) -> float:
@@ -56,12 +50,13 @@ def measure(
   mesh = parallel.make_mesh()
   state = train_state.create(config, optimizer, mesh, jax.random.key(0))
   score = make_score(config, OPENING, 1.0, buckets, mesh)
-  step = make_hgpo_step(config, spec(buckets, micro_batches), optimizer, schedule, mesh)
+  c = HGPOConfig(length_buckets=buckets, micro_batches=micro_batches)
+  step = make_hgpo_step(config, c, OPENING, optimizer, schedule, mesh)
   scores = jax.random.bernoulli(jax.random.key(1), 0.5, rollouts.lengths.shape)
   advantages = hgpo.advantages(scores.astype(jnp.float32), alpha=1.0, delta=0.2)
 
   began = time.perf_counter()
-  ref: Scored = jax.block_until_ready(score(state.params, rollouts))
+  ref = jax.block_until_ready(score(state.params, rollouts))
   batch = HGPOBatch(rollouts, advantages, ref)
   compiled = step.lower(state, batch).compile()
   compile_seconds = time.perf_counter() - began

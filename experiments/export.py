@@ -12,9 +12,8 @@ from absl import flags
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import command_line, setup
+from lhrm_jax.runs import command_line, output_folders, setup
 from lhrm_jax.runs.model_card import model_card
-from lhrm_jax.runs.run_folder import RESERVED
 
 
 def main(_) -> None:
@@ -24,7 +23,7 @@ def main(_) -> None:
       "Name a run and a folder: python -m experiments.export --config.init_from=RUN --out DIR"
     )
   out = pathlib.Path(_OUT.value).expanduser().absolute()
-  check_out(out)
+  output_folders.check_export_folder(out)
   run, _ = setup.find_checkpoint(c.init_from)
   card = model_card(run)
   config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
@@ -33,19 +32,6 @@ def main(_) -> None:
   except (OSError, ValueError) as error:
     raise UserError(f"--out {out}: {error}") from error
   print(f"Exported to {out}")
-
-
-def check_out(out: pathlib.Path) -> None:
-  """Raises:
-  UserError: a model there would overwrite files of a run, or hide it.
-  """
-  run = next((p for p in (out, *out.parents) if setup.is_run(p)), None)
-  of_run = run and (out == run or out.relative_to(run).parts[0] in RESERVED)
-  if of_run:
-    raise UserError(
-      f"--out {out} is a run's folder ({run}): the model would overwrite its files or hide it. "
-      f"Choose another, such as {run.with_name(f'{run.name}-export')}."
-    )
 
 
 if __name__ == "__main__":

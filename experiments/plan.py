@@ -16,11 +16,10 @@ import sys
 import jax
 from absl import flags
 
-from experiments import hgpo
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.planning.chips import Topology
 from lhrm_jax.planning.plan import advice, make_plan
-from lhrm_jax.planning.programs import OPENING, PROGRAMS, Programs
+from lhrm_jax.planning.programs import PROGRAMS, Programs
 from lhrm_jax.planning.show import show
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.runs import command_line
@@ -39,8 +38,7 @@ def main(_) -> None:
   plans = []
   with as_user_error(ValueError):
     policy_config = PolicyConfig.from_dict(vars(config.policy))
-    spec = hgpo.hgpo_spec(config.hgpo, OPENING)
-    programs = Programs(config, policy_config, spec, topology)
+    programs = Programs(config, policy_config, topology)
     for name in _PROGRAMS.value:
       plans.append(make_plan(programs.make(name), topology))
       show(plans[-1], advice(plans[-1], config), topology)

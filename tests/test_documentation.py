@@ -161,12 +161,10 @@ import importlib, os, sys
 os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 import jax
 jax.config.update("jax_platforms", "cpu")
-from experiments import hgpo
-from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.planning.chips import Topology
-from lhrm_jax.planning.programs import OPENING, PROGRAMS, Programs
+from lhrm_jax.planning.programs import PROGRAMS, Programs
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.runs import validation
+from lhrm_jax.runs.config import from_config_dict
 
 for name in ("qwen2_5_math_7b_hft", "qwen2_5_math_7b_hgpo", "qwen2_5_math_1_5b_hft",
              "qwen2_5_math_1_5b_hgpo"):
@@ -177,9 +175,8 @@ for name in ("qwen2_5_math_7b_hft", "qwen2_5_math_7b_hgpo", "qwen2_5_math_1_5b_h
     except ValueError:
       continue
     config = from_config_dict(config)
-    spec = hgpo.hgpo_spec(config.hgpo, OPENING)
     policy_config = PolicyConfig.from_dict(vars(config.policy))
-    programs = Programs(config, policy_config, spec, Topology.parse(topology))
+    programs = Programs(config, policy_config, Topology.parse(topology))
     for program in PROGRAMS:
       print(name, chips, program, programs.make(program).what)
 """

@@ -31,8 +31,9 @@ class TokenBatch:
 
 
 def encode_prompts(
-  tokenizer: Tokenizer, rows: Sequence[PromptRow], first_id: int, length: int
-) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+  tokenizer: Tokenizer, rows: Sequence[PromptRow], first_id: int, length: int,
+  encoded: Sequence[Sequence[int]] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
   """Encodes prompts, padded on the right.
 
   Args:
@@ -40,6 +41,7 @@ def encode_prompts(
     rows: `B` queries.
     first_id: id of the first prompt, its place in the stream; the others follow.
     length: `P`, the most tokens a prompt may have.
+    encoded: `prompt_ids` of the rows, where they are known.
 
   Returns:
     Tokens `[B, P]`, lengths `[B]` and ids `[B]`, int32.
@@ -47,7 +49,7 @@ def encode_prompts(
   Raises:
     ValueError: a prompt is longer than `length`, or see `prompt_ids`.
   """
-  encoded = [prompt_ids(tokenizer, row) for row in rows]
+  encoded = encoded or [prompt_ids(tokenizer, row) for row in rows]
   tokens = np.full((len(rows), length), tokenizer.pad_id, np.int32)
   for i, ids in enumerate(encoded):
     if len(ids) > length:

@@ -5,9 +5,11 @@ All rows are a function of (seed, step), as the task's own are, so that a resume
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from lhrm_jax.data.batches import Encoded, encode, prompt_ids
+import numpy as np
+
+from lhrm_jax.data.batches import Encoded, encode, encode_prompts, prompt_ids
 from lhrm_jax.data.config import LONG_DEMONSTRATIONS, LONG_PROMPTS
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.tasks import Task
@@ -18,11 +20,26 @@ _SPARE = 2**32
 _ATTEMPTS = 100
 
 
+@dataclasses.dataclass(frozen=True)
+class DrawnPrompts:
+  """The training queries of one step, encoded.
+
+  Attributes:
+    rows: `B` queries.
+    encoded: tokens `[B, P]`, lengths `[B]` and ids `[B]`, see `batches.encode_prompts`.
+    long: how many of the step's own were too long, and cut or replaced.
+  """
+
+  rows: list[PromptRow]
+  encoded: tuple[np.ndarray, np.ndarray, np.ndarray]
+  long: int
+
+
 def draw_prompts(
   task: Task, tokenizer: Tokenizer, seed: int, step: int, count: int, *,
   max_tokens: int, long_prompts: str = "raise",
-) -> tuple[list[PromptRow], int]:  # fmt: skip
-  """The training queries of one step.
+) -> DrawnPrompts:  # fmt: skip
+  """Draws and encodes the training queries of one step.
 
   Args:
     task: where they come from.
@@ -31,32 +48,45 @@ def draw_prompts(
     step: HGPO step.
     count: number of queries.
     max_tokens: `data.max_prompt_tokens`.
-    long_prompts: one of `LONG_PROMPTS`; under "raise" it is `encode_prompts` that raises.
-
-  Returns:
-    `count` queries, and how many of the step's own were too long.
+    long_prompts: one of `LONG_PROMPTS`.
 
   Raises:
-    ValueError: `long_prompts` is unknown, or hardly any query fits.
+    ValueError: `long_prompts` is unknown, hardly any query fits or, under "raise", one does not.
   """
+  _check(long_prompts, LONG_PROMPTS, "long_prompts")
   rows = list(task.prompts(seed, step, count))
-  if _check(long_prompts, LONG_PROMPTS, "long_prompts") == "raise":
-    return rows, 0
-  long = [i for i, row in enumerate(rows) if not fits(tokenizer, row, max_tokens)]
+  ids = [prompt_ids(tokenizer, row) for row in rows]
+  long = [i for i in range(count) if len(ids[i]) > max_tokens]
   if long_prompts == "truncate_left":
     for i in long:
       rows[i] = truncate_left(tokenizer, rows[i], max_tokens)
-    return rows, len(long)
-  missing = long[::-1]
+      ids[i] = prompt_ids(tokenizer, rows[i])
+  elif long_prompts == "skip":
+    _replace(rows, ids, long, _spares(task, seed, step, count), tokenizer, max_tokens)
+  encoded = encode_prompts(tokenizer, rows, step * count, max_tokens, ids)
+  return DrawnPrompts(rows, encoded, len(long))
+
+
+def _spares(task: Task, seed: int, step: int, count: int) -> Iterator[PromptRow]:
   for attempt in range(1, _ATTEMPTS + 1):
-    if not missing:
-      return rows, len(long)
-    for row in task.prompts(seed, step + attempt * _SPARE, count):
-      if missing and fits(tokenizer, row, max_tokens):
-        rows[missing.pop()] = row
-  raise ValueError(
-    f"Hardly any prompt has at most data.max_prompt_tokens={max_tokens} tokens: raise the limit."
-  )
+    yield from task.prompts(seed, step + attempt * _SPARE, count)
+
+
+def _replace(
+  rows: list[PromptRow], ids: list[list[int]], long: Sequence[int], spares: Iterator[PromptRow],
+  tokenizer: Tokenizer, max_tokens: int,
+) -> None:  # fmt: skip
+  """Puts spare rows that fit, and their ids, into the places `long`."""
+  for i in long:
+    for row in spares:
+      rows[i], ids[i] = row, prompt_ids(tokenizer, row)
+      if len(ids[i]) <= max_tokens:
+        break
+    else:
+      raise ValueError(
+        f"Hardly any prompt has at most data.max_prompt_tokens={max_tokens} tokens: raise the "
+        "limit."
+      )
 
 
 def evaluation_prompts(

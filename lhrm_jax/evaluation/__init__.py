@@ -1,6 +1,6 @@
 """Hybrid Accuracy, evaluation of a policy, figures and the report."""
 
-from lhrm_jax.evaluation.evaluate import EvaluationConfig, Evaluator, Replies, mode_probs
+from lhrm_jax.evaluation.evaluate import EvaluationConfig, Evaluator, Replies
 from lhrm_jax.evaluation.hybrid_accuracy import HybridAccuracy, hybrid_accuracy
 
 __all__ = [
@@ -9,5 +9,4 @@ __all__ = [
   "HybridAccuracy",
   "Replies",
   "hybrid_accuracy",
-  "mode_probs",
 ]

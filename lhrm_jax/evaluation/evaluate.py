@@ -18,10 +18,18 @@ from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation.hybrid_accuracy import hybrid_accuracy
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn, check_answer, scoring
-from lhrm_jax.sampling import STOPPED, Prompts, Rollouts, SamplerSpec, prefill, sample
+from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
+from lhrm_jax.sampling import (
+  Prompts,
+  Rollouts,
+  SamplerSpec,
+  mode_logprobs,
+  prefill,
+  sample,
+)
 from lhrm_jax.text import Tokenizer, form, tags
 
-# What a reply's first token decides, in the order of `mode_probs`.
+# What a reply's first token decides, in the order of `sampling.mode_logprobs`.
 FIRST_TOKENS = (*tags.MODES, "neither")
 
 
@@ -68,7 +76,7 @@ class Replies:
     lengths: `[K, M, n]` int32, tokens.
     modes: `[K, M, n]` int, read off the first token; -1 where it is no tag.
     well_formed: `[K, M, n]` bool; not so where the reply was cut off.
-    texts: `K * M * n` strings in that order.
+    texts: `[K, M, n]` str objects.
     failed: number of judgements that failed, scored 0, by reason.
   """
 
@@ -76,8 +84,11 @@ class Replies:
   lengths: np.ndarray
   modes: np.ndarray
   well_formed: np.ndarray
-  texts: list[str]
+  texts: np.ndarray
   failed: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+_ARRAYS = ("scores", "lengths", "modes", "well_formed", "texts")  # of `Replies`
 
 
 class Evaluator:
@@ -140,37 +151,24 @@ class Evaluator:
     Every process of a job takes its share of the batches, and gets the replies to all.
     """
     sampler = SamplerSpec.of(
-      self._tokenizer, samples=samples, max_tokens=self._max_tokens, paired=paired
-    )
+      self._tokenizer, samples=samples, max_tokens=self._max_tokens, paired=paired,
+      temperature=temperature, top_p=self.settings.top_p,
+    )  # fmt: skip
     mine: dict[int, Replies] = {}
     for i in range(jax.process_index(), len(self.batches), jax.process_count()):
       rows, prompts = self.batches[i]
-      rollouts = sample(
-        self._config, sampler, params, prompts, jax.random.key(_SEED),
-        temperature=temperature, top_p=self.settings.top_p,
-      )  # fmt: skip
+      rollouts = sample(self._config, sampler, params, prompts, jax.random.key(_SEED))
       rollouts = _first(jax.device_get(rollouts), len(rows))
-      texts = scoring.decode(self._tokenizer, rollouts)
-      first, tag_ids = rollouts.responses[..., 0], self._tokenizer.tag_ids
-      whole = form.well_formed(texts, first.ravel(), tag_ids).reshape(first.shape)
-      scored = self._scorer.wait([self._scorer.start(rows, rollouts, texts)])
+      scored = ScoredRollouts.read(self._tokenizer, rows, rollouts).judged_by(self._scorer)
       mine[i] = Replies(
-        scored.scores,
-        rollouts.lengths,
-        np.vectorize(tag_ids.mode_of)(first),
-        whole & (rollouts.finish_reason == STOPPED),
-        texts,
-        scored.failed,
+        **{name: getattr(scored, name) for name in _ARRAYS}, failed=scored.judged.failed
       )
     found = {i: part for of in parallel.gather_objects(mine) for i, part in of.items()}
     parts = [found[i] for i in range(len(self.batches))]
+    failed = sum((collections.Counter(part.failed) for part in parts), collections.Counter())
     return Replies(
-      np.concatenate([part.scores for part in parts]),
-      np.concatenate([part.lengths for part in parts]),
-      np.concatenate([part.modes for part in parts]),
-      np.concatenate([part.well_formed for part in parts]),
-      [text for part in parts for text in part.texts],
-      dict(sum((collections.Counter(part.failed) for part in parts), collections.Counter())),
+      **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS},
+      failed=dict(failed),
     )
 
   def close(self) -> None:
@@ -242,7 +240,7 @@ class Evaluator:
     """
     levels = np.array([row.level for row in self.rows])
     sources = np.array([row.source for row in self.rows])
-    texts = np.array(replies.texts, object).reshape(replies.modes.shape)[:, mode_axis]
+    texts = replies.texts[:, mode_axis].ravel().tolist()
 
     def over(chosen: np.ndarray) -> dict[str, Any]:
       return {
@@ -256,7 +254,7 @@ class Evaluator:
     return {
       **over(np.ones(len(levels), bool)),
       "form": form.form_rates(
-        replies.modes[:, mode_axis], replies.well_formed[:, mode_axis], texts.ravel().tolist()
+        replies.modes[:, mode_axis], replies.well_formed[:, mode_axis], texts
       ),
       "by_level": {str(level): over(levels == level) for level in sorted(set(levels.tolist()))},
       "by_source": {name: over(sources == name) for name in sorted(set(sources.tolist()))},
@@ -275,16 +273,7 @@ def _first_token_probs(
   config: PolicyConfig, opening: tuple[int, int], params: policy.Params, prompts: Prompts
 ) -> jax.Array:
   hidden, _ = prefill(config, params, prompts)
-  return mode_probs(policy.next_token_logits(config, params, hidden), opening)
-
-
-def mode_probs(logits: jax.Array, opening: tuple[int, int]) -> jax.Array:
-  """`[B, 3]` probabilities of `<think>`, `<no_think>` and all other tokens, of logits `[B, V]`."""
-  probs = jax.nn.softmax(logits)
-  # The others are summed, not taken as what is left of 1: that is rounding where it matters.
-  is_tag = jnp.isin(jnp.arange(probs.shape[-1]), jnp.array(opening))
-  neither = jnp.sum(jnp.where(is_tag, 0.0, probs), axis=-1, keepdims=True)
-  return jnp.concatenate([probs[:, jnp.array(opening)], neither], axis=-1)
+  return jnp.exp(mode_logprobs(policy.next_token_logits(config, params, hidden), opening))
 
 
 def _first(rollouts: Rollouts, prompts: int) -> Rollouts:

@@ -21,9 +21,17 @@ AdvantageFn = Callable[[Array], Advantages]
 # Keys of a config's section `hgpo` that are passed to the functions that name them as arguments.
 SETTINGS = ("alpha", "delta", "tie", "intra_scope", "estimator", "ddof", "literal", "skip_unsolved")
 
+# What a function may name as arguments beside those and is then given of the batch and the run.
+# `[B, M, G]`: response tokens; 0 think, 1 no_think, -1 neither; cut off at the limit; well formed.
+# Scalars: the training step, from 0, and the run's number of them. `[B]`: mean score of the
+# reference policy in think, NaN where unknown.
+CONTEXT = (
+  "lengths", "modes", "truncated", "well_formed", "step", "total_steps", "ref_accuracy",
+)  # fmt: skip
+
 # `register("mine")` over `fn(scores, *, ...) -> Advantages` makes it available to configs as
 # `hgpo.advantage = "mine"`. Of its arguments, `SETTINGS` come from the config's keys of that name,
-# all others from `hgpo.advantage_options`.
+# `CONTEXT` from the rollouts and the run, all others from `hgpo.advantage_options`.
 REGISTRY: Registry[Callable[..., Advantages]] = Registry("advantage")
 register, get, names = REGISTRY.register, REGISTRY.get, REGISTRY.names
 

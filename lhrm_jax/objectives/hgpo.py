@@ -68,10 +68,14 @@ class Advantages:
     tag: `[B, 2, G]`, of the opening tag (the first token): the intra term plus `alpha` times the
       inter term.
     body: `[B, 2, G]`, of every later token: the intra term.
+    r_inter: `[B, 2, G]`, HGPO's inter reward; `None` where the method has none.
+    r_intra: `[B, 2, G]`, HGPO's intra reward, likewise.
   """
 
   tag: Array
   body: Array
+  r_inter: Array | None = None
+  r_intra: Array | None = None
 
 
 def assign_rewards(
@@ -203,4 +207,4 @@ def advantages(
   if not literal:
     intra = jnp.where(ranked, intra, 0.0)
   chex.assert_equal_shape([scores, inter, intra])
-  return Advantages(tag=intra + alpha * inter, body=intra)
+  return Advantages(intra + alpha * inter, intra, r_inter, r_intra)

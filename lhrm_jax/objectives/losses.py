@@ -205,19 +205,14 @@ class PolicyLoss:
 
 
 def policy_loss(
+  config: PolicyLossConfig,
   logprobs: Array,
   old_logprobs: Array,
   ref_logprobs: Array,
   advantages: Array,
   mask: Array,
   *,
-  clip_low: float,
-  clip_high: float,
-  beta: float,
-  aggregation: str = "sequence_sum",
   constant_length: int = 1,
-  tag_weight: float = 1.0,
-  tag_kl: bool = True,
 ) -> PolicyLoss:
   """Clipped objective with a KL penalty (https://arxiv.org/abs/2505.14631), negated.
 
@@ -226,19 +221,14 @@ def policy_loss(
   Eq. 11 prints the HFT policy in the ratio's denominator; Algorithm 1 refreshes it, as here.
 
   Args:
+    config: clip range, `beta`, `aggregation` and `tag_weight`. With `tag_kl` at "exact" the first
+      token has no k3 term: `tag_regulariser` holds its divergence.
     logprobs: `[N, T]` of the policy that learns.
     old_logprobs: `[N, T]` of the policy that sampled.
     ref_logprobs: `[N, T]` of the reference.
     advantages: `[N, T]`, see `token_advantages`.
     mask: `[N, T]` bool; elsewhere the other arrays may hold anything.
-    clip_low: epsilon below 1.
-    clip_high: epsilon above 1.
-    beta: weight of the KL penalty.
-    aggregation: see `aggregation_weights`.
     constant_length: see `aggregation_weights`.
-    tag_weight: factor on the loss of the first token.
-    tag_kl: whether the first token has a k3 term like any other; not where `tag_regulariser` holds
-      the exact divergence.
 
   Returns:
     `PolicyLoss`.
@@ -250,19 +240,19 @@ def policy_loss(
     masked(x, mask) for x in (logprobs, old_logprobs, ref_logprobs, advantages)
   )
   ratio = jnp.exp(log_ratio(logprobs, old_logprobs))
-  clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+  clipped = jnp.clip(ratio, 1.0 - config.clip_low, 1.0 + config.clip_high)
   surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
   k3 = k3_divergence(logprobs, ref_logprobs)
 
-  weights, count = aggregation_weights(mask, aggregation, constant_length)
+  weights, count = aggregation_weights(mask, config.aggregation, constant_length)
   is_tag = jnp.arange(mask.shape[1]) == 0
-  weights = jnp.where(is_tag, tag_weight * weights, weights)
+  weights = jnp.where(is_tag, config.tag_weight * weights, weights)
   body = mask & ~is_tag
-  penalty = beta * (k3 if tag_kl else masked(k3, body))
+  penalty = config.beta * (k3 if config.tag_kl == "k3" else masked(k3, body))
   total = masked_sum((penalty - surrogate) * weights, mask)
 
-  low = (ratio < 1.0 - clip_low) & (advantages < 0)
-  high = (ratio > 1.0 + clip_high) & (advantages > 0)
+  low = (ratio < 1.0 - config.clip_low) & (advantages < 0)
+  high = (ratio > 1.0 + config.clip_high) & (advantages > 0)
   return PolicyLoss(
     loss=SumCount(total, count),
     kl=masked_sum_count(k3, body),

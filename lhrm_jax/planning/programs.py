@@ -4,6 +4,7 @@ The functions are those that a run compiles; only what they are called with stan
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +24,8 @@ from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample, sampler
 from lhrm_jax.sampling.decoding import blocks
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import make_hft_step
-from lhrm_jax.training.hgpo import HGPOBatch, HGPOSpec, Scored, make_hgpo_step, make_score
+from lhrm_jax.training.hgpo import HGPOBatch, make_hgpo_step
+from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, make_score
 
 PROGRAMS = ("hft", "prefill", "rollout", "score", "update")
 # Ids of tags and of the end of sequence change nothing in a program's cost.
@@ -57,18 +59,17 @@ class Program:
 class Programs:
   """Builds the programs of one config for one topology."""
 
-  def __init__(self, config: Any, policy_config: PolicyConfig, spec: HGPOSpec, topology: Topology):
+  def __init__(self, config: Any, policy_config: PolicyConfig, topology: Topology):
     """Args:
     config: has the sections `data`, `hft`, `hgpo`, `mesh` and `sampling_mesh` of a run.
     policy_config: sizes of the policy, `vocab_size` among them.
-    spec: objective of the update.
     topology: the chips.
 
     Raises:
       UserError: see `devices_for`.
       ValueError: the mesh does not fit the topology.
     """
-    self._config, self._policy, self._spec = config, policy_config, spec
+    self._config, self._policy = config, policy_config
     mesh, tensor = config.mesh, config.sampling_mesh.tensor
     self._mesh = parallel.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices_for(topology))
     # Like `SamplingLayout`: the devices of one host.
@@ -114,13 +115,9 @@ class Programs:
 
   def _rollout(self) -> Program:
     c, tokens = self._config.hgpo, self._config.data.max_response_tokens
-    spec = SamplerSpec(c.samples_per_mode, tokens, True, OPENING, _EOS, _PAD)
-    fn = jax.jit(
-      lambda params, prompts, key: sample(
-        self._policy, spec, params, prompts, key,
-        temperature=c.temperature, top_p=c.top_p, top_k=c.top_k, mesh=self._host_mesh,
-      )
-    )  # fmt: skip
+    drawing = (c.temperature, c.top_p, c.top_k)
+    spec = SamplerSpec(c.samples_per_mode, tokens, True, OPENING, _EOS, _PAD, *drawing)
+    fn = jax.jit(functools.partial(sample, self._policy, spec, mesh=self._host_mesh))
     rows = self._prompts_per_host * 2 * c.samples_per_mode
     p = self._policy
     per_token = 2 * p.num_layers * p.num_kv_heads * p.head_dim * jnp.dtype(p.dtype).itemsize
@@ -147,16 +144,14 @@ class Programs:
     def floats(*shape: int) -> jax.ShapeDtypeStruct:
       return _rows(self._mesh, shape, jnp.float32)
 
-    scored = Scored(floats(b, m, g, t), floats(b, m, g, t), floats(b, 3))
-    several = c.updates_per_rollout * c.epochs > 1
-    batch = HGPOBatch(
-      rollouts, Advantages(floats(b, m, g), floats(b, m, g)), scored, scored if several else None
-    )
+    scored = RolloutLogprobs(floats(b, m, g, t), floats(b, m, g, t), floats(b, 3))
+    old = scored if c.updates > 1 else None
+    batch = HGPOBatch(rollouts, Advantages(floats(b, m, g), floats(b, m, g)), scored, old)
     what = (
       f"one update on {b} prompts x {m * g} responses x {t:,} tokens in "
       f"{c.micro_batches} micro-batches"
     )
-    step = make_hgpo_step(self._policy, self._spec, *_optimizer(), self._mesh)
+    step = make_hgpo_step(self._policy, c, OPENING, *_optimizer(), self._mesh)
     return Program("update", what, self._mesh, step, (self._state(), batch))
 
   # ---- Shapes, with the shardings that a run gives them

@@ -40,6 +40,7 @@ __all__ = [
   "logical_axes",
   "logits",
   "next_token_logits",
+  "prefill",
   "token_logprobs",
 ]
 
@@ -98,6 +99,24 @@ def apply(
   if segment_ids is None:
     segment_ids = jnp.ones_like(tokens)
   return Decoder(config).apply({"params": params}, tokens, positions, segment_ids, tuple(context))
+
+
+def prefill(
+  config: PolicyConfig, params: Params, tokens: Array, lengths: Array
+) -> tuple[Array, KVCache]:
+  """Runs padded rows: hidden state `[N, d]` of each one's last token, and their cache.
+
+  Args:
+    config: static.
+    params: as `init` gives them.
+    tokens: `[N, T]` int32, padded on the right.
+    lengths: `[N]` int32, at least 1. What stands beyond them is never looked at.
+  """
+  n, t = tokens.shape
+  positions = jnp.broadcast_to(jnp.arange(t, dtype=jnp.int32), (n, t))
+  segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
+  hidden, context = apply(config, params, tokens, positions, segment_ids)
+  return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0], context
 
 
 def logits(

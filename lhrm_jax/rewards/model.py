@@ -72,11 +72,7 @@ def reward_scores(
   Returns:
     `[N]` float32, unbounded.
   """
-  n, t = tokens.shape
-  positions = jnp.broadcast_to(jnp.arange(t, dtype=jnp.int32), (n, t))
-  segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
-  hidden, _ = policy.apply(config, params, tokens, positions, segment_ids)  # [N, T, d]
-  last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+  last, _ = policy.prefill(config, params, tokens, lengths)
   return jnp.einsum("nd,d->n", last.astype(jnp.float32), head.astype(jnp.float32))
 
 

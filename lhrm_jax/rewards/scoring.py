@@ -65,7 +65,16 @@ class Judgements:
     return means | counts
 
 
-Scored = Judgements  # the name that other modules still use
+def merged(chunks: Sequence[Judgements]) -> Judgements:
+  """The scores of several chunks of queries as one."""
+  components = {
+    name: np.concatenate([chunk.components[name] for chunk in chunks])
+    for name in chunks[0].components
+  }
+  counts = [chunk.undecided for chunk in chunks if chunk.undecided is not None]
+  scores = np.concatenate([chunk.scores for chunk in chunks])
+  failed = sum((collections.Counter(chunk.failed) for chunk in chunks), collections.Counter())
+  return Judgements(scores, components, sum(counts) if counts else None, dict(failed))
 
 
 def decode(tokenizer: Tokenizer, rollouts: Rollouts) -> list[str]:
@@ -217,15 +226,7 @@ class Scorer:
       RewardError: a row's answer is not what its reward needs, a reward cannot judge at all, or too
         many of its judgements failed; says which, on what response, and where.
     """
-    chunks = [future.result() for future in futures]
-    components = {
-      name: np.concatenate([chunk.components[name] for chunk in chunks])
-      for name in chunks[0].components
-    }
-    counts = [chunk.undecided for chunk in chunks if chunk.undecided is not None]
-    scores = np.concatenate([chunk.scores for chunk in chunks])
-    failed = sum((collections.Counter(chunk.failed) for chunk in chunks), collections.Counter())
-    return Judgements(scores, components, sum(counts) if counts else None, dict(failed))
+    return merged([future.result() for future in futures])
 
   def take_seconds(self) -> float:
     """Seconds since the last call during which something was being scored, hidden or not."""

@@ -86,6 +86,13 @@ def standard(c: GatesConfig) -> list[Gate]:
   return gates
 
 
+def of_config(c: GatesConfig, logged: Sequence[Mapping[str, Any]]) -> "Gates":
+  """The gates of a config, which have seen what was logged before."""
+  gates = Gates(standard(c), stop=c.stop)
+  gates.replay(logged)
+  return gates
+
+
 class Gates:
   """Watches the metrics of step after step."""
 

@@ -224,7 +224,7 @@ def sample_replies(evaluator: Evaluator, params: policy.Params) -> list[dict[str
       "chosen": tags.MODES[mode] if mode != tags.INVALID_MODE else "",
     }
     for m, name in enumerate(tags.MODES):
-      sample[name] = forced.texts[2 * i + m]
+      sample[name] = forced.texts[i, m, 0]
       sample[f"{name}_right"] = bool(forced.scores[i, m, 0] > 0.5)
     samples.append(sample)
   return sorted(samples, key=lambda s: s["level"])

@@ -3,63 +3,64 @@
 import json
 import pathlib
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
-from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.objectives.hgpo import Advantages
-from lhrm_jax.sampling import FINISH_REASONS, Rollouts
-from lhrm_jax.text import TagIds, tags
+from lhrm_jax import parallel
+from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
+from lhrm_jax.runs.metric_writer import MetricWriter
+from lhrm_jax.runs.setup import HGPO
+from lhrm_jax.sampling import FINISH_REASONS
+from lhrm_jax.text import tags
 from lhrm_jax.text.characters import printable
 
+_SHOW_EVERY = 10  # steps
 
-def write_rollouts(
-  path: pathlib.Path,
-  step: int,
-  rows: Sequence[PromptRow],
-  rollouts: Rollouts,
-  texts: Sequence[str],
-  scores: np.ndarray,
-  rewards: tuple[np.ndarray, np.ndarray] | None,
-  advantages: Advantages,
-  tag_ids: TagIds,
-) -> None:
-  """Appends `B * M * G` lines.
+
+class RolloutLog:
+  """The rollouts of a run: all of them in `rollouts/train.jsonl`, a few in TensorBoard."""
+
+  def __init__(self, workdir: pathlib.Path, writer: MetricWriter):
+    self._path, self._writer = workdir / "rollouts" / "train.jsonl", writer
+
+  def write(self, step: int, scored: ScoredRollouts) -> None:
+    """Logs the rollouts of the update that made step number `step`."""
+    if parallel.is_writer():
+      write_rollouts(self._path, step, scored)
+    if (step - 1) % _SHOW_EVERY == 0:
+      self._writer.text(HGPO, "rollouts", as_markdown(scored), step)
+
+
+def write_rollouts(path: pathlib.Path, step: int, scored: ScoredRollouts) -> None:
+  """Appends a line for each of the `B * M * G` responses.
 
   Args:
     path: the file; one per run or step, as the caller likes.
     step: of the update these rollouts are for.
-    rows: the `B` queries.
-    rollouts: on the host (numpy leaves).
-    texts: flattened `[B, M, G]`.
-    scores: `[B, M, G]`.
-    rewards: `r_inter` and `r_intra`, `[B, M, G]`, where the advantage has them.
-    advantages: `[B, M, G]`.
-    tag_ids: to name each response's mode.
+    scored: the rollouts with their advantages.
   """
+  rollouts, found = scored.rollouts, scored.advantages
   lines = []
-  for flat, (b, m, g) in enumerate(np.ndindex(*scores.shape)):
-    ids = rollouts.responses[b, m, g, : rollouts.lengths[b, m, g]].tolist()
-    mode = tag_ids.mode_of(ids[0])
+  for at in np.ndindex(*scored.scores.shape):
+    row, mode = scored.rows[at[0]], scored.modes[at]
     line = {
       "step": step,
-      "prompt_id": int(rollouts.prompts.ids[b]),
-      "prompt": rows[b].prompt,
-      "answer": rows[b].answer,
-      "level": rows[b].level,
+      "prompt_id": int(rollouts.prompts.ids[at[0]]),
+      "prompt": row.prompt,
+      "answer": row.answer,
+      "level": row.level,
       "mode": tags.MODES[mode] if mode != tags.INVALID_MODE else "invalid",
-      "sample": g,
-      "text": texts[flat],
-      "token_ids": ids,
-      "finish_reason": FINISH_REASONS[rollouts.finish_reason[b, m, g]],
-      "score": _number(scores[b, m, g]),
-      "advantage_tag": _number(advantages.tag[b, m, g]),
-      "advantage_body": _number(advantages.body[b, m, g]),
+      "sample": at[2],
+      "text": scored.texts[at],
+      "token_ids": rollouts.responses[at][: rollouts.lengths[at]].tolist(),
+      "finish_reason": FINISH_REASONS[rollouts.finish_reason[at]],
+      "score": _number(scored.scores[at]),
+      "advantage_tag": _number(found.tag[at]),
+      "advantage_body": _number(found.body[at]),
       "policy_version": int(rollouts.policy_version),
     }
-    if rewards is not None:
-      line["r_inter"], line["r_intra"] = (_number(r[b, m, g]) for r in rewards)
+    if found.r_inter is not None:
+      line |= {"r_inter": _number(found.r_inter[at]), "r_intra": _number(found.r_intra[at])}
     lines.append(json.dumps(line, ensure_ascii=False))
   # A lone surrogate, which UTF-8 lacks, becomes the escape that JSON has for it.
   with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -71,22 +72,20 @@ def _number(x: np.ndarray) -> float | str:
   return float(x) if np.isfinite(x) else str(x)
 
 
-def as_markdown(
-  rows: Sequence[PromptRow], texts: Sequence[str], scores: np.ndarray, prompts: int = 6
-) -> str:
+def as_markdown(scored: ScoredRollouts, prompts: int = 6) -> str:
   """A table of the first prompts with one response of each mode, marked right or wrong."""
-  _, modes, samples = scores.shape
+  modes = scored.scores.shape[1]
   titles = tags.MODES if modes == len(tags.MODES) else ("free",)
   lines = [
     "| level | prompt | answer | " + " | ".join(map(literal, titles)) + " |",
     "|---" * (3 + len(titles)) + "|",
   ]
-  for b, row in enumerate(rows[:prompts]):
-    cells = []
-    for m in range(modes):
-      mark = "**✓**" if scores[b, m, 0] > 0.5 else "**✗**"
-      cells.append(f"{mark} {literal(texts[(b * modes + m) * samples])}")
-    cells = [str(row.level), literal(row.prompt), literal(row.answer), *cells]
+  for row, scores, texts in list(zip(scored.rows, scored.scores, scored.texts, strict=True))[
+    :prompts
+  ]:
+    marks = ("**✓**" if score > 0.5 else "**✗**" for score in scores[:, 0])
+    replies = (f"{m} {literal(text)}" for m, text in zip(marks, texts[:, 0], strict=True))
+    cells = [str(row.level), literal(row.prompt), literal(row.answer), *replies]
     lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
 

@@ -18,6 +18,7 @@ class Stage:
   """Where a stage starts, what happens after each of its steps, and when it is over.
 
   Attributes:
+    workdir: the run folder.
     start: updates made when this process took over.
     finished: the stage was over already.
     guard: of non-finite updates.
@@ -31,6 +32,7 @@ class Stage:
     self._name, self._run, self._folder = name, run, folder
     self._writer, self._preemption = writer, preemption
     self._checkpoints, self._saved = folder.checkpoints[name], folder.saved[name]
+    self.workdir = folder.path
     self._began = time.perf_counter()
     record = self._saved.record if self._saved else {}
     self._seconds_before = record.get("seconds", 0.0)

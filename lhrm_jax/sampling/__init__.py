@@ -9,7 +9,7 @@ from lhrm_jax.sampling.rollouts import (
   concatenate,
 )
 from lhrm_jax.sampling.sampler import SamplerSpec, prefill, sample
-from lhrm_jax.sampling.tokens import sample_tokens
+from lhrm_jax.sampling.tokens import mode_logprobs, sample_tokens
 
 __all__ = [
   "FINISH_REASONS",
@@ -19,6 +19,7 @@ __all__ = [
   "Rollouts",
   "SamplerSpec",
   "concatenate",
+  "mode_logprobs",
   "prefill",
   "sample",
   "sample_tokens",

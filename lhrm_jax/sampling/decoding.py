@@ -32,9 +32,30 @@ _LEAST_SLOTS = 8
 _BLOCKS = 4
 _LEAST_BLOCK = 32
 
-# From logits `[S, V]`, the token's index in its response and rows `[S]` to tokens and their
-# log-probabilities `[S]`.
-Draw = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """What decoding does with each token.
+
+  Attributes:
+    draw: `draw(logits [S, V], step, rows [S])` gives tokens and their log-probabilities, `[S]`;
+      `step` is the tokens' index in their responses.
+    ends: `ends(tokens [S], step, rows [S])`, `[S]` bool, which of them end their response.
+    pad_id: written beyond a response's end.
+    lockstep_axes: manual mesh axes along which all devices take the same number of steps: that of
+      the one with most to do. Needed where a step itself communicates, as a policy in parts does:
+      devices that leave such a loop early would be waited for, forever.
+  """
+
+  draw: Callable[[Array, Array, Array], tuple[Array, Array]]
+  ends: Callable[[Array, Array, Array], Array]
+  pad_id: int
+  lockstep_axes: tuple[str, ...] = ()
+
+  def live(self, done: Array) -> Array:
+    """Live slots; of the device with most, where devices stay in step."""
+    count = jnp.sum(~done)
+    return jax.lax.pmax(count, self.lockstep_axes) if self.lockstep_axes else count
 
 
 @jax.tree_util.register_dataclass
@@ -88,76 +109,23 @@ def blocks(slots: int, stage: int) -> list[int]:
 
 
 def decode(
-  config: PolicyConfig,
-  params: policy.Params,
-  prefix: KVCache,
-  first: Responses,
-  limits: Array,
-  draw: Draw,
-  is_eos: Callable[[Array], Array],
-  pad_id: int,
-  in_step_over: tuple[str, ...] = (),
+  config: PolicyConfig, params: policy.Params, prefix: KVCache, first: Responses, rules: Rules
 ) -> Responses:
-  """Continues every row from its first token until it ends or reaches its limit.
+  """Continues every row from its first token until it ends.
 
   Args:
     config: static.
     params: the policy's.
     prefix: the `B` prompts' cache; `N / B` consecutive rows answer each.
     first: with token 0 of every row.
-    limits: `[N]` int32, longest response of each row, from 1 to `T`.
-    draw: the sampler.
-    is_eos: which of the tokens `[S]` end a response.
-    pad_id: written beyond a response's end.
-    in_step_over: manual mesh axes along which all devices take the same number of steps: that of
-      the one with most to do. Needed where a step itself communicates, as a policy in parts does:
-      devices that leave such a loop early would be waited for, forever.
+    rules: which tokens are drawn, and which end a row. None goes beyond `T`.
   """
   t, n = first.tokens.shape
-  shared = n // prefix.rows
   if t == 1:
     return first
-  start = jnp.repeat(prefix.lengths, shared)  # [N] position of the first response token
+  start = jnp.repeat(prefix.lengths, n // prefix.rows)  # [N] position of the first response token
   slots = stages(n)
-
-  def ends_with(token: Array, step: Array, rows: Array) -> Array:
-    return is_eos(token) | (step + 1 >= limits[rows])
-
-  def live(state: _State) -> Array:
-    count = jnp.sum(~state.done)
-    return jax.lax.pmax(count, in_step_over) if in_step_over else count
-
-  def step_in(block: int, begin: int, prompts: KVCache, state: _State) -> _State:
-    """One token for every slot; its keys go into a block that begins with slot `begin`."""
-    filling, responses = state.blocks[block], state.responses
-    context = (prompts, *state.blocks[:block], filling)
-    positions = start[state.rows] + state.step - 1
-    hidden, new = policy.apply(
-      config, params, state.token[:, None], positions[:, None], context=context
-    )
-    logits = policy.next_token_logits(config, params, hidden[:, 0])
-    token, logprob = draw(logits, state.step, state.rows)
-    # No token is negative, but the compiler does not know it: the slot written now depends on what
-    # was drawn, so all reading comes before, and the cache is written in place. Else every step
-    # copies it.
-    slot = state.step - 1 - begin + jnp.any(token < 0)
-    filling = policy.cache.append(filling, new, slot)
-
-    token = jnp.where(state.done, pad_id, token)
-    logprob = jnp.where(state.done, 0.0, logprob)
-    responses = Responses(
-      responses.tokens.at[state.step, state.rows].set(token),
-      responses.logprobs.at[state.step, state.rows].set(logprob),
-      responses.steps,
-    )
-    return _State(
-      state.step + 1,
-      state.rows,
-      token,
-      state.done | ends_with(token, state.step, state.rows),
-      (*state.blocks[:block], filling, *state.blocks[block + 1 :]),
-      responses,
-    )
+  one_token = functools.partial(_one_token, config, params, start, rules)
 
   def run(stage: int, state: _State) -> Responses:
     """Decodes from a stage on."""
@@ -167,11 +135,11 @@ def decode(
     for block, size in enumerate(blocks(t - 1, stage)):
       begin, end = end, end + size
 
-      def goes_on(state: _State, end: int = end) -> Array:
-        return (state.step <= end) & (live(state) > fits)
+      def more(state: _State, end: int = end) -> Array:
+        return (state.step <= end) & (rules.live(state.done) > fits)
 
-      step = functools.partial(step_in, block, begin, prompts)
-      state = jax.lax.while_loop(goes_on, step, state)
+      step = functools.partial(one_token, prompts, (block, begin))
+      state = jax.lax.while_loop(more, step, state)
     responses = state.responses
     steps = responses.steps.at[state.rows].add(state.step - began)
     state = dataclasses.replace(state, responses=dataclasses.replace(responses, steps=steps))
@@ -183,11 +151,58 @@ def decode(
 
   rows = jnp.arange(n, dtype=jnp.int32)
   state = _State(
-    jnp.int32(1), rows, first.tokens[0], ends_with(first.tokens[0], jnp.int32(0), rows),
+    jnp.int32(1), rows, first.tokens[0], rules.ends(first.tokens[0], jnp.int32(0), rows),
     tuple(policy.cache.empty(config, n, size) for size in blocks(t - 1, 0)), first,
   )  # fmt: skip
   with jax.named_scope("decode"):
     return run(0, state)
+
+
+def _one_token(
+  config: PolicyConfig, params: policy.Params, start: Array, rules: Rules, prompts: KVCache,
+  place: tuple[int, int], state: _State,
+) -> _State:  # fmt: skip
+  """One token for every slot.
+
+  Args:
+    config: of the policy.
+    params: of the policy.
+    start: `[N]` position of each row's first response token.
+    rules: see `decode`.
+    prompts: read by the rows in the slots.
+    place: the block that the new keys go into, and the slot it begins with.
+    state: before.
+  """
+  (block, begin), responses = place, state.responses
+  filling = state.blocks[block]
+  context = (prompts, *state.blocks[:block], filling)
+  positions = start[state.rows] + state.step - 1
+  hidden, new = policy.apply(
+    config, params, state.token[:, None], positions[:, None], context=context
+  )
+  logits = policy.next_token_logits(config, params, hidden[:, 0])
+  token, logprob = rules.draw(logits, state.step, state.rows)
+  # No token is negative, but the compiler does not know it: the slot written now depends on what
+  # was drawn, so all reading comes before, and the cache is written in place. Else every step
+  # copies it.
+  slot = state.step - 1 - begin + jnp.any(token < 0)
+  filling = policy.cache.append(filling, new, slot)
+
+  token = jnp.where(state.done, rules.pad_id, token)
+  logprob = jnp.where(state.done, 0.0, logprob)
+  responses = Responses(
+    responses.tokens.at[state.step, state.rows].set(token),
+    responses.logprobs.at[state.step, state.rows].set(logprob),
+    responses.steps,
+  )
+  return _State(
+    state.step + 1,
+    state.rows,
+    token,
+    state.done | rules.ends(token, state.step, state.rows),
+    (*state.blocks[:block], filling, *state.blocks[block + 1 :]),
+    responses,
+  )
 
 
 def _move(state: _State, slots: int, sizes: list[int]) -> _State:

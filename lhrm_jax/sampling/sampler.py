@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import MOST_ROWS, TEMPERATURE, knob, one_of, real, whole
 from lhrm_jax.policy import KVCache, PolicyConfig
-from lhrm_jax.sampling.decoding import Responses, decode
+from lhrm_jax.sampling.decoding import Responses, Rules, decode
 from lhrm_jax.sampling.rollouts import LENGTH, STOPPED, Prompts, Rollouts
 from lhrm_jax.sampling.tokens import sample_tokens
 from lhrm_jax.text import TagIds, Tokenizer
@@ -54,9 +54,14 @@ class RolloutConfig:
   )
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["temperature", "top_p", "top_k"],
+  meta_fields=["samples", "max_tokens", "paired", "opening", "eos_ids", "pad_id"],
+)
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
-  """What is compiled into a sampler.
+  """How to sample. Temperature, top-p and top-k are traced, the rest is compiled in.
 
   Attributes:
     samples: responses per mode, `G`.
@@ -65,6 +70,9 @@ class SamplerSpec:
     opening: ids of the two opening tags.
     eos_ids: ids that end a response.
     pad_id: written beyond a response's end.
+    temperature: 0 is greedy.
+    top_p: see `sample_tokens`.
+    top_k: see `sample_tokens`.
   """
 
   samples: int
@@ -73,14 +81,18 @@ class SamplerSpec:
   opening: tuple[int, int]
   eos_ids: tuple[int, ...]
   pad_id: int
+  temperature: Array | float = 1.0
+  top_p: Array | float = 1.0
+  top_k: Array | int = 0
 
   @classmethod
   def of(
-    cls, tokenizer: Tokenizer, *, samples: int, max_tokens: int, paired: bool
+    cls, tokenizer: Tokenizer, *, samples: int, max_tokens: int, paired: bool, **drawing: float
   ) -> "SamplerSpec":
-    """The spec for a tokenizer's tags and end of sequence."""
+    """The spec for a tokenizer's tags and end of sequence; `drawing` are the traced fields."""
     tags: TagIds = tokenizer.tag_ids
-    return cls(samples, max_tokens, paired, tags.opening, tokenizer.eos_ids, tokenizer.pad_id)
+    ids = (tags.opening, tokenizer.eos_ids, tokenizer.pad_id)
+    return cls(samples, max_tokens, paired, *ids, **drawing)
 
   @property
   def modes(self) -> int:
@@ -94,10 +106,6 @@ def sample(
   prompts: Prompts,
   key: Array,
   *,
-  temperature: Array | float = 1.0,
-  top_p: Array | float = 1.0,
-  top_k: Array | int = 0,
-  policy_version: Array | int = 0,
   limits: Array | None = None,
   mesh: Mesh | None = None,
   clock: Clock | None = None,
@@ -111,29 +119,30 @@ def sample(
 
   Args:
     config: of the policy.
-    spec: what is compiled in, beside `config` and the shapes. The rest is traced.
+    spec: how to sample.
     params: the policy's.
     prompts: `B` prompts.
     key: of (seed, step). A row's own key comes from it by prompt id, mode and sample, so a row's
       tokens depend neither on its place in the batch nor on the other rows.
-    temperature: 0 is greedy.
-    top_p: see `sample_tokens`.
-    top_k: see `sample_tokens`.
-    policy_version: recorded.
     limits: `[B, M, G]` int32, longest response of each row, from 1 to `T`; `None` means `T`.
     mesh: that the parameters lie on. They show it themselves, but not while they are traced.
     clock: times "prefill" and "decode"; without it, the call returns before they are done.
 
   Returns:
-    `Rollouts`, `[B, M, G, T]`.
+    `Rollouts`, `[B, M, G, T]`, of policy version 0.
   """
   b, mesh = prompts.tokens.shape[0], mesh or _mesh_of(params)
+  spec = dataclasses.replace(
+    spec,
+    temperature=jnp.float32(spec.temperature),
+    top_p=jnp.float32(spec.top_p),
+    top_k=jnp.int32(spec.top_k),
+  )
   if limits is None:
     limits = np.full((b, spec.modes, spec.samples), spec.max_tokens, np.int32)
   # Devices take equal shares: prompts are repeated to fill the last, and what they gave is dropped.
   fill = np.arange(-(-b // _shards(mesh)) * _shards(mesh)) % b
   batch, limits = jax.tree.map(lambda x: x if len(fill) == b else x[fill], (prompts, limits))
-  options = (jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k))
 
   def timed(name: str, run: Callable[[], Any]) -> Any:
     if clock is None:
@@ -142,15 +151,29 @@ def sample(
       return jax.block_until_ready(run())
 
   last, prefix = timed("prefill", lambda: prefill_over(config, mesh, params, batch))
-  decoded = timed(
-    "decode",
-    lambda: _decode(config, spec, mesh, params, last, prefix, batch.ids, limits, key, options),
-  )
+  rows = _PromptRows(last, prefix, batch.ids, limits)
+  decoded = timed("decode", lambda: _decode(config, mesh, spec, params, rows, key))
   return Rollouts(
     prompts=prompts,
-    policy_version=jnp.int32(policy_version),
+    policy_version=jnp.int32(0),
     **{name: x if len(fill) == b else x[:b] for name, x in decoded.items()},
   )
+
+
+class _PromptRows(NamedTuple):
+  """Prompts that have run, and what is asked of their responses.
+
+  Attributes:
+    last: `[B, d]` hidden state of each prompt's last token.
+    prefix: the prompts' cache.
+    ids: `[B]` int32, see `Prompts`.
+    limits: `[B, M, G]` int32, longest response of each row.
+  """
+
+  last: Any
+  prefix: Any
+  ids: Any
+  limits: Any
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -165,43 +188,48 @@ def prefill_over(
   )(params, prompts)  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _decode(
-  config: PolicyConfig, spec: SamplerSpec, mesh: Mesh | None,
-  params, last, prefix, prompt_ids, limits, key, options,
+  config: PolicyConfig, mesh: Mesh | None, spec: SamplerSpec, params: policy.Params,
+  prompts: _PromptRows, key: Array,
 ) -> dict[str, Array]:  # fmt: skip
   # A policy in parts communicates within each step.
   whole = mesh is None or mesh.size == _shards(mesh)
-  run = functools.partial(_respond, config, spec, () if whole else parallel.LOGICAL_RULES["batch"])
+  run = functools.partial(_respond, config, () if whole else parallel.LOGICAL_RULES["batch"])
   everywhere, batch = PartitionSpec(), _batch_axes(mesh)
-  axes = (everywhere, batch, _cache_axes(config, mesh), batch, batch, everywhere, everywhere)
-  return _on_each_device(run, mesh, axes, batch)(
-    params, last, prefix, prompt_ids, limits, key, options
+  rows = _PromptRows(batch, _cache_axes(config, mesh), batch, batch)
+  return _on_each_device(run, mesh, (everywhere, everywhere, rows, everywhere), batch)(
+    spec, params, prompts, key
   )
 
 
 def _respond(
-  config: PolicyConfig, spec: SamplerSpec, in_step_over: tuple[str, ...],
-  params, last, prefix, prompt_ids, limits, key, options,
+  config: PolicyConfig, lockstep_axes: tuple[str, ...], spec: SamplerSpec, params: policy.Params,
+  prompts: _PromptRows, key: Array,
 ) -> dict[str, Array]:  # fmt: skip
   """Responses to prompts that have run; the fields of `Rollouts` that decoding fills."""
-  temperature, top_p, top_k = options
-  shape = (len(prompt_ids), spec.modes, spec.samples)
+  shape = (len(prompts.ids), spec.modes, spec.samples)
   t, per_prompt = spec.max_tokens, spec.modes * spec.samples
   n = shape[0] * per_prompt
-  uniforms = row_uniforms(spec, prompt_ids, key)  # [T, N]
-  limits = limits.reshape(n)
+  uniforms = row_uniforms(spec, prompts.ids, key)  # [T, N]
+  limits = prompts.limits.reshape(n)
 
   def draw(logits: Array, step: Array, rows: Array) -> tuple[Array, Array]:
-    return sample_tokens(logits, uniforms[step, rows], temperature, top_p, top_k)
+    return sample_tokens(
+      logits, uniforms[step, rows], spec.temperature, spec.top_p, spec.top_k
+    )  # fmt: skip
 
   def is_eos(tokens: Array) -> Array:
     return jnp.isin(tokens, jnp.array(spec.eos_ids, jnp.int32))
 
-  logits = policy.next_token_logits(config, params, last)  # [B, V]
+  def ends(tokens: Array, step: Array, rows: Array) -> Array:
+    return is_eos(tokens) | (step + 1 >= limits[rows])
+
+  logits = policy.next_token_logits(config, params, prompts.last)  # [B, V]
   if spec.paired:
     token = jnp.tile(jnp.repeat(jnp.array(spec.opening, jnp.int32), spec.samples), shape[0])
-    logprobs = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1.0))
+    temperature = jnp.where(spec.temperature > 0, spec.temperature, 1.0)
+    logprobs = jax.nn.log_softmax(logits / temperature)
     logprob = logprobs[jnp.repeat(jnp.arange(shape[0]), per_prompt), token]
   else:
     token, logprob = draw(jnp.repeat(logits, per_prompt, axis=0), 0, jnp.arange(n))
@@ -210,11 +238,12 @@ def _respond(
     logprobs=jnp.zeros((t, n), jnp.float32).at[0].set(logprob),
     steps=jnp.zeros((n,), jnp.int32),
   )
-  done = decode(config, params, prefix, first, limits, draw, is_eos, spec.pad_id, in_step_over)
+  rules = Rules(draw, ends, spec.pad_id, lockstep_axes)
+  done = decode(config, params, prompts.prefix, first, rules)
 
-  ends = is_eos(done.tokens)
-  stopped = jnp.any(ends & (jnp.arange(t)[:, None] < limits), axis=0)  # [N]
-  lengths = jnp.where(stopped, jnp.argmax(ends, axis=0).astype(jnp.int32) + 1, limits)
+  is_end = is_eos(done.tokens)
+  stopped = jnp.any(is_end & (jnp.arange(t)[:, None] < limits), axis=0)  # [N]
+  lengths = jnp.where(stopped, jnp.argmax(is_end, axis=0).astype(jnp.int32) + 1, limits)
   return {
     "responses": done.tokens.T.reshape(*shape, t),
     "logprobs": done.logprobs.T.reshape(*shape, t),
@@ -226,12 +255,7 @@ def _respond(
 
 def prefill(config: PolicyConfig, params: policy.Params, prompts: Prompts) -> tuple[Array, KVCache]:
   """Runs the prompts: hidden state `[B, d]` of each one's last token, and their cache."""
-  b, p = prompts.tokens.shape
-  positions = jnp.broadcast_to(jnp.arange(p, dtype=jnp.int32), (b, p))
-  segment_ids = (positions < prompts.lengths[:, None]).astype(jnp.int32)
-  hidden, prefix = policy.apply(config, params, prompts.tokens, positions, segment_ids)
-  last = jnp.take_along_axis(hidden, (prompts.lengths - 1)[:, None, None], axis=1)[:, 0]
-  return last, prefix
+  return policy.prefill(config, params, prompts.tokens, prompts.lengths)
 
 
 def row_uniforms(spec: SamplerSpec, prompt_ids: Array, key: Array) -> Array:

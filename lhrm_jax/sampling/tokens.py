@@ -153,3 +153,17 @@ def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -
   last = _find(between.astype(jnp.float32), lambda _: count - 0.5)
   ids = jnp.arange(probs[0].size).reshape(probs.shape[1:])
   return certain | (between & (ids <= last[:, None, None]))
+
+
+def mode_logprobs(logits: Array, opening: tuple[int, int]) -> Array:
+  """Log-probabilities `[B, 3]` that a response opens with `<think>`, `<no_think>`, or neither.
+
+  Args:
+    logits: `[B, V]` of the first token, divided by the temperature.
+    opening: ids of the two opening tags.
+  """
+  # The others are summed, not taken as what is left of 1: that is rounding where it matters.
+  is_tag = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(opening))
+  other = jax.nn.logsumexp(jnp.where(is_tag, -jnp.inf, logits), axis=-1, keepdims=True)
+  modes = jnp.concatenate([logits[:, jnp.array(opening)], other], axis=-1)
+  return jax.nn.log_softmax(modes)

@@ -109,6 +109,8 @@ def argument_problems(c: HGPOConfig) -> Iterator[str]:
   for option in own:
     if option in advantages.SETTINGS:
       yield f"hgpo.advantage_options.{option}: the config has hgpo.{option} for that."
+    elif option in advantages.CONTEXT:
+      yield f"hgpo.advantage_options.{option}: the rollouts and the run say it."
     elif option not in named and len(named) == len(parameters):
       yield (
         f"hgpo.advantage_options.{option}: hgpo.advantage={name!r} takes no such argument; it "
@@ -121,7 +123,8 @@ def argument_problems(c: HGPOConfig) -> Iterator[str]:
         f"default {p.default!r} is."
       )
     missing = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    if missing and p.name not in own and p.name not in advantages.SETTINGS:
+    given = (*own, *advantages.SETTINGS, *advantages.CONTEXT)
+    if missing and p.name not in given:
       yield (
         f"hgpo.advantage={name!r} needs an argument {p.name}: set hgpo.advantage_options.{p.name}."
       )

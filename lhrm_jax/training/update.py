@@ -1,10 +1,11 @@
 """Gradients over micro-batches, divided once, and the optimiser's update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
@@ -153,3 +154,32 @@ def jit_step(
       return step(state, batch)
 
   return jax.jit(step_over_mesh, donate_argnums=0, out_shardings=shardings)
+
+
+def run_updates(
+  update: Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]],
+  state: TrainState,
+  batches: Sequence[Any],
+  check: Callable[[dict[str, float], policy.Params, Any], None],
+) -> tuple[TrainState, dict[str, float]]:
+  """Makes one update after the other; their metrics, merged.
+
+  Args:
+    update: see `jit_step`.
+    state: before; donated.
+    batches: an update's input each.
+    check: given an update's metrics, the parameters after it, and its input.
+  """
+  of_updates = []
+  for batch in batches:
+    state, metrics = update(state, batch)
+    of_updates.append({name: float(value) for name, value in metrics.items()})
+    check(of_updates[-1], state.params, batch)
+  return state, merge_metrics(of_updates)
+
+
+def merge_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """A step's metrics from those of its updates: means, maxima and last counts."""
+  merged = {name: float(np.mean([of[name] for of in metrics])) for name in metrics[0]}
+  merged |= {name: max(of[name] for of in metrics) for name in merged if name.endswith("/max")}
+  return merged | {name: metrics[-1][name] for name in ("skipped", "skipped_in_a_row")}

@@ -16,7 +16,7 @@ import numpy as np
 
 from lhrm_jax.rewards import scoring
 from lhrm_jax.runs import checkpoints
-from lhrm_jax.training import hgpo
+from lhrm_jax.training import hgpo, rollout_logprobs
 
 AT = 3
 PROMPTS = 4  # of a training step; an evaluation has others
@@ -48,8 +48,8 @@ def reward() -> None:
 
 
 def logprobs() -> None:
-  make = hgpo.make_score
-  hgpo.make_score = lambda *args, **options: on_call(
+  make = rollout_logprobs.make_score
+  rollout_logprobs.make_score = lambda *args, **options: on_call(
     make(*args, **options), AT,
     # An infinity would be clamped: a reference may give a token no chance.
     lambda s: dataclasses.replace(s, logprobs=s.logprobs.at[0, 0, 0, 1].set(jnp.nan)),

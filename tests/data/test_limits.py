@@ -6,7 +6,7 @@ import pytest
 
 from lhrm_jax import text
 from lhrm_jax.data import limits
-from lhrm_jax.data.batches import encode_prompts, prompt_ids
+from lhrm_jax.data.batches import prompt_ids
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.text import CharacterTokenizer, tags
 from tests.text.test_pretrained import GOLDEN
@@ -35,7 +35,14 @@ def _digits(step, i):
 
 
 def draw(step, policy, most=4):
-  return limits.draw_prompts(Numbers(), TOKENIZER, 0, step, 9, max_tokens=most, long_prompts=policy)
+  drawn = limits.draw_prompts(
+    Numbers(), TOKENIZER, 0, step, 9, max_tokens=most, long_prompts=policy
+  )
+  tokens, lengths, ids = drawn.encoded
+  for row, of_row, length in zip(drawn.rows, tokens.tolist(), lengths, strict=True):
+    assert of_row[:length] == prompt_ids(TOKENIZER, row), "what is encoded is the row drawn"
+  assert ids.tolist() == list(range(9 * step, 9 * step + 9))
+  return drawn.rows, drawn.long
 
 
 def test_a_long_prompt_gives_way_to_one_that_fits_and_the_others_keep_their_places():
@@ -93,10 +100,8 @@ def test_of_a_conversation_the_oldest_turns_go_first_and_the_system_prompt_stays
 
 
 def test_under_raise_the_prompt_that_is_too_long_is_named():
-  rows, long = draw(0, "raise")
-  assert long == 0
   with pytest.raises(ValueError, match=r"A prompt has 5 tokens.*'00000'.*data\.long_prompts"):
-    encode_prompts(TOKENIZER, rows, 0, 4)
+    draw(0, "raise")
 
 
 def test_evaluation_leaves_long_prompts_out_or_cuts_them():

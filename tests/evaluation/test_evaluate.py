@@ -6,7 +6,8 @@ import pytest
 
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Replies, mode_probs
+from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Replies
+from lhrm_jax.sampling import mode_logprobs
 
 
 @pytest.fixture
@@ -20,13 +21,13 @@ def evaluator(config, tokenizer):
 def test_probabilities_of_the_first_token_by_hand():
   """Four tokens with odds 1 : 2 : 3 : 4; the third and the first are the tags."""
   logits = jnp.log(jnp.array([[1.0, 2.0, 3.0, 4.0]]))
-  np.testing.assert_allclose(mode_probs(logits, (2, 0)), [[0.3, 0.1, 0.6]], rtol=1e-5)
+  np.testing.assert_allclose(jnp.exp(mode_logprobs(logits, (2, 0))), [[0.3, 0.1, 0.6]], rtol=1e-5)
 
 
 def test_neither_is_summed_and_not_what_is_left_of_1():
   logits = jnp.array([[0.0, 0.0, -25.0, -25.0]])
-  neither = float(mode_probs(logits, (0, 1))[0, 2])
-  assert neither == pytest.approx(np.exp(-25.0), rel=1e-4)
+  neither = float(mode_logprobs(logits, (0, 1))[0, 2])
+  assert neither == pytest.approx(-25.0, rel=1e-4)
 
 
 def test_first_tokens_are_summarised_by_level(evaluator):
@@ -43,10 +44,10 @@ def test_malformed_replies_are_counted_and_choose_no_mode(evaluator, monkeypatch
   free = Replies(
     np.ones(shape), np.full(shape, 3), np.array([0, 0, -1]).reshape(shape),
     np.array([True, False, False]).reshape(shape),
-    ["<think></think>7", "<think>a</think>7</think>", "7"],
+    np.array(["<think></think>7", "<think>a</think>7</think>", "7"], object).reshape(shape),
   )  # fmt: skip
   both = (3, 2, 1)
-  texts = ["<think>a</think>7", "<no_think>7</no_think>"] * 3
+  texts = np.array([["<think>a</think>7", "<no_think>7</no_think>"]] * 3, object)[..., None]
   modes = np.broadcast_to(np.array([0, 1])[:, None], both)
   forced = Replies(np.ones(both), np.full(both, 3), modes, np.ones(both, bool), texts)
   forced.lengths[:, 0] = 2  # thinking is shorter, and so the better mode

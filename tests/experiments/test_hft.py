@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import hft, hgpo
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import defaults
+from lhrm_jax.runs import defaults, early_stop, mode_choice
 
 
 def until(no_think=0.9, levels=(1, 2)):
@@ -16,14 +15,14 @@ def until(no_think=0.9, levels=(1, 2)):
 
 
 def test_rows_without_levels_all_tell_the_accuracy_of_no_think():
-  assert hft.no_think_rows([0, 0, 0], until()).tolist() == [True] * 3
-  assert hft.no_think_rows([0, 1, 3], until()).tolist() == [False, True, False]
+  assert early_stop.no_think_rows([0, 0, 0], until()).tolist() == [True] * 3
+  assert early_stop.no_think_rows([0, 1, 3], until()).tolist() == [False, True, False]
 
 
 def test_levels_that_select_no_row_end_the_run_only_where_it_waits_for_them():
   with pytest.raises(UserError, match=r"no_think_levels=\(1, 2\)\. Their levels are 3, 4"):
-    hft.no_think_rows([3, 4], until())
-  assert hft.no_think_rows([3, 4], until(no_think=0.0)).all()
+    early_stop.no_think_rows([3, 4], until())
+  assert early_stop.no_think_rows([3, 4], until(no_think=0.0)).all()
 
 
 def test_forced_accuracy_without_levels_is_that_of_all_rows():
@@ -32,15 +31,15 @@ def test_forced_accuracy_without_levels_is_that_of_all_rows():
     forced=lambda params: SimpleNamespace(scores=scores),
     rows=[SimpleNamespace(level=0), SimpleNamespace(level=0)],
   )
-  assert hft.forced_accuracy(evaluator, None, until()) == {"think": 1.0, "no_think": 0.5}
+  assert early_stop.forced_accuracy(evaluator, None, until()) == {"think": 1.0, "no_think": 0.5}
 
 
 def test_what_thinking_must_reach_is_said_of_paired_0_1_scores_alone():
   config = defaults.get_config()
   config.reward = "exact_match"
   config.hgpo.samples_per_mode = 2
-  assert "0.7: 0.988" in hgpo.mode_choice_note(config)
+  assert "0.7: 0.988" in mode_choice.note(config)
   config.hgpo.pairing = "free"
-  assert hgpo.mode_choice_note(config) is None
+  assert mode_choice.note(config) is None
   config.hgpo.pairing, config.reward = "paired", "length"
-  assert hgpo.mode_choice_note(config) is None
+  assert mode_choice.note(config) is None

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import hft
 from experiments.configs import arithmetic
 from lhrm_jax import policy
 from lhrm_jax.config import replaced
 from lhrm_jax.data import tasks
 from lhrm_jax.runs import setup
+from lhrm_jax.runs.demonstrations import demonstration_batches
 from lhrm_jax.training.hft import hft_loss
 from lhrm_jax.training.update import accumulate
 from tests.data.test_sources import write_jsonl
@@ -139,8 +139,8 @@ def test_packed_batches_have_the_loss_and_gradient_of_those_that_are_not(demo):
     loss, gradient, _ = accumulate(loss_fn, params, batches)
     return loss.mean(), jax.tree.map(lambda g: g / loss.count, gradient)
 
-  loss, gradient = mean_loss(hft.demonstration_batches(demo, 3)[0])
-  batches = hft.demonstration_batches(packed(demo, 64, 5), 3)[0]
+  loss, gradient = mean_loss(demonstration_batches(demo, 3)[0])
+  batches = demonstration_batches(packed(demo, 64, 5), 3)[0]
   assert len(batches) > 1 and all(batch.tokens.shape == (5, 64) for batch in batches)
   other, other_gradient = mean_loss(batches)
   np.testing.assert_allclose(other, loss, rtol=1e-5)
@@ -151,7 +151,7 @@ def test_packed_batches_have_the_loss_and_gradient_of_those_that_are_not(demo):
 
 def test_batches_are_a_function_of_the_step(demo):
   for run_of in (demo, packed(demo, 64, 2)):
-    fifth = hft.demonstration_batches(run_of, 5)[0]
-    hft.demonstration_batches(run_of, 6)
-    jax.tree.map(np.testing.assert_array_equal, fifth, hft.demonstration_batches(run_of, 5)[0])
-    assert (fifth[0].tokens != hft.demonstration_batches(run_of, 6)[0][0].tokens).any()
+    fifth = demonstration_batches(run_of, 5)[0]
+    demonstration_batches(run_of, 6)
+    jax.tree.map(np.testing.assert_array_equal, fifth, demonstration_batches(run_of, 5)[0])
+    assert (fifth[0].tokens != demonstration_batches(run_of, 6)[0][0].tokens).any()

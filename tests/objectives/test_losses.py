@@ -11,6 +11,11 @@ from lhrm_jax.objectives.masked import SumCount, masked_sum_count
 OPTIONS = {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1}
 
 
+def policy_loss(*arrays, constant_length=1, **fields):
+  config = losses.PolicyLossConfig(**{**OPTIONS, **fields})
+  return losses.policy_loss(config, *arrays, constant_length=constant_length)
+
+
 def arrays(n=4, t=6, seed=0):
   keys = jax.random.split(jax.random.key(seed), 4)
   logprobs, old, ref = (-jax.random.uniform(k, (n, t)) for k in keys[:3])
@@ -22,7 +27,7 @@ def arrays(n=4, t=6, seed=0):
 def test_one_token_by_hand():
   """rho = 1.5 clipped to 1.2, A = 2: 2.4; k3 at pi_ref/pi = 0.5: 0.5 + log 2 - 1."""
   new, old, ref = (jnp.log(jnp.array([[p]])) for p in (0.6, 0.4, 0.3))
-  parts = losses.policy_loss(new, old, ref, jnp.array([[2.0]]), jnp.array([[True]]), **OPTIONS)
+  parts = policy_loss(new, old, ref, jnp.array([[2.0]]), jnp.array([[True]]))
   k3 = 0.5 + np.log(2) - 1
   np.testing.assert_allclose(parts.loss.mean(), -(2.4 - 0.1 * k3), rtol=1e-6)
 
@@ -33,9 +38,7 @@ def test_one_token_by_hand():
 def test_clipping_is_pessimistic(ratio, advantage, expected):
   new, old = jnp.log(jnp.array([[ratio * 0.3]])), jnp.log(jnp.array([[0.3]]))
   mask = jnp.array([[True]])
-  parts = losses.policy_loss(
-    new, old, new, jnp.array([[float(advantage)]]), mask, clip_low=0.2, clip_high=0.2, beta=0.0
-  )
+  parts = policy_loss(new, old, new, jnp.array([[float(advantage)]]), mask, beta=0.0)
   np.testing.assert_allclose(-parts.loss.mean(), expected, rtol=1e-5)
 
 
@@ -52,8 +55,8 @@ def test_aggregations_by_hand(how, expected):
   mask = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
   zeros = jnp.zeros((3, 3))
   advantages = -jnp.array([[1.0] * 3, [2.0] * 3, [9.0] * 3])
-  parts = losses.policy_loss(
-    zeros, zeros, zeros, advantages, mask, clip_low=0.2, clip_high=0.2, beta=0.0,
+  parts = policy_loss(
+    zeros, zeros, zeros, advantages, mask, beta=0.0,
     aggregation=how, constant_length=10,
   )  # fmt: skip
   np.testing.assert_allclose(parts.loss.mean(), expected, rtol=1e-6)
@@ -62,9 +65,7 @@ def test_aggregations_by_hand(how, expected):
 def test_tag_weight_acts_on_the_first_token_alone():
   mask = np.ones((1, 3), bool)
   zeros = jnp.zeros((1, 3))
-  parts = losses.policy_loss(
-    zeros, zeros, zeros, jnp.array([[-1.0, -1.0, -1.0]]), mask, **OPTIONS, tag_weight=5.0
-  )
+  parts = policy_loss(zeros, zeros, zeros, jnp.array([[-1.0, -1.0, -1.0]]), mask, tag_weight=5.0)
   np.testing.assert_allclose(parts.loss.mean(), 7.0)
 
 
@@ -132,9 +133,7 @@ def test_nothing_behind_the_mask_matters(how):
   logprobs, old, ref, advantages, mask = arrays()
 
   def total(logprobs, old, ref, advantages):
-    parts = losses.policy_loss(
-      logprobs, old, ref, advantages, mask, **OPTIONS, aggregation=how, constant_length=6
-    )
+    parts = policy_loss(logprobs, old, ref, advantages, mask, aggregation=how, constant_length=6)
     return parts.loss.mean() + parts.kl.mean() + parts.ratio.mean()
 
   clean, clean_grad = jax.value_and_grad(total)(logprobs, old, ref, advantages)
@@ -150,8 +149,7 @@ def test_padding_changes_nothing(how):
   plain = arrays()
   padded = [np.pad(x, ((0, 3), (0, 5)), constant_values=False) for x in plain]
   results = [
-    losses.policy_loss(*a, **OPTIONS, aggregation=how, constant_length=6).loss.mean()
-    for a in (plain, padded)
+    policy_loss(*a, aggregation=how, constant_length=6).loss.mean() for a in (plain, padded)
   ]
   np.testing.assert_allclose(*results, rtol=1e-6)
 
@@ -161,7 +159,7 @@ def test_sums_over_micro_batches_equal_the_whole(how):
   whole = arrays(n=6)
 
   def loss(parts):
-    return losses.policy_loss(*parts, **OPTIONS, aggregation=how, constant_length=6).loss
+    return policy_loss(*parts, aggregation=how, constant_length=6).loss
 
   # Uneven cuts: a mean of means would give something else.
   cut = loss([x[:1] for x in whole]) + loss([x[1:] for x in whole])
@@ -172,9 +170,7 @@ def test_an_all_masked_batch_gives_zero():
   logprobs, old, ref, advantages, mask = arrays()
 
   def loss(logprobs):
-    return losses.policy_loss(
-      logprobs, old, ref, advantages, jnp.zeros_like(mask), **OPTIONS
-    ).loss.mean()
+    return policy_loss(logprobs, old, ref, advantages, jnp.zeros_like(mask)).loss.mean()
 
   value, grad = jax.value_and_grad(loss)(logprobs)
   assert value == 0
@@ -190,9 +186,9 @@ def test_k3_matches_the_kl_it_estimates():
 
 
 def test_extreme_log_ratios_stay_finite():
-  parts = losses.policy_loss(
+  parts = policy_loss(
     jnp.array([[-1e4]]), jnp.array([[0.0]]), jnp.array([[0.0]]), jnp.array([[1.0]]),
-    jnp.array([[True]]), **OPTIONS,
+    jnp.array([[True]]),
   )  # fmt: skip
   assert np.isfinite(parts.loss.mean())
 

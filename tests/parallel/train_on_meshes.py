@@ -26,6 +26,7 @@ from lhrm_jax.sampling import Prompts, SamplerSpec, sample
 from lhrm_jax.training import hft
 from lhrm_jax.training import hgpo as hgpo_training
 from lhrm_jax.training import state as train_state
+from lhrm_jax.training.rollout_logprobs import make_score
 
 PROMPTS = 8
 TASK = Arithmetic()
@@ -63,12 +64,11 @@ def train(sizes: tuple[int, int, int], hft_steps: int, hgpo_steps: int):
 
   opening = TOKENIZER.tag_ids.opening
   spec = SamplerSpec.of(TOKENIZER, samples=2, max_tokens=12, paired=True)
-  objective = hgpo_training.HGPOSpec(
-    clip_low=0.2, clip_high=0.2, beta=0.05, aggregation="token_mean", tag_weight=1.0, gamma=1.0,
-    temperature=1.0, opening=opening, length_buckets=4,
-  )  # fmt: skip
-  update = hgpo_training.make_hgpo_step(CONFIG, objective, OPTIMIZER, SCHEDULE, mesh)
-  score = hgpo_training.make_score(CONFIG, opening, 1.0, mesh=mesh)
+  c = hgpo_training.HGPOConfig(
+    clip_low=0.2, clip_high=0.2, beta=0.05, aggregation="token_mean", length_buckets=4
+  )
+  update = hgpo_training.make_hgpo_step(CONFIG, c, opening, OPTIMIZER, SCHEDULE, mesh)
+  score = make_score(CONFIG, opening, 1.0, mesh=mesh)
   reference = jax.tree.map(lambda x: x.copy(), state.params)
   for i in range(hgpo_steps):
     prompts = Prompts(*encode_prompts(TOKENIZER, TASK.prompts(0, i, PROMPTS), i * PROMPTS, 22))

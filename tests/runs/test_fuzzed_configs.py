@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import hft, hgpo
+from experiments import hgpo
 from experiments.configs import arithmetic
 from lhrm_jax.config import flatten
 from lhrm_jax.errors import UserError
 from lhrm_jax.runs import setup
 from lhrm_jax.runs.config import KNOBS
+from lhrm_jax.runs.demonstrations import demonstration_batches
 
 CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 CONFIGS = 500
@@ -113,7 +114,7 @@ def prepared(config: ConfigDict) -> setup.Setup:
   run = setup.make(config)
   setup.check_rows(run, setup.STAGES)
   run.evaluator()
-  hft.demonstration_batches(run, 0)
+  demonstration_batches(run, 0)
   return run
 
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from experiments import hft
 from experiments.configs import arithmetic
-from lhrm_jax.runs import progress
+from lhrm_jax.runs import early_stop, progress
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def test_a_stage_that_may_end_early_says_at_most_and_why_it_ended(clock, capsys)
   accuracy = {"eval/think": 0.9967, "eval/no_think": 1.0}
   with progress.ProgressBar("HFT", c.steps, at_most=True) as bar:
     bar.update(1600, {})
-    bar.say(hft.stopped_early(1600, c, accuracy))
+    bar.say(early_stop.stopped_early(1600, c, accuracy))
   line, why = capsys.readouterr().out.splitlines()
   assert line == "HFT 1600/3000  at most 15400 s left"
   assert why == (

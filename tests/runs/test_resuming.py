@@ -4,10 +4,9 @@ import pathlib
 
 import pytest
 
-from experiments import hft
 from experiments.configs import arithmetic
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import resuming
+from lhrm_jax.runs import early_stop, resuming
 from lhrm_jax.runs.checkpoints import CheckpointError, Saved
 from lhrm_jax.runs.config import plain
 
@@ -182,5 +181,5 @@ def test_a_record_that_no_run_wrote_is_refused(record):
 
 
 def test_steps_that_end_within_the_warm_up_are_warned_of_with_both_keys():
-  message = hft.warm_up_warning(50, 100)
+  message = early_stop.warm_up_warning(50, 100)
   assert "hft.steps=50" in message and "hft.warmup_steps=100" in message and "49/100" in message

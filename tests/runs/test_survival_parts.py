@@ -15,6 +15,8 @@ import pytest
 from lhrm_jax import parallel
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.objectives.masked import SumCount
+from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
+from lhrm_jax.rewards.scoring import Judgements
 from lhrm_jax.runs import gates, log_files, nonfinite
 from lhrm_jax.runs.metric_writer import MetricWriter, read_metrics
 from lhrm_jax.runs.preemption import EXIT_STATUS
@@ -197,13 +199,20 @@ MARKUP = [
 ]
 
 
+def scored(rows, texts, scores):
+  """Rollouts of which only rows, texts and scores mean anything."""
+  texts = np.array(texts, object).reshape(scores.shape)
+  return ScoredRollouts(rows, None, texts, None, None, Judgements(scores, {}, None))
+
+
 @pytest.mark.parametrize("text", MARKUP)
 def test_tensorboard_shows_rollouts_as_they_are(text):
   """Through the renderer that its text page uses."""
   from tensorboard.plugin_util import markdown_to_safe_html
 
   rows = [PromptRow(text, text, 1)] * 2
-  html = markdown_to_safe_html(as_markdown(rows, [text] * 4, np.array([[[1.0], [0.0]]] * 2)))
+  scores = np.array([[[1.0], [0.0]]] * 2)
+  html = markdown_to_safe_html(as_markdown(scored(rows, [text] * 4, scores)))
   table = ElementTree.fromstring(f"<all>{html.replace('<br>', '<br/>')}</all>")
   tags = {element.tag for element in table.iter()} - {"br"}
   assert tags == {"all", "table", "thead", "tbody", "tr", "th", "td", "strong"}
@@ -221,7 +230,7 @@ def test_no_text_of_special_characters_is_markup():
   texts = ["".join(rng.choice(characters, rng.integers(1, 24))) for _ in range(400)]
   rows = [PromptRow(text, text) for text in texts]
   scores = np.ones((len(rows), 1, 1))
-  html = markdown_to_safe_html(as_markdown(rows, texts, scores, prompts=len(rows)))
+  html = markdown_to_safe_html(as_markdown(scored(rows, texts, scores), prompts=len(rows)))
   table = ElementTree.fromstring(f"<all>{html.replace('<br>', '<br/>')}</all>")
   cells = [["".join(_lines(cell)) for cell in row] for row in table.iter("tr")][1:]
   assert [row[1:3] for row in cells] == [[text, text] for text in texts]

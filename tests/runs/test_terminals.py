@@ -4,14 +4,14 @@ import os
 import subprocess
 import sys
 
-from experiments import sample
+from lhrm_jax.runs import replies
 from tests.runs.test_command_line import ROOT
 
 HOSTILE = "\x1b]52;c;aGk=\x07\x9b2J\r\b\u202egnp\ud800"
 
 
 def test_a_reply_keeps_its_lines_and_steers_no_terminal():
-  shown = sample.shown(f"one\n\ttwo {HOSTILE} é 中").plain
+  shown = replies.as_text(f"one\n\ttwo {HOSTILE} é 中").plain
   assert shown == r"one" "\n\t" r"two \x1b]52;c;aGk=\x07\x9b2J\r\x08\u202egnp\ud800 é 中"
 
 

@@ -130,9 +130,9 @@ def test_nothing_is_compiled_once_warm(config, params, tokenizer, prompts):
   """Neither other lengths, nor other options, nor new parameters and prompts of the same shapes."""
   spec, counter = make_spec(tokenizer, max_tokens=T), CompileCounter()
 
-  def run(key, limits, **options):
+  def run(key, limits, clock=None, **options):
     return jax.block_until_ready(
-      sample(config, spec, params, prompts, key, limits=limits, **options)
+      sample(config, replace(spec, **options), params, prompts, key, limits=limits, clock=clock)
     )
 
   keys = list(jax.random.split(KEY, 4))
@@ -140,7 +140,7 @@ def test_nothing_is_compiled_once_warm(config, params, tokenizer, prompts):
   warm = counter.count
   run(keys[1], np.full((6, 2, 3), T, np.int32), temperature=0.6, top_p=0.95)
   run(keys[2], np.full((6, 2, 3), 1, np.int32), temperature=1.3, top_p=0.5, top_k=7)
-  run(keys[3], hybrid_limits()[:, ::-1], temperature=0.0, policy_version=3)
+  run(keys[3], hybrid_limits()[:, ::-1], temperature=0.0)
   assert counter.count == warm
   run(keys[3], None, clock=Stopwatch())
   assert counter.count == warm
@@ -150,9 +150,8 @@ def compiled_decode(config, spec, params, prompts):
   """The decoding program of `sample` for these shapes."""
   shapes = jax.eval_shape(functools.partial(sampler.prefill_over, config, None), params, prompts)
   limits = jnp.zeros((len(prompts.ids), spec.modes, spec.samples), jnp.int32)
-  options = (jnp.float32(1), jnp.float32(1), jnp.int32(0))
-  arguments = (params, *shapes, prompts.ids, limits, KEY, options)
-  return sampler._decode.lower(config, spec, None, *arguments).compile()
+  rows = sampler._PromptRows(*shapes, prompts.ids, limits)
+  return sampler._decode.lower(config, None, spec, params, rows, KEY).compile()
 
 
 def test_prompts_take_no_more_memory_for_more_samples(config, tokenizer):

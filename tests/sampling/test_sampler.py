@@ -8,7 +8,7 @@ import pytest
 from lhrm_jax.sampling import LENGTH, STOPPED, sample
 from lhrm_jax.sampling.sampler import row_uniforms
 from lhrm_jax.sampling.tokens import sample_tokens
-from lhrm_jax.training.hgpo import make_score
+from lhrm_jax.training.rollout_logprobs import make_score
 from tests.conftest import (
   EOS_IDS,
   RESPONSE_TOKENS,
@@ -33,8 +33,8 @@ def test_logprobs_equal_a_teacher_forced_rescore(
   config, params, tokenizer, prompts, temperature, paired
 ):
   rollouts = sample(
-    config, make_spec(tokenizer, paired=paired), params, prompts, jax.random.key(3),
-    temperature=temperature,
+    config, make_spec(tokenizer, paired=paired, temperature=temperature), params, prompts,
+    jax.random.key(3),
   )  # fmt: skip
   assert len(set(np.asarray(rollouts.lengths).ravel())) > 1, "lengths must be ragged here"
   score = make_score(config, tokenizer.tag_ids.opening, temperature)
@@ -120,8 +120,8 @@ def test_lengths_end_and_padding_agree(tokenizer, rollouts):
 
 def test_greedy_takes_the_most_likely_token(config, params, tokenizer, prompts):
   rollouts = sample(
-    config, make_spec(tokenizer, samples=1, paired=False), params, prompts, jax.random.key(0),
-    temperature=0.0,
+    config, make_spec(tokenizer, samples=1, paired=False, temperature=0.0), params, prompts,
+    jax.random.key(0),
   )  # fmt: skip
   for b in range(6):
     ids = list(np.asarray(prompts.tokens[b, : prompts.lengths[b]]))

@@ -11,17 +11,18 @@ import pytest
 
 from lhrm_jax import parallel
 from lhrm_jax.objectives import hgpo, losses
-from lhrm_jax.objectives.masked import SumCount
+from lhrm_jax.objectives.masked import SumCount, masked_sum_count
+from lhrm_jax.objectives.objective import Objective
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hgpo import (
   HGPOBatch,
-  HGPOSpec,
+  HGPOConfig,
   hgpo_gradients,
   make_hgpo_step,
-  make_score,
   mini_batches,
 )
 from lhrm_jax.training.length_buckets import bucket_widths
+from lhrm_jax.training.rollout_logprobs import make_score
 from lhrm_jax.training.update import accumulate_scan
 from tests.conftest import policy_logits, take
 
@@ -33,13 +34,12 @@ def some_slow(values, quick):
   return [pytest.param(v, marks=() if v == quick else pytest.mark.slow) for v in values]
 
 
-def objective(tokenizer, **fields):
+def objective(**fields):
   options = {
     "clip_low": 0.2, "clip_high": 0.2, "beta": 0.05, "aggregation": "token_mean",
-    "tag_weight": 1.0, "gamma": 1.0, "temperature": 1.0, "micro_batches": 1,
-    "opening": tokenizer.tag_ids.opening, "length_buckets": 2, "neither_penalty": 1.0, **fields,
+    "length_buckets": 2, "neither_penalty": 1.0, **fields,
   }  # fmt: skip
-  return HGPOSpec(**options)
+  return HGPOConfig(**options)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,16 @@ def batch(config, params, tokenizer, rollouts):
   return HGPOBatch(rollouts, hgpo.advantages(scores, alpha=1.0, delta=0.2), ref)
 
 
-def loss_and_grad(config, spec, params, batch):
+def loss_and_grad(config, spec, opening, params, batch):
   @jax.jit
   def run(params, batch):
-    loss, grads, _ = hgpo_gradients(config, spec, params, batch)
+    loss, grads, _ = hgpo_gradients(config, spec, opening, params, batch)
     return loss.mean(), jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1), grads)
 
   return run(params, batch)
 
 
-def plain_loss(config, spec, params, batch):
+def plain_loss(config, spec, opening, params, batch):
   """The objective over whole sequences, padded alike: no cache, no buckets, no chunks."""
   rollouts = batch.rollouts
   b, m, g, t = rollouts.responses.shape
@@ -82,11 +82,11 @@ def plain_loss(config, spec, params, batch):
     return x.reshape(n, *x.shape[3:])
 
   advantages = losses.token_advantages(
-    flat(batch.advantages.tag), flat(batch.advantages.body), t, spec.gamma, flat(rollouts.lengths),
-    every_token=spec.every_token,
+    flat(batch.advantages.tag), flat(batch.advantages.body), t, spec.discount,
+    flat(rollouts.lengths), every_token=spec.every_token,
   )  # fmt: skip
   first = jnp.exp(of_response[:, 0])  # [N, V]
-  tags = first[:, jnp.array(spec.opening)]
+  tags = first[:, jnp.array(opening)]
   modes = jnp.concatenate([tags, 1 - tags.sum(1, keepdims=True)], axis=1)
   ref_modes = jnp.exp(jnp.repeat(batch.ref.mode_logprobs, m * g, axis=0))
   ref = flat(batch.ref.logprobs)
@@ -99,9 +99,8 @@ def plain_loss(config, spec, params, batch):
       old_modes = jnp.exp(jnp.repeat(batch.old.mode_logprobs, m * g, axis=0))
       old = old.at[:, 0].add(-jnp.log(old_modes[:, :2].sum(1)))
   parts = losses.policy_loss(
-    new, jax.lax.stop_gradient(new) if old is None else old, ref, advantages, flat(rollouts.mask),
-    clip_low=spec.clip_low, clip_high=spec.clip_high, beta=spec.beta, tag_weight=spec.tag_weight,
-    aggregation=spec.aggregation, constant_length=t, tag_kl=spec.tag_kl == "k3",
+    spec, new, jax.lax.stop_gradient(new) if old is None else old, ref, advantages,
+    flat(rollouts.mask), constant_length=t,
   )  # fmt: skip
   extra = -spec.neither_penalty * jnp.log(tags.sum(1))
   if spec.tag_kl == "exact":
@@ -117,7 +116,10 @@ def plain_loss(config, spec, params, batch):
   [
     {"aggregation": "sequence_sum"},
     {"aggregation": "token_mean", "temperature": 0.7},
-    pytest.param({"aggregation": "sequence_mean", "gamma": 0.9}, marks=pytest.mark.slow),
+    pytest.param(
+      {"aggregation": "sequence_mean", "estimator": "reinforce_pp", "gamma": 0.9},
+      marks=pytest.mark.slow,
+    ),
     {"aggregation": "constant_length", "tag_weight": 3.0, "tag_kl": "exact"},
     pytest.param(
       {
@@ -125,8 +127,9 @@ def plain_loss(config, spec, params, batch):
         "tag_normalisation": "vocabulary",
         "tag_kl": "k3",
         "neither_penalty": 0.0,
+        "estimator": "reinforce_pp",
         "gamma": 0.9,
-        "every_token": True,
+        "literal": True,
       },
       marks=pytest.mark.slow,
     ),
@@ -142,8 +145,8 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
       **{name: value for name, value in params.items() if not name.startswith("layer_")},
       "layers": jax.tree.map(lambda *x: jnp.stack(x), params["layer_0"], params["layer_1"]),
     }
-  spec = objective(tokenizer, length_buckets=5, **fields)
-  other = make_score(config, tokenizer.tag_ids.opening, spec.temperature)(
+  spec, opening = objective(length_buckets=5, **fields), tokenizer.tag_ids.opening
+  other = make_score(config, opening, spec.temperature)(
     jax.tree.map(lambda x: 0.9 * x, params), batch.rollouts
   )
   shift = 0.3 * jnp.sin(jnp.arange(other.logprobs.size)).reshape(other.logprobs.shape)
@@ -154,11 +157,13 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
 
   @jax.jit
   def plain(params):
-    parts = plain_loss(config, spec, params, batch)
+    parts = plain_loss(config, spec, opening, params, batch)
     return parts.loss.mean(), parts
 
   (expected, parts), expected_grad = jax.value_and_grad(plain, has_aux=True)(params)
-  loss, grads, metrics = jax.jit(lambda p, b: hgpo_gradients(config, spec, p, b))(params, batch)
+  loss, grads, metrics = jax.jit(lambda p, b: hgpo_gradients(config, spec, opening, p, b))(
+    params, batch
+  )
   np.testing.assert_allclose(loss.mean(), expected, rtol=1e-5)
   assert_trees_close(jax.tree.map(lambda g: g / loss.count, grads), expected_grad)
   for name, part in {
@@ -168,6 +173,33 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
     np.testing.assert_allclose(metrics[name].mean(), part.mean(), rtol=1e-4, atol=1e-6)
     assert metrics[name].count == part.count
   assert parts.low_clip.mean() > 0 and parts.high_clip.mean() > 0
+
+
+def test_any_objective_is_given_the_rows_and_differentiated(config, params, tokenizer, batch):
+  """REINFORCE has, on policy, the gradient of HGPO's objective without clipping or KL."""
+
+  def reinforce(c, rows):
+    chosen = jnp.take_along_axis(rows.new.mode_logprobs, rows.mode[:, None], axis=1)[:, 0]
+    among = chosen - jax.nn.logsumexp(rows.new.mode_logprobs[:, :2], axis=1)
+    has_tokens = rows.lengths > 0
+    per_token = losses.token_advantages(rows.tag, rows.body, rows.mask.shape[1])
+    return masked_sum_count(-rows.new.logprobs * per_token, rows.mask), {
+      "first token": masked_sum_count(abs(chosen - rows.new.logprobs[:, 0]), has_tokens),
+      "among tags": masked_sum_count(abs(among - rows.new.tag_logprobs), has_tokens),
+      "rows": masked_sum_count(jnp.ones_like(chosen), has_tokens),
+    }
+
+  c = objective(beta=0.0, tag_normalisation="vocabulary", neither_penalty=0.0)
+  opening = tokenizer.tag_ids.opening
+  run = jax.jit(
+    lambda params: hgpo_gradients(config, c, opening, params, batch, Objective(reinforce))
+  )
+  loss, grads, metrics = run(params)
+  _, expected = loss_and_grad(config, c, opening, params, batch)
+  assert_trees_close(jax.tree.map(lambda g: g / loss.count, grads), expected)
+  assert metrics["rows"].total == batch.rollouts.lengths.size
+  assert metrics["first token"].mean() < 1e-5 and metrics["among tags"].mean() < 1e-5
+  assert {"entropy", "mode/think_prob"} <= set(metrics) and "kl" not in metrics
 
 
 @pytest.mark.parametrize("aggregation", some_slow(losses.AGGREGATIONS, "token_mean"))
@@ -181,19 +213,20 @@ def test_skipped_responses_had_no_gradient(config, params, tokenizer, batch, agg
   fields = {
     "aggregation": aggregation, "beta": 0.0, "length_buckets": 4, "neither_penalty": 0.0
   }  # fmt: skip
-  loss, grad = loss_and_grad(config, objective(tokenizer, **fields), params, quiet)
-  spec = objective(tokenizer, skip_zero_advantages=True, **fields)
-  skipped_loss, skipped_grad = loss_and_grad(config, spec, params, quiet)
+  opening = tokenizer.tag_ids.opening
+  loss, grad = loss_and_grad(config, objective(**fields), opening, params, quiet)
+  spec = objective(skip_zero_advantages=True, **fields)
+  skipped_loss, skipped_grad = loss_and_grad(config, spec, opening, params, quiet)
   np.testing.assert_allclose(skipped_loss, loss, rtol=1e-5)
   assert_trees_close(skipped_grad, grad)
   nothing = dataclasses.replace(quiet, advantages=jax.tree.map(jnp.zeros_like, quiet.advantages))
-  _, grad = loss_and_grad(config, spec, params, nothing)
+  _, grad = loss_and_grad(config, spec, opening, params, nothing)
   assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grad))
 
 
-def test_skipping_is_refused_where_the_kl_term_counts(tokenizer):
+def test_skipping_is_refused_where_the_kl_term_counts(config, tokenizer, params, batch):
   with pytest.raises(ValueError, match=r"beta=0\.05"):
-    objective(tokenizer, skip_zero_advantages=True)
+    update(config, tokenizer, params, batch, skip_zero_advantages=True)
 
 
 def assert_trees_close(actual, expected, atol=1e-6):
@@ -207,8 +240,9 @@ def update(config, tokenizer, params, batch, learning_rate=LEARNING_RATE, **fiel
   optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
   state = train_state.restart(config, optimizer, parallel.make_mesh(), params)
   step = make_hgpo_step(
-    config, objective(tokenizer, **fields), optimizer, schedule, parallel.make_mesh()
-  )
+    config, objective(**fields), tokenizer.tag_ids.opening, optimizer, schedule,
+    parallel.make_mesh(),
+  )  # fmt: skip
   return step, *step(state, batch)
 
 
@@ -231,8 +265,8 @@ def test_importance_ratio_is_one_on_the_first_update(
 
 @pytest.mark.parametrize("aggregation", some_slow(["sequence_sum", "token_mean"], "token_mean"))
 def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregation):
-  spec = objective(tokenizer, aggregation=aggregation)
-  loss, grad = loss_and_grad(config, spec, params, batch)
+  spec, opening = objective(aggregation=aggregation), tokenizer.tag_ids.opening
+  loss, grad = loss_and_grad(config, spec, opening, params, batch)
   for pieces in (2, 6):
     version = jnp.zeros((pieces,), jnp.int32)
     rollouts = dataclasses.replace(batch.rollouts, policy_version=version)
@@ -242,7 +276,7 @@ def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregat
     )
     total, grads, _ = jax.jit(
       lambda params, stacked: accumulate_scan(
-        lambda b: hgpo_gradients(config, spec, params, b), stacked
+        lambda b: hgpo_gradients(config, spec, opening, params, b), stacked
       )
     )(params, stacked)
     np.testing.assert_allclose(total.mean(), loss, rtol=1e-5)
@@ -262,9 +296,9 @@ def test_mini_batches_are_whole_queries(batch):
 
 
 def test_prompt_order_changes_nothing(config, params, tokenizer, batch):
-  spec = objective(tokenizer)
-  loss, grad = loss_and_grad(config, spec, params, batch)
-  again, again_grad = loss_and_grad(config, spec, params, take(batch, [3, 5, 0, 1, 4, 2]))
+  spec, opening = objective(), tokenizer.tag_ids.opening
+  loss, grad = loss_and_grad(config, spec, opening, params, batch)
+  again, again_grad = loss_and_grad(config, spec, opening, params, take(batch, [3, 5, 0, 1, 4, 2]))
   np.testing.assert_allclose(again, loss, rtol=1e-5)
   assert_trees_close(again_grad, grad)
 
@@ -299,9 +333,9 @@ def pad_batch(batch, prompt_by=5, response_by=4, fill=11):
 @pytest.mark.parametrize("aggregation", some_slow(losses.AGGREGATIONS, "sequence_mean"))
 def test_padding_changes_nothing(config, params, tokenizer, batch, aggregation):
   """Also when the padding is a real token's id, and NaN stands in the padded log-probabilities."""
-  spec = objective(tokenizer, aggregation=aggregation)
-  loss, grad = loss_and_grad(config, spec, params, batch)
-  padded_loss, padded_grad = loss_and_grad(config, spec, params, pad_batch(batch))
+  spec, opening = objective(aggregation=aggregation), tokenizer.tag_ids.opening
+  loss, grad = loss_and_grad(config, spec, opening, params, batch)
+  padded_loss, padded_grad = loss_and_grad(config, spec, opening, params, pad_batch(batch))
   np.testing.assert_allclose(padded_loss, loss, rtol=1e-5)
   assert_trees_close(padded_grad, grad)
 
@@ -315,9 +349,9 @@ def test_nan_in_masked_slots_changes_nothing(config, params, tokenizer, batch):
     ),
     ref=dataclasses.replace(batch.ref, logprobs=jnp.where(mask, batch.ref.logprobs, jnp.nan)),
   )
-  spec = objective(tokenizer)
-  loss, grad = loss_and_grad(config, spec, params, batch)
-  again, again_grad = loss_and_grad(config, spec, params, planted)
+  spec, opening = objective(), tokenizer.tag_ids.opening
+  loss, grad = loss_and_grad(config, spec, opening, params, batch)
+  again, again_grad = loss_and_grad(config, spec, opening, params, planted)
   assert again == loss
   jax.tree.map(np.testing.assert_array_equal, again_grad, grad)
 
@@ -327,7 +361,7 @@ def test_responses_without_tokens_give_zero(config, params, tokenizer, batch):
     batch,
     rollouts=dataclasses.replace(batch.rollouts, lengths=jnp.zeros_like(batch.rollouts.lengths)),
   )
-  loss, grad = loss_and_grad(config, objective(tokenizer), params, empty)
+  loss, grad = loss_and_grad(config, objective(), tokenizer.tag_ids.opening, params, empty)
   assert loss == 0
   assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grad))
 
@@ -378,7 +412,9 @@ def test_no_array_of_tokens_times_vocabulary(tokenizer, config, params, batch):
     shapes = jax.eval_shape(
       lambda key: train_state.create(big, optimizer, parallel.make_mesh(), key), jax.random.key(0)
     )
-    step = make_hgpo_step(big, objective(tokenizer), optimizer, schedule, parallel.make_mesh())
+    step = make_hgpo_step(
+      big, objective(), tokenizer.tag_ids.opening, optimizer, schedule, parallel.make_mesh()
+    )
     return step.lower(shapes, jax.eval_shape(lambda: batch)).compile()
 
   rows = b * m * g

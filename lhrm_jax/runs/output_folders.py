@@ -1,0 +1,38 @@
+"""Where jobs that train nothing write: evaluations and exported models."""
+
+import pathlib
+import re
+import time
+
+from lhrm_jax.errors import UserError
+from lhrm_jax.runs import setup
+from lhrm_jax.runs.run_folder import RESERVED
+from lhrm_jax.storage import urls
+
+
+def evaluation_folder(init_from: str) -> str:
+  """Where the results go if nobody says: into the run evaluated, or into `runs/`.
+
+  Never below the path that `init_from` itself may stand for: that would then be a folder, and no
+  model of the hub.
+  """
+  name = f"evaluation-of-{time.strftime('%Y%m%d-%H%M%S')}"
+  if urls.is_url(init_from):
+    return f"{init_from.rstrip('/').partition('/checkpoints/')[0]}/{name}"
+  if run := setup.run_folder(init_from):
+    return str(run / name)
+  model = re.sub(r"[^A-Za-z0-9._-]+", "-", pathlib.Path(init_from).name)
+  return str(pathlib.Path("runs") / f"{name}-of-{model}")
+
+
+def check_export_folder(out: pathlib.Path) -> None:
+  """Raises:
+  UserError: a model there would overwrite files of a run, or hide it.
+  """
+  run = next((p for p in (out, *out.parents) if setup.is_run(p)), None)
+  of_run = run and (out == run or out.relative_to(run).parts[0] in RESERVED)
+  if of_run:
+    raise UserError(
+      f"--out {out} is a run's folder ({run}): the model would overwrite its files or hide it. "
+      f"Choose another, such as {run.with_name(f'{run.name}-export')}."
+    )

@@ -1,0 +1,51 @@
+"""An update made once more from its dump, and which of its arrays are not finite."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from lhrm_jax.data.batches import TokenBatch
+from lhrm_jax.objectives.masked import SumCount
+from lhrm_jax.runs import nonfinite, setup
+from lhrm_jax.training import update
+from lhrm_jax.training.hft import hft_loss
+from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
+
+
+def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
+  """The mean loss and the gradient of its sum."""
+  if stage == setup.HFT:
+    loss_fn = functools.partial(hft_loss, run.policy_config)
+    batches = [nonfinite.rebuild(TokenBatch, values) for values in batch]
+    loss, grads, _ = jax.jit(functools.partial(update.accumulate, loss_fn))(params, batches)
+  else:
+    c, opening = run.config.hgpo, run.tokenizer.tag_ids.opening
+    gradients = functools.partial(hgpo_gradients, run.policy_config, c, opening)
+    loss, grads, _ = jax.jit(gradients)(params, nonfinite.rebuild(HGPOBatch, batch))
+  assert isinstance(loss, SumCount)
+  return float(loss.mean()), grads
+
+
+def not_finite(tree) -> list[tuple[str, int, int, str]]:
+  """Of each array with entries that are not finite: name, how many, of how many, first index."""
+  found = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    values = np.asarray(leaf)
+    if not np.issubdtype(values.dtype, np.inexact) and values.dtype.name != "bfloat16":
+      continue
+    bad = ~np.isfinite(values.astype(np.float32))
+    if bad.any():
+      first = tuple(int(i) for i in np.argwhere(bad)[0])
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      found.append((name, int(bad.sum()), values.size, str(first)))
+  return found
+
+
+def as_table(rows) -> Table:
+  table = Table("array", "not finite", "of", "first at")
+  for row in rows:
+    table.add_row(*map(str, row))
+  return table

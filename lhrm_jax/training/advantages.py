@@ -1,0 +1,54 @@
+"""Advantages of scored rollouts, by the function that a config names."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from lhrm_jax.objectives import advantages as registry
+from lhrm_jax.objectives.hgpo import Advantages
+from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
+from lhrm_jax.training.hgpo import HGPOConfig
+
+
+def make_advantage_fn(c: HGPOConfig) -> Callable[[ScoredRollouts, int], ScoredRollouts]:
+  """`advantage_fn(scored, step)`: the rollouts with their advantages, on the host.
+
+  The function that `c.advantage` names is given the scores and, by name, what else it asks for
+  (`objectives.advantages`): arrays and numbers, so that the objectives stay maths that knows no
+  rollouts. A score that is not finite spoils its advantages, so that the update is skipped: means
+  and comparisons of modes could hide it.
+
+  Raises:
+    ValueError: no such function.
+  """
+  fn = registry.get(c.advantage)
+  fn = functools.partial(fn, **registry.options(c.advantage, c, c.advantage_options))
+  named = inspect.signature(registry.get(c.advantage)).parameters
+  if c.advantage == "hgpo":
+    fn = jax.jit(fn)
+
+  def advantage_fn(scored: ScoredRollouts, step: int) -> ScoredRollouts:
+    context = {
+      "lengths": scored.lengths,
+      "modes": scored.modes,
+      "truncated": scored.truncated,
+      "well_formed": scored.well_formed,
+      "step": step,
+      "total_steps": c.steps,
+    }
+    found = fn(scored.scores, **{name: x for name, x in context.items() if name in named})
+    tag, body, *rewards = (
+      None if x is None else np.asarray(x, np.float32)
+      for x in (found.tag, found.body, found.r_inter, found.r_intra)
+    )
+    with np.errstate(invalid="ignore"):
+      spoiled = 0.0 * scored.scores
+    return dataclasses.replace(
+      scored, advantages=Advantages(tag + spoiled, body + spoiled, *rewards)
+    )
+
+  return advantage_fn
