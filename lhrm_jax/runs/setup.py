@@ -311,7 +311,7 @@ def same_path(a: str, b: str) -> bool:
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
   """The config itself, whose `init_from` now holds wherever the run's record is read."""
   for section in (config, config.get("reward_model")):
-    # Whatever else it is, `validation.check` reports.
+    # Whatever else it is, `from_config_dict` reports.
     if isinstance(section, ConfigDict) and isinstance(section.get("init_from"), str):
       section.init_from = absolute(section.init_from)
   return config

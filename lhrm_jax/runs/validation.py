@@ -16,7 +16,6 @@ from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.rewards import rules as binary_rewards
 from lhrm_jax.runs import command_line
 from lhrm_jax.runs.config import KNOBS, Config, rewards_named
-from lhrm_jax.runs.config import from_config_dict as check  # noqa: F401
 from lhrm_jax.text import Tokenizer
 
 # Of the scores of all pairs of tokens, in the forward and backward pass of one layer.

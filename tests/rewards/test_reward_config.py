@@ -14,7 +14,8 @@ from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.errors import UserError
 from lhrm_jax.rewards import model as reward_model
 from lhrm_jax.rewards import scoring
-from lhrm_jax.runs import setup, validation
+from lhrm_jax.runs import setup
+from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.text import PretrainedTokenizer
 from tests.rewards.test_scoring import stub
 
@@ -140,7 +141,7 @@ def test_what_the_keys_say_together_is_checked(changes, message):
     else:
       config.update_from_flattened_dict({key: value})
   with pytest.raises(UserError, match=message):
-    validation.check(config)
+    from_config_dict(config)
 
 
 def test_a_folder_that_holds_no_reward_model_is_refused(tmp_path):
