@@ -1,0 +1,218 @@
+"""Parts that a policy-gradient objective is put together from. Pure functions on arrays.
+
+`N` denotes sequences and `T` response tokens, the opening tag first. Surrogates are losses per
+token, to be minimised and aggregated by `losses.aggregation_weights` or `separate_tag_weights`.
+`policy_objective.policy_objective` puts them together. Where a mask is taken, what it hides must be
+finite (`masked.masked`).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lhrm_jax.objectives.losses import (
+  MAX_LOG_RATIO,
+  aggregation_weights,
+  k3_divergence,
+  log_ratio,
+)
+from lhrm_jax.objectives.masked import masked, masked_sum
+
+RATIOS = ("token", "sequence", "sequence_token")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+CORRECTIONS = ("token", "sequence")
+
+
+def importance_ratio(
+  logprobs: Array, old_logprobs: Array, mask: Array, *, level: str = "token"
+) -> Array:
+  """`pi / pi_old` of each token, or one ratio for all tokens of a sequence.
+
+  Args:
+    logprobs: `[N, T]` of the policy that learns.
+    old_logprobs: `[N, T]` of the policy that sampled.
+    mask: `[N, T]` bool.
+    level: "token"; "sequence", the geometric mean over a sequence's tokens, of GSPO
+      (https://arxiv.org/abs/2507.18071, eq. 7) and of AdaptThink's code; "sequence_token", that
+      value with the gradient of each token's own log-probability (GSPO-token, eq. 14).
+
+  Returns:
+    `[N, T]`.
+
+  Raises:
+    ValueError: `level` is unknown.
+  """
+  if level not in RATIOS:
+    raise ValueError(f"ratio={level!r} is none of {', '.join(RATIOS)}.")
+  per_token = log_ratio(logprobs, old_logprobs)
+  if level == "token":
+    return jnp.exp(per_token)
+  tokens = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+  mean = masked_sum(per_token, mask, axis=1)[:, None] / tokens
+  mean = jnp.broadcast_to(mean, mask.shape)
+  if level == "sequence_token":
+    mean = jax.lax.stop_gradient(mean - logprobs) + logprobs
+  return jnp.exp(mean)
+
+
+def behaviour_tag_logprobs(old_logprobs: Array, tag_logprobs: Array | float) -> Array:
+  """`old_logprobs` with the opening tag's replaced by the one it was drawn with.
+
+  AdaptThink forces each tag on half of the responses and counts `log 0.5`
+  (https://arxiv.org/abs/2505.13417), so that the ratio corrects for the forcing.
+
+  Args:
+    old_logprobs: `[N, T]`.
+    tag_logprobs: `[N]` or a scalar.
+  """
+  return old_logprobs.at[:, 0].set(tag_logprobs)
+
+
+def clipped_loss(
+  ratio: Array,
+  advantages: Array,
+  *,
+  clip_low: float,
+  clip_high: float,
+  dual_clip: float = 0.0,
+) -> Array:
+  """`-min(rho A, clip(rho, 1 - low, 1 + high) A)`, per token.
+
+  Two ranges are DAPO's clip-higher (https://arxiv.org/abs/2503.14476, eq. 10).
+
+  Args:
+    ratio: `[N, T]`, see `importance_ratio`.
+    advantages: `[N, T]`.
+    clip_low: epsilon below 1.
+    clip_high: epsilon above 1.
+    dual_clip: above 1, bounds the loss of a negative advantage by `dual_clip * |A|`, where a ratio
+      that exploded would have no bound (dual-clip PPO, https://arxiv.org/abs/1912.09729); 0 for
+      none.
+
+  Raises:
+    ValueError: `dual_clip` is not above 1 and not 0.
+  """
+  clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+  surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+  if dual_clip:
+    if dual_clip <= 1:
+      raise ValueError(f"dual_clip={dual_clip} must be above 1, or 0 for none.")
+    bounded = jnp.maximum(surrogate, dual_clip * advantages)
+    surrogate = jnp.where(advantages < 0, bounded, surrogate)
+  return -surrogate
+
+
+def cispo_loss(
+  logprobs: Array, ratio: Array, advantages: Array, *, clip_low: float, clip_high: float
+) -> Array:
+  """`-stop_gradient(clip(rho, 1 - low, 1 + high)) A log pi`, per token.
+
+  CISPO (https://arxiv.org/abs/2506.13585, eqs. 4 and 5): no token loses its gradient, however far
+  its ratio is. The authors leave the lower bound out (`clip_low` of 1).
+  """
+  weights = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+  return -jax.lax.stop_gradient(weights) * advantages * logprobs
+
+
+def kl_estimate(logprobs: Array, ref_logprobs: Array, *, estimator: str = "k3") -> Array:
+  """Per-token estimates of `KL(pi || pi_ref)` (http://joschu.net/blog/kl-approx.html).
+
+  All are of the divergence's value. As a term of the loss their gradients on sampled tokens differ,
+  in expectation and with what came before each token held fixed: "k1" has none, "k2" has the
+  gradient of `KL(pi || pi_ref)`, "k3" that of `KL(pi_ref || pi)`.
+
+  Args:
+    logprobs: `[N, T]`.
+    ref_logprobs: `[N, T]`.
+    estimator: with `x = log pi - log pi_ref`, "k1" is `x`, "k2" `x^2 / 2`, "k3" `exp(-x) + x - 1`.
+
+  Raises:
+    ValueError: `estimator` is unknown.
+  """
+  if estimator == "k1":
+    return log_ratio(logprobs, ref_logprobs)
+  if estimator == "k2":
+    return jnp.square(log_ratio(logprobs, ref_logprobs)) / 2.0
+  if estimator == "k3":
+    return k3_divergence(logprobs, ref_logprobs)
+  raise ValueError(f"kl_estimator={estimator!r} is none of {', '.join(KL_ESTIMATORS)}.")
+
+
+def divergence_to_go(divergence: Array, mask: Array) -> Array:
+  """A sequence's divergence from each token on, its own included, without a gradient: `[N, T]`.
+
+  `beta` times it comes off the advantages where the KL penalty is a part of the reward. With "k1"
+  that is an unbiased gradient of the divergence between whole sequences.
+  """
+  seen = jax.lax.stop_gradient(masked(divergence, mask))
+  return jnp.flip(jnp.cumsum(jnp.flip(seen, axis=1), axis=1), axis=1)
+
+
+def sampler_weights(
+  logprobs: Array, sampler_logprobs: Array, mask: Array, *, level: str, cap: float
+) -> Array:
+  """Truncated importance weights from the sampler's probabilities to the trainer's, no gradient.
+
+  Decoding and training compute the same probabilities in different ways; `min(pi / mu, cap)` as a
+  factor on the loss corrects for it. The weight of whole sequences has no bias but for the cap; the
+  weight of a token leaves out how likely the tokens before it were.
+
+  Args:
+    logprobs: `[N, T]` of the policy that sampled, computed by the trainer.
+    sampler_logprobs: `[N, T]`, as the sampler computed them.
+    mask: `[N, T]` bool.
+    level: "token", or "sequence", the product over a sequence's tokens.
+    cap: largest weight.
+
+  Returns:
+    `[N, T]`, at most `cap`.
+
+  Raises:
+    ValueError: `level` is unknown.
+  """
+  if level not in CORRECTIONS:
+    raise ValueError(f"sampler_correction={level!r} is none of {', '.join(CORRECTIONS)}.")
+  log_weights = log_ratio(logprobs, sampler_logprobs)
+  if level == "sequence":
+    summed = masked_sum(log_weights, mask, axis=1)[:, None]
+    summed = jnp.clip(summed, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    log_weights = jnp.broadcast_to(summed, mask.shape)
+  return jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_weights), cap))
+
+
+def without_truncated(mask: Array, truncated: Array) -> Array:
+  """`mask` without the responses `[N]` that were cut off: DAPO's overlong filtering."""
+  return mask & ~truncated[:, None]
+
+
+def separate_tag_weights(
+  mask: Array,
+  how: str,
+  *,
+  tag_weight: float,
+  constant_length: int = 1,
+  count_per_sequence: Array | float | None = None,
+) -> tuple[Array, Array]:
+  """Weights for `tag_weight * mean over sequences (tag) + aggregate(other tokens)`.
+
+  With `how="token_mean"` and a weight of 0.001 this is DeGRPO's decoupled loss (Thinkless,
+  https://arxiv.org/abs/2505.13379, its authors' code): neither the number of tokens that follow a
+  tag nor their aggregation changes what the tag's term weighs.
+
+  Args:
+    mask: `[N, T]` bool; a sequence that shows any token shows its first.
+    how: aggregation of the other tokens, see `losses.aggregation_weights`.
+    tag_weight: weight of the tag's term.
+    constant_length: see `losses.aggregation_weights`.
+    count_per_sequence: the divisor of the other tokens over the number of sequences, both of the
+      whole update. By default those of `mask`: right where it is the whole update.
+
+  Returns:
+    Weights `[N, T]` and a scalar count, as `losses.aggregation_weights`.
+  """
+  is_tag = jnp.arange(mask.shape[1]) == 0
+  weights, count = aggregation_weights(mask & ~is_tag, how, constant_length)
+  if count_per_sequence is None:
+    sequences = jnp.sum(mask[:, 0])
+    count_per_sequence = jnp.where(sequences > 0, count / jnp.maximum(sequences, 1), 0.0)
+  return jnp.where(is_tag & mask, tag_weight * count_per_sequence, weights), count
