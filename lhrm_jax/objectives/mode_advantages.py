@@ -50,8 +50,8 @@ def adapt_think(
 ) -> Advantages:
   """`r - r_ref + bonus 1[no_think]`, without a norm over the group.
 
-  AdaptThink (https://arxiv.org/abs/2505.13417), whose first token is forced half and half. Its loss
-  takes the ratio of whole sequences, with 0.5 as the tag's old probability
+  AdaptThink (https://arxiv.org/abs/2505.13417, eqs. 5 to 7), whose first token is forced half and
+  half. Its loss takes the ratio of whole sequences, with 0.5 as the tag's old probability
   (`policy_losses.behaviour_tag_logprobs`).
 
   Args:
@@ -116,9 +116,10 @@ def ada_grpo(
 ) -> Advantages:
   """GRPO's advantage of scores that are scaled up where their mode is rare in the group.
 
-  Ada-GRPO of ARM (https://arxiv.org/abs/2505.20258): `r (1 + (n / F - 1) (1 + cos(pi t / T)) / 2)`,
-  with `F` of the group's `n` responses in the same mode (or in neither). Of use only where the
-  policy chooses the mode: forced half and half, all are scaled alike.
+  Ada-GRPO of ARM (https://arxiv.org/abs/2505.20258, eqs. 2 to 4):
+  `r (1 + (n / F - 1) (1 + cos(pi t / T)) / 2)`, with `F` of the group's `n` responses in the same
+  mode (or in neither). Of use only where the policy chooses the mode: forced half and half, all are
+  scaled alike.
 
   Args:
     scores: `[B, M, G]`.

@@ -18,7 +18,7 @@ from lhrm_jax.objectives.losses import (
 )
 from lhrm_jax.objectives.masked import masked, masked_sum
 
-RATIOS = ("token", "sequence", "sequence_token")
+RATIOS = ("token", "sequence", "sequence_token", "product")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 CORRECTIONS = ("token", "sequence")
 
@@ -34,7 +34,10 @@ def importance_ratio(
     mask: `[N, T]` bool.
     level: "token"; "sequence", the geometric mean over a sequence's tokens, of GSPO
       (https://arxiv.org/abs/2507.18071, eq. 7) and of AdaptThink's code; "sequence_token", that
-      value with the gradient of each token's own log-probability (GSPO-token, eq. 14).
+      value with the gradient of each token's own log-probability (GSPO-token, eq. 14); "product",
+      the ratio of the sequences' probabilities (AdaptThink, https://arxiv.org/abs/2505.13417,
+      eq. 9). One ratio per sequence stands on each of its tokens, so that "sequence_mean" counts
+      it once.
 
   Returns:
     `[N, T]`.
@@ -47,19 +50,22 @@ def importance_ratio(
   per_token = log_ratio(logprobs, old_logprobs)
   if level == "token":
     return jnp.exp(per_token)
-  tokens = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
-  mean = masked_sum(per_token, mask, axis=1)[:, None] / tokens
-  mean = jnp.broadcast_to(mean, mask.shape)
+  whole = masked_sum(per_token, mask, axis=1)[:, None]
+  if level == "product":
+    whole = jnp.clip(whole, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+  else:
+    whole /= jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+  whole = jnp.broadcast_to(whole, mask.shape)
   if level == "sequence_token":
-    mean = jax.lax.stop_gradient(mean - logprobs) + logprobs
-  return jnp.exp(mean)
+    whole = jax.lax.stop_gradient(whole - logprobs) + logprobs
+  return jnp.exp(whole)
 
 
 def behaviour_tag_logprobs(old_logprobs: Array, tag_logprobs: Array | float) -> Array:
   """`old_logprobs` with the opening tag's replaced by the one it was drawn with.
 
-  AdaptThink forces each tag on half of the responses and counts `log 0.5`
-  (https://arxiv.org/abs/2505.13417), so that the ratio corrects for the forcing.
+  AdaptThink forces each tag on half of the responses and counts `log 0.5`, so that the ratio
+  corrects for the forcing (https://arxiv.org/abs/2505.13417, eq. 8).
 
   Args:
     old_logprobs: `[N, T]`.
@@ -86,8 +92,8 @@ def clipped_loss(
     clip_low: epsilon below 1.
     clip_high: epsilon above 1.
     dual_clip: above 1, bounds the loss of a negative advantage by `dual_clip * |A|`, where a ratio
-      that exploded would have no bound (dual-clip PPO, https://arxiv.org/abs/1912.09729); 0 for
-      none.
+      that exploded would have no bound (dual-clip PPO, https://arxiv.org/abs/1912.09729, eq. 5).
+      0 for none.
 
   Raises:
     ValueError: `dual_clip` is not above 1 and not 0.
@@ -107,7 +113,7 @@ def cispo_loss(
 ) -> Array:
   """`-stop_gradient(clip(rho, 1 - low, 1 + high)) A log pi`, per token.
 
-  CISPO (https://arxiv.org/abs/2506.13585, eqs. 4 and 5): no token loses its gradient, however far
+  CISPO (https://arxiv.org/abs/2506.13585, eq. 4): no token loses its gradient, however far
   its ratio is. The authors leave the lower bound out (`clip_low` of 1).
   """
   weights = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)

@@ -21,8 +21,8 @@ class PolicyObjectiveConfig(PolicyLossConfig):
   ratio: str = knob(
     "token",
     one_of(*policy_losses.RATIOS),
-    'Importance ratio of each token, or one per response, as in GSPO ("sequence", and '
-    '"sequence_token" with the gradient of single tokens).',
+    "Importance ratio of each token, or of each response: the geometric mean over its tokens "
+    '("sequence", and "sequence_token" with the gradient of single tokens) or the "product".',
   )
   surrogate: str = knob(
     "clipped",
@@ -148,7 +148,7 @@ def policy_objective(
     divergence = policy_losses.kl_estimate(logprobs, ref, estimator=config.kl_estimator)
     terms += config.beta * masked(divergence, penalised)
   if config.entropy_bonus:
-    terms -= config.entropy_bonus * masked(batch.entropy, mask)
+    terms -= config.entropy_bonus * batch.entropy
 
   if config.separate_tag:
     weights, count = policy_losses.separate_tag_weights(

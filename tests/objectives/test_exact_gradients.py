@@ -1,6 +1,7 @@
 """Each estimator's average over all outcomes against the exact gradient of what it maximises."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,16 @@ def test_grpo_weighs_queries_by_how_often_they_are_solved(size):
   found = policy.expected_gradient(index, weights, advantages_of("grpo", index))
   assert_same(found, scaled(policy.reward_gradient(SCORES), factor))
   assert size > 2 or factor == pytest.approx(1)
+
+
+@pytest.mark.parametrize("p, factor", [(0.5, 1.86), (0.9, 2.33), (0.1, 2.33), (0.99, 2.61)])
+def test_grpos_weight_of_a_query_at_eight_responses(p, factor):
+  """What right responses gain, over p (1 - p): the factor on the gradient of the accuracy."""
+  scores = (np.arange(8) < np.arange(9)[:, None]).astype(np.float32)  # k of eight are right
+  k = np.arange(9)
+  chance = np.array([math.comb(8, i) for i in k]) * p**k * (1 - p) ** (8 - k)
+  gain = np.mean(registry.get("grpo")(scores[:, None]).body[:, 0] * scores, axis=1)
+  assert chance @ gain / (p * (1 - p)) == pytest.approx(factor, abs=0.005)
 
 
 SHAPED = [
@@ -187,9 +198,9 @@ def test_forced_tags_leave_neither_alone_only_where_advantages_balance():
   np.testing.assert_allclose(found, neither * balance * (1 / 2 - 1 / 3) / 2, atol=2e-6)
 
 
-@pytest.mark.parametrize("ratio", ["token", "sequence"])
+@pytest.mark.parametrize("ratio", ["token", "sequence", "product"])
 def test_adapt_thinks_forced_halves(ratio):
-  """The tag's ratio alone corrects the tag and not the tokens; the geometric mean damps both."""
+  """The ratio of whole responses is exact; of tokens, for the tag alone; their mean damps both."""
   index = np.arange(6)[:, None]
   p = np.asarray(jax.nn.softmax(THETA["tag"]))
   given_tag = np.asarray(policy.probabilities(THETA))[:6] / p[MODES[:6]]
@@ -200,6 +211,9 @@ def test_adapt_thinks_forced_halves(ratio):
   )  # fmt: skip
   exact = policy.reward_gradient(SCORES)
   means = np.array(mean_by_mode(SCORES))
+  if ratio == "product":
+    assert_same(found, exact)
+    return
   if ratio == "token":
     np.testing.assert_allclose(found["tag"], exact["tag"], atol=2e-6)
     body = 0.5 / p[:2]

@@ -30,16 +30,18 @@ MASK = np.array([[True, True, False]])
 
 @BOTH
 def test_a_sequence_ratio_is_the_geometric_mean_of_what_is_visible(jit):
-  ratio = functools.partial(policy_losses.importance_ratio)
+  ratio = policy_losses.importance_ratio
   np.testing.assert_allclose(run(jit, ratio, NEW, OLD, MASK)[:, :2], [[4, 1]], rtol=1e-5)
   for level in ("sequence", "sequence_token"):
     found = run(jit, ratio, NEW, OLD, MASK, level=level)
     np.testing.assert_allclose(found[:, :2], [[2, 2]], rtol=1e-5)
+  found = run(jit, ratio, NEW, OLD, MASK, level="product")
+  np.testing.assert_allclose(found[:, :2], [[4, 4]], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
   "level, first, second", [("token", [4, 0], [0, 1]), ("sequence", [1, 1], [1, 1]),
-                           ("sequence_token", [2, 0], [0, 2])],
+                           ("sequence_token", [2, 0], [0, 2]), ("product", [4, 4], [4, 4])],
 )  # fmt: skip
 def test_the_gradient_of_each_ratio(level, first, second):
   jacobian = jax.jacobian(
@@ -73,10 +75,12 @@ def test_cispo_keeps_a_gradient_beyond_the_clip(jit):
   args = (np.log(0.5), 2.0, 2.0)
   np.testing.assert_allclose(run(jit, loss, *args), 1.28 * 2 * np.log(2), rtol=1e-6)
 
-  def of_logprob(x):
-    return loss(x, jnp.exp(x - jnp.log(0.25)), 2.0)  # the ratio moves too, unseen
+  def of_logprob(x, old):
+    return loss(x, jnp.exp(x - old), 2.0)  # the ratio moves too, unseen
 
-  np.testing.assert_allclose(jax.grad(of_logprob)(jnp.log(0.5)), -1.28 * 2, rtol=1e-6)
+  for ratio, weight in ((2, 1.28), (1.1, 1.1), (0.5, 0.8)):
+    found = jax.grad(of_logprob)(jnp.log(0.5), jnp.log(0.5 / ratio))
+    np.testing.assert_allclose(found, -weight * 2, rtol=1e-5)
 
 
 @BOTH
@@ -219,6 +223,7 @@ def test_the_defaults_are_the_loss_of_hgpo(knobs, jit):
 
 CHOICES = [
   {"ratio": "sequence"},
+  {"ratio": "product"},
   {"ratio": "sequence_token", "dual_clip": 3.0},
   {"surrogate": "cispo"},
   {"kl_in": "reward", "kl_estimator": "k1", "beta": 0.5},
