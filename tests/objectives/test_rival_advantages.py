@@ -94,19 +94,20 @@ def assert_grpo_of(found, rewards, jit, ddof=0):
 @pytest.mark.parametrize(
   "stage, scores, modes, lengths, rewards",
   [
-    (2, [1.0, 0, 1, 0, 0], [0, 0, 1, 1, -1], [3] * 5, [1, 0, 2, -1, -1]),
+    (2, [1.0, 0, 1, 0], [0, 0, 1, 1], [3] * 4, [1, 0, 2, -1]),
+    (2, [1.0, 0, 1, 0], [0, 0, 1, -1], [3] * 4, [1, 0, 2, -1]),
     # Think has 3/4 of the batch: half way to 0 (right) and -1 (wrong).
     (1, [1.0, 0, 1, 1], [0, 0, 0, 1], [3] * 4, [0.5, -0.5, 0.5, 2]),
     # no_think has all: 1 and -2.
-    (1, [1.0, 0], [1, 1], [3] * 2, [1, -2]),
-    (1, [1.0, 0], [0, 1], [3] * 2, [1, -1]),  # balanced: as in stage 2
-    # z is -+1/sqrt(2) among the right ones and among the wrong ones; a third of its kind alone.
+    (1, [1.0, 0, 1, 0], [1, 1, 1, 1], [3] * 4, [1, -2, 1, -2]),
+    (1, [1.0, 0, 1, 0], [0, 1, 0, 1], [3] * 4, [1, -1, 1, -1]),  # balanced: as in stage 2
+    # z is -+1/sqrt(2) among the right ones and among the wrong ones; then one of a kind.
     (
       3, [1.0, 1, 0, 0], [0, 0, 0, 0], [10, 30, 10, 30],
-      [1 + np.exp(0.05 / 2**0.5) - 1, np.exp(-0.05 / 2**0.5),
+      [np.exp(0.05 / 2**0.5), np.exp(-0.05 / 2**0.5),
        1 - np.exp(0.05 / 2**0.5), 1 - np.exp(-0.05 / 2**0.5)],
     ),
-    (3, [1.0, 0, 0], [0, 0, 0], [10, 7, 7], [1, 0, 0]),
+    (3, [1.0, 0, 0, 0], [0, 0, 0, 0], [10, 7, 7, 7], [1, 0, 0, 0]),
   ],
 )  # fmt: skip
 def test_auto_think_stage_by_stage(stage, scores, modes, lengths, rewards, jit):
@@ -119,13 +120,13 @@ def test_auto_think_balances_over_the_batch():
   """Half of all responses think, though all of one query's do."""
   scores = np.array([[[1.0, 0]], [[1, 0]]])
   arrays = {"scores": scores, "modes": np.array([[[0, 0]], [[1, 1]]]), "lengths": scores}
-  stages = [call("auto_think", False, arrays, step=0, total_steps=1, stage=s) for s in (1, 2)]
+  stages = [call("auto_think", True, arrays, step=0, total_steps=1, stage=s) for s in (1, 2)]
   np.testing.assert_array_equal(*stages)
 
 
 def test_auto_think_gives_each_stage_a_third_of_the_run():
   arrays = of_one_query(scores=[1.0, 1, 0, 1], modes=[0, 0, 0, 1], lengths=[10, 30, 9, 5])
-  fixed = [call("auto_think", False, arrays, step=0, total_steps=9, stage=s) for s in (1, 2, 3)]
+  fixed = [call("auto_think", True, arrays, step=0, total_steps=9, stage=s) for s in (1, 2, 3)]
   scores, rest = arrays["scores"], {k: arrays[k] for k in ("modes", "lengths")}
   auto_think = functools.partial(registry.get("auto_think"), scores, **rest, total_steps=9)
   found = jax.vmap(lambda step: auto_think(step=step).body)(jnp.arange(9))
