@@ -19,6 +19,14 @@ def one_group(values: Array) -> Advantages:
   return Advantages(tag=values, body=values)
 
 
+def has_signal(advantages: Advantages) -> Array:
+  """Which queries `[B]` move the policy at all, whether by the tag or by the rest.
+
+  What DAPO samples anew (https://arxiv.org/abs/2503.14476, eq. 11) are the others, whole groups.
+  """
+  return jnp.any((advantages.tag != 0) | (advantages.body != 0), axis=QUERY)
+
+
 def grpo(scores: Array, *, ddof: int = 0) -> Advantages:
   """`(r - mean) / std` over the query's responses (https://arxiv.org/abs/2402.03300, sec. 4.1.2).
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lhrm_jax.objectives import advantages as registry
+from lhrm_jax.objectives.group_advantages import has_signal
 from lhrm_jax.objectives.length_rewards import overlong_penalty
 
 BOTH = pytest.mark.parametrize("jit", [False, True])
@@ -49,6 +50,14 @@ def test_reinforce_pp_leaves_out_queries_that_say_nothing(jit):
   # Literally: mean 3/4, deviation sqrt(3) / 4 over the batch.
   found = call("reinforce_pp", jit, scores, literal=True)
   np.testing.assert_allclose(found, [[[0.5774, -1.7321]], [[0.5774, 0.5774]]], atol=1e-4)
+
+
+def test_a_query_has_a_signal_by_its_tags_or_by_the_rest():
+  """All right: HGPO still learns from the inter term to answer directly, GRPO nothing."""
+  scores = jnp.array([[[1.0, 1], [1, 1]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]])
+  hgpo = registry.get("hgpo")(scores, alpha=1.0, delta=0.2, skip_unsolved=True)
+  np.testing.assert_array_equal(has_signal(hgpo), [True, True, False])
+  np.testing.assert_array_equal(has_signal(registry.get("grpo")(scores)), [False, True, False])
 
 
 @BOTH
