@@ -22,7 +22,7 @@ def one_group(values: Array) -> Advantages:
 def has_signal(advantages: Advantages) -> Array:
   """Which queries `[B]` move the policy at all, whether by the tag or by the rest.
 
-  What DAPO samples anew (https://arxiv.org/abs/2503.14476, eq. 11) are the others, whole groups.
+  DAPO samples the others anew (https://arxiv.org/abs/2503.14476, section 3.2), whole groups.
   """
   return jnp.any((advantages.tag != 0) | (advantages.body != 0), axis=QUERY)
 
@@ -72,8 +72,8 @@ def dapo(
 ) -> Advantages:
   """GRPO's advantage of `2 r - 1` plus the soft overlong punishment.
 
-  DAPO (https://arxiv.org/abs/2503.14476, eqs. 9 and 13), whose rules score 1 or -1. Its objective
-  takes clip ranges of 0.2 and 0.28, `token_mean` and no KL penalty.
+  DAPO (https://arxiv.org/abs/2503.14476, section 3.4, eq. 13), whose rules score 1 or -1. Its
+  objective takes clip ranges of 0.2 and 0.28, `token_mean` and no KL penalty.
 
   Args:
     scores: `[B, M, G]`, 0 to 1.

@@ -84,7 +84,7 @@ def clipped_loss(
 ) -> Array:
   """`-min(rho A, clip(rho, 1 - low, 1 + high) A)`, per token.
 
-  Two ranges are DAPO's clip-higher (https://arxiv.org/abs/2503.14476, eq. 10).
+  Two ranges are DAPO's clip-higher (https://arxiv.org/abs/2503.14476, section 3.1).
 
   Args:
     ratio: `[N, T]`, see `importance_ratio`.
