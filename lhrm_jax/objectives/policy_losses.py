@@ -191,34 +191,47 @@ def without_truncated(mask: Array, truncated: Array) -> Array:
   return mask & ~truncated[:, None]
 
 
+def count_per_sequence(mask: Array, how: str, constant_length: int = 1) -> Array:
+  """Divisor of an update's other tokens per sequence, for `separate_tag_weights`.
+
+  Args:
+    mask: `[N, T]` bool, of all sequences of the update.
+    how: aggregation of the tokens behind the tag, see `losses.aggregation_weights`.
+    constant_length: likewise.
+  """
+  _, count = aggregation_weights(_behind_tag(mask), how, constant_length)
+  return count / jnp.maximum(jnp.sum(mask[:, 0]), 1)
+
+
 def separate_tag_weights(
   mask: Array,
   how: str,
   *,
   tag_weight: float,
+  per_sequence: Array | float,
   constant_length: int = 1,
-  count_per_sequence: Array | float | None = None,
 ) -> tuple[Array, Array]:
   """Weights for `tag_weight * mean over sequences (tag) + aggregate(other tokens)`.
 
   With `how="token_mean"` and a weight of 0.001 this is DeGRPO's decoupled loss (Thinkless,
   https://arxiv.org/abs/2505.13379, its authors' code): neither the number of tokens that follow a
-  tag nor their aggregation changes what the tag's term weighs.
+  tag nor their aggregation changes what the tag's term weighs. Sums and counts may be added over
+  parts of an update.
 
   Args:
     mask: `[N, T]` bool; a sequence that shows any token shows its first.
     how: aggregation of the other tokens, see `losses.aggregation_weights`.
     tag_weight: weight of the tag's term.
+    per_sequence: `count_per_sequence` of the whole update.
     constant_length: see `losses.aggregation_weights`.
-    count_per_sequence: the divisor of the other tokens over the number of sequences, both of the
-      whole update. By default those of `mask`: right where it is the whole update.
 
   Returns:
     Weights `[N, T]` and a scalar count, as `losses.aggregation_weights`.
   """
+  weights, count = aggregation_weights(_behind_tag(mask), how, constant_length)
   is_tag = jnp.arange(mask.shape[1]) == 0
-  weights, count = aggregation_weights(mask & ~is_tag, how, constant_length)
-  if count_per_sequence is None:
-    sequences = jnp.sum(mask[:, 0])
-    count_per_sequence = jnp.where(sequences > 0, count / jnp.maximum(sequences, 1), 0.0)
-  return jnp.where(is_tag & mask, tag_weight * count_per_sequence, weights), count
+  return jnp.where(is_tag & mask, tag_weight * per_sequence, weights), count
+
+
+def _behind_tag(mask: Array) -> Array:
+  return mask & (jnp.arange(mask.shape[1]) > 0)

@@ -91,7 +91,7 @@ def policy_objective(
   batch: PolicyBatch,
   *,
   constant_length: int = 1,
-  count_per_sequence: Array | float | None = None,
+  per_sequence: Array | float | None = None,
 ) -> tuple[SumCount, dict[str, SumCount]]:
   """The negated objective that `config` describes, and what is watched beside it.
 
@@ -101,11 +101,14 @@ def policy_objective(
     config: knobs.
     batch: see `PolicyBatch`.
     constant_length: see `losses.aggregation_weights`.
-    count_per_sequence: see `policy_losses.separate_tag_weights`; needed with `separate_tag` where
-      an update is cut into micro-batches.
+    per_sequence: `policy_losses.count_per_sequence` of the whole update, of which `batch` may be a
+      part; for `separate_tag`.
 
   Returns:
     The loss, and metrics under TRL's names.
+
+  Raises:
+    ValueError: `separate_tag` without `per_sequence`.
   """
   mask = batch.mask
   if config.mask_truncated:
@@ -151,9 +154,11 @@ def policy_objective(
     terms -= config.entropy_bonus * batch.entropy
 
   if config.separate_tag:
+    if per_sequence is None:
+      raise ValueError("separate_tag needs per_sequence, the update's `count_per_sequence`.")
     weights, count = policy_losses.separate_tag_weights(
       mask, config.aggregation, tag_weight=config.tag_weight,
-      constant_length=constant_length, count_per_sequence=count_per_sequence,
+      per_sequence=per_sequence, constant_length=constant_length,
     )  # fmt: skip
   else:
     weights, count = aggregation_weights(mask, config.aggregation, constant_length)

@@ -146,26 +146,37 @@ def weighed(weights, count):
                 ("constant_length", 8 / 20)],
 )  # fmt: skip
 def test_a_separate_tag_weighs_the_same_under_every_aggregation(how, body, jit):
-  split = functools.partial(
-    policy_losses.separate_tag_weights, how=how, tag_weight=0.1, constant_length=10
-  )
+  def split(mask):
+    per_sequence = policy_losses.count_per_sequence(mask, how, 10)
+    return policy_losses.separate_tag_weights(
+      mask, how, tag_weight=0.1, per_sequence=per_sequence, constant_length=10
+    )
+
   np.testing.assert_allclose(weighed(*run(jit, split, VISIBLE)), 0.1 * 2 + body, rtol=1e-6)
 
 
 def test_a_separate_tag_of_an_update_in_parts():
-  """Given the whole update's divisor per sequence, sums and counts add up to the whole."""
-  split = functools.partial(policy_losses.separate_tag_weights, how="token_mean", tag_weight=0.1)
+  """Sums and counts of the parts add up to the whole's."""
+  per_sequence = policy_losses.count_per_sequence(VISIBLE, "token_mean")
+  assert per_sequence == 3 / 2
+  split = functools.partial(
+    policy_losses.separate_tag_weights, how="token_mean", tag_weight=0.1, per_sequence=per_sequence
+  )
   whole, count = split(VISIBLE)
-  parts = [split(VISIBLE[i : i + 1], count_per_sequence=3 / 2) for i in range(3)]
+  parts = [split(VISIBLE[i : i + 1]) for i in range(3)]
   np.testing.assert_allclose(np.concatenate([w for w, _ in parts]), whole, rtol=1e-6)
   assert sum(float(c) for _, c in parts) == float(count) == 3
+  with pytest.raises(ValueError, match="separate_tag needs per_sequence"):
+    policy_objective(PolicyObjectiveConfig(separate_tag=True), batch_of())
 
 
-def test_only_tags_make_no_loss_without_a_number():
-  weights, count = policy_losses.separate_tag_weights(
-    np.array([[True, False]]), "token_mean", tag_weight=1.0
-  )
-  assert np.isfinite(weights).all() and count == 0
+def test_no_tokens_behind_the_tags_make_no_weight_without_a_number():
+  for mask in (np.array([[True, False]]), np.array([[False, False]])):
+    per_sequence = policy_losses.count_per_sequence(mask, "token_mean")
+    weights, count = policy_losses.separate_tag_weights(
+      mask, "token_mean", tag_weight=1.0, per_sequence=per_sequence
+    )
+    assert np.isfinite(weights).all() and count == 0
 
 
 def batch_of(n=4, t=5, seed=0):
@@ -181,7 +192,7 @@ def batch_of(n=4, t=5, seed=0):
 
 def loss_of(batch, jit=False, **knobs):
   config = PolicyObjectiveConfig(**knobs)
-  objective = functools.partial(policy_objective, config, constant_length=7)
+  objective = functools.partial(policy_objective, config, constant_length=7, per_sequence=1.5)
   return (jax.jit(objective) if jit else objective)(batch)
 
 
