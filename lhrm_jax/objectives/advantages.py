@@ -8,12 +8,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax.objectives import hgpo
+from lhrm_jax.objectives import group_advantages, hgpo, mode_advantages
 from lhrm_jax.objectives.hgpo import Advantages
-from lhrm_jax.objectives.masked import group_normalise, leave_one_out
 from lhrm_jax.registry import Registry
 
 AdvantageFn = Callable[[Array], Advantages]
@@ -60,27 +58,18 @@ def options(name: str, settings: Any, own: Mapping[str, Any]) -> dict[str, Any]:
   return {**{setting: getattr(settings, setting) for setting in settings_of(name)}, **own}
 
 
-register("hgpo", hgpo.advantages)
-
-
-@register("grpo")
-def grpo(scores: Array, *, ddof: int = 0) -> Advantages:
-  """`(r - mean) / std` over the query's responses (https://arxiv.org/abs/2402.03300)."""
-  return _one_group(group_normalise(jnp.asarray(scores, jnp.float32), (1, 2), ddof=ddof))
-
-
-@register("dr_grpo")
-def dr_grpo(scores: Array) -> Advantages:
-  """`r - mean`, not scaled (https://arxiv.org/abs/2503.20783); pair with a constant length."""
-  scores = jnp.asarray(scores, jnp.float32)
-  return _one_group(scores - jnp.mean(scores, axis=(1, 2), keepdims=True))
-
-
-@register("rloo")
-def rloo(scores: Array) -> Advantages:
-  """`r` less the mean of the others (https://arxiv.org/abs/2402.14740)."""
-  return _one_group(leave_one_out(jnp.asarray(scores, jnp.float32), (1, 2)))
-
-
-def _one_group(values: Array) -> Advantages:
-  return Advantages(tag=values, body=values)
+for _name, _fn in {
+  "hgpo": hgpo.advantages,
+  "grpo": group_advantages.grpo,
+  "dr_grpo": group_advantages.dr_grpo,
+  "rloo": group_advantages.rloo,
+  "reinforce_pp": group_advantages.reinforce_pp,
+  "dapo": group_advantages.dapo,
+  "thinkless": mode_advantages.thinkless,
+  "adapt_think": mode_advantages.adapt_think,
+  "auto_think": mode_advantages.auto_think,
+  "ada_grpo": mode_advantages.ada_grpo,
+  "l1_exact": mode_advantages.l1_exact,
+  "l1_max": mode_advantages.l1_max,
+}.items():
+  register(_name, _fn)
