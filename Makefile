@@ -31,7 +31,8 @@ $(TESTS): $(BASE)
 demo: $(BASE)
 	$(PY) -m experiments.hgpo --config experiments/configs/arithmetic.py --workdir $(WORKDIR)
 
-# In the order of the files: by number of tests, those with few and long ones would come last, on one core.
+# In the order of tests/conftest.py, the longest files first: by number of tests, those with few and long ones
+# would come last, on one core.
 test: $(TESTS)
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

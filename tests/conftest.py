@@ -1,6 +1,7 @@
 """Small policies and rollouts that many tests share."""
 
 import dataclasses
+import os
 
 import fsspec
 import jax
@@ -15,9 +16,24 @@ from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, SamplerSpec, sample
 
 parallel.skip_absent_tpu()  # or every process of the tests begins with libtpu's errors
-# Compiling is most of what tests wait for; XLA's costlier passes change speed, and no result. Jobs
-# that tests start as processes of their own are compiled as ever.
+# Compiling is most of what tests wait for; XLA's costlier passes change speed, and no result. The
+# variable is for jobs that tests start as processes of their own.
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# The files that take longest, first: with two workers, one that came last would run alone.
+_LONGEST = (
+  "test_hgpo_update.py", "test_resume.py", "test_pipeline.py", "test_decoding.py",
+  "test_train_on_meshes.py", "test_sampler.py", "test_plan.py", "test_library_page.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  def place(item) -> int:
+    return _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST)
+
+  items.sort(key=place)  # stable: all others stay in order
+
 
 PROMPT_TOKENS = 22
 RESPONSE_TOKENS = 9

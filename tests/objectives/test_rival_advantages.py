@@ -174,7 +174,7 @@ def test_l1_by_hand(name, rewards, jit):
   assert_grpo_of(found, rewards, jit)
 
 
-@pytest.mark.parametrize("name", sorted(registry._REGISTRY))
+@pytest.mark.parametrize("name", sorted(registry.names()))
 def test_a_config_can_name_every_argument(name):
   """Settings, what rollouts and the run give, and options that are numbers or flags."""
   parameters = list(inspect.signature(registry.get(name)).parameters.values())
@@ -186,7 +186,7 @@ def test_a_config_can_name_every_argument(name):
 
 
 # The others compare with the batch or with a reference.
-WITHIN_A_GROUP = {*registry._REGISTRY} - {"adapt_think", "auto_think", "reinforce_pp"}
+WITHIN_A_GROUP = {*registry.names()} - {"adapt_think", "auto_think", "reinforce_pp"}
 
 
 @pytest.mark.parametrize("name", sorted(WITHIN_A_GROUP))
