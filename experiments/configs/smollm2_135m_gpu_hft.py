@@ -4,8 +4,8 @@
   python -m experiments.hft --config experiments/configs/smollm2_135m_gpu_hft.py \\
       --workdir runs/smol_gpu_hft
 
-Of the families of `reasoning_families`, those whose work is short, so that a step takes a second or
-two. What came of it stands in docs/models.md; one seed, settings not searched for.
+Those families of `reasoning_families` that need little work, so that a step takes a second or two.
+Results, of one seed and without a search for settings: docs/models.md.
 """
 
 import functools
