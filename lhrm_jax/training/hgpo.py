@@ -50,19 +50,19 @@ class HGPOConfig(PolicyLossConfig, HGPOAdvantageConfig, RolloutConfig, Optimizer
   reward_workers: int = knob(
     2,
     whole(1, 1024),
-    "Processes that judge `math` and `multiple_choice`; twice as many sandboxes run at once.",
+    "Processes that judge `math` and `multiple_choice`; twice as many sandboxes run at a time.",
   )
-  advantage: str = knob("hgpo", NAME, "Registered advantage function (docs/algorithms.md).")
+  advantage: str = knob("hgpo", NAME, "Registered advantage function (docs/method.md).")
   advantage_options: Mapping[str, Any] = knob(
     {}, OPTIONS, "Arguments of an advantage function beyond the keys here."
   )
   reward_scale: str = knob(
     "",
     one_of("", *SCALES),
-    'Scale of a reward model\'s scores; "" keeps the one the model was loaded with.',
+    'Scale of a reward model\'s scores; "" is the one that the model was made with.',
   )
   updates_per_rollout: int = knob(
-    1, whole(1, 10_000), "Updates per step, each from a mini-batch of whole prompts."
+    1, whole(1, 10_000), "Updates from a step's rollouts, a mini-batch of whole prompts each."
   )
   epochs: int = knob(
     1,
@@ -72,27 +72,27 @@ class HGPOConfig(PolicyLossConfig, HGPOAdvantageConfig, RolloutConfig, Optimizer
     before=lambda c: 1 if c.updates_per_rollout == 1 else None,
   )
   micro_batches: int = knob(
-    1, whole(1, MOST_ROWS), "Equal parts of an update's prompts; memory is that of one part."
+    1, whole(1, MOST_ROWS), "Parts that an update's prompts are computed in; memory is that of one."
   )
   length_buckets: int = knob(
     8,
     whole(1, 2**16),
-    "Length buckets per micro-batch: parts of its responses, sorted by length, each as wide as its "
-    "longest. Each one adds to a gradient of all parameters, over all devices.",
+    "Parts that the responses of a micro-batch, sorted by length, are computed in, each as wide as "
+    "its longest response. Each adds up a gradient of all parameters, over all devices.",
   )
   skip_zero_advantages: bool = knob(
-    False, FLAG, "Whether the update skips responses without advantage; needs beta=0."
+    False, FLAG, "Leave responses without advantage out of the update; needs beta=0."
   )
-  eval_every: int = knob(10, whole(0), "Steps between evaluations during training; 0 for none.")
+  eval_every: int = knob(10, whole(0), "Steps between evaluations in training; 0 for none.")
 
   @property
   def samples(self) -> int:
-    """Responses per prompt and entry of the mode axis; free choices take those of both modes."""
+    """Responses per prompt and place on the mode axis: the policy's free choices take both's."""
     return self.samples_per_mode * (1 if self.pairing == "paired" else 2)
 
   @property
   def updates(self) -> int:
-    """Number of updates made from a step's rollouts."""
+    """Updates made from a step's rollouts."""
     return self.updates_per_rollout * self.epochs
 
   @property
@@ -119,8 +119,8 @@ class HGPOBatch:
     rollouts: `[B, M, G, T]`.
     advantages: `[B, M, G]`.
     ref: log-probabilities of the rollouts under the reference policy.
-    old: log-probabilities under the sampling policy, by the trainer; `None` where these rollouts
-      make one update only, so that the learning policy is the sampling policy.
+    old: under the policy that sampled, by the trainer; `None` on the only update from these
+      rollouts, where the learning policy is that policy.
   """
 
   rollouts: Rollouts
@@ -133,18 +133,18 @@ def hgpo_gradients(
   config: PolicyConfig, c: HGPOConfig, opening: tuple[int, int], params: policy.Params,
   batch: HGPOBatch, objective_fn: Objective | None = None,
 ) -> tuple[SumCount, policy.Params, Metrics]:  # fmt: skip
-  """Returns the loss over one micro-batch, the gradient of its sum, and metrics.
+  """The loss over one micro-batch, the gradient of its sum, and metrics.
 
-  Responses are computed bucket by bucket. The prompts run forward once before them and backward
-  once after, with the gradients of their keys and values summed over all buckets.
+  Responses are computed bucket by bucket. The prompts run forward once before and backward once
+  after them, with what all buckets say of their keys and values.
 
   Args:
-    config: static part of the policy.
-    c: knobs of stage II: temperature, buckets, and those of the objective.
+    config: of the policy.
+    c: temperature, buckets, and what the objective reads.
     opening: ids of the two opening tags.
-    params: parameters of the policy.
+    params: of the policy.
     batch: `B` prompts with their responses.
-    objective_fn: objective to minimise; HGPO's by default.
+    objective_fn: what to minimise; HGPO's by default.
   """
   objective_fn = objective_fn or objective.get("hgpo")
   rollouts, prompts = batch.rollouts, batch.rollouts.prompts
@@ -163,7 +163,7 @@ def hgpo_gradients(
   def add(total, rows: Array, lengths: Array, width: int):
     (grads, given_grads), more = differentiate(params, given, rows, lengths, width)
     with jax.named_scope("accumulate"):
-      # In float32, including the prompts' gradients, which end in the compute dtype.
+      # In float32, also what will be handed back to the prompts in the compute dtype.
       sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total[:2], (grads, given_grads))
       return *sums, add_sums(total[2], more)
 
@@ -190,7 +190,7 @@ def hgpo_gradients(
   with jax.named_scope("prompts_backward"):
     given_grads = jax.tree.map(lambda x, like: x.astype(like.dtype), given_grads, given)
     grads = jax.tree.map(jnp.add, grads, through_prompts(given_grads)[0])
-  if c.skip_zero_advantages:  # skipped responses still count in the divisor
+  if c.skip_zero_advantages:  # what is left out still counts in the divisor
     skipped = jnp.arange(t) < (lengths - computed)[:, None]
     _, count = losses.aggregation_weights(skipped, c.aggregation, t)
     loss += SumCount(jnp.float32(0), count)
@@ -205,13 +205,13 @@ def hgpo_gradients(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _RunPrompts:
-  """What responses read of their prompts; the gradient flows back through these arrays.
+  """What responses take from the prompts before them: the gradient goes back through these.
 
   Attributes:
     last: `[B, d]` hidden states of the last tokens.
-    keys: keys of the prompts' cache, per layer.
-    values: values of the prompts' cache, per layer.
-    modes: `[B, 3]` log-probabilities of the first token, see `mode_logprobs`.
+    keys: of the prompts' cache.
+    values: likewise.
+    modes: `[B, 3]`, see `mode_logprobs`.
   """
 
   last: Array
@@ -221,7 +221,7 @@ class _RunPrompts:
 
 
 def _computed_lengths(c: HGPOConfig, batch: HGPOBatch) -> Array:
-  """Returns `[N]` lengths of the responses, 0 for those skipped by the update."""
+  """`[N]` lengths of the responses, 0 for those that are left out of the update."""
   lengths = by_row(batch.rollouts.lengths)
   if not c.skip_zero_advantages:
     return lengths
@@ -281,12 +281,12 @@ def _bucket_loss(
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def mini_batches(batch: HGPOBatch, count: int, mesh: Mesh) -> tuple[HGPOBatch, ...]:
-  """Splits a batch of `B` prompts into `count` equal ones, each device splitting its own share.
+  """Cuts a batch of `B` queries into `count` of whole queries, each device's share by itself.
 
   Args:
-    batch: batch sharded over the mesh.
-    count: number of mini-batches, a divisor of `B`.
-    mesh: mesh of the batch.
+    batch: laid out over the mesh.
+    count: divides `B`.
+    mesh: over these devices.
   """
   with parallel.over(mesh):
     stacked = _stack_queries(batch, count)
@@ -294,7 +294,7 @@ def mini_batches(batch: HGPOBatch, count: int, mesh: Mesh) -> tuple[HGPOBatch, .
 
 
 def _stack_queries(batch: HGPOBatch, count: int) -> HGPOBatch:
-  """Stacks `count` equal parts of a batch's prompts on a new leading axis."""
+  """A batch's queries as `count` equal parts, stacked on a new leading axis."""
   parts = parallel.batch_parts(batch.rollouts.lengths.shape[0] // count)
   return jax.tree.map(
     # The policy's version is one scalar; every part carries it.
@@ -312,22 +312,22 @@ def make_hgpo_step(
   mesh: Mesh,
   objective_fn: Objective | None = None,
 ) -> Callable[[TrainState, HGPOBatch], tuple[TrainState, dict[str, Array]]]:
-  """Returns the jitted update; the state is donated.
+  """Builds the jitted update; the state is donated.
 
-  Each device splits its share of the batch into `c.micro_batches` along `B`; sums and counts are
-  added over them, so that splitting changes nothing but memory.
+  The batch is cut into `c.micro_batches` along `B`, on each device by itself; sums and counts are
+  added over them, so the cut changes memory and nothing else.
 
   Args:
-    config: static part of the policy.
+    config: of the policy.
     c: knobs of the update and of the objective.
     opening: ids of the two opening tags.
-    optimizer: optimiser of the parameters.
+    optimizer: of the parameters.
     schedule: its learning rate, for metrics.
-    mesh: mesh of the state and the batch.
-    objective_fn: objective to minimise; HGPO's by default.
+    mesh: over these devices.
+    objective_fn: what to minimise; HGPO's by default.
 
   Raises:
-    ValueError: rows without advantage are to be skipped although they have a gradient.
+    ValueError: rows without advantage are to be left out, and have a gradient.
   """
   if c.skip_zero_advantages and c.beta:
     raise ValueError(
@@ -353,7 +353,7 @@ def make_hgpo_step(
 
 
 def _row_metrics(rows: ObjectiveRows) -> Metrics:
-  """Returns metrics of rows common to all objectives, under TRL's names."""
+  """Metrics of rows under any objective, under TRL's names."""
   mismatch = jnp.abs(rows.new.logprobs - rows.sampler_logprobs)
   body = rows.mask & (jnp.arange(rows.mask.shape[1]) > 0)
   return {
@@ -364,7 +364,7 @@ def _row_metrics(rows: ObjectiveRows) -> Metrics:
 
 
 def _mode_metrics(logprobs: Array, ref: RolloutLogprobs) -> Metrics:
-  """Returns metrics of the choice of mode, from `[B, 3]` first-token log-probabilities."""
+  """The choice of a mode, query by query, from `[B, 3]` log-probabilities of the first token."""
   probs = jnp.exp(logprobs)
   # p log p is 0 at p = 0, where log p may be -inf.
   terms = jnp.where(probs > 0, probs * logprobs, 0.0)
