@@ -46,7 +46,7 @@ def test_a_finished_stage_that_is_given_more_steps_trains_on(config):
   check(config, kept, hft__steps=12, hft__learning_rate=0.1)
 
 
-def test_a_stage_that_reached_its_accuracies_is_over_until_others_are_asked_for(config):
+def test_a_stage_that_reached_its_accuracies_is_finished_until_others_are_set(config):
   config.hft.steps = 100
   early = {"hft": saved("hft", 40, config), "hgpo": None}
   assert resuming.over("hft", early["hft"], config)
@@ -114,7 +114,7 @@ def without(config, *keys):
   return before
 
 
-def test_a_run_older_than_keys_that_change_nothing_by_default_is_resumed_unasked(config):
+def test_a_run_older_than_keys_that_change_nothing_by_default_is_resumed(config):
   before = without(config, "advantage_options", "reward_scale", "length_buckets", "epochs")
   del before["judging"], before["data"]["sources"]
   assert resuming.allowed_changes(before, config, "/runs/a") == {}
@@ -142,14 +142,14 @@ def test_a_run_older_than_a_key_whose_default_is_another_method_says_so_and_must
   assert resuming.allowed_changes(before, config, "/runs/a") == {}
 
 
-def test_a_run_of_an_advantage_that_nobody_registers_any_more_is_told_apart(config):
+def test_a_run_of_an_advantage_no_longer_registered_differs(config):
   before = without(config, "literal")
   before["hgpo"]["advantage"] = "mine"
   with pytest.raises(UserError, match=r"hgpo\.advantage: 'mine' -> 'hgpo'"):
     resuming.allowed_changes(before, config, "/runs/a")
 
 
-def test_a_method_that_no_value_stands_for_any_more_is_said(config):
+def test_a_method_that_no_value_reproduces_is_named(config):
   config.hgpo.estimator = "reinforce_pp"
   before = without(config, "literal")
   with pytest.raises(UserError, match="older than this key, and no value reproduces what it did"):
@@ -159,7 +159,7 @@ def test_a_method_that_no_value_stands_for_any_more_is_said(config):
     resuming.allowed_changes(before, config, "/runs/a")
 
 
-def test_a_run_from_before_reward_models_resumes_and_may_not_take_one_unsaid(config):
+def test_a_run_older_than_reward_models_resumes_and_takes_one_only_if_allowed(config):
   before = plain(config)
   del before["reward_model"], before["reward_by_source"]
   assert not resuming.allowed_changes(before, config, "runs/x")

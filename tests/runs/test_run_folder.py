@@ -322,7 +322,7 @@ def test_relative_paths_hold_from_wherever_they_are_read(trained, monkeypatch, c
   assert setup.find_checkpoint("checkpoints/hft/1") == (trained, step)
   for name in ("owner/name", "package:x", "gs://b/run", "", "~nobody-here/x", "x" * 5000):
     assert setup.absolute(name) == name
-  # A hub id is none of the run that the process happens to stand in.
+  # A hub id does not name the run that is the current folder.
   assert setup.run_folder("owner/name") is None
 
 

@@ -152,7 +152,7 @@ def test_an_advantage_is_given_what_it_names_and_nothing_is_dropped(
 
 
 def test_a_locked_config_has_the_defaults_it_had():
-  """As the command line gives it: an empty section that is locked is no setting."""
+  """As on the command line: an empty locked section is not a setting."""
   config = arithmetic.get_config().lock()
   assert problems(config) == []
 
@@ -224,7 +224,7 @@ def test_a_delta_that_is_one_of_many_equal_ones_is_reported(capsys, monkeypatch)
   config.compilation_cache = ""
   config.hgpo.delta, config.hgpo.samples_per_mode = 0.3, 2
   setup.make(config)
-  assert not capsys.readouterr().err, "only HGPO says so"
+  assert not capsys.readouterr().err, "only HGPO prints it"
   (warned,) = validation.warnings(config)
   assert "hgpo.delta=0.3" in warned and "every value in [0, 0.5)" in warned
   assert "at least 1 more right responses of 2" in warned
