@@ -4,7 +4,7 @@
 
 Random weights of Qwen2.5's shapes: speed does not depend on what they are. HFT, prefill and
 decoding run at 1.5B, the HGPO step at 0.5B; each part is written to the file when it is done, and
-one that fails (say, for lack of memory) is recorded and the rest goes on. `--tiny` tries it all out
+one that fails (say, for lack of memory) is recorded, the rest run. `--tiny` tries it all out
 on any machine.
 """
 

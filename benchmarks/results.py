@@ -1,4 +1,4 @@
-"""Tables of README and docs, written from the JSON of the runs that they report.
+"""Tables of README and docs, generated from the JSON of the runs that they report.
 
     python -m benchmarks.results                      # rewrites every marked table
     python -m benchmarks.results --collect RUN ... --out docs/results/arithmetic.json
@@ -21,13 +21,13 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 _MARKED = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-# Of one mode of a stage, and of its Hybrid Accuracy.
+# Figures kept of each mode of a stage, and of its Hybrid Accuracy.
 _OF_MODE = ("accuracy", "mean_tokens", "think_rate", "malformed_rate")
 _OF_HACC = ("score", "interval", "expected_score", "ceiling", "random")
 
 
 def record(run: pathlib.Path) -> dict[str, Any]:
-  """What the tables need of one run folder, a few hundred bytes.
+  """Returns the figures of one run folder that the tables need, a few hundred bytes.
 
   Args:
     run: a folder that `experiments.hgpo` has finished in.
@@ -78,7 +78,7 @@ def _wrapped(text: str) -> str:
 
 
 def arithmetic_summary(results: dict[str, Any]) -> str:
-  """Both stages of the demo over all seeds, and what a reader should make of them."""
+  """Both stages of the demo over all seeds, with a summary in words."""
   runs = results["runs"]
 
   def row(name: str, show: Callable[[np.ndarray], str], *path: str) -> str:
@@ -226,8 +226,8 @@ def gpu_table(results: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def smollm2_summary(results: dict[str, Any]) -> str:
-  """SmolLM2-135M before and after HGPO, beside what decides without it."""
+def smollm2_summary(results: dict[str, Any], short: bool = False) -> str:
+  """SmolLM2-135M before and after HGPO, with controls; `short` for the README."""
   stages = results["stages"]
 
   def row(name: str, show: Callable[[dict[str, Any]], str]) -> str:
@@ -240,24 +240,36 @@ def smollm2_summary(results: dict[str, Any]) -> str:
     low, high = stage["hacc"]["interval"]
     return f"{stage['hacc']['score']:.3f} ({low:.3f} to {high:.3f})"
 
-  lines = ["| | after HFT | after HGPO |", "|---|---|---|", row("HAcc (95 % interval)", hacc)]
+  def levels(stage: dict[str, Any]) -> str:
+    return " / ".join(f"{rate:.2f}" for rate in stage["think_rate_by_level"].values())
+
+  name = "Hybrid Accuracy (95 % interval)"
+  lines = ["| | after HFT | after HGPO |", "|---|---|---|", row(name, hacc)]
   for key, name in (
     ("ceiling", "its ceiling"), ("always_think", "HAcc of always thinking"),
     ("always_no_think", "HAcc of never thinking"), ("random", "HAcc of chance at this think rate"),
-  ):  # fmt: skip
+  )[3 if short else 0 :]:  # fmt: skip
     lines.append(row(name, lambda stage, key=key: f"{stage['hacc'][key]:.3f}"))
   for name, key in (("length", "length"), ("family", "family"), ("regression", "logistic")):
     cells = (f"{results['controls'][stage][key]['hacc']:.3f}" for stage in ("hft", "hgpo"))
-    lines.append(f"| HAcc of a router by {name}, same think rate | {' | '.join(cells)} |")
+    if not short:
+      lines.append(f"| HAcc of a router by {name}, same think rate | {' | '.join(cells)} |")
   for key, title in (("accuracy", "accuracy"), ("mean_tokens", "tokens per reply")):
     for name, words in (("auto", "mode left free"), ("think", "thinking forced"),
                         ("no_think", "no thinking forced")):  # fmt: skip
       lines.append(row(f"{title}, {words}", mode(name, key)))
-  lines.append(row("think rate", mode("auto", "think_rate")))
-  rates = [list(stages[stage]["think_rate_by_level"].values()) for stage in ("hft", "hgpo")]
-  shown = (" / ".join(f"{rate:.2f}" for rate in of_stage) for of_stage in rates)
-  lines.append(f"| think rate, levels 1 / 2 / 3 / 4 | {' | '.join(shown)} |")
-  lines.append(row("p(first token is neither tag)", lambda stage: f"{stage['neither']:.4f}"))
+  lines.append(row("think rate on levels 1 / 2 / 3 / 4", levels))
+  if not short:
+    lines.append(row("think rate", mode("auto", "think_rate")))
+    lines.append(row("p(first token is neither tag)", lambda stage: f"{stage['neither']:.4f}"))
+  seconds = results["seconds"]
+  lines += ["", _wrapped(
+    f"One seed, {stages['hgpo']['auto']['prompts']} held-out prompts. On "
+    f"{results['hardware'].split(',')[0]}, HFT took {seconds['hft']:.0f} s "
+    f"({results['hft_steps']} steps, {results['demonstrations']:,} demonstrations), HGPO "
+    f"{seconds['hgpo']:.0f} s ({results['hgpo_steps']} steps) and evaluation "
+    f"{seconds['evaluation']:.0f} s."
+  )]  # fmt: skip
   return "\n".join(lines)
 
 
@@ -292,6 +304,7 @@ def smollm2_over_time(results: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "gpu": ("h200/gpu.json", gpu_table),
   "smollm2-summary": ("smollm2_135m/summary.json", smollm2_summary),
+  "smollm2-short": ("smollm2_135m/summary.json", lambda r: smollm2_summary(r, short=True)),
   "smollm2-cells": ("smollm2_135m/summary.json", smollm2_cells),
   "smollm2-over-time": ("smollm2_135m/summary.json", smollm2_over_time),
   "arithmetic-summary": ("arithmetic.json", arithmetic_summary),

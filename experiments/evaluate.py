@@ -21,7 +21,7 @@ def main(_) -> None:
     setup.check_rows(run, ())
     folder.describe(run)
     with reporting.Reporting(run, folder, preemption, stages=()) as report:
-      stage, step = setup.HFT, 0  # what a pretrained model stands for: nothing of HGPO in it
+      stage, step = setup.HFT, 0  # a pretrained model is reported as HFT's step 0
       if setup.run_folder(c.init_from):
         checkpoint = setup.find_checkpoint(c.init_from)[1]
         stage, step = checkpoint.parent.name, int(checkpoint.name)

@@ -1,8 +1,8 @@
-"""Writes a trained policy as a folder that transformers and vLLM load as it is.
+"""Exports a trained policy as a folder that transformers and vLLM load directly.
 
   python -m experiments.export --config.init_from=RUN --out DIR
 
-The chat template in it takes `enable_thinking=True`, `False`, or neither: then the model chooses.
+Its chat template takes `enable_thinking=True` or `False`; without it the model chooses its mode.
 Only policies that started from a pretrained model can be exported.
 """
 

@@ -23,7 +23,7 @@ _LOG_EVERY = 10
 
 
 def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, policy.Params]:
-  """Runs Hybrid Fine-Tuning, or what is left of it; returns its last step and parameters."""
+  """Runs or resumes Hybrid Fine-Tuning; returns its last step and parameters."""
   c, writer, evaluator = run.config.hft, report.writer, report.evaluator
 
   # ---- Policy and optimiser
@@ -33,7 +33,7 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )
-  early_stop.check(evaluator, c.until)  # now, not after the first steps
+  early_stop.check(evaluator, c.until)
   state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
   update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh)
   if parallel.is_writer():

@@ -36,7 +36,7 @@ from lhrm_jax.training.update import run_updates
 def train(
   run: setup.Setup, stage: Stage, reference: policy.Params, report: Reporting
 ) -> tuple[int, policy.Params]:
-  """Runs HGPO from `reference`, or what is left of it; returns its last step and parameters."""
+  """Runs or resumes HGPO from `reference`; returns its last step and parameters."""
   c, mesh, opening = run.config.hgpo, run.mesh, run.tokenizer.tag_ids.opening
 
   # ---- Policy, reference, optimiser
@@ -51,7 +51,7 @@ def train(
   update = make_hgpo_step(run.policy_config, c, opening, optimizer, schedule, mesh)
   score = make_score(run.policy_config, opening, c.temperature, c.length_buckets, mesh)
 
-  # ---- The seams, and what is watched
+  # ---- Rollouts, advantages, and what is monitored
   rollout_fn, advantage_fn = rollouts.make_rollout_fn(run), make_advantage_fn(c)
   mine = parallel.local_rows(mesh, c.prompts_per_step)
   logged = read_metrics(stage.workdir, setup.HGPO)
@@ -72,7 +72,7 @@ def train(
     for step in range(stage.start, c.steps):
       began, done = time.perf_counter(), step + 1
       profiler.step(done)
-      drawn = rollouts.draw_prompts(run, step)  # of all hosts; each samples and scores its own
+      drawn = rollouts.draw_prompts(run, step)  # for all hosts; each samples and scores its share
       prompts = Prompts(*(x[mine] for x in drawn.encoded))
 
       sample_chunk = functools.partial(rollout_fn, run.sampling_params(state.params), step=step)
@@ -83,7 +83,7 @@ def train(
       sampled = parallel.global_batch(mesh, pending.scored.rollouts, c.prompts_per_step)
       with clock.time("logprob"):  # hides the scoring of the last chunk
         ref = score(reference, sampled)
-        # On the only update from these rollouts, the policy that learns is the one that sampled.
+        # With one update per step, the learning policy is the sampling policy.
         old = score(state.params, sampled) if c.updates > 1 else None
         jax.block_until_ready(ref)
       with clock.time("reward"):
@@ -106,7 +106,7 @@ def train(
       report.writer.scalars(setup.HGPO, done, metrics)
       evaluated = watch.measure(done, state.params) if watch.due(done) else {}
       bar.update(done, {name: metrics[name] for name in ("loss", "reward")} | watch.latest)
-      # Last, when all of the step is in the logs; its time is in the next step's metrics.
+      # Last, once all of the step is logged; its time is in the next step's metrics.
       with clock.time("checkpoint"):
         stage.end_step(state, done, finished=done == c.steps, metrics=evaluated)
   stage.wait()

@@ -1,11 +1,11 @@
-"""What a config will cost on a slice of chips: compiled for it ahead of time, on any machine.
+"""Estimates what a config will cost on a slice of chips, by ahead-of-time compilation.
 
   python -m experiments.plan --config experiments/configs/qwen2_5_math_7b_hgpo.py \\
       --topology v5p:4x4x4
 
-Nothing is downloaded and no chip is needed: shapes come from the config, and the compiler of TPUs
-from the package libtpu (`pip install '.[plan]'`). GPUs, as h100:8, are estimated from the program
-that XLA partitions for as many CPU devices. See docs/scaling.md.
+It runs on any machine without chips or downloads: shapes come from the config, and the TPU compiler
+from the package libtpu (`pip install '.[plan]'`). GPUs, such as h100:8, are estimated from the
+program that XLA partitions for as many CPU devices. See docs/scaling.md.
 """
 
 import json
@@ -32,8 +32,8 @@ def main(_) -> None:
     topology = Topology.parse(_TOPOLOGY.value)
   if not config.policy.vocab_size:
     raise UserError(
-      "policy.vocab_size=0: a plan takes all shapes from the config, so it must say the vocabulary "
-      "(a tokenizer's, rounded up to a multiple of 128): --config.policy.vocab_size=N."
+      "policy.vocab_size=0: a plan takes all shapes from the config, so set the vocabulary size "
+      "(the tokenizer's, rounded up to a multiple of 128): --config.policy.vocab_size=N."
     )
   plans = []
   with as_user_error(ValueError):
@@ -51,12 +51,14 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this is no TPU VM: ask no metadata server
-  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is locked: plan side by side
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # not a TPU VM: there is no metadata server
+  os.environ.setdefault(
+    "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+  )  # no chip is used: plans may run side by side
   jax.config.update("jax_platforms", "cpu")
   _CONFIG = command_line.define_config()
-  _TOPOLOGY = flags.DEFINE_string("topology", None, "E.g. v5p:4x4x4 or h100:8.")
+  _TOPOLOGY = flags.DEFINE_string("topology", None, "Chips, e.g. v5p:4x4x4 or h100:8.")
   command_line.require("topology", "v5p:4x4x4")
-  _PROGRAMS = flags.DEFINE_multi_enum("program", list(PROGRAMS), PROGRAMS, "Which to plan.")
-  _JSON = flags.DEFINE_string("json", None, "File to write all figures to.")
+  _PROGRAMS = flags.DEFINE_multi_enum("program", list(PROGRAMS), PROGRAMS, "Programs to plan.")
+  _JSON = flags.DEFINE_string("json", None, "File that all figures are written to.")
   command_line.run(main)

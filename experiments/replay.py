@@ -1,10 +1,10 @@
-"""Looks into an update that was not finite: which input, parameter, loss or gradient it was.
+"""Replays a dumped non-finite update to find the input, parameter or gradient at fault.
 
   python -m experiments.replay runs/arithmetic/dumps/hgpo-000012
 
-Runs the dumped batch through the dumped parameters once more, outside of training, and exits with
-status 1 where the gradient is not finite again. Where the run's config file registered rewards,
-tasks or advantages, name it: --config RUN/config.py.
+Recomputes loss and gradient from the dumped batch and parameters, and exits with status 1 if either
+is not finite again. If the run's config file registered rewards, tasks or advantages, name it:
+--config RUN/config.py.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.runs import command_line, nonfinite, replaying, setup
 from lhrm_jax.runs.config import of_older_run
 
-_MANY = 12  # arrays; more are counted and not listed
+_MANY = 12  # arrays listed; more are only counted
 
 
 def main(argv) -> None:
@@ -29,7 +29,7 @@ def main(argv) -> None:
     about, params, batch = nonfinite.load_dump(dump)
     config = setup.read_json(dump.parent.parent / "config.json")
   except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
-    raise UserError(f"{dump} is no dump in a run folder: {error}.") from error
+    raise UserError(f"{dump} is not a dump in a run folder: {error}.") from error
   run = setup.make(of_older_run(config)[0], dump.parent.parent / "policy")
   loss, grads = replaying.recompute(run, about["stage"], params, batch)
   console = Console()
@@ -47,5 +47,5 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-  _CONFIG = command_line.define_config(required=False)  # read for what it registers
+  _CONFIG = command_line.define_config(required=False)  # executed for what it registers
   command_line.run(main, arguments="DUMP")

@@ -1,4 +1,4 @@
-"""Asks a trained policy: the mode it chooses, how surely, and both forced responses side by side.
+"""Asks a trained policy a question: shows the mode it chooses, with both forced responses.
 
   python -m experiments.sample --config.init_from=runs/arithmetic \\
       "Left to right, last digit: what is 3+4*7?"
@@ -23,7 +23,7 @@ def main(argv) -> None:
   questions = argv[1:]
   if not c.init_from or not questions:
     raise UserError(
-      'Name a run and ask something: python -m experiments.sample --config.init_from=RUN "..."'
+      'Name a run and a question: python -m experiments.sample --config.init_from=RUN "..."'
     )
   setup.use_compilation_cache(c.compilation_cache)
   config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
@@ -32,7 +32,7 @@ def main(argv) -> None:
 
 
 def answer(c, config, tokenizer, params, question: str) -> None:
-  """Prints one question's mode probabilities and both responses."""
+  """Prints the mode probabilities and both forced responses of one question."""
   prompts, max_tokens = replies.prompt_of(question, tokenizer, config, c.max_response_tokens)
   opening, console = tokenizer.tag_ids.opening, Console()
 

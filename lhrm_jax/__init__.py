@@ -1,20 +1,39 @@
-"""Large Hybrid-Reasoning Models (https://arxiv.org/abs/2505.14631) in JAX.
+r"""Large Hybrid-Reasoning Models (https://arxiv.org/abs/2505.14631) in JAX.
 
-- `policy`: the Flax decoder as pure functions; `load_pretrained`, `logits`, `export_pretrained`
-- `text`: tokenizers, tags, `parse_response`
-- `sampling`: paired rollouts; `sample`
-- `objectives`: `hgpo.assign_rewards`, `hgpo.advantages`, losses, advantages by name
-- `rewards`: scorers; `get`, `register`, `math.verify`
-- `data`: tasks, sources of rows, batches
-- `training`: train state; updates of HFT and HGPO
-- `evaluation`: Hybrid Accuracy, figures, the report
-- `runs`: what a run needs around its maths: typed config, run folder, checkpoints, logs, report
-- `planning`: what a config will cost: chips, FLOPs, programs compiled ahead of time
-- `storage`: files, buckets and URLs
-- `config`: settings declared once, with default, range and meaning
-- `parallel`: mesh, shardings, many hosts
+Each package with an example; modules are imported as in `from lhrm_jax.objectives import hgpo`:
 
-Each is imported when it is first used. Jobs are in a checkout's `experiments/`, see README.md.
+- `policy`: the Flax decoder as pure functions, loading and export
+    config, params, tokenizer = policy.load_pretrained("Qwen/Qwen3-0.6B")
+    policy.export_pretrained("out", config, params, tokenizer, card="# My model")
+- `text`: tokenizers, tags, chat templates, parsing
+    answer = text.parse_response("<think>6 * 7</think>42").answer
+- `sampling`: paired rollouts, both modes of every prompt
+    rollouts = sampling.sample(config, spec, params, prompts, key)
+- `objectives`: rewards, advantages and losses on arrays
+    r_inter, r_intra = objectives.hgpo.assign_rewards(scores, delta=0.2)
+    advantages = objectives.hgpo.advantages(scores, alpha=1.0, delta=0.2)
+- `rewards`: rewards by name, the mathematics verifier, the sandbox for programs
+    score = rewards.get("exact_match")("6 * 7?", "<no_think>42</no_think>", "42")
+    verdict = rewards.math.verify("1/2", r"\boxed{0.5}")
+- `data`: tasks, data sets, batches, packing
+    rows = data.catalog.load("gsm8k").rows
+- `training`: train state, updates of HFT and HGPO
+    step = training.hgpo.make_hgpo_step(config, c, opening, optimizer, schedule, mesh)
+- `evaluation`: Hybrid Accuracy, the evaluator, figures, the report
+    hacc = evaluation.hybrid_accuracy(scores, lengths, chosen_mode).score
+- `runs`: what a run needs around its maths: config, run folder, checkpoints, logs
+    policy_config, tokenizer, params = runs.setup.load_policy("runs/arithmetic", mesh)
+- `planning`: costs of a config on chips, by ahead-of-time compilation
+    plan = planning.plan.make_plan(program, topology)
+- `parallel`: mesh, shardings, several hosts
+    mesh = parallel.make_mesh(data=-1, fsdp=8)
+- `storage`: buckets, URLs, checksums
+    folder = storage.bucket.fetched("gs://BUCKET/RUN")
+- `config`: typed settings, declared once with default, range and meaning
+    delta: float = config.knob(0.2, config.real(), "Margin that thinking must lead by.")
+
+Packages are imported on first use. docs/library.md trains and evaluates a policy with them; jobs
+are in `experiments/` of a checkout, see README.md.
 """
 
 import importlib

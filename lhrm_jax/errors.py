@@ -1,16 +1,16 @@
-"""The one error class for mistakes in what a user gave."""
+"""The error class for a user's mistakes."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class UserError(Exception):
-  """A mistake in what the user gave; the message says what, where and how to mend it."""
+  """A mistake of the user; the message says what is wrong, where, and how to correct it."""
 
 
 @contextlib.contextmanager
 def as_user_error(*errors: type[Exception]) -> Iterator[None]:
-  """Within it, these errors are mistakes in what the user gave: their messages say all there is."""
+  """Turns these errors into `UserError`s with the same message."""
   try:
     yield
   except errors as error:

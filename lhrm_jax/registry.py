@@ -1,4 +1,4 @@
-"""Things a config chooses by name: rewards, advantages, tasks."""
+"""Registry of what a config chooses by name: rewards, advantages, tasks, objectives."""
 
 import difflib
 import functools
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class UnknownName(KeyError, ValueError):
-  """No entry has this name: a failed look-up, and a setting with a wrong value."""
+  """No entry has this name: both a failed look-up and a wrong value of a setting."""
 
   def __str__(self) -> str:
     return self.args[0]  # a KeyError would print its repr
@@ -18,8 +18,8 @@ class Registry(Generic[T]):
   """Entries by name.
 
   Attributes:
-    kind: the noun for an entry in messages, e.g. "reward".
-    entries: name to entry.
+    kind: noun for an entry in messages, e.g. "reward".
+    entries: entries by name.
   """
 
   def __init__(self, kind: str):
@@ -29,8 +29,8 @@ class Registry(Generic[T]):
   def register(self, name: str, entry: T | None = None, *, replace: bool = False) -> Any:
     """Registers `entry` as `name` and returns it; without `entry`, returns a decorator.
 
-    The same definition may come again: a config file that registers is executed more than once
-    where another one imports it.
+    The same definition may be registered again: a config file that registers something is executed
+    more than once if another one imports it.
 
     Raises:
       ValueError: the name is taken by another definition and `replace` is not set.
@@ -70,7 +70,7 @@ class Registry(Generic[T]):
 
 
 def _same(a: Any, b: Any) -> bool:
-  """Whether two entries are one definition, from one execution of its file or from two."""
+  """Whether two entries have one definition, possibly executed twice."""
   if isinstance(a, functools.partial) and isinstance(b, functools.partial):
     return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
   return a is b or (_origin(a) is not None and _origin(a) == _origin(b))

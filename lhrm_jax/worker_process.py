@@ -1,7 +1,7 @@
-"""A child process that answers JSON messages over its pipes, each within a time limit.
+"""A child process that answers JSON messages over pipes, each within a time limit.
 
-Both sides write one JSON value a line. JSON carries data only, so nothing a child sends back can
-run in this process, as a pickle could.
+Both sides write one JSON value per line. JSON carries data only, so nothing that a child sends can
+execute in this process, as a pickle could.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ class WorkerProcess:
   """One process and its two pipes; usable by one thread at a time.
 
   Args:
-    command: program and arguments. What the process writes to its standard output are replies.
-    env: its environment; this process's by default.
+    command: program and arguments; each line of its standard output is a reply.
+    env: environment of the process; this process's by default.
   """
 
   def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None):
@@ -35,21 +35,21 @@ class WorkerProcess:
     """Sends a message and returns the reply.
 
     Raises:
-      TimeoutError: the reply did not come within `limit_s` seconds. The process must be killed:
-        the reply may still come, and would answer the next message.
+      TimeoutError: no reply within `limit_s` seconds. Kill the process: a late reply would be taken
+        for the answer to the next message.
       EOFError: the process has ended, or its reply is too long.
-      ValueError: the reply is no JSON.
+      ValueError: the reply is not JSON.
     """
     deadline = time.monotonic() + limit_s
     self._send(json.dumps(message).encode("ascii") + b"\n", deadline)
     return self._receive(deadline)
 
   def receive(self, limit_s: float) -> Any:
-    """Returns the next message that the process sends unasked; see `ask` for the errors."""
+    """Returns the next message that the process sends by itself; see `ask` for the errors."""
     return self._receive(time.monotonic() + limit_s)
 
   def kill(self) -> None:
-    """Ends the process, whatever it is doing."""
+    """Kills the process."""
     with contextlib.suppress(OSError):
       self.process.kill()
     for pipe in (self.process.stdin, self.process.stdout):
@@ -58,7 +58,7 @@ class WorkerProcess:
     self.process.wait()
 
   def _send(self, data: bytes, deadline: float) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the end of the replies tells
+    with contextlib.suppress(BrokenPipeError):  # the end of the replies is reported instead
       while data:
         _wait(self.process.stdin, selectors.EVENT_WRITE, deadline)
         data = data[os.write(self.process.stdin.fileno(), data) :]

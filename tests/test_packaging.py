@@ -1,6 +1,7 @@
 """What is installed: the base requirements alone serve every job, and the lock keeps to them."""
 
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -67,7 +68,12 @@ def test_the_library_shows_its_parts_and_imports_them_when_used():
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
   folders = {path.parent.name for path in (ROOT / "lhrm_jax").glob("*/__init__.py")}
   assert set(lhrm_jax.__all__) == folders
-  assert all(f"- `{name}`: " in lhrm_jax.__doc__ for name in folders)
+  described = re.findall(r"- `(\w+)`: .*\n    (.+)", lhrm_jax.__doc__)
+  assert {name for name, _ in described} == folders
+  for module, name in re.findall(rf"\b((?:{'|'.join(folders)})[.\w]*)\.(\w+)\(", lhrm_jax.__doc__):
+    assert callable(pkgutil.resolve_name(f"lhrm_jax.{module}:{name}"))
+  for name, example in described:
+    assert f"{name}." in example, "an example of each"
   with pytest.raises(AttributeError, match="no attribute 'polcy'"):
     _ = lhrm_jax.polcy
 

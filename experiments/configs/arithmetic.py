@@ -1,10 +1,10 @@
-"""A tiny policy learns when to think, from nothing, on a laptop.
+"""The demo: a tiny policy, trained from scratch on a laptop, learns when to think.
 
   python -m experiments.hgpo --config experiments/configs/arithmetic.py --workdir runs/arithmetic
 
-Hybrid Fine-Tuning of a 3-layer policy of 162,000 parameters on chains such as 3+4*7 until it
-answers the short ones directly and all of them by thinking; it then thinks on everything, since its
-labels mostly do. HGPO teaches it to think only where that pays.
+Hybrid Fine-Tuning of a 3-layer policy of 162,000 parameters on chains such as 3+4*7, until it
+solves the short ones directly and all of them by thinking. It then thinks on every prompt, as most
+of its labels do; HGPO teaches it to think only where that pays. Results: README.md.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
   config.reward = "exact_match"
 
   # Three layers compile fast and run faster unrolled. The low RoPE base suits 50 positions (with
-  # 10,000 most channels hardly turn), and normalised queries and keys let attention sharpen early:
-  # each halves the steps until the policy finds its digits.
+  # 10,000, most channels hardly rotate), and normalised queries and keys let attention sharpen
+  # early: each halves the steps until the policy learns to think.
   config.policy.scan_layers = False
   config.policy.rope_theta = 100.0
   config.policy.qk_norm = True
@@ -43,10 +43,10 @@ def get_config() -> ConfigDict:
   config.hgpo.beta = 0.02
   config.hgpo.clip_low = 0.2
   config.hgpo.clip_high = 0.2
-  # Responses here are short and one mode's are a fifth of the other's; see docs/method.md.
+  # Responses are short here, and direct ones a fifth as long as the others; see docs/method.md.
   config.hgpo.aggregation = "token_mean"
 
-  # Greedy replies for accuracy; the samples of Hybrid Accuracy at the temperature of the paper.
+  # Greedy replies for accuracy; Hybrid Accuracy samples at the paper's temperature.
   config.evaluation.prompts = 300
   config.evaluation.temperature = 0.0
   config.evaluation.top_p = 1.0

@@ -1,4 +1,4 @@
-"""Every key an experiment knows, at its default: what a config file starts from."""
+"""Every key of a config at its default; `lhrm_jax.runs.defaults` under its older name."""
 
 from lhrm_jax.runs.defaults import get_config
 

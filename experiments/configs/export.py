@@ -1,4 +1,4 @@
-"""What `python -m experiments.export` writes."""
+"""Settings of `python -m experiments.export`."""
 
 from ml_collections import ConfigDict
 

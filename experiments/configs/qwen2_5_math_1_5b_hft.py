@@ -3,8 +3,8 @@
   python -m experiments.hft --config experiments/configs/qwen2_5_math_1_5b_hft.py:v5e-16 \\
       --workdir /mnt/runs/qwen1_5b_hft
 
-After the colon stand the chips: v5e-16 (4x4), v5p-64, v6e-64 or h100-8; see
-`qwen2_5_math_7b_hft.py`. No run has been measured.
+The suffix after the colon names the chips: v5e-16 (4x4), v5p-64, v6e-64 or h100-8; see
+`qwen2_5_math_7b_hft.py`. Not yet run.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
   python -m experiments.hgpo --config experiments/configs/qwen2_5_math_1_5b_hgpo.py:v5e-16 \\
       --config.init_from=/mnt/runs/qwen1_5b_hft --workdir /mnt/runs/qwen1_5b_hgpo
 
-See `qwen2_5_math_7b_hgpo.py`. No run has been measured.
+See `qwen2_5_math_7b_hgpo.py`. Not yet run.
 """
 
 from ml_collections import ConfigDict

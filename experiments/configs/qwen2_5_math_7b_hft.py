@@ -3,20 +3,20 @@
   python -m experiments.hft --config experiments/configs/qwen2_5_math_7b_hft.py:v5p-64 \\
       --workdir /mnt/runs/qwen7b_hft
 
-After the colon stand the chips, which decide mesh and micro-batches: v5p-64 (64 chips, 4x4x4),
-v6e-64 (8x8) or h100-8. `python -m experiments.plan` says what each costs (docs/scaling.md). The
-workdir lies on a file system that all hosts share (docs/launching.md). The paper's mixture is
-larger than the data sets named here: add sources to data.demonstrations (docs/data.md). No run has
-been measured, so there is no score or time to expect.
+The suffix after the colon names the chips, which determine mesh and micro-batches: v5p-64 (64
+chips, 4x4x4), v6e-64 (8x8) or h100-8. `python -m experiments.plan` estimates the cost of each
+(docs/scaling.md). The workdir must be on a file system shared by all hosts (docs/launching.md). The
+paper's mixture is larger than the data sets named here: add sources to data.demonstrations
+(docs/data.md). Not yet run: no score or time is known.
 """
 
 from ml_collections import ConfigDict
 
 from lhrm_jax.runs import defaults
 
-# Axes of the update's mesh (data takes the chips that are left), devices of a host that share a
-# copy of the weights in sampling and parts that a step's prompts are sampled in, rows of a
-# micro-batch and micro-batches of an HGPO update.
+# Axes of the update's mesh (data takes the remaining chips), devices that share a copy of the
+# weights in sampling, chunks that a step's prompts are sampled in, rows of an HFT micro-batch and
+# micro-batches of an HGPO update.
 LAYOUTS = {
   "v5p-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64, "micro_batches": 4},
   "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64, "micro_batches": 4},
@@ -30,8 +30,8 @@ def get_config(chips: str = "v5p-64") -> ConfigDict:
   config.reward = "math"
   config.init_from = "Qwen/Qwen2.5-Math-7B"
 
-  # The model's own sizes, so that it can be planned for without its files. It was trained at 4,096
-  # positions; the higher base of RoPE reaches 32,768 (https://arxiv.org/abs/2309.16039).
+  # The model's own sizes, so that it can be planned without its files. It was trained at 4,096
+  # positions; the higher RoPE base extends it to 32,768 (https://arxiv.org/abs/2309.16039).
   config.policy.vocab_size = 152_064
   config.policy.hidden_size = 3584
   config.policy.intermediate_size = 18_944
@@ -71,7 +71,7 @@ def get_config(chips: str = "v5p-64") -> ConfigDict:
 
 
 def on_chips(config: ConfigDict, chips: str, layouts: dict[str, dict[str, int]]) -> ConfigDict:
-  """Sets what depends on the chips, by one of `LAYOUTS`."""
+  """Sets the keys that depend on the chips, from one of `layouts`."""
   if chips not in layouts:
     raise ValueError(f"no layout for {chips!r}; choose one of {', '.join(layouts)}.")
   layout = layouts[chips]
@@ -80,6 +80,6 @@ def on_chips(config: ConfigDict, chips: str, layouts: dict[str, dict[str, int]])
   config.hgpo.sampling_chunks = layout.get("chunks", 1)
   config.hft.micro_batch_rows = layout["rows"]
   config.hgpo.micro_batches = layout["micro_batches"]
-  # 1,024 tokens' logits at a time in each part of the batch.
+  # Logits of 1,024 tokens at a time in each part of the batch.
   config.policy.logprob_chunk = 1024 * int(chips.partition("-")[2]) // layout["tensor"]
   return config

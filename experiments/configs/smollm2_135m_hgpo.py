@@ -3,8 +3,7 @@
   python -m experiments.hgpo --config experiments/configs/smollm2_135m_hgpo.py \\
       --config.init_from=runs/smol_hft --workdir runs/smol_hgpo
 
-Meant for one GPU. Its settings are guesses: no full run has been measured, so there is no score or
-time to expect. Ten steps of each stage run in the slow tests, on a CPU.
+For one GPU. No full run yet, see `smollm2_135m_hft.py`.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Typed configs: a knob is declared once, as a dataclass field beside what it configures.
+"""Typed configs: a knob is declared once, as a dataclass field beside the code it configures.
 
 ```python
 @dataclasses.dataclass(frozen=True)
@@ -6,9 +6,9 @@ class PolicyLossConfig:
   clip_low: float = knob(0.5, SHARE, "Clip range of the importance ratio below 1.")
 ```
 
-From the declarations follow the defaults that config files start from, the checks of values and
-docs/config.md. What must hold between knobs, and which have no effect under the others, is said
-beside them too (`together`, `idle`).
+The defaults that config files start from, the checks of values and docs/config.md all follow from
+the declarations. Checks between knobs, and conditions under which a knob has no effect, are
+declared beside them (`together`, `idle`).
 """
 
 from lhrm_jax.config.knobs import Knob, knob, knobs, section, with_default

@@ -9,14 +9,14 @@ from lhrm_jax.config.ranges import Range
 
 @dataclasses.dataclass(frozen=True)
 class Knob:
-  """One setting, as it was declared.
+  """The declaration of one setting.
 
   Attributes:
-    key: dotted, from the section that was asked about.
-    default: its value where a config does not set it.
-    allowed: the values it may have.
-    meaning: one or two sentences.
-    before: what runs older than the knob did, as its value; see `knob`.
+    key: dotted key, relative to the section that was asked for.
+    default: value where a config does not set it.
+    allowed: range of its values.
+    meaning: meaning in one or two sentences.
+    before: value that reproduces runs older than the knob; see `knob`.
   """
 
   key: str
@@ -27,15 +27,14 @@ class Knob:
 
 
 def knob(default: Any, allowed: Range, meaning: str, *, before: Any = dataclasses.MISSING) -> Any:
-  """A dataclass field that is a setting of a config.
+  """Declares a dataclass field as a setting of a config.
 
   Args:
-    default: its value where a config does not set it; the paper's where the paper has one.
-    allowed: the values it may have.
-    meaning: one or two sentences, with the unit, for the table of all knobs.
-    before: where the default is another method than that of runs older than the knob, the value
-      that does what they did, `None` where no value does, or a function of their section that
-      returns these. Left out, they did what the default does.
+    default: value where a config does not set it; the paper's where the paper has one.
+    allowed: range of its values.
+    meaning: meaning in one or two sentences, with the unit, for the table of all knobs.
+    before: value that reproduces runs older than the knob, if that is not the default: `None`
+      where no value does, or a function of their section that returns either.
   """
   before = default if before is dataclasses.MISSING else before
   metadata = {"allowed": allowed, "meaning": meaning, "before": before}
@@ -46,18 +45,18 @@ def knob(default: Any, allowed: Range, meaning: str, *, before: Any = dataclasse
 
 
 def section(declared: type) -> Any:
-  """A dataclass field that is a section below, with its knobs at their defaults."""
+  """Declares a dataclass field as a nested section, with its knobs at their defaults."""
   return dataclasses.field(default_factory=declared, metadata={"section": declared})
 
 
 def with_default(section: type, name: str, default: Any) -> Any:
-  """The knob `name` of a section that another one inherits, with a default of its own."""
+  """Declares the inherited knob `name` of `section` again, with another default."""
   declared = section.__dataclass_fields__[name].metadata
   return knob(default, declared["allowed"], declared["meaning"])
 
 
 def knobs(section: type, prefix: str = "") -> Iterator[Knob]:
-  """The knobs of a section and of those in it, in the order of their declaration."""
+  """Yields the knobs of a section and of its nested sections, in the order of declaration."""
   for field in dataclasses.fields(section):
     if inner := field.metadata.get("section"):
       yield from knobs(inner, f"{prefix}{field.name}.")

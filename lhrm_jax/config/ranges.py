@@ -1,4 +1,4 @@
-"""What values a knob may have: a test and the words for it."""
+"""Ranges of knobs: a test and the words for it."""
 
 import dataclasses
 import math
@@ -9,19 +9,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# Beyond these a number is a typing error: steps are counted in int32, and no machine holds a batch
-# of so many rows or a sequence of so many tokens.
+# A larger number is a typing error: steps are counted in int32, and no machine holds a batch of so
+# many rows or a sequence of so many tokens.
 MOST_STEPS, MOST_ROWS, MOST_TOKENS, MOST_WIDTH = 2**31 - 1, 2**20, 2**24, 2**20
-SHOWN = 80  # characters of a short text
+SHOWN = 80  # longest short text, in characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """The values a knob may have.
+  """The values that a knob may have.
 
   Attributes:
-    holds: whether a value of any type is allowed.
-    allowed: in words, to follow "must be".
+    holds: test of a value of any type.
+    allowed: description that follows "must be".
   """
 
   holds: Callable[[Any], bool]
@@ -29,7 +29,7 @@ class Range:
 
 
 def whole(least: int, most: int = MOST_STEPS) -> Range:
-  """A whole number; `True` is none."""
+  """Whole numbers from `least` to `most`; `True` is not one."""
   return Range(
     lambda x: isinstance(x, numbers.Integral) and not isinstance(x, bool) and least <= x <= most,
     f"a whole number from {least} to {most:,}",
@@ -37,7 +37,7 @@ def whole(least: int, most: int = MOST_STEPS) -> Range:
 
 
 def real(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Range:
-  """A finite number from `least`, or `above` it, to `most`."""
+  """Finite numbers from `least` (excluded if `above`) to `most`."""
   words = "a finite number"
   if least > -math.inf:
     words += f" {'above' if above else 'of at least'} {least:g}"
@@ -50,10 +50,18 @@ def real(least: float = -math.inf, most: float = math.inf, *, above: bool = Fals
 
 
 def one_of(*values: Any) -> Range:
-  """One of these, of the same type: `True` is not 1."""
+  """One of these values, of the same type: `True` is not 1."""
   return Range(
     lambda x: any(type(x) is type(value) and x == value for value in values),
     f"one of {', '.join(map(repr, values))}",
+  )
+
+
+def _table(holds: Callable[[Any, Any], bool], allowed: str) -> Range:
+  """Mappings whose keys and values all pass `holds(key, value)`."""
+  return Range(
+    lambda x: isinstance(x, Mapping | ConfigDict) and all(holds(*item) for item in x.items()),
+    allowed,
   )
 
 
@@ -62,7 +70,7 @@ def _finite(x: Any) -> bool:
     return False
   try:
     return math.isfinite(x)
-  except OverflowError:  # a whole number beyond every float
+  except OverflowError:  # a whole number larger than any float
     return False
 
 
@@ -77,7 +85,7 @@ def _short_text(x: Any) -> bool:
 def _path(path: str) -> bool:
   try:
     pathlib.Path(path).expanduser().exists()
-  except (OSError, RuntimeError):  # a name too long, a folder not to be looked into; ~nobody
+  except (OSError, RuntimeError):  # too long a name, an unreadable folder; an unknown ~user
     return False
   return True
 
@@ -86,42 +94,32 @@ FLAG = one_of(False, True)
 TEXT = Range(_text, "text without control characters")
 SHORT = Range(_short_text, f"text of at most {SHOWN} characters")
 NAME = Range(lambda x: _short_text(x) and bool(x.strip()), "a name")
-PATH = Range(lambda x: _text(x) and _path(x), "a path that can be looked up")
+PATH = Range(lambda x: _text(x) and _path(x), "a readable path")
 NAMES = Range(
   lambda x: _text(x) and all(_path(name.strip()) for name in x.split(",")),
-  "names, or paths that can be looked up, with commas between them",
+  "names or readable paths, separated by commas",
 )
 LEVELS = Range(
   lambda x: isinstance(x, list | tuple) and all(whole(0).holds(level) for level in x),
   "levels, whole numbers, as in (1, 2)",
 )
-WEIGHTS = Range(
-  lambda x: isinstance(x, Mapping | ConfigDict) and all(_finite(weight) for weight in x.values()),
-  'rewards with finite weights, as in ConfigDict({"math": 1.0})',
+WEIGHTS = _table(
+  lambda _, weight: _finite(weight), 'rewards with finite weights, as in ConfigDict({"math": 1.0})'
 )
-REWARDS = Range(
-  lambda x: (
-    isinstance(x, Mapping | ConfigDict)
-    and all(isinstance(source, str) and isinstance(name, str) for source, name in x.items())
-  ),
+REWARDS = _table(
+  lambda source, name: isinstance(source, str) and isinstance(name, str),
   'sources with the names of rewards, as in {"deepscaler": "math", "*": "reward_model"}',
 )
-OPTIONS = Range(
-  lambda x: (
-    isinstance(x, Mapping | ConfigDict)
-    and all(isinstance(value, str | int | float) for value in x.values())
-  ),
+OPTIONS = _table(
+  lambda _, value: isinstance(value, str | int | float),
   'arguments with numbers, flags or texts, as in ConfigDict({"margin": 0.1})',
 )
-SOURCES = Range(
-  lambda x: (
-    isinstance(x, Mapping | ConfigDict)
-    and all(isinstance(fields, Mapping | ConfigDict) for fields in x.values())
-  ),
+SOURCES = _table(
+  lambda _, fields: isinstance(fields, Mapping | ConfigDict),
   'sources with their fields, as in {"mine": {"path": "mine.jsonl"}}',
 )
 SHARE = real(0, 1)
-# Logits are divided by it in float32.
+# Logits are divided by the temperature in float32.
 TEMPERATURE = real(0.01, 100)
 TEMPERATURE_OR_GREEDY = Range(
   lambda x: TEMPERATURE.holds(x) or (_finite(x) and x == 0),
@@ -129,5 +127,5 @@ TEMPERATURE_OR_GREEDY = Range(
 )
 MESH_SIZE = Range(
   lambda x: whole(-1, MOST_ROWS).holds(x) and x != 0,
-  "a number of devices, or -1 for those that are left",
+  "a number of devices, or -1 for the remaining ones",
 )

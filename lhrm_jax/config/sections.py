@@ -1,6 +1,6 @@
-"""Sections of a config, which are nested dataclasses of knobs: read, built and checked by key.
+"""Sections of a config, nested dataclasses of knobs: built, read and checked by key.
 
-What must hold between knobs is a function beside the section that has them:
+A check between knobs is a function beside their section:
 
 ```python
 @together(HFTConfig, "think_per_step", "no_think_per_step")
@@ -24,7 +24,7 @@ from lhrm_jax.config.ranges import SHOWN
 Section = TypeVar("Section")
 Check = Callable[[Any], str | Iterable[str]]
 
-# By section: names of knobs, dotted where they lie in a section below, and a function of it.
+# By section: names of knobs, dotted for those of nested sections, and a function of the section.
 _TOGETHER: dict[type, list[tuple[tuple[str, ...], Check]]] = collections.defaultdict(list)
 _IDLE: dict[type, list[tuple[tuple[str, ...], Callable[[Any], str]]]] = collections.defaultdict(
   list
@@ -32,14 +32,14 @@ _IDLE: dict[type, list[tuple[tuple[str, ...], Callable[[Any], str]]]] = collecti
 
 
 def together(section: type, *names: str) -> Callable[[Check], Check]:
-  """Registers what must hold between knobs of a section, asked where each is right by itself.
+  """Registers a check between knobs of a section, run if each of them is right by itself.
 
   Args:
-    section: the dataclass.
-    *names: the knobs that the function reads.
+    section: dataclass of the section.
+    *names: knobs that the check reads.
 
   Returns:
-    A decorator of `fn(section) -> str`: what is wrong, or ""; or of a generator of such sentences.
+    A decorator of `fn(section)`, which returns the problem or "", or yields problems.
   """
 
   def add(check: Check) -> Check:
@@ -52,11 +52,11 @@ def together(section: type, *names: str) -> Callable[[Check], Check]:
 def idle(section: type, *names: str) -> Callable[[Callable], Callable]:
   """Registers when knobs have no effect under the other settings.
 
-  Only what differs from its default is an error: a default says nothing of what the user meant.
+  Only a value off its default is an error: a default does not show what the user meant.
 
   Returns:
-    A decorator of `fn(section) -> str`: the settings that leave them without effect, to follow "has
-    no effect with", or "".
+    A decorator of `fn(section) -> str`: the settings that leave the knobs without effect, to follow
+    "has no effect with", or "".
   """
 
   def add(why: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -69,12 +69,12 @@ def idle(section: type, *names: str) -> Callable[[Callable], Callable]:
 def flatten(
   config: Any, leaves: Collection[str] = (), prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-  """Dotted keys with their values.
+  """Yields dotted keys with their values.
 
   Args:
-    config: a section, or a mapping.
-    leaves: keys whose mappings are values, filled by a user with names of their own.
-    prefix: of all keys.
+    config: a section or a mapping.
+    leaves: keys whose mappings are values, with keys that a user names.
+    prefix: prefix of all keys.
   """
   if dataclasses.is_dataclass(config):
     items = [(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)]
@@ -89,7 +89,7 @@ def flatten(
 
 
 def build(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
-  """The section with these values by dotted key, and defaults elsewhere; nothing is checked."""
+  """Returns an unchecked section with these values by dotted key, and defaults elsewhere."""
   found = {}
   for field in dataclasses.fields(section):
     key = f"{prefix}{field.name}"
@@ -101,10 +101,10 @@ def build(section: type[Section], values: Mapping[str, Any], prefix: str = "") -
 
 
 def replaced(config: Section, values: Mapping[str, Any]) -> Section:
-  """The section with other values, by dotted key.
+  """Returns the section with some values replaced, by dotted key.
 
   Raises:
-    ValueError: there is no such key; says which is nearest.
+    ValueError: there is no such key; names the nearest.
   """
   declared = {knob.key for knob in knobs(type(config))}
   for key in values:
@@ -114,17 +114,17 @@ def replaced(config: Section, values: Mapping[str, Any]) -> Section:
 
 
 def read(config: Any, key: str) -> Any:
-  """The value at a dotted key."""
+  """Returns the value at a dotted key."""
   return functools.reduce(getattr, key.split("."), config)
 
 
 def range_problems(section: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-  """What is wrong with single values, by key.
+  """Returns the problems of single values, by key.
 
   Args:
-    section: that declares the knobs.
-    values: by dotted key.
-    prefix: of the keys in messages.
+    section: section that declares the knobs.
+    values: values by dotted key.
+    prefix: prefix of the keys in messages.
   """
   return {
     knob.key: f"{prefix}{knob.key}={short(values[knob.key])} must be {knob.allowed.allowed}"
@@ -134,11 +134,11 @@ def range_problems(section: type, values: Mapping[str, Any], prefix: str = "") -
 
 
 def section_problems(section: type, values: Mapping[str, Any]) -> list[str]:
-  """What is wrong with a config, a sentence or two each, in the order of the declarations.
+  """Returns the problems of a config, a sentence or two each, in the order of declaration.
 
   Args:
-    section: the outermost.
-    values: by dotted key, of any type.
+    section: outermost section.
+    values: values of any type by dotted key.
   """
   declared = {knob.key: knob for knob in knobs(section)}
   parents = {key[:i] for key in declared for i, letter in enumerate(key) if letter == "."}
@@ -147,7 +147,7 @@ def section_problems(section: type, values: Mapping[str, Any]) -> list[str]:
   for key, knob in declared.items():
     above = [name for name in parents if name in values and key.startswith(f"{name}.")]
     if above:
-      wrong[key] = f"{above[0]}={short(values[above[0]])} must be a section with keys of its own."
+      wrong[key] = f"{above[0]}={short(values[above[0]])} must be a section with keys."
     elif key not in values:
       wrong[key] = f"{key} is missing: start a config from lhrm_jax.runs.defaults.get_config()."
     elif key in outside:
@@ -171,11 +171,11 @@ def section_problems(section: type, values: Mapping[str, Any]) -> list[str]:
 
 
 def without_effect(config: Any, of: Collection[str] = ()) -> Iterator[tuple[str, str]]:
-  """Each knob that is set and has no effect, and under which other settings.
+  """Yields each knob that is set without effect, and the other settings that cause it.
 
   Args:
-    config: the outermost section.
-    of: keys that are asked about; all where none is named.
+    config: outermost section.
+    of: keys to check; empty for all.
   """
   default = {knob.key: knob.default for knob in knobs(type(config))}
   for prefix, section in _sections(config):
@@ -187,10 +187,10 @@ def without_effect(config: Any, of: Collection[str] = ()) -> Iterator[tuple[str,
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-  """The known key that is most like `key`, first by the whole and then by its last name; or ""."""
+  """Returns the known key most like `key`, by the whole key or else by its last name; or ""."""
   known = list(known)
   near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-  if not near:  # right but for its section
+  if not near:  # perhaps only the section is wrong
     last = {name.rpartition(".")[2]: name for name in known}
     near = difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.75)
     near = [last[name] for name in near] or difflib.get_close_matches(key, known, n=1)
@@ -198,21 +198,23 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 
 def short(value: Any) -> str:
-  """A value as an error shows it: its beginning, where it is long."""
+  """Returns a value as errors show it, truncated if long."""
   try:
     text = repr(_plain(value))
-  except ValueError:  # a whole number of more digits than Python prints
+  except ValueError:  # a whole number with more digits than Python prints
     return f"<a {type(value).__name__} too large to print>"
   return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
   near = nearest(key, known)
-  return f"{short(key)[1:-1]} is no key of a config." + (f" Did you mean {near}?" if near else "")
+  return f"{short(key)[1:-1]} is not a key of the config." + (
+    f" Did you mean {near}?" if near else ""
+  )
 
 
 def _sections(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-  """A section and those in it, each with the prefix of its keys."""
+  """Yields a section and its nested sections, each with the prefix of its keys."""
   yield prefix, config
   for field in dataclasses.fields(config):
     if "section" in field.metadata:
@@ -229,7 +231,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-  """Dicts and tuples in place of a user's sections and lists."""
+  """Returns the value with a user's sections and lists as dicts and tuples."""
   if isinstance(value, ConfigDict):
     return value.to_dict()
   if isinstance(value, Mapping):

@@ -152,7 +152,7 @@ def _share(mix: tuple[int, ...], level: int) -> float:
 
 
 def _draw(rng: np.random.Generator, mix: tuple[int, ...]) -> tuple[int, str]:
-  """A level and a chain of it to train on."""
+  """Draws a level and a training chain of that level."""
   level = mix[rng.integers(len(mix))]
   return level, _draw_chain(rng, level, held_out=False)
 

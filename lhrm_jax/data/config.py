@@ -27,32 +27,34 @@ class DataConfig:
   max_no_think_tokens: int = knob(
     256,
     whole(2, MOST_TOKENS),
-    "Longest direct demonstration: these are batched apart from thinking ones, unless packed.",
+    "Longest direct demonstration; unless packed, these have batches of their own.",
   )
   long_prompts: str = knob(
     "raise",
     one_of(*LONG_PROMPTS),
-    'What happens to longer prompts: "raise" ends the run, "skip" takes another, "truncate_left" '
-    "cuts the beginning of the user's text.",
+    'Handling of longer prompts: "raise" ends the run, "skip" takes another row, "truncate_left" '
+    "drops the beginning of the user's text.",
   )
   long_demonstrations: str = knob(
-    "raise", one_of(*LONG_DEMONSTRATIONS), "What happens to longer demonstrations."
+    "raise", one_of(*LONG_DEMONSTRATIONS), "Handling of longer demonstrations."
   )
   demonstrations: str = knob(
     "",
     NAMES,
-    "Sources of HFT's demonstrations, with commas between them (docs/data.md). This key and those "
-    "below are of the task `rows`.",
+    "Sources of HFT's demonstrations, separated by commas (docs/data.md). This key and those below "
+    "belong to the task `rows`.",
   )
-  prompts: str = knob("", NAMES, "Sources of HGPO's queries.")
+  prompts: str = knob("", NAMES, "Sources of HGPO's prompts.")
   evaluation: str = knob(
     "",
     NAMES,
-    'Sources of the evaluation; "" keeps a tenth of `data.prompts` out of training for it.',
+    'Sources of the evaluation; "" holds out a tenth of `data.prompts`.',
   )
   sources: Mapping[str, Any] = knob(
-    {}, SOURCES, 'Sources of your own, as {"mine": {"path": "mine.jsonl"}}.'
+    {}, SOURCES, 'Your own sources, as {"mine": {"path": "mine.jsonl"}}.'
   )
   on_bad_row: str = knob(
-    "raise", one_of(*ON_BAD_ROW), '"skip" leaves malformed rows out, counted by reason.'
+    "raise",
+    one_of(*ON_BAD_ROW),
+    'Handling of malformed rows; "skip" counts them by reason.',
   )

@@ -74,7 +74,7 @@ class Replies:
   Attributes:
     scores: `[K, M, n]` float32.
     lengths: `[K, M, n]` int32, tokens.
-    modes: `[K, M, n]` int, read off the first token; -1 where it is no tag.
+    modes: `[K, M, n]` int, by the first token; -1 where it is not a tag.
     well_formed: `[K, M, n]` bool; not so where the reply was cut off.
     texts: `[K, M, n]` str objects.
     failed: number of judgements that failed, scored 0, by reason.

@@ -128,7 +128,7 @@ def _figures(
     drawn["hgpo_neither"] = figures.curves(
       rows,
       {"eval/neither_prob": "neither tag"},
-      "First token that is no opening tag",
+      "First token is not an opening tag",
       "probability",
     )
     drawn["hgpo_kl"] = figures.curves(

@@ -30,11 +30,11 @@ LOGICAL_RULES: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Knobs of the update's mesh; one size may be -1, the devices that are left."""
+  """Knobs of the update's mesh; one size may be -1, the remaining devices."""
 
-  data: int = knob(-1, MESH_SIZE, "Devices that share out the batch, each with whole weights.")
-  fsdp: int = knob(1, MESH_SIZE, "Devices that share out the batch and the weights.")
-  tensor: int = knob(1, MESH_SIZE, "Devices that share each matrix product.")
+  data: int = knob(-1, MESH_SIZE, "Devices that the batch is sharded over, with whole weights.")
+  fsdp: int = knob(1, MESH_SIZE, "Devices that the batch and the weights are sharded over.")
+  tensor: int = knob(1, MESH_SIZE, "Devices that each matrix product is split over.")
 
 
 def make_mesh(

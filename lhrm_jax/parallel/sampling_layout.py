@@ -20,7 +20,7 @@ from lhrm_jax.parallel.mesh import MESH_AXES, make_mesh, partition_spec
 class SamplingMeshConfig:
   """Knobs of sampling: every host samples by itself, from whole copies of the weights."""
 
-  tensor: int = knob(1, whole(1, MOST_ROWS), "Devices of a host that share one copy.")
+  tensor: int = knob(1, whole(1, MOST_ROWS), "Devices of a host per copy of the weights.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """FLOPs, memory traffic and collectives of a compiled program, per chip.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation is weighted by how
-often it runs: a scan's trip count stands in its condition; loops that stop on data (decoding) get
+often it runs: a scan's trip count is in its condition; loops that stop on data (decoding) get
 the counts that the caller gives. Of a choice between branches the last one counts.
 """
 

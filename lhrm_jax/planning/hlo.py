@@ -132,7 +132,7 @@ def group_size(attributes: str) -> int:
 
 
 def braced(attributes: str, key: str) -> str:
-  """What stands in the braces of `key={...}`; "" where there is no such key."""
+  """Returns the text in the braces of `key={...}`; "" without such a key."""
   at = attributes.find(key + "={")
   return attributes[at + len(key) + 2 : attributes.index("}", at)] if at >= 0 else ""
 

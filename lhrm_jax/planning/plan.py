@@ -1,4 +1,4 @@
-"""What one program costs on each chip, compiled ahead of time for chips that are not there."""
+"""Cost of one program on each chip, by ahead-of-time compilation without the chips."""
 
 import dataclasses
 import math

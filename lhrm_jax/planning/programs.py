@@ -1,6 +1,6 @@
 """The programs of a run, with shapes and shardings in place of arrays, for a topology of chips.
 
-The functions are those that a run compiles; only what they are called with stands for nothing.
+The functions are those that a run compiles; only their arguments are abstract shapes.
 """
 
 import dataclasses

@@ -75,9 +75,9 @@ class PolicySettings:
   vocab_size: int = knob(
     0,
     whole(0, MOST_TOKENS),
-    "Rows of the embedding table; 0 takes the tokenizer's. Beside `init_from` it says that the "
-    "sizes here are the model's: a plan then needs no download, another model is refused, and "
-    "`rope_theta` is applied.",
+    "Rows of the embedding table; 0 takes the tokenizer's. With `init_from`, a size other than 0 "
+    "declares that the sizes here are the model's: plans then need no download, other models are "
+    "refused, and `rope_theta` is applied.",
   )
   hidden_size: int = knob(64, whole(1, MOST_WIDTH), "Width of the residual stream.")
   intermediate_size: int = knob(192, whole(1, MOST_WIDTH), "Width of the SwiGLU layer.")
@@ -140,7 +140,7 @@ class PolicyConfig(PolicySettings):
 
   def __post_init__(self):
     """Raises:
-    ValueError: values that are no policy's; names every field that is wrong by itself.
+    ValueError: values are out of range or contradictory; names every such field.
     """
     wrong = list(range_problems(type(self), vars(self), "policy.").values())
     if self.vocab_size == 0:
@@ -156,7 +156,7 @@ class PolicyConfig(PolicySettings):
       )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-        f"policy.num_heads={self.num_heads} is no multiple of "
+        f"policy.num_heads={self.num_heads} is not a multiple of "
         f"policy.num_kv_heads={self.num_kv_heads}: every group of query heads shares one key head."
       )
     if self.head_dim < 1:
@@ -175,7 +175,7 @@ class PolicyConfig(PolicySettings):
     """Builds a config from plain JSON-like fields, e.g. those `to_dict` wrote.
 
     Raises:
-      ValueError: they lack a size, or are no policy's.
+      ValueError: a size is missing, or values are out of range.
     """
     if missing := [name for name in _SIZES if name not in fields]:
       raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")

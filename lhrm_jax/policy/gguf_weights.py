@@ -144,7 +144,7 @@ class GGUFFile:
       return None
     factors = self._contents.values(tensor).ravel()
     if not (np.isfinite(factors).all() and (factors > 0).all()):
-      raise ValueError(f"{self.where}: {_ROPE_FACTORS} holds numbers that are no positive factors.")
+      raise ValueError(f"{self.where}: {_ROPE_FACTORS} holds factors that are not positive.")
     return factors
 
   def _rope_scaling(self) -> RopeScaling:

@@ -20,8 +20,8 @@ class JudgingConfig:
   deadline_s: float = knob(
     300.0,
     real(0, 86_400, above=True),
-    "Seconds for the programs of one chunk of responses (reward `code`); what is not judged by "
-    "then scores 0 and is counted as `reward/failed/deadline`.",
+    "Seconds for the programs of one chunk of responses (reward `code`); responses not judged by "
+    "then score 0 and are counted as `reward/failed/deadline`.",
   )
   max_failed_share: float = knob(
     0.1,

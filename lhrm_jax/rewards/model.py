@@ -50,7 +50,7 @@ class RewardModelConfig:
   long_answers: str = knob(
     "score_0",
     one_of(*LONG_ANSWERS),
-    "What happens to a longer prompt and answer: `score_0` scores 0 and counts it as "
+    "Handling of a longer prompt and answer: `score_0` scores 0 and counts it as "
     "`reward/failed/too_long`, `truncate_left` drops its first tokens.",
   )
   dtype: str = knob("float32", one_of(*DTYPES), "Type of the parameters and the computation.")

@@ -25,7 +25,7 @@ class ScoredRollouts:
     rows: the `B` queries.
     rollouts: their responses, `[B, M, G, T]`.
     texts: `[B, M, G]` str objects, tags kept.
-    modes: `[B, M, G]` int, by first token; -1 where it is no opening tag.
+    modes: `[B, M, G]` int, by the first token; -1 where it is not an opening tag.
     well_formed: `[B, M, G]` bool; not where the response was cut off.
     judged: scores with components and failures; `None` until the rewards have said them.
     advantages: `[B, M, G]`; `None` until they are computed.

@@ -1,13 +1,13 @@
-"""Checkpoints of a training stage, through Orbax v1. The only module that knows Orbax.
+"""Checkpoints of a training stage, through Orbax v1. The only module that imports Orbax.
 
 A stage's folder holds one folder per saved step with two checkpointables, `params`, which
-evaluation and export load alone, and `training`, the optimiser and the counters; a JSON record of
-whatever else the run needs to resume (`Saved.record`); and SHA-256 checksums of every file, in the
-format of `sha256sum`. Orbax makes a step's folder appear at once or not at all; its checksums are
+evaluation and export load alone, and `training`, the optimiser state and the counters; a JSON
+record of whatever else the run needs to resume (`Saved.record`); and SHA-256 checksums of every
+file, in the format of `sha256sum`. Orbax writes a step's folder atomically; its checksums are
 written last, so a folder whose checksums match is whole (`checksums.damage`).
 
-Older steps are deleted after the checksums. Orbax's `Checkpointer` would delete them before, and
-knows no metric when it decides whether to save; so its preservation policies serve here without it.
+Older steps are deleted after the checksums are written. Orbax's `Checkpointer` deletes them before,
+and takes no metric when it decides whether to save; so only its preservation policies are used.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class CheckpointConfig:
 
 
 class CheckpointError(Exception):
-  """A checkpoint could not be written or read; says which, why, and which one is left."""
+  """A checkpoint could not be written or read; says which, why, and which earlier one is whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Saved:
 
   Attributes:
     path: folder of the step.
-    step: number of updates made when it was saved.
-    record: the record that `Checkpoints.save` was given beside the state.
+    step: training step the checkpoint was taken at.
+    record: JSON record that `Checkpoints.save` was given with the state.
   """
 
   path: pathlib.Path
@@ -90,15 +90,15 @@ class Checkpoints:
     after_save: Callable[[], None] = lambda: None,
   ):
     """Args:
-    folder: the stage's folder; created where missing.
+    folder: the stage's folder, created if missing.
     every: steps between saves.
     keep: number of newest checkpoints to keep. Step 0, the reference of HGPO, is always kept.
-    best: name of a metric; a new highest value is saved when it occurs, and kept. "" for none.
+    best: metric whose new highest value is saved at once and kept; "" for none.
     report: called with a message for every damaged checkpoint that is set aside.
-    after_save: called in the background when a checkpoint is whole and older ones are deleted.
+    after_save: called in the background once a checkpoint is whole and older ones are deleted.
 
     Raises:
-      CheckpointError: no checkpoint can be written below this path.
+      CheckpointError: no checkpoint can be written under this path.
     """
     self._folder, self._every, self._best = folder.resolve(), every, best
     self._report, self._after_save = report, after_save
@@ -108,9 +108,9 @@ class Checkpoints:
     self._highest = -math.inf
     self._retention = _retention(keep, best)
     _check_folder(self._folder)
-    if _first_process():
+    if parallel.is_writer():
       self._folder.mkdir(parents=True, exist_ok=True)
-      for leftover in self._folder.glob("*tmp*"):  # of a save that a crash interrupted
+      for leftover in self._folder.glob("*tmp*"):  # from a save that a crash interrupted
         shutil.rmtree(leftover, ignore_errors=True)
 
   def newest(self) -> Saved | None:
@@ -119,7 +119,7 @@ class Checkpoints:
     A damaged checkpoint is renamed to `damaged-STEP` and never loaded.
     """
     step = -1
-    if _first_process():
+    if parallel.is_writer():
       for path in reversed(_steps(self._folder)):
         problem = damage(path) or _unreadable(path)
         if problem is None:
@@ -150,11 +150,11 @@ class Checkpoints:
     """Starts saving if `step` is due: at the interval, at a new best, or `now`.
 
     Args:
-      state: train state; copied before this returns, so it may be donated at once.
+      state: train state, copied before this returns, so it may be donated at once.
       step: number of updates made.
       record: called if the step is saved; returns JSON-like values for `Saved.record`.
-      metrics: evaluation metrics of this step, if there are any.
-      now: save whatever the interval says.
+      metrics: evaluation metrics of this step, if any.
+      now: whether to save regardless of the interval.
 
     Returns:
       Whether the step is being saved.
@@ -203,7 +203,7 @@ class Checkpoints:
     """Waits in the background until Orbax is done, adds the checksums, deletes old steps."""
     try:
       response.result()
-      if _first_process():
+      if parallel.is_writer():
         write_checksums(path)
         self._delete_old()
     except Exception as error:
@@ -211,12 +211,12 @@ class Checkpoints:
     self._after_save()
 
   def _failed(self, path: pathlib.Path, error: Exception) -> CheckpointError:
-    if _first_process():
+    if parallel.is_writer():
       for unfinished in self._folder.glob(f"{path.name}*"):
         if unfinished.name == path.name or "tmp" in unfinished.name:
           shutil.rmtree(unfinished, ignore_errors=True)
     steps = _steps(self._folder)
-    left = f"The one of step {steps[-1].name} is whole" if steps else "There is no earlier one"
+    left = f"Step {steps[-1].name} is whole" if steps else "There is no earlier one"
     return CheckpointError(
       f"the checkpoint {path} could not be written: {_reason(error)}. {left}: free or repair the "
       "disk (space, quota, permissions) and run the same command again."
@@ -239,7 +239,7 @@ class Checkpoints:
         shutil.rmtree(doomed)
 
   def _metrics(self, path: pathlib.Path) -> dict[str, float] | None:
-    """Value of the `best` metric and, for ties, the step; `None` where the step has no value."""
+    """Returns the value of the `best` metric and the step (for ties); `None` without a value."""
     if not self._best:
       return None
     try:
@@ -254,7 +254,7 @@ def _retention(keep: int, best: str) -> preservation.PreservationPolicy:
   if best:
     policies.append(
       preservation.BestN(
-        get_metric_fn=lambda metrics: (metrics["value"], -metrics["step"]),  # of equals the first
+        get_metric_fn=lambda metrics: (metrics["value"], -metrics["step"]),  # a tie: the earlier
         n=1,
         keep_checkpoints_without_metrics=False,
       )
@@ -263,7 +263,7 @@ def _retention(keep: int, best: str) -> preservation.PreservationPolicy:
 
 
 def _unreadable(path: pathlib.Path) -> str | None:
-  """Why the record of a checkpoint with matching checksums cannot be read; `None` if it can."""
+  """Returns why the record of a checkpoint with matching checksums cannot be read, if so."""
   try:
     _saved(path)
   except CheckpointError as error:
@@ -274,7 +274,7 @@ def _unreadable(path: pathlib.Path) -> str | None:
 def restore(
   saved: Saved, config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-  """Loads a train state onto `mesh`, whatever mesh or number of processes wrote it.
+  """Loads a train state onto `mesh`, from any mesh and number of processes.
 
   Raises:
     CheckpointError: its arrays do not fit `config` or `optimizer`.
@@ -286,7 +286,7 @@ def restore(
 
 
 def restore_params(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
-  """Loads only the parameters of one step's folder onto `mesh`.
+  """Loads the parameters alone from a step's folder onto `mesh`.
 
   Raises:
     CheckpointError: its arrays do not fit `config`.
@@ -304,28 +304,28 @@ def save_tree(path: pathlib.Path, tree: Any) -> None:
 
 def load_tree(path: pathlib.Path) -> Any:
   """Loads what `save_tree` wrote, as nested dicts and lists of arrays on the first device."""
-  path, device = literal(path), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  target = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-    ocp.metadata(path).metadata,
-  )
-  return ocp.load(path, target)
+  path = literal(path)
+  return ocp.load(path, _on_first_device(ocp.metadata(path).metadata))
 
 
 def load_arrays(path: pathlib.Path, checkpointable: str) -> dict[str, np.ndarray]:
   """Loads the arrays of one checkpointable of a step, by their path in the tree, to inspect."""
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  target = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-    ocp.checkpointables_metadata(literal(path)).metadata[checkpointable],
-  )
-  loaded = ocp.load_checkpointables(literal(path), {checkpointable: target})[checkpointable]
+  path = literal(path)
+  target = _on_first_device(ocp.checkpointables_metadata(path).metadata[checkpointable])
+  loaded = ocp.load_checkpointables(path, {checkpointable: target})[checkpointable]
   leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(loaded))
   return {jax.tree_util.keystr(at, simple=True, separator="/"): leaf for at, leaf in leaves}
 
 
+def _on_first_device(metadata: Any) -> Any:
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
+  )
+
+
 def newest(folder: pathlib.Path) -> pathlib.Path:
-  """The folder of a stage's newest whole checkpoint; read-only.
+  """Returns the folder of a stage's newest whole checkpoint; changes nothing on disk.
 
   Raises:
     FileNotFoundError: there is none.
@@ -337,14 +337,16 @@ def newest(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Step folders, oldest first."""
+  """Returns the step folders, oldest first."""
   found = folder.iterdir() if folder.is_dir() else ()
   return sorted((p for p in found if _STEP.fullmatch(p.name)), key=lambda p: int(p.name))
 
 
 def _saved(path: pathlib.Path) -> Saved:
-  """Raises:
-  CheckpointError: the step's metadata cannot be read.
+  """Reads a step's record.
+
+  Raises:
+    CheckpointError: its metadata cannot be read.
   """
   try:
     record = ocp.checkpointables_metadata(literal(path)).custom_metadata[_RECORD]
@@ -365,8 +367,8 @@ def _load(path: pathlib.Path, target: Mapping[str, Any]) -> dict[str, Any]:
 def _check_folder(folder: pathlib.Path) -> None:
   if too_long(folder):
     raise CheckpointError(
-      f"{folder}: the path is too long, at {len(str(folder))} characters, for a checkpoint's files "
-      "below it. Choose a shorter one."
+      f"{folder}: the path is too long, at {len(str(folder))} characters, for a checkpoint's "
+      "files. Choose a shorter one."
     )
   if jax.process_count() > 1 and not is_literal(folder):
     raise CheckpointError(
@@ -386,15 +388,11 @@ def _no_sharding_file() -> ocp.Context:
 
 
 def _training_fields() -> tuple[str, ...]:
-  """Fields of a train state other than its parameters."""
+  """Returns the fields of a train state other than its parameters."""
   return tuple(f.name for f in dataclasses.fields(TrainState) if f.name != "params")
 
 
 def _reason(error: Exception) -> str:
-  """The first line of an error: Orbax's and TensorStore's are a page long."""
+  """Returns an error's first line: Orbax's and TensorStore's messages are a page long."""
   text = str(error).strip() or type(error).__name__
   return text.splitlines()[0][:300].rstrip(".")
-
-
-def _first_process() -> bool:
-  return jax.process_index() == 0

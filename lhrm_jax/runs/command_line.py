@@ -1,4 +1,4 @@
-"""The command line that every experiment shares: flags, and errors a user can act on."""
+"""The command line of every job: flags, and errors that a user can act on."""
 
 import contextlib
 import difflib
@@ -28,11 +28,10 @@ from lhrm_jax.runs.nonfinite import NonFiniteError
 from lhrm_jax.text.characters import printable
 
 CONFIG = "config"
-_KEYS = "docs/config.md"  # has every key of a training run
+_KEYS = "docs/config.md"  # lists every key of a training run
 _HELP = {"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"}
 
-# Flags without which a job cannot start, each with a value as it might be; and the config of a job
-# that needs none to be named.
+# Required flags, each with an example value; and the default config of a job that has one.
 _needed: dict[str, str] = {}
 _default_config: list[str] = []
 
@@ -41,11 +40,11 @@ def define_config(default: str | None = None, *, required: bool = True) -> flags
   """Defines `--config FILE.py`, whose keys are overridden as `--config.key=value`.
 
   Args:
-    default: the file taken where none is named, relative to the checkout.
-    required: whether the job needs one.
+    default: file used where none is named, relative to the checkout.
+    required: whether the job needs a config.
   """
   if default:
-    # Not the flag's own default: that would be read here, where its errors have no handler.
+    # Not the flag's own default, which absl would read here, outside of our error handling.
     here = pathlib.Path(default).is_file()
     _default_config.append(default if here else str(pathlib.Path(__file__).parents[2] / default))
   elif required:
@@ -71,13 +70,13 @@ def require(flag: str, example: str) -> None:
 
 
 def given_keys() -> frozenset[str]:
-  """Dotted keys of the config that the command line overrides; none outside of a job."""
+  """Returns the dotted config keys that the command line overrides; none outside of a job."""
   flag = _parsed_config()
   return frozenset() if flag is None else frozenset(flag.override_values)
 
 
 def config_file() -> pathlib.Path | None:
-  """The config file of the job; `None` outside of one."""
+  """Returns the config file of the job; `None` outside of one."""
   flag = _parsed_config()
   return None if flag is None else pathlib.Path(flag.config_filename.partition(":")[0])
 
@@ -91,24 +90,24 @@ def _parsed_config():
 def run(main: Callable[[Sequence[str]], None], *, arguments: str = "") -> None:
   """Parses the command line and runs `main`.
 
-  What a user can mend ends the run with a message and status 2; a run that was asked to end and can
-  go on has status `preemption.EXIT_STATUS`.
+  A user's mistake ends the run with a message and status 2; a run that was asked to stop and can be
+  resumed exits with `preemption.EXIT_STATUS`.
 
   Args:
-    main: is given the program's name and the arguments that are no flags.
-    arguments: what these are, as the help shows them; "" where the job takes none.
+    main: called with the program's name and the positional arguments.
+    arguments: positional arguments as the help shows them; "" where the job takes none.
   """
   logging.set_verbosity(logging.WARNING)
   parallel.skip_absent_tpu()
-  # transformers renders chat templates here; that PyTorch is missing is no news.
+  # transformers only renders chat templates here and need not warn that PyTorch is missing.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character gets its escape
+  for stream in (sys.stdout, sys.stderr):  # characters that a terminal lacks are escaped
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors="backslashreplace")
 
   def job(argv: Sequence[str]) -> None:
     _reporting(main, argv)
-    # Else a scheduler would take a finished run for one that was cut short, and start it again.
+    # Otherwise a scheduler could take a finished run for an interrupted one and start it again.
     preemption.disregard_signals()
 
   app.run(job, flags_parser=lambda argv: _parse(argv, arguments))
@@ -122,7 +121,7 @@ def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> No
   try:
     main(argv)
   except preemption.Preempted as ended:
-    print(f"ended as asked: {ended}; the same command goes on.", file=sys.stderr, flush=True)
+    print(f"stopped: {ended}; run the same command to resume.", file=sys.stderr, flush=True)
     sys.exit(preemption.EXIT_STATUS)
   except (UserError, RewardError, CheckpointError, GateError, NonFiniteError) as error:
     _fail(str(error))
@@ -130,8 +129,8 @@ def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> No
     if error.errno not in _DISK_FULL:
       raise
     _fail(
-      f"{error.filename or 'a log'} could not be written: {error.strerror}. The checkpoints before "
-      "are whole: make room, and the same command goes on."
+      f"{error.filename or 'a log'} could not be written: {error.strerror}. Earlier checkpoints "
+      "are whole: make room, and run the same command to resume."
     )
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -141,9 +140,9 @@ def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> No
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SMALLER = (
-  "Lower what a step holds at once (hgpo.micro_batches up, hft.micro_batch_rows, "
-  "evaluation.batch_prompts, data.max_response_tokens down) or spread it over more devices (mesh); "
-  "python -m experiments.plan says beforehand what would fit."
+  "Hold less at once (raise hgpo.micro_batches; lower hft.micro_batch_rows, "
+  "evaluation.batch_prompts or data.max_response_tokens) or use more devices (mesh); "
+  "python -m experiments.plan estimates beforehand what fits."
 )
 
 
@@ -162,17 +161,17 @@ def _parse(argv: Sequence[str], arguments: str) -> list[str]:
     _fail_without([flag for flag in _needed if not _mentioned(flag, before)])
   try:
     rest, own_keys = overrides.split_off([program, *rest])
-    with _command_line(rest):  # the config's flag looks there for its overrides
+    with _command_line(rest):  # the config flag reads its overrides from sys.argv
       _, *words = flags.FLAGS(rest)
     given = CONFIG in flags.FLAGS and flags.FLAGS[CONFIG].present
     config = flags.FLAGS[CONFIG].value if given else ConfigDict()
     if not isinstance(config, ConfigDict):
       getattr(config, "keys", None)  # a file that could not be opened raises its OSError here
-      raise TypeError(f"get_config() returned a {type(config).__name__}, no ConfigDict")
+      raise TypeError(f"get_config() returned a {type(config).__name__}, not a ConfigDict")
     if _default_config and (lacking := set(_keys(_load(_default_config[0]))) - set(_keys(config))):
       raise TypeError(
-        f"the config lacks {', '.join(sorted(lacking))}; {_default_config[0]} has all that this "
-        "job reads, and is taken where none is named"
+        f"the config lacks {', '.join(sorted(lacking))}; {_default_config[0]}, the default, has "
+        "all that this job reads"
       )
     if own_keys:
       overrides.apply(config, own_keys)
@@ -183,8 +182,8 @@ def _parse(argv: Sequence[str], arguments: str) -> list[str]:
     _fail_without(missing)
   if words and not arguments:
     _fail(
-      f"{words[0]!r} is no flag, and this job takes nothing else: flags are given as "
-      f"--workdir=DIR, keys of the config as --{CONFIG}.KEY=VALUE."
+      f"{words[0]!r} is not a flag, and this job takes only flags: --workdir=DIR, and keys of the "
+      f"config as --{CONFIG}.KEY=VALUE."
     )
   return [program, *words]
 
@@ -200,7 +199,7 @@ def _fail_without(missing: Sequence[str]) -> None:
 
 
 def _help(arguments: str) -> str:
-  """What the job does, its flags, and how keys of the config are set."""
+  """Returns the help text: the job's docstring, its flags, and how config keys are set."""
   by_module = flags.FLAGS.flags_by_module_dict()
   defined = [*by_module.get(__name__, ()), *by_module.get(sys.argv[0], ())]
   lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
@@ -224,13 +223,13 @@ def _help(arguments: str) -> str:
 
 
 def _unknown_key(argv: Sequence[str]) -> str:
-  """Says which key on the command line the config lacks, and which it has that is nearest."""
+  """Returns an error naming the command line's unknown config key and the nearest one, or ""."""
   named = [re.match(rf"--?{CONFIG}(?:=(.*))?$", argument) for argument in argv]
   path = next((m[1] or argv[i + 1] for i, m in enumerate(named) if m), None)
   path = path or next(iter(_default_config), "")
   try:
     keys = list(_keys(_load(path)))
-  except Exception:  # whatever it is, parsing has met it too
+  except Exception:  # parsing has reported it already
     return ""
   for argument in argv:
     found = re.match(rf"--?(?:no)?{CONFIG}\.([^=]+)", argument)
@@ -258,10 +257,10 @@ def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def _what_failed(error: Exception) -> str:
-  """One line for an error of parsing: what, and where in the config file if it is there."""
+  """Returns one line for a parsing error, with its place in the config file if it lies there."""
   if isinstance(error, flags.Error) and "Error whilst parsing config file" not in str(error):
     return str(error)
-  if isinstance(error, flags.Error):  # with the traceback in it
+  if isinstance(error, flags.Error):  # its text holds the traceback
     what = str(error).split("\n\nPass --help")[0].strip().splitlines()[-1]
     places = re.findall(r'File "(.*)", line (\d+)', str(error))
   else:
@@ -269,7 +268,7 @@ def _what_failed(error: Exception) -> str:
     places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
       places.append((error.filename, error.lineno))
-  # Not the lines of this file, of absl and ml_collections, and of the import system.
+  # Leaves out lines of this file, of absl and ml_collections, and of the import system.
   own = [place for place in places if place[0] != __file__
          and "site-packages" not in place[0] and not place[0].startswith("<")]  # fmt: skip
   return f"--{CONFIG}: " + (f"{own[-1][0]}:{own[-1][1]}: " if own else "") + what
@@ -285,7 +284,7 @@ def _command_line(argv: Sequence[str]) -> Iterator[None]:
 
 
 def _check_config_path(argv: Sequence[str]) -> None:
-  """A config file that does not exist is reported with the nearest one that does."""
+  """Fails where the config file does not exist, naming the nearest one that does."""
   for i, argument in enumerate(argv):
     name, equals, value = argument.lstrip("-").partition("=")
     if not argument.startswith("-") or name != CONFIG:

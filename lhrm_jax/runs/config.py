@@ -1,7 +1,7 @@
-"""The config of a run: the sections that the library declares, and the keys of the run itself.
+"""The config of a run: the sections that the library declares, and the run's own keys.
 
-Config files start from `get_config()` and change what they need; `from_config_dict` makes of them
-the typed `Config` that jobs carry, once all is checked. docs/config.md lists every key.
+Config files start from `get_config()` and change what they need; `from_config_dict` checks the
+result and returns the typed `Config` that jobs use. docs/config.md lists every key.
 """
 
 import dataclasses
@@ -47,11 +47,11 @@ from lhrm_jax.runs.checkpoints import CheckpointConfig
 from lhrm_jax.runs.gates import GatesConfig
 from lhrm_jax.runs.instruments import parse_steps
 from lhrm_jax.runs.nonfinite import NumericsConfig
-from lhrm_jax.training import hgpo_checks  # noqa: F401, whose import registers them
+from lhrm_jax.training import hgpo_checks  # noqa: F401, importing it registers its checks
 from lhrm_jax.training.hft import HFTConfig
 from lhrm_jax.training.hgpo import HGPOConfig
 
-_LINES = 20  # of a message
+_LINES = 20  # problems listed in one message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Config:
   """Every setting of a run."""
 
   seed: int = knob(0, whole(0, 2**32 - 1), "Seed of random numbers and of the order of the data.")
-  task: str = knob("arithmetic", NAME, "Registered task: where rows come from (docs/data.md).")
+  task: str = knob("arithmetic", NAME, "Registered task, the source of rows (docs/data.md).")
   reward: str = knob("exact_match", NAME, "Registered reward (docs/rewards.md).")
   reward_weights: Mapping[str, float] = knob(
     {}, WEIGHTS, 'Weighted sum of rewards in place of `reward`, as {"math": 1.0, "mine": 0.2}.'
@@ -74,11 +74,11 @@ class Config:
   init_from: str = knob(
     "",
     PATH,
-    "What to start from; HGPO then skips the cold start. A run's folder or one of the checkpoints "
-    "in it, a model's folder, a hub id, a GGUF file, or `package:NAME`.",
+    "Run or model to start from: a run's folder or one of its checkpoints, a model's folder, a hub "
+    "id, a GGUF file, or `package:NAME`. HGPO then skips the cold start.",
   )
   compilation_cache: str = knob(
-    "~/.cache/lhrm_jax/xla", PATH, 'Where compiled programs are kept between runs; "" keeps none.'
+    "~/.cache/lhrm_jax/xla", PATH, 'Folder of compiled programs, shared by runs; "" for none.'
   )
   profile_steps: str = knob(
     "",
@@ -96,8 +96,8 @@ class Config:
   allow_config_change: str = knob(
     "",
     TEXT,
-    "Keys, with commas between them, that may differ from those that the run in --workdir was "
-    'started with, as "hgpo.steps,hgpo.beta".',
+    "Keys that may differ from the config that the run in --workdir was started with, separated "
+    'by commas, as "hgpo.steps,hgpo.beta".',
   )
   judging: JudgingConfig = section(JudgingConfig)
   gates: GatesConfig = section(GatesConfig)
@@ -108,47 +108,47 @@ KNOBS: dict[str, Knob] = {declared.key: declared for declared in knobs(Config)}
 
 
 def get_config() -> ConfigDict:
-  """Every key at its default: what a config file starts from."""
+  """Returns every key at its default, for a config file to start from."""
   return ConfigDict(to_dict(Config()))
 
 
 def from_config_dict(config: ConfigDict | Config) -> Config:
-  """The typed config, checked: what would fail only later, after hours, is refused here.
+  """Returns the typed config, after checking everything that would otherwise fail hours later.
 
   Raises:
-    UserError: names every key that is wrong, its value, and what would do.
+    UserError: names every wrong key, its value and the values allowed.
   """
   if found := problems(config):
     more = [f"and {len(found) - _LINES} more."] if len(found) > _LINES else []
-    lines = [f"{len(found)} of the config's values cannot be:", *found[:_LINES], *more]
+    lines = [f"{len(found)} problems in the config:", *found[:_LINES], *more]
     raise UserError("\n  ".join(lines) if len(found) > 1 else found[0])
   return build(Config, dict(flatten(config, KNOBS)))
 
 
 def problems(config: ConfigDict | Config) -> list[str]:
-  """What is wrong with a config, a sentence or two each, in the order of the declarations."""
+  """Returns the problems of a config, a sentence or two each, in the order of declaration."""
   return section_problems(Config, dict(flatten(config, KNOBS)))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-  """A config, or a section of one, as nested plain dicts."""
+  """Returns a config, or a section of one, as nested plain dicts."""
   return config.to_dict() if isinstance(config, ConfigDict) else dataclasses.asdict(config)
 
 
 def plain(config: Any) -> dict[str, Any]:
-  """`to_dict` as it is read back from JSON."""
+  """Returns `to_dict` as JSON reads it back."""
   return json.loads(json.dumps(to_dict(config)))
 
 
 def of_older_run(saved: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
-  """The config of a run that may be older than some keys; it is not checked.
+  """Returns the unchecked config of a run that may be older than some keys.
 
   Args:
-    saved: as its config.json has it.
+    saved: contents of its config.json.
 
   Returns:
-    The config, in which keys that the run is older than do what it did; and the values of those
-    keys whose default is another method, `None` where no value does what the run did.
+    The config, with keys newer than the run set to reproduce it; and those of the values that
+    differ from the key's default, `None` where no value reproduces the run.
   """
   values = dict(flatten(saved, KNOBS))
   config, differ = build(Config, values), {}
@@ -179,7 +179,7 @@ def _packed_length(c: Config) -> str:
     return ""
   return (
     f"hft.packed_length={packed} is less than data.max_prompt_tokens={prompt} + "
-    f"data.max_response_tokens={response} - 1: a demonstration within the limits could fit into no "
+    f"data.max_response_tokens={response} - 1: a demonstration within the limits might fit in no "
     f"row. Set it to {prompt + response - 1} or more, or data.long_demonstrations='skip'."
   )
 
@@ -196,7 +196,7 @@ def _rows(c: Config) -> str:
 
 
 def rewards_named(c: Config) -> set[str]:
-  """Names of the rewards that score a run's responses."""
+  """Returns the names of the rewards that score a run's responses."""
   return set(c.reward_by_source.values()) or set(c.reward_weights) or {c.reward}
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/config.md, the table of every knob, from their declarations.
+"""Writes docs/config.md, the table of every knob, from the declarations.
 
 python -m lhrm_jax.runs.config_page > docs/config.md
 """
@@ -25,13 +25,13 @@ def get_config():
   return config
 ```
 
-A value out of its range, a key that does not exist and a setting without effect under the others
-are errors, all reported at once before anything is read or compiled
+A value out of its range, an unknown key and a setting that has no effect under the others are
+errors, all reported at once before anything is read or compiled
 ([reliability.md](reliability.md#what-is-checked-beforehand))."""
 
 
 def page() -> str:
-  """The page as Markdown."""
+  """Returns the page as Markdown."""
   return "\n".join([_HEADING, *_tables()]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Every key of a config at its default: what a config file starts from."""
+"""Every key of a config at its default, for a config file to start from."""
 
 from lhrm_jax.runs.config import get_config
 

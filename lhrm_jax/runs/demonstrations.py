@@ -9,21 +9,21 @@ from lhrm_jax.runs.setup import Setup
 
 
 def demonstration_batches(run: Setup, step: int) -> tuple[tuple[TokenBatch, ...], int]:
-  """The micro-batches of one step, over the mesh, and how many demonstrations were too long.
+  """Returns one step's micro-batches on the mesh, and the number of demonstrations too long.
 
   A function of the seed and the step alone.
 
   Raises:
-    UserError: a demonstration is too long, or the tokenizer can't read it.
+    UserError: a demonstration is too long or cannot be encoded.
   """
   c, data, tokenizer = run.config.hft, run.config.data, run.tokenizer
-  # A sequence's last token is a target only, so a row of n places holds n + 1 tokens.
+  # A sequence's last token is only a target, so a row of n slots holds n + 1 tokens.
   if c.packed_length:
     widths = (c.packed_length, c.packed_length)
   else:
     responses = (data.max_response_tokens, data.max_no_think_tokens)
     widths = tuple(data.max_prompt_tokens + response - 1 for response in responses)
-  # A packed row may be longer than the policy's positions; no single sequence may.
+  # A packed row may exceed the policy's positions; a single sequence may not.
   longest = tuple(min(width + 1, run.policy_config.max_positions) for width in widths)
   with as_user_error(ValueError):
     drawn = limits.draw_demonstrations(

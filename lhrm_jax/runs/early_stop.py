@@ -1,4 +1,4 @@
-"""When Hybrid Fine-Tuning may end before its last step: its forced accuracies."""
+"""Early stop of Hybrid Fine-Tuning, on the accuracies of the forced modes."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from lhrm_jax.text import tags
 
 
 def forced_accuracy(evaluator: Evaluator, params: policy.Params, until) -> dict:
-  """Accuracy of forced thinking on all prompts, and of forced no-think on some levels."""
+  """Returns the accuracy of forced thinking on all prompts, and of no-think on some levels."""
   scores = evaluator.forced(params).scores[..., 0]  # [K, 2]
   chosen = no_think_rows([row.level for row in evaluator.rows], until)
   return {
@@ -21,19 +21,21 @@ def forced_accuracy(evaluator: Evaluator, params: policy.Params, until) -> dict:
 
 
 def check(evaluator: Evaluator, until) -> None:
-  """Raises:
-  UserError: an accuracy is waited for that no evaluation prompt tells, see `no_think_rows`.
+  """Checks that the evaluation prompts can measure the accuracies of `hft.until`.
+
+  Raises:
+    UserError: they cannot, see `no_think_rows`.
   """
   no_think_rows([row.level for row in evaluator.rows], until)
 
 
 def no_think_rows(levels: Sequence[int], until) -> np.ndarray:
-  """Which evaluation rows tell the accuracy of forced no-think, `[K]` bool.
+  """Returns which evaluation rows measure the accuracy of forced no-think, `[K]` bool.
 
-  Those of `until.no_think_levels`; all where no row has a level.
+  Rows of `until.no_think_levels`, or all where no row has a level.
 
   Raises:
-    UserError: `until.no_think` waits for these levels, and no row has one of them.
+    UserError: `until.no_think` is set and no row has one of these levels.
   """
   levels = np.asarray(levels)
   chosen = np.isin(levels, until.no_think_levels)
@@ -49,7 +51,7 @@ def no_think_rows(levels: Sequence[int], until) -> np.ndarray:
 
 
 def reached(accuracy: dict, until) -> bool:
-  """Whether both accuracies that end the cold start were asked for and are reached."""
+  """Whether the accuracies that end the cold start are set and reached."""
   if not (until.think or until.no_think):
     return False
   think, no_think = accuracy["eval/think"], accuracy["eval/no_think"]
@@ -57,7 +59,7 @@ def reached(accuracy: dict, until) -> bool:
 
 
 def stopped_early(done: int, c, accuracy: dict[str, float]) -> str:
-  """Says why a cold start ended before its last step."""
+  """Returns a message on why a cold start ended before its last step."""
   reached = " and ".join(
     f"{mode} {accuracy[f'eval/{mode}']:.3f} of {getattr(c.until, mode):g}" for mode in tags.MODES
   )
@@ -67,9 +69,9 @@ def stopped_early(done: int, c, accuracy: dict[str, float]) -> str:
 
 
 def warm_up_warning(steps: int, warmup_steps: int) -> str:
-  """For a run that ends before its learning rate has reached `hft.learning_rate`."""
+  """Returns a warning for a run that ends before its learning rate peaks."""
   return (
     f"warning: hft.steps={steps} end within hft.warmup_steps={warmup_steps}: the learning rate "
-    f"gets no further than {steps - 1}/{warmup_steps} of hft.learning_rate. Lower "
+    f"peaks at {steps - 1}/{warmup_steps} of hft.learning_rate. Lower "
     "hft.warmup_steps or raise hft.steps."
   )

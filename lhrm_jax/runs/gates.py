@@ -1,4 +1,4 @@
-"""Gates: thresholds on a step's metrics, with advice for the one who sees them crossed."""
+"""Gates: thresholds on a step's metrics, with advice for when they are crossed."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from lhrm_jax.config import FLAG, SHARE, idle, knob, real, whole
 
 @dataclasses.dataclass(frozen=True)
 class GatesConfig:
-  """Knobs of the gates of an HGPO run, the section `gates` of a config; 0 leaves one out."""
+  """Knobs of the gates of an HGPO run, the section `gates` of a config; 0 turns one off."""
 
   max_logp_difference: float = knob(
     0.0, real(0), "Mean |sampler's - trainer's log-probability| of a token, nats."
@@ -17,9 +17,9 @@ class GatesConfig:
   max_clip_ratio: float = knob(0.0, SHARE, "Share of tokens clipped at either bound.")
   max_kl: float = knob(0.0, real(0), "Divergence from the reference, nats per token.")
   pinned_steps: int = knob(
-    50, whole(0), "Steps in a row with a mean p(think) below 1 % or above 99 %."
+    50, whole(0), "Consecutive steps with a mean p(think) below 1 % or above 99 %."
   )
-  stop: bool = knob(False, FLAG, "Crossing a gate ends the run; else it warns.")
+  stop: bool = knob(False, FLAG, "Whether crossing a gate ends the run; otherwise it warns.")
 
 
 @idle(GatesConfig, "stop")
@@ -31,7 +31,7 @@ def _nothing_watched(c: GatesConfig) -> str:
 
 
 class GateError(Exception):
-  """A gate was crossed in a run that ends there; says which, and what to try."""
+  """A gate that ends the run was crossed; says which, and what to try."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Gate:
   """Bounds on one metric.
 
   Attributes:
-    name: logged as `gate/NAME`, 1 while crossed.
-    metric: it looks at.
-    low: crossed below.
-    high: crossed above.
-    patience: steps in a row beyond a bound before the gate counts as crossed.
-    advice: what to try.
+    name: name of the gate, logged as `gate/NAME`, 1 while crossed.
+    metric: metric that is watched.
+    advice: remedies to try.
+    low: lower bound of the metric.
+    high: upper bound of the metric.
+    patience: consecutive steps beyond a bound before the gate counts as crossed.
   """
 
   name: str
@@ -56,20 +56,19 @@ class Gate:
 
 
 def standard(c: GatesConfig) -> list[Gate]:
-  """The gates of an HGPO run."""
+  """Returns the gates of an HGPO run."""
   gates = []
   if c.max_logp_difference:
     gates.append(Gate(
       "logp_difference", "sampling/sampling_logp_difference/mean", high=c.max_logp_difference,
-      advice="sampler and trainer disagree about the same tokens: compare policy.dtype and "
+      advice="sampler and trainer disagree on the same tokens: compare policy.dtype and "
       "attention of both, or sample in float32",
     ))  # fmt: skip
   if c.max_clip_ratio:
     for side in ("low", "high"):
       gates.append(Gate(
         f"clip_ratio_{side}", f"clip_ratio/{side}_mean", high=c.max_clip_ratio,
-        advice="updates leave the trust region: lower hgpo.learning_rate or "
-        "hgpo.epochs",
+        advice="updates leave the trust region: lower hgpo.learning_rate or hgpo.epochs",
       ))  # fmt: skip
   if c.max_kl:
     gates.append(Gate(
@@ -87,40 +86,40 @@ def standard(c: GatesConfig) -> list[Gate]:
 
 
 def of_config(c: GatesConfig, logged: Sequence[Mapping[str, Any]]) -> "Gates":
-  """The gates of a config, which have seen what was logged before."""
+  """Returns the gates of a config, with the metrics logged so far already counted."""
   gates = Gates(standard(c), stop=c.stop)
   gates.replay(logged)
   return gates
 
 
 class Gates:
-  """Watches the metrics of step after step."""
+  """Watches the metrics of every step."""
 
   def __init__(
     self, gates: Sequence[Gate], *, stop: bool = False, report: Callable[[str], None] = print
   ):
     """Args:
-    gates: to watch.
-    stop: end the run at the first one crossed.
-    report: told when one is crossed anew.
+    gates: gates to watch.
+    stop: whether the first gate crossed ends the run.
+    report: called with a message when a gate is crossed.
     """
     self._gates, self._stop, self._report = gates, stop, report
     self._in_a_row = {gate.name: 0 for gate in gates}
 
   def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Counts what was logged before a run went on, and reports nothing."""
+    """Counts the metrics logged before a run was resumed, without reporting."""
     for row in rows:
       for gate in self._gates:
         self._count(gate, row)
 
   def check(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Looks at one step.
+    """Checks the metrics of one step.
 
     Returns:
       `gate/NAME` of every gate: 1 while it is crossed.
 
     Raises:
-      GateError: one is, and the run is to end.
+      GateError: a gate that ends the run is crossed.
     """
     states = {}
     for gate in self._gates:
@@ -134,7 +133,7 @@ class Gates:
       lasting = f" for {gate.patience} steps" if gate.patience > 1 else ""
       text = (
         f"step {step}: gate {gate.name}: {gate.metric} = {metrics[gate.metric]:.4g}, "
-        f"to be {bound}{lasting}. What to try: {gate.advice}."
+        f"should be {bound}{lasting}. What to try: {gate.advice}."
       )
       if self._stop:
         raise GateError(text)
@@ -143,7 +142,7 @@ class Gates:
 
   def _count(self, gate: Gate, metrics: Mapping[str, Any]) -> int:
     value = metrics.get(gate.metric)
-    if value is None:  # a row of something else
+    if value is None:  # a row of other metrics
       return self._in_a_row[gate.name]
     beyond = not gate.low <= float(value) <= gate.high  # NaN is beyond every bound
     self._in_a_row[gate.name] = self._in_a_row[gate.name] + 1 if beyond else 0

@@ -1,4 +1,4 @@
-"""Instruments: seconds per part of a step, compilations, throughput, utilisation, profiles."""
+"""Measures seconds per part of a step, compilations, throughput and utilisation; profiles."""
 
 import collections
 import contextlib
@@ -16,13 +16,13 @@ from lhrm_jax.sampling import Rollouts
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
-# Parts of a step in which the host waits for the device; in the others the device idles.
+# Parts of a step in which the host waits for the device; in the others, the device idles.
 DEVICE_PARTS = ("rollout", "logprob", "update")
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """A named block of time; its start and end in seconds."""
+  """A named interval, with its start and end in seconds."""
 
   name: str
   began: float
@@ -30,7 +30,7 @@ class Span:
 
 
 class Stopwatch:
-  """Sums wall seconds by name. Dispatch is asynchronous: wait for arrays before leaving a block."""
+  """Times named blocks. Dispatch is asynchronous: wait for arrays before leaving a block."""
 
   def __init__(self):
     self._spans: list[Span] = []
@@ -50,7 +50,7 @@ class Stopwatch:
 
 
 def seconds_by_name(spans: list[Span]) -> dict[str, float]:
-  """Seconds of each name, summed."""
+  """Returns the summed seconds of each name."""
   seconds: dict[str, float] = collections.defaultdict(float)
   for span in spans:
     seconds[span.name] += span.ended - span.began
@@ -62,7 +62,7 @@ class CompileCounter:
 
   Attributes:
     count: number of programs.
-    seconds: seconds spent on them; next to none for those found in the compilation cache.
+    seconds: compile time in seconds; close to 0 for programs found in the compilation cache.
   """
 
   def __init__(self):
@@ -76,7 +76,7 @@ class CompileCounter:
 
 
 def peak_memory() -> int | None:
-  """Peak bytes in use on the first device so far; `None` where the platform does not say."""
+  """Returns the first device's peak bytes in use so far; `None` where they are not reported."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("peak_bytes_in_use")
 
@@ -85,14 +85,14 @@ class Instruments:
   """Measures the cost of HGPO steps.
 
   Attributes:
-    clock: seconds by part of the step.
-    compiles: programs compiled since the start.
+    clock: stopwatch of the parts of a step.
+    compiles: counter of the programs compiled so far.
     timeline: spans of the last step, in seconds from its start.
   """
 
   def __init__(self, config: PolicyConfig):
     """Args:
-    config: config of the policy; utilisation is relative to the devices' peak in its dtype.
+    config: static part of the policy; utilisation is relative to the peak in its dtype.
     """
     self._config, self._ceilings = config, all_devices(ceilings(config.dtype))
     self.clock, self.compiles = Stopwatch(), CompileCounter()
@@ -101,20 +101,20 @@ class Instruments:
   def take(
     self, rollouts: Rollouts, epochs: int, began: float, *, scored_old: bool = False
   ) -> dict[str, float]:
-    """Metrics of the step that ends now.
+    """Returns metrics of the step that ends now.
 
     Args:
       rollouts: rollouts of the step, on the host. Each prompt counts once.
-      epochs: number of updates that each went through.
+      epochs: number of updates that each rollout went through.
       began: start of the step, by `time.perf_counter`.
-      scored_old: whether the sampling policy scored them again.
+      scored_old: whether the trainer scored the rollouts under the sampling policy.
     """
     seconds = time.perf_counter() - began
     spans = self.clock.take()
     self.timeline = [Span(s.name, s.began - began, s.ended - began) for s in spans]
     parts = seconds_by_name(spans)
-    # Forward in sampling, for the reference, and for old log-probabilities where they are needed;
-    # forward and backward (twice the work) in every update.
+    # A forward pass in sampling, for the reference, and for old log-probabilities if needed; a
+    # forward and a backward pass (twice the work) in every update.
     passes = 2 + scored_old + 3 * epochs
     flops = passes * rollout_flops(self._config, rollouts)
     metrics = {
@@ -140,25 +140,25 @@ class Instruments:
 
 
 class Profiler:
-  """Writes a profile of some steps, which XProf and TensorBoard's profile tab open.
+  """Writes a profile of some steps, for XProf and TensorBoard's profile tab.
 
-  Use as a context manager, and call `step` as each step begins.
+  Use it as a context manager, and call `step` as each step begins.
   """
 
   def __init__(self, folder: pathlib.Path | str, steps: str):
     """Args:
-    folder: gets `plugins/profile/...`.
+    folder: folder that `plugins/profile/...` is written into.
     steps: "10:12" for steps 10 and 11, "10" for step 10 alone, "" for none.
 
     Raises:
-      ValueError: `steps` has another form.
+      ValueError: `steps` is malformed.
     """
     self._folder = str(folder)
     self._steps = parse_steps(steps)
     self._annotation: jax.profiler.StepTraceAnnotation | None = None
 
   def step(self, step: int) -> None:
-    """Marks the start of step number `step`, and the end of the one before it."""
+    """Marks the start of step `step` and the end of the one before."""
     running = self._leave()
     if step in self._steps:
       if not running:
@@ -176,7 +176,7 @@ class Profiler:
       jax.profiler.stop_trace()
 
   def _leave(self) -> bool:
-    """Ends the step that is being profiled, if one is."""
+    """Ends the step being profiled, if any; returns whether there was one."""
     if self._annotation is None:
       return False
     self._annotation.__exit__(None, None, None)
@@ -188,7 +188,7 @@ def parse_steps(steps: str) -> range:
   """Parses "10:12", "10" or "" into a range of steps.
 
   Raises:
-    ValueError: it has another form.
+    ValueError: it is malformed.
   """
   if not steps:
     return range(0)
@@ -199,7 +199,7 @@ def parse_steps(steps: str) -> range:
     chosen = range(0)
   if not chosen or chosen.start < 0:
     raise ValueError(
-      f"profile_steps={steps!r} names no steps: give the first and the one after the last, as in "
-      "10:12, or one step, as in 10."
+      f"profile_steps={steps!r} names no steps: give the first step and the one after the last, as "
+      "in 10:12, or one step, as in 10."
     )
   return chosen

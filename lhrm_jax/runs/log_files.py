@@ -1,31 +1,31 @@
-"""Log files that only grow, and how a resumed run makes them end where its checkpoint was made.
+"""Append-only log files, which a resumed run truncates to the state of its checkpoint.
 
-A checkpoint records how long every log was; going on from it cuts them back to that. So nothing is
-logged twice, and a line that a crash left half-written is gone, without any format being parsed.
+A checkpoint records the length of every log, and resuming truncates them to it. So nothing is
+logged twice and a line half-written in a crash disappears, whatever the format of the file.
 """
 
 import os
 import pathlib
 from collections.abc import Mapping
 
-# Events lie in a folder per stage; before, all were in one.
+# Events lie in a folder per stage; in older runs, all in one.
 _PATTERNS = (
   "metrics.jsonl", "rollouts/*.jsonl", "tensorboard/events.*", "tensorboard/*/events.*",
 )  # fmt: skip
 
 
 def sizes(workdir: pathlib.Path) -> dict[str, int]:
-  """Bytes of each log below a run folder, by relative path. Flush the writers before."""
+  """Returns the bytes of each log under a run folder, by relative path; flush writers first."""
   return {str(path.relative_to(workdir)): path.stat().st_size for path in _logs(workdir)}
 
 
 def cut(workdir: pathlib.Path, to: Mapping[str, int]) -> list[str]:
-  """Cuts every log back to the sizes recorded; removes those that did not exist then.
+  """Truncates every log to its recorded size and removes logs that have none.
 
   No writer may have them open.
 
   Returns:
-    Those that are shorter than recorded or gone: something else has been at them.
+    The logs shorter than recorded or missing: something else has changed them.
   """
   for path in _logs(workdir):
     size = to.get(str(path.relative_to(workdir)), 0)
@@ -41,7 +41,7 @@ def cut(workdir: pathlib.Path, to: Mapping[str, int]) -> list[str]:
 
 
 def _end_line(path: pathlib.Path) -> None:
-  """Ends a line that was left half-written, so that what is appended stands on its own."""
+  """Terminates a half-written last line, so that the next one starts on its own."""
   with path.open("r+b") as file:
     if file.seek(0, os.SEEK_END):
       file.seek(-1, os.SEEK_END)
@@ -50,7 +50,7 @@ def _end_line(path: pathlib.Path) -> None:
 
 
 def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:
-  """Moves all logs of a run that starts over into `abandoned-N`, if there are any."""
+  """Moves the logs of a run that starts over into `abandoned-N`, if there are any."""
   logs = _logs(workdir)
   if not logs:
     return None

@@ -1,4 +1,4 @@
-"""Writes metrics where people look: TensorBoard events and `metrics.jsonl`."""
+"""Writes metrics as TensorBoard events and to `metrics.jsonl`."""
 
 import functools
 import json
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 _FLUSH_SECONDS = 5.0
-# TensorBoard sorts its cards by tag, capitals before small letters: what the method is about comes
-# first.
+# TensorBoard sorts cards by tag, capitals first: the metrics of the modes come first.
 _FIRST = {"mode/": "Mode/"}
-# Of a stage's last evaluation, as TensorBoard's table of hyperparameters lists runs.
+# Metrics of a stage's last evaluation, in TensorBoard's table of hyperparameters.
 FINAL = ("final/hybrid_accuracy", "final/accuracy", "final/mean_tokens", "final/think_rate")
-# The tab "Custom scalars": charts by category, each of the tags that match.
+# Charts of the tab "Custom scalars" by category, each over the tags that match.
 _LAYOUT = {
   "When it thinks": {
     "think rate of free replies, by level": ["Multiline", ["Mode/think_rate.*"]],
@@ -36,18 +35,17 @@ _LAYOUT = {
   "Whether it is sound": {
     "KL from the reference": ["Multiline", ["kl"]],
     "gradient norm": ["Multiline", ["grad_norm"]],
-    "share cut off": ["Multiline", ["completions/clipped_ratio"]],
+    "share truncated": ["Multiline", ["completions/clipped_ratio"]],
   },
 }  # fmt: skip
-_MOST = 2**53  # a whole number beyond it in metrics.jsonl is no count of anything
+_MOST = 2**53  # no count in metrics.jsonl is larger
 
 
 class MetricWriter:
   """Writes `metrics.jsonl`, and events into a TensorBoard run per stage, `tensorboard/STAGE`.
 
   `metrics.jsonl` holds one object per call of `scalars`: stage, step and the values by name.
-  Non-finite values are written there as strings, since JSON has no name for them, and
-  left out of the events.
+  Non-finite values, which JSON lacks, are written there as strings and left out of the events.
   """
 
   def __init__(
@@ -55,8 +53,8 @@ class MetricWriter:
     hyperparameters: Mapping[str, Any] | None = None,
   ):  # fmt: skip
     """Args:
-    workdir: the run folder.
-    config: shown as a text.
+    workdir: run folder.
+    config: config to show as text.
     hyperparameters: numbers, flags and texts by name, by which TensorBoard compares runs.
     """
     self._folder = workdir / "tensorboard"
@@ -67,20 +65,20 @@ class MetricWriter:
     self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
 
   def scalars(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-    """Writes scalars of one step."""
+    """Writes one step's scalars to both."""
     self.show(stage, step, values)
     self.log(stage, step, values)
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
       self.flush()
 
   def show(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-    """Writes scalars for TensorBoard alone."""
+    """Writes scalars to TensorBoard only."""
     for name, value in values.items():
       if math.isfinite(value := float(value)):
         self._event(stage, _tensorboard().scalar(_tag(name), value), step)
 
   def log(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-    """Writes scalars to `metrics.jsonl` alone."""
+    """Writes scalars to `metrics.jsonl` only."""
     row: dict[str, Any] = {"stage": stage, "step": step}
     for name, value in values.items():
       value = float(value)
@@ -97,7 +95,7 @@ class MetricWriter:
     self._event(stage, _tensorboard().image(_tag(tag), pixels, dataformats="HWC"), step)
 
   def flush(self) -> None:
-    """Hands everything written so far to the operating system."""
+    """Flushes everything written so far to the operating system."""
     self._lines.flush()
     for events in self._events.values():
       events.flush()
@@ -116,18 +114,18 @@ class MetricWriter:
       folder = self._folder / stage
       folder.mkdir(exist_ok=True)
       new = not any(folder.iterdir())
-      # Not SummaryWriter: it hands events to a thread through a queue that `flush` does not wait
-      # for, and a checkpoint must know how long this file is (see log_files). The process in its
-      # name, since a run may be resumed within the second that is in it.
+      # Not SummaryWriter, whose `flush` does not wait for its queue: a checkpoint records this
+      # file's length (see log_files). The process id is in the name since a run may be resumed
+      # within the second that is also in it.
       self._events[stage] = EventsWriter(str(folder / "events"), f".{os.getpid()}")
-      if new:  # a resumed run has said so before
+      if new:
         self._introduce(stage)
     self._events[stage].write_event(Event(summary=values, step=step, wall_time=time.time()))
 
   def _introduce(self, stage: str) -> None:
     self._event(stage, _tensorboard().custom_scalars(_LAYOUT), 0)
     if self._config is not None:
-      # Indented, so that Markdown shows it as it is.
+      # Indented, so that Markdown shows it verbatim.
       lines = json.dumps(self._config, indent=2).splitlines()
       self.text(stage, "config", "\n".join(f"    {line}" for line in lines), 0)
     if self._hyperparameters:
@@ -137,8 +135,7 @@ class MetricWriter:
 
 @functools.cache
 def _tensorboard() -> types.ModuleType:
-  """tensorboardX's summaries, imported with the first: it loads the clients of every cloud storage
-  that is installed, and a command that ends before it writes need not wait for them."""
+  """Returns tensorboardX's summaries, imported late because they load cloud storage clients."""
   from tensorboardX import summary
 
   return summary
@@ -152,41 +149,25 @@ def _tag(name: str) -> str:
 
 
 class SilentWriter(MetricWriter):
-  """Writes nothing: for all processes of a job but the first."""
+  """Writes nothing, for all processes of a job but the first."""
 
   def __init__(self):
     pass
 
-  def scalars(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+  def _nothing(self, *_) -> None:
     pass
 
-  def show(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-    pass
-
-  def log(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-    pass
-
-  def text(self, stage: str, tag: str, markdown: str, step: int) -> None:
-    pass
-
-  def figure(self, stage: str, tag: str, pixels: np.ndarray, step: int) -> None:
-    pass
-
-  def flush(self) -> None:
-    pass
-
-  def close(self) -> None:
-    pass
+  scalars = show = log = text = figure = flush = close = _nothing
 
 
 def read_metrics(workdir: pathlib.Path, stage: str) -> list[dict[str, Any]]:
-  """The rows of one stage in `metrics.jsonl`, in order; damaged lines are left out."""
+  """Returns the rows of one stage in `metrics.jsonl`, in order, without damaged lines."""
   rows = map(_row, _lines(workdir))
   return [row for row in rows if row is not None and row["stage"] == stage]
 
 
 def damaged_lines(workdir: pathlib.Path) -> int:
-  """How many lines of `metrics.jsonl` hold no row of metrics."""
+  """Returns the number of lines of `metrics.jsonl` that are not a row of metrics."""
   return sum(_row(line) is None for line in _lines(workdir))
 
 
@@ -196,7 +177,7 @@ def _lines(workdir: pathlib.Path) -> list[bytes]:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-  """The row that a line holds: a stage, a step, and numbers by name."""
+  """Parses a line into a stage, a step, and numbers by name; `None` for anything else."""
   try:
     row = json.loads(line)
   except (RecursionError, ValueError):
@@ -205,12 +186,12 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return None
   values = [value for name, value in row.items() if name not in ("stage", "step")]
   step = row.get("step")
-  right = type(step) is int and 0 <= step < _MOST and all(map(_is_number, values))
-  return row if right else None
+  valid = type(step) is int and 0 <= step < _MOST and all(map(_is_number, values))
+  return row if valid else None
 
 
 def _is_number(value: Any) -> bool:
-  """As `MetricWriter.scalars` writes them; JSON's own NaN and Infinity are numbers to Python."""
+  """Whether it is a number as `MetricWriter.log` writes it, where NaN is text."""
   if type(value) is int:
     return abs(value) < _MOST
   return type(value) is float or (isinstance(value, str) and value in ("nan", "inf", "-inf"))

@@ -1,26 +1,27 @@
-"""Which mode a policy chooses: measured while it trains, and what the settings make of it."""
+"""The think rate while a policy trains, and a note on what the settings reward."""
 
 from typing import Any
 
 from lhrm_jax import policy
 from lhrm_jax.evaluation import Evaluator, figures
 from lhrm_jax.objectives import mode_choice
-from lhrm_jax.rewards import registry, rules
+from lhrm_jax.runs import validation
+from lhrm_jax.runs.config import Config
 from lhrm_jax.runs.metric_writer import MetricWriter
 from lhrm_jax.runs.setup import HGPO, Setup
 
 
 class ThinkRateWatch:
-  """Evaluates the free choice of mode every few steps, and draws think rates over time.
+  """Evaluates the free choice of mode every few steps, and plots think rates over time.
 
   Args:
-    run: its config says how often.
-    evaluator: of the evaluation prompts.
-    writer: of metrics and figures.
-    logged: metrics of the steps before, of a resumed run.
+    run: objects of the job; its config sets the interval.
+    evaluator: evaluator on the evaluation prompts.
+    writer: writer of metrics and figures.
+    logged: rows of metrics logged before a run was resumed.
 
   Attributes:
-    latest: think rate measured last, by the name to show it under.
+    latest: last think rate measured, by the name shown in the progress bar.
   """
 
   def __init__(
@@ -31,14 +32,14 @@ class ThinkRateWatch:
     self.latest: dict[str, float] = {}
 
   def due(self, step: int) -> bool:
-    """Whether to measure after `step` steps; 0 is before the first."""
+    """Whether to measure after `step` steps; 0 is before the first step."""
     c = self._run.config.hgpo
     if not c.eval_every:
       return False
     return (step % c.eval_every == 0 or step == c.steps) if step else not self._history
 
   def measure(self, step: int, params: policy.Params) -> dict[str, float]:
-    """Logs and returns `free_metrics` of the parameters after `step` steps."""
+    """Logs and returns `free_metrics` for the parameters after `step` steps."""
     metrics = free_metrics(self._evaluator, self._run.sampling_params(params))
     self._history.append({"step": step, **metrics})
     self._writer.scalars(HGPO, step, metrics)
@@ -49,7 +50,7 @@ class ThinkRateWatch:
 
 
 def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float]:
-  """What the policy does when left free, on the evaluation prompts."""
+  """Returns metrics of the policy's free choice of mode on the evaluation prompts."""
   replies = evaluator.auto(params)
   values = evaluator.summarise(replies, 0)
   first = evaluator.summarise_first_token(evaluator.first_token_probs(params))
@@ -68,12 +69,10 @@ def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float
   return metrics
 
 
-def note(config: Any) -> str | None:
-  """What thinking must reach to be chosen, where scores are 0 or 1 and modes are paired."""
+def note(config: Config) -> str | None:
+  """Returns the accuracy thinking needs to be chosen, for paired modes and scores of 0 or 1."""
   c = config.hgpo
-  plain = not (config.reward_weights or config.reward_by_source)
-  binary = plain and registry.get(config.reward) in rules.BINARY
-  if not (binary and c.advantage == "hgpo" and c.pairing == "paired"):
+  if not (validation.binary_scores(config) and c.advantage == "hgpo" and c.pairing == "paired"):
     return None
   return mode_choice.describe(
     delta=c.delta, samples=c.samples_per_mode, skip_unsolved=c.skip_unsolved

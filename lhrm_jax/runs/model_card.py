@@ -1,4 +1,4 @@
-"""The card of an exported model: how it was trained and what it scored, from the run's files."""
+"""The card of an exported model: its training and its scores, from the run's files."""
 
 import json
 import pathlib
@@ -20,10 +20,10 @@ _MODES = {"auto": "mode left free", **{mode: f"forced {mode}" for mode in tags.M
 
 
 def model_card(run: pathlib.Path) -> str:
-  """The card as Markdown, with the hub's metadata in front.
+  """Returns the card as Markdown, headed by the hub's metadata.
 
   Args:
-    run: a run folder. Results are in the card where its report is.
+    run: run folder; the card has results if it has a report.
 
   Raises:
     UserError: a file of the run is damaged.
@@ -46,18 +46,18 @@ def model_card(run: pathlib.Path) -> str:
     )  # fmt: skip
   except (AttributeError, IndexError, KeyError, TypeError, jinja2.UndefinedError) as error:
     raise UserError(
-      f"{summary_file} is not a report of this version: {error!r}. The run's own command writes it "
-      "again; without it, the card has no results."
+      f"{summary_file} is not a report of this version: {error!r}. Run the run's own command again "
+      "to rewrite it, or remove it for a card without results."
     ) from error
   return card.content
 
 
 def eval_results(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[EvalResult]:
-  """The last stage's results as the hub's leaderboards read them.
+  """Returns the last stage's results in the form of the hub's leaderboards.
 
   Args:
-    summary: `report/summary.json`.
-    config: `config.json`.
+    summary: contents of `report/summary.json`.
+    config: contents of `config.json`.
   """
   stage = list(summary["stages"].values())[-1]
   figures = {
@@ -74,16 +74,16 @@ def eval_results(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[
 
 
 def base_model(run: pathlib.Path) -> str:
-  """`init_from` of the first run of a chain of runs; "" for random parameters.
+  """Returns `init_from` of the first in a chain of runs; "" for random parameters.
 
-  A chain is followed on this machine alone: a run in a bucket may be gone since.
+  The chain is followed on this machine only: a run in a bucket may no longer exist.
   """
   return _read(_first_run(run) / "config.json").get("init_from", "")
 
 
 def _first_run(run: pathlib.Path) -> pathlib.Path:
   seen: set[pathlib.Path] = set()
-  while run not in seen:  # a record that was edited may lead in a circle
+  while run not in seen:  # an edited record may lead in a circle
     seen.add(run)
     start = _read(run / "config.json").get("init_from", "")
     before = setup.run_folder(start) if start and not urls.is_url(start) else None
@@ -92,7 +92,7 @@ def _first_run(run: pathlib.Path) -> pathlib.Path:
 
 
 def _commit(run: pathlib.Path) -> str:
-  """Commit of the hub repository that a run started from; "" for other starts and older runs."""
+  """Returns the hub commit that a run started from; "" for other starts and older runs."""
   path = run / "policy" / "base_model.json"
   return _read(path).get("commit", "") if path.is_file() else ""
 
@@ -111,5 +111,5 @@ def _read(path: pathlib.Path) -> Any:
   with as_user_error(OSError, ValueError):
     content = setup.read_json(path)
     if not isinstance(content, dict):
-      raise ValueError(f"{path} is damaged: it holds no object.")
+      raise ValueError(f"{path} is damaged: it is not a JSON object.")
     return content

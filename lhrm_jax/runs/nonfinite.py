@@ -1,7 +1,6 @@
-"""What happens when an update is not finite: it was skipped on the device; here it is kept.
+"""Dumps non-finite updates, which the device has skipped, with their batch and parameters.
 
-The batch and the parameters it met are dumped, to be looked into with
-`python -m experiments.replay DUMP`.
+`python -m experiments.replay DUMP` inspects a dump.
 """
 
 import dataclasses
@@ -13,9 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-
-from lhrm_jax import policy
+from lhrm_jax import parallel, policy
 from lhrm_jax.config import knob, whole
 from lhrm_jax.runs import checkpoints
 
@@ -24,18 +21,22 @@ _ABOUT = "about.json"
 
 @dataclasses.dataclass(frozen=True)
 class NumericsConfig:
-  """Knobs of what follows updates that are not finite, the section `numerics` of a config."""
+  """Knobs of the handling of non-finite updates, the section `numerics` of a config."""
 
-  max_skipped_in_a_row: int = knob(10, whole(1), "Such updates in a row that end the run.")
-  max_dumps: int = knob(3, whole(0), "Such updates kept per stage; each is as large as the policy.")
+  max_skipped_in_a_row: int = knob(
+    10, whole(1), "Consecutive non-finite updates, each skipped, that end the run."
+  )
+  max_dumps: int = knob(
+    3, whole(0), "Non-finite updates dumped per stage; each dump is as large as the policy."
+  )
 
 
 class NonFiniteError(Exception):
-  """Too many updates in a row were not finite; says where the first of them is kept."""
+  """Too many consecutive updates were not finite; says where the first one was dumped."""
 
 
 class NonFiniteGuard:
-  """Looks at every step's metrics."""
+  """Dumps non-finite updates and ends the run after too many of them."""
 
   def __init__(
     self,
@@ -47,26 +48,26 @@ class NonFiniteGuard:
     report: Callable[[str], None] = print,
   ):
     """Args:
-    folder: for dumps.
-    stage: which the dumps are of.
-    limit: skipped updates in a row that end the run.
-    dumps: kept at most; they are as large as the parameters.
-    report: told of every skipped update.
+    folder: folder of the dumps.
+    stage: stage whose updates are checked.
+    limit: consecutive skipped updates that end the run.
+    dumps: largest number of dumps; each is as large as the parameters.
+    report: called with a message for every skipped update.
     """
     self._folder, self._stage = folder, stage
     self._limit, self._dumps, self._report = limit, dumps, report
 
   def check(self, step: int, metrics: Mapping[str, Any], params: policy.Params, batch: Any) -> None:
-    """Does nothing after a finite update.
+    """Dumps the step's update if it was not finite.
 
     Args:
-      step: just made.
-      metrics: of it, on the host or not.
-      params: after it: those before it, since it was skipped.
-      batch: its input, a tree of dataclasses.
+      step: number of the step just made.
+      metrics: metrics of the step, on the host or not.
+      params: parameters after the step; a skipped update leaves them as they were before it.
+      batch: input of the update, a tree of dataclasses.
 
     Raises:
-      NonFiniteError: the limit is reached.
+      NonFiniteError: the limit of consecutive updates is reached.
     """
     in_a_row = int(metrics["skipped_in_a_row"])
     if not in_a_row:
@@ -80,29 +81,29 @@ class NonFiniteGuard:
     advice = f"python -m experiments.replay {kept}"
     self._report(
       f"{self._stage} step {step}: loss {float(metrics['loss'])}, gradient norm "
-      f"{float(metrics['grad_norm'])}; update skipped ({in_a_row} in a row). Look: {advice}"
+      f"{float(metrics['grad_norm'])}; update skipped ({in_a_row} in a row). Inspect it: {advice}"
     )
     if in_a_row >= self._limit:
       raise NonFiniteError(
         f"{in_a_row} updates in a row were not finite (numerics.max_skipped_in_a_row="
-        f"{self._limit}). The parameters are as before the first of them. Find out which input or "
-        f"parameter it is: {advice}"
+        f"{self._limit}). The parameters are those before the first one. Find the input or "
+        f"parameter at fault: {advice}"
       )
 
 
 def save_dump(
   path: pathlib.Path, about: Mapping[str, Any], params: policy.Params, batch: Any
 ) -> None:
-  """Writes parameters and batch of one update."""
-  if jax.process_index() == 0:
+  """Writes the parameters and the batch of one update."""
+  if parallel.is_writer():
     shutil.rmtree(path, ignore_errors=True)
   checkpoints.save_tree(path / "arrays", {"params": params, "batch": _plain(batch)})
-  if jax.process_index() == 0:
+  if parallel.is_writer():
     (path / _ABOUT).write_text(json.dumps(dict(about)) + "\n", encoding="utf-8")
 
 
 def load_dump(path: pathlib.Path) -> tuple[dict[str, Any], policy.Params, Any]:
-  """What `save_dump` wrote: about, parameters, and the batch as nested dicts and lists.
+  """Returns what `save_dump` wrote: about, parameters, and the batch as nested dicts and lists.
 
   Raises:
     FileNotFoundError: there is no dump at `path`.
@@ -113,7 +114,7 @@ def load_dump(path: pathlib.Path) -> tuple[dict[str, Any], policy.Params, Any]:
 
 
 def rebuild(cls: type, values: Any) -> Any:
-  """A dataclass of arrays from nested dicts, by the types that its fields declare."""
+  """Returns a dataclass of arrays built from nested dicts, by its declared field types."""
   hints, fields = typing.get_type_hints(cls), {}
   for field in dataclasses.fields(cls):
     value, hint = values.get(field.name), hints[field.name]
@@ -126,7 +127,7 @@ def rebuild(cls: type, values: Any) -> Any:
 
 
 def _plain(tree: Any) -> Any:
-  """Dataclasses as dicts, whose `None`s are left out."""
+  """Returns the tree with dataclasses as dicts, without fields that are `None`."""
   if dataclasses.is_dataclass(tree):
     values = {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree)}
     return {name: _plain(value) for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Where jobs that train nothing write: evaluations and exported models."""
+"""Output folders of the jobs that do not train: evaluation and export."""
 
 import pathlib
 import re
@@ -11,10 +11,9 @@ from lhrm_jax.storage import urls
 
 
 def evaluation_folder(init_from: str) -> str:
-  """Where the results go if nobody says: into the run evaluated, or into `runs/`.
+  """Returns the default folder of an evaluation: in the run evaluated, or in `runs/`.
 
-  Never below the path that `init_from` itself may stand for: that would then be a folder, and no
-  model of the hub.
+  Never under a path equal to a hub id `init_from`, which would then name the folder instead.
   """
   name = f"evaluation-of-{time.strftime('%Y%m%d-%H%M%S')}"
   if urls.is_url(init_from):
@@ -26,8 +25,10 @@ def evaluation_folder(init_from: str) -> str:
 
 
 def check_export_folder(out: pathlib.Path) -> None:
-  """Raises:
-  UserError: a model there would overwrite files of a run, or hide it.
+  """Checks that an export would not overwrite files of a run or hide it.
+
+  Raises:
+    UserError: it would.
   """
   run = next((p for p in (out, *out.parents) if setup.is_run(p)), None)
   of_run = run and (out == run or out.relative_to(run).parts[0] in RESERVED)

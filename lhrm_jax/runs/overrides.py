@@ -1,7 +1,7 @@
-"""Overrides of what a user names: `--config.data.sources.mine.path=mine.jsonl`.
+"""Overrides of keys that a user names: `--config.data.sources.mine.path=mine.jsonl`.
 
-`ml_collections` overrides only keys that a config has; these sections begin empty, and their keys
-are the user's own.
+`ml_collections` overrides only existing keys; these sections start empty, and the user names their
+keys.
 """
 
 import ast
@@ -13,22 +13,21 @@ from ml_collections import ConfigDict
 
 from lhrm_jax.runs.config import KNOBS
 
-# What stays the text it is, even where it reads as a number.
+# Keys whose values stay text, even where they read as numbers.
 _TEXT = re.compile(r"data\.sources\.[^.]+\.(?:path|split|subset|format|columns\..+)")
 
-
-# Dotted keys of the sections that begin empty.
+# Dotted keys of the sections that start empty.
 _OPEN = tuple(key for key, knob in KNOBS.items() if isinstance(knob.default, dict))
 
 
 def split_off(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-  """Takes the overrides of open sections out of a command line.
+  """Separates the overrides of open sections from a command line.
 
   Args:
     argv: program, then arguments.
 
   Returns:
-    The other arguments, and values by dotted key; a value is the Python literal it reads as, or
+    The other arguments, and values by dotted key; a value is a Python literal if it reads as one,
     else text.
   """
   sections = "|".join(map(re.escape, _OPEN))
@@ -58,10 +57,10 @@ def _value(key: str, text: str) -> Any:
 
 
 def apply(config: ConfigDict, values: Mapping[str, Any]) -> None:
-  """Sets the keys that `split_off` found; what their values must be is checked with all others.
+  """Sets the keys that `split_off` found; their values are checked later, with all others.
 
   Raises:
-    ValueError: the config has no such section, or a key lies in what is no section.
+    ValueError: the config has no such section, or a key lies in something that is not a section.
   """
   with config.unlocked(), config.ignore_type():
     for key, value in values.items():
@@ -73,5 +72,5 @@ def apply(config: ConfigDict, values: Mapping[str, Any]) -> None:
           node[name] = ConfigDict()
         node = node.get(name)
         if not isinstance(node, ConfigDict):
-          raise ValueError(f"{key}: {'.'.join(path[: depth + 1])} is no section.")
+          raise ValueError(f"{key}: {'.'.join(path[: depth + 1])} is not a section.")
       node[last] = value

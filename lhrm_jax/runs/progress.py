@@ -16,15 +16,15 @@ class ProgressBar:
 
   def __init__(self, title: str, total: int, *, at_most: bool = False):
     """Args:
-    title: of what is done.
-    total: steps.
-    at_most: whether it may end before; the time left is then said to be at most that.
+    title: name of the stage.
+    total: number of steps.
+    at_most: whether it may end early; the time left is then shown as an upper bound.
     """
     self._silent = not parallel.is_writer()
     self._console = Console()
     self._title, self._total, self._at_most = title, total, "at most " if at_most else ""
     self._started = self._last_line = time.monotonic()
-    self._before: int | None = None  # steps done when this process took over
+    self._before: int | None = None  # steps made before this process
     self._bar = Progress(
       TextColumn("[bold]{task.description}"),
       BarColumn(bar_width=24),
@@ -45,7 +45,7 @@ class ProgressBar:
     self._bar.stop()
 
   def update(self, done: int, metrics: Mapping[str, float]) -> None:
-    """Shows that `done` steps are done, with a few metrics."""
+    """Shows `done` steps as finished, with a few metrics."""
     text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
     self._bar.update(self._task, completed=done, metrics=text)
     if self._before is None:
@@ -59,6 +59,6 @@ class ProgressBar:
       print("  ".join(filter(None, parts)), flush=True)
 
   def say(self, message: str) -> None:
-    """Prints a line above the bar, on the process that prints."""
+    """Prints a line above the bar, on process 0 only."""
     if not self._silent:
       self._bar.console.print(message, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""An update made once more from its dump, and which of its arrays are not finite."""
+"""Recomputes a dumped update and finds the arrays that are not finite."""
 
 import functools
 from typing import Any
@@ -16,7 +16,7 @@ from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
 
 
 def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
-  """The mean loss and the gradient of its sum."""
+  """Returns the mean loss and the gradient of the summed loss."""
   if stage == setup.HFT:
     loss_fn = functools.partial(hft_loss, run.policy_config)
     batches = [nonfinite.rebuild(TokenBatch, values) for values in batch]
@@ -30,7 +30,7 @@ def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
 
 
 def not_finite(tree) -> list[tuple[str, int, int, str]]:
-  """Of each array with entries that are not finite: name, how many, of how many, first index."""
+  """Returns (name, non-finite entries, all entries, first index) of each non-finite array."""
   found = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     values = np.asarray(leaf)

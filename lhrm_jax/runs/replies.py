@@ -1,4 +1,4 @@
-"""One question asked at a terminal: its prompt, and how replies are shown there."""
+"""Prompts and replies of questions asked at a terminal."""
 
 import numpy as np
 from rich.text import Text
@@ -13,16 +13,16 @@ from lhrm_jax.text.characters import printable
 def prompt_of(
   question: str, tokenizer: Tokenizer, config: PolicyConfig, max_tokens: int
 ) -> tuple[Prompts, int]:
-  """The question as a batch of one prompt, and the longest response that the policy has room for.
+  """Returns the question as a batch of one prompt, and the longest possible response in tokens.
 
   Args:
-    question: of the user.
-    tokenizer: the policy's.
-    config: the policy's.
-    max_tokens: longest response wanted; 0 for as long as there is room.
+    question: text of the user.
+    tokenizer: tokenizer of the policy.
+    config: static part of the policy.
+    max_tokens: longest response wanted; 0 for as many tokens as fit.
 
   Raises:
-    UserError: the tokenizer can't read it, or there is no room for a response.
+    UserError: it cannot be encoded, or leaves no room for a response.
   """
   with as_user_error(ValueError):
     ids = tokenizer.encode_prompt(question)
@@ -38,7 +38,7 @@ def prompt_of(
 
 
 def shown(tokenizer: Tokenizer, rollouts: Rollouts) -> list[tuple[Text, str]]:
-  """Each mode's first reply to the first prompt: its text, and its length and what is wrong."""
+  """Returns each mode's first reply to the first prompt: text, and length with any problem."""
   found = []
   for m, length in enumerate(rollouts.lengths[0, :, 0]):
     text = tokenizer.decode(rollouts.responses[0, m, 0, :length].tolist())
@@ -52,5 +52,5 @@ def shown(tokenizer: Tokenizer, rollouts: Rollouts) -> list[tuple[Text, str]]:
 
 
 def as_text(reply: str) -> Text:
-  """A reply as a terminal may show it: what could move the cursor or do worse is escaped."""
+  """Returns a reply that is safe to print: control characters are escaped."""
   return Text(printable(reply, keep="\n\t"))

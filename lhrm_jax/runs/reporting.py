@@ -1,4 +1,4 @@
-"""What surrounds training in every job: metric files, evaluations, the report at the end."""
+"""Metric files, evaluations and the final report of every job."""
 
 import hashlib
 import json
@@ -22,20 +22,20 @@ from lhrm_jax.text import tags
 from lhrm_jax.text.characters import printable
 
 _SAMPLES_PER_LEVEL = 3
-# Hyperparameters that are shown even at their defaults.
+# Hyperparameters shown even at their defaults.
 _ALWAYS = ("seed", "hgpo.advantage", "hgpo.alpha", "hgpo.beta", "hgpo.delta", "hgpo.learning_rate",
            "hgpo.samples_per_mode")  # fmt: skip
-_DIGEST = "sha256"  # of all else in evaluation/STAGE.json
-# Parts of the config that decide an evaluation, beside the policy's stage and step.
+_DIGEST = "sha256"  # checksum of everything else in evaluation/STAGE.json
+# Config keys that an evaluation depends on, beside the policy's stage and step.
 _DECIDING = ("evaluation", "data", "task", "reward", "reward_weights")
 
 
 class Reporting:
-  """Collects what a job measures; leaving the block writes the report of what there is.
+  """Collects what a job measures and, as a context manager, writes the report on leaving.
 
   Attributes:
-    writer: of metrics.
-    evaluator: on the task's held-out prompts.
+    writer: writer of the metrics.
+    evaluator: evaluator on the task's held-out prompts.
   """
 
   def __init__(
@@ -80,24 +80,24 @@ class Reporting:
     print(f"Report:      {page}", flush=True)
 
   def took(self, part: str, seconds: float) -> None:
-    """Puts a part's wall seconds into the report."""
+    """Adds a part's wall seconds to the report."""
     self._seconds[part] = self._seconds.get(part, 0.0) + seconds
 
   def note(self, text: str) -> None:
-    """Prints a remark on the run, and puts it into the report."""
+    """Prints a remark on the run and adds it to the report."""
     self._notes.append(text)
     if parallel.is_writer():
       print(text, flush=True)
 
   def evaluate(self, stage: str, step: int, params: policy.Params) -> dict[str, Any]:
-    """Evaluates a stage's policy for the report, and keeps a few replies to show.
+    """Evaluates a stage's policy for the report and returns the summary.
 
-    What a run that goes on evaluated before is taken from `evaluation/STAGE.json`.
+    A resumed run reads an evaluation that it has already made from `evaluation/STAGE.json`.
 
     Args:
-      stage: that trained the policy.
-      step: of it.
-      params: the policy's.
+      stage: stage that trained the policy.
+      step: training step of the parameters.
+      params: parameters of the policy.
     """
     path = self._workdir / "evaluation" / f"{stage}.json"
     config = plain(self._run.config)
@@ -112,7 +112,7 @@ class Reporting:
         summary = self.evaluator.evaluate(params)
         samples = sample_replies(self.evaluator, params)
       seconds = time.perf_counter() - began
-      # Finite now, so that what is read back by a run that goes on is the same.
+      # Made finite now, so that a resumed run reads back the same values.
       found = finite({"key": key, "summary": summary, "samples": samples, "seconds": seconds})
       if parallel.is_writer():
         setup.write_json(path, {**found, _DIGEST: _digest(found)})
@@ -124,7 +124,7 @@ class Reporting:
   def _log(self, stage: str, trained: int, summary: dict[str, Any]) -> None:
     step = setup.STAGES.index(stage)
     if any(row["step"] == step for row in read_metrics(self._workdir, "evaluation")):
-      return  # by the process before, and the checkpoint it left knows
+      return  # an earlier process logged it
     picture = figures.to_pixels(figures.accuracy_against_tokens(self._stages))
     self.writer.figure(stage, "final/accuracy_against_tokens", picture, trained)
     hacc = {
@@ -132,7 +132,7 @@ class Reporting:
       for name, value in summary["hacc"].items()
       if name != "interval" and value is not None
     }
-    first = summary.get("first_token", {})  # not in what older runs left
+    first = summary.get("first_token", {})  # absent from older runs
     by_level = {f"level_{level}": values for level, values in first.get("by_level", {}).items()}
     neither = {
       f"mode/neither_prob{place}": values["neither"]
@@ -168,7 +168,7 @@ class Reporting:
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
-  """What TensorBoard's table compares runs by: settings off their default, and HGPO's own."""
+  """Returns the settings TensorBoard compares runs by: those off their default, and HGPO's own."""
   return {
     key: value
     for key, value in flatten(config, KNOBS)
@@ -178,23 +178,23 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 
 
 def tensorboard_command(folder: pathlib.Path) -> str:
-  """The command that shows a folder, whether or not the environment is activated."""
+  """Returns the command that shows a folder, whether or not the environment is activated."""
   program = pathlib.Path(sys.executable).with_name("tensorboard")
   name = str(program) if program.exists() else f"{sys.executable} -m tensorboard.main"
   return f"{name} --logdir {shlex.quote(str(folder))}"
 
 
 def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:
-  """What an evaluation of before wrote; empty where there is none, or none that is whole."""
+  """Returns an evaluation kept by an earlier process; empty if missing or damaged."""
   try:
     found = setup.read_json(path)
     if not isinstance(found, dict) or found.get(_DIGEST, _digest(found)) != _digest(found):
-      raise ValueError(f"{path} is damaged: it was changed since it was written")
+      raise ValueError(f"{path} is damaged: its checksum does not match")
     return found
   except FileNotFoundError:
     return {}
   except (OSError, ValueError) as error:
-    warn(f"{printable(str(error))}. The evaluation is made again.")
+    warn(f"{printable(str(error))}. The evaluation is repeated.")
     return {}
 
 
@@ -204,7 +204,7 @@ def _digest(found: Any) -> str:
 
 
 def sample_replies(evaluator: Evaluator, params: policy.Params) -> list[dict[str, Any]]:
-  """A few evaluation prompts of each level with both forced replies and the first token's odds."""
+  """Returns a few prompts of each level with both forced replies and first-token probabilities."""
   forced: Replies = evaluator.forced(params)
   first = evaluator.first_token_probs(params)
   auto: Replies = evaluator.auto(params)

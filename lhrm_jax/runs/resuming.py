@@ -1,5 +1,6 @@
-"""What a resumed run may change of its config, and which of its stages are over."""
+"""Which config changes a resumed run accepts, and which of its stages are finished."""
 
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,12 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.runs import policy_settings, setup
 from lhrm_jax.runs.checkpoints import CheckpointError, Saved
 from lhrm_jax.runs.config import KNOBS, Config, of_older_run, plain
+from lhrm_jax.storage import urls
 
-# What may differ when a run is resumed: it changes where and how fast, and no result.
+# Keys that may differ when a run is resumed: they change where and how fast it runs, not results.
 FREE = ("allow_config_change", "checkpoint", "compilation_cache", "gates", "hgpo.reward_workers",
         "hgpo.sampling_chunks", "judging", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
-# What a run whose training is over may change: it is evaluated anew.
+# Keys that may differ once training is over: the run is evaluated again.
 _OF_EVALUATION = ("data", "evaluation", "policy", "reward", "reward_by_source", "reward_model",
                   "reward_weights", "task")  # fmt: skip
 _SHOWN = 20
@@ -21,18 +23,18 @@ _SHOWN = 20
 def allowed_changes(
   before: Mapping[str, Any], config: Config, folder: str
 ) -> dict[str, tuple[Any, Any]]:
-  """The keys in which a config differs from the run's, with both values, without those in `FREE`.
+  """Returns the keys outside of `FREE` whose values differ from the run's, with both values.
 
-  A key that the run is older than counts as set to what the run did, which is the key's default
-  unless its declaration says otherwise (`config.knob`).
+  A key newer than the run counts as set to what the run did: its default, unless its declaration
+  says otherwise (`config.knob`).
 
   Args:
-    before: the run's, plain.
-    config: now.
-    folder: of the run, for messages.
+    before: config of the run, as plain values.
+    config: config of this command.
+    folder: path of the run, for messages.
 
   Raises:
-    UserError: one of them is not in `config.allow_config_change`.
+    UserError: a key that differs is not in `config.allow_config_change`.
   """
   older, differ = of_older_run(before)
   filled = dict(flatten(plain(older), KNOBS)) | dict(flatten(before, KNOBS)) | differ
@@ -45,34 +47,34 @@ def allowed_changes(
   more = [f"  and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
   raise UserError(
     "\n".join([
-      f"--workdir={folder} holds a run of another config:", *lines, *more,
-      "Take another folder, or resume with the new values, if you know that results may differ:",
+      f"--workdir={folder} holds a run with another config:", *lines, *more,
+      "Choose another folder, or resume with the new values, knowing that results may differ:",
       f"  --config.allow_config_change={','.join(changed)}",
     ])
   )  # fmt: skip
 
 
 def _shown(old: Any, new: Any, older: bool) -> str:
-  """Both values of a key, and where the run is older than it, what the first stands for."""
+  """Shows both values of a key and, for a key newer than the run, what the first one means."""
   if not older:
     return f"{old!r} -> {new!r}"
   if old is None:
-    return f"the run is older than this key, and no value of it does what the run did -> {new!r}"
-  return f"{old!r}, which the run did before there was this key -> {new!r}"
+    return f"the run is older than this key, and no value reproduces what it did -> {new!r}"
+  return f"{old!r}, which is what the run did before this key existed -> {new!r}"
 
 
 def check_effect(
   changed: Mapping[str, Any], saved: Mapping[str, Saved | None], config: Config
 ) -> None:
-  """Checks that changes of the config can still change what it says they do.
+  """Checks that every changed key can still take effect.
 
   Args:
-    changed: from `allowed_changes`.
-    saved: by stage in order, the checkpoint that it is resumed from.
-    config: now.
+    changed: result of `allowed_changes`.
+    saved: checkpoint that each stage resumes from, by stage in order.
+    config: config of this command.
 
   Raises:
-    UserError: a stage has made more steps than asked for, or a key belongs to what is over.
+    UserError: a stage has made more steps than asked for, or a key belongs to a finished stage.
   """
   stages = list(saved)
   begun = [stage for stage in stages if saved[stage]]
@@ -82,8 +84,8 @@ def check_effect(
     steps = f"{stage}.steps"
     if steps in changed and getattr(config, stage).steps < done and not later:
       raise UserError(
-        f"{steps}={getattr(config, stage).steps} is less than the {done} steps that are done. "
-        f"Choose at least {done}, or take another folder and init_from="
+        f"{steps}={getattr(config, stage).steps} is less than the {done} steps already made. "
+        f"Choose at least {done}, or another folder with init_from="
         f"{saved[stage].path.parent}/STEP."
       )
     mine = [key for key in changed if key.startswith(f"{stage}.")]
@@ -91,31 +93,33 @@ def check_effect(
       after = f", and {later[-1]} has begun" if later else ""
       raise UserError(
         f"{', '.join(mine)} would change nothing: {stage} ended at step {done}{after}. Undo the "
-        "change, or take another folder."
+        "change, or choose another folder."
       )
   last = stages[-1] if stages else None
   if last and saved[last] and over(last, saved[last], config):
     idle = [key for key in changed if not _within(key, _OF_EVALUATION)]
     if idle:
       raise UserError(
-        f"{', '.join(idle)} would change nothing: the training is over. Undo the change, raise "
-        f"{last}.steps with it, or take another folder."
+        f"{', '.join(idle)} would change nothing: training is finished. Undo the change, raise "
+        f"{last}.steps with it, or choose another folder."
       )
 
 
 def over(stage: str, saved: Saved | None, config: Config) -> bool:
-  """Whether a stage has nothing left to train: not where it was given more steps since."""
+  """Whether a stage has finished training; raising its steps reopens it."""
   if saved is None or not saved.record.get("finished"):
     return False
   before = saved.record.get("config", {}).get(stage, {})
-  if stage == setup.HFT and saved.step < before.get("steps", 0):  # it reached its accuracies
+  if stage == setup.HFT and saved.step < before.get("steps", 0):  # it stopped early
     return before.get("until") == plain(config.hft.until)
   return saved.step >= getattr(config, stage).steps
 
 
 def check_record(saved: Saved) -> None:
-  """Raises:
-  CheckpointError: what a checkpoint says of its run is not what a run writes.
+  """Checks the types and ranges of a checkpoint's record.
+
+  Raises:
+    CheckpointError: no run writes such a record.
   """
   record = saved.record
   logs, seconds = record.get("logs"), record.get("seconds", 0.0)
@@ -130,37 +134,44 @@ def check_record(saved: Saved) -> None:
   )
   if not right:
     raise CheckpointError(
-      f"the checkpoint {saved.path} has a record that no run of this version wrote. Remove it, and "
+      f"the checkpoint {saved.path} has a record that this version did not write. Remove it, and "
       "the one before is used."
     )
 
 
 def _changes(before: Mapping[str, Any], config: Config) -> Iterator[tuple[str, tuple[Any, Any]]]:
-  """Keys that differ in what they ask for from values by key; see `policy_settings.asked`."""
+  """Yields the keys whose requested value differs, with both values; see `policy_settings`."""
   asked = policy_settings.asked(config)
   for key, (old, new) in difference(before, dict(flatten(plain(config), KNOBS))).items():
     section, _, name = key.partition(".")
     # What a run started from may be gone when it is resumed.
-    same_path = key.endswith("init_from") and setup.same_path(str(old), new)
+    same_path = key.endswith("init_from") and _same_path(str(old), new)
     left_alone = section == "policy" and config.init_from and name not in asked
     if not (_within(key, FREE) or same_path or left_alone):
       yield key, (old, new)
 
 
+def _same_path(a: str, b: str) -> bool:
+  """Whether two values of `init_from` name the same thing, existing or not."""
+  if not (a and b) or urls.is_url(a) or urls.is_url(b):
+    return a == b
+  return pathlib.Path(a).expanduser().absolute() == pathlib.Path(b).expanduser().absolute()
+
+
 def _within(key: str, names: Sequence[str]) -> bool:
-  """Whether a key is one of `names`, or in a section of that name."""
+  """Whether a key is one of `names` or lies in a section among them."""
   return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def difference(
   before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-  """Dotted keys whose values differ, with both values; `None` where a side lacks the key."""
+  """Returns the dotted keys that differ, with both values; `None` where a side lacks the key."""
   found: dict[str, tuple[Any, Any]] = {}
   for key in sorted({*before, *now}):
     old, new = before.get(key), now.get(key)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
       found |= difference(old, new, f"{prefix}{key}.")
-    elif old != new and (old is not None or new != {}):  # what names may be put into came later
+    elif old != new and (old is not None or new != {}):  # an empty section newer than the run
       found[f"{prefix}{key}"] = (old, new)
   return found

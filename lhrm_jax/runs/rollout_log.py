@@ -1,4 +1,4 @@
-"""Writes every training rollout as a line of JSON, and shows a few as text."""
+"""Writes every training rollout as a line of JSON, and shows a few as Markdown."""
 
 import json
 import pathlib
@@ -35,9 +35,9 @@ def write_rollouts(path: pathlib.Path, step: int, scored: ScoredRollouts) -> Non
   """Appends a line for each of the `B * M * G` responses.
 
   Args:
-    path: the file; one per run or step, as the caller likes.
-    step: of the update these rollouts are for.
-    scored: the rollouts with their advantages.
+    path: file to append to.
+    step: training step that these rollouts are for.
+    scored: rollouts with their advantages.
   """
   rollouts, found = scored.rollouts, scored.advantages
   lines = []
@@ -62,18 +62,18 @@ def write_rollouts(path: pathlib.Path, step: int, scored: ScoredRollouts) -> Non
     if found.r_inter is not None:
       line |= {"r_inter": _number(found.r_inter[at]), "r_intra": _number(found.r_intra[at])}
     lines.append(json.dumps(line, ensure_ascii=False))
-  # A lone surrogate, which UTF-8 lacks, becomes the escape that JSON has for it.
+  # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
   with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
     file.write("\n".join(lines) + "\n")
 
 
 def _number(x: np.ndarray) -> float | str:
-  """JSON has no name for what is not finite."""
+  """Returns a float, or text for non-finite values, which JSON lacks."""
   return float(x) if np.isfinite(x) else str(x)
 
 
 def as_markdown(scored: ScoredRollouts, prompts: int = 6) -> str:
-  """A table of the first prompts with one response of each mode, marked right or wrong."""
+  """Returns a table of the first prompts with one response per mode, marked right or wrong."""
   modes = scored.scores.shape[1]
   titles = tags.MODES if modes == len(tags.MODES) else ("free",)
   lines = [
@@ -91,16 +91,16 @@ def as_markdown(scored: ScoredRollouts, prompts: int = 6) -> str:
 
 
 def literal(text: str) -> str:
-  """Text of anybody as Markdown that shows it as it is, within a cell of a table.
+  """Escapes untrusted text so that a Markdown table cell shows it literally.
 
-  Nothing in it is markup: no emphasis, cell, link or picture, and no HTML.
+  Nothing in it acts as markup: no emphasis, cell, link, picture or HTML.
   """
   lines = printable(text, keep="\n\t").replace("\t", "  ").split("\n")
   return "<br>".join(map(_literal_line, lines))
 
 
 def _literal_line(line: str) -> str:
-  line = re.sub(" (?= )|^ | $", "\u00a0", line)  # browsers run spaces together
+  line = re.sub(" (?= )|^ | $", "\u00a0", line)  # browsers collapse spaces
   # An escaped bar or backquote still splits cells or opens code in some renderers; entities don't.
   line = re.sub(r"[\\`|<>&]", lambda match: f"&#{ord(match[0])};", line)
   return re.sub(r"[*_\[\]()!]", r"\\\g<0>", line)

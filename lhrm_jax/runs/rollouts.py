@@ -1,4 +1,4 @@
-"""What an HGPO step samples, and what judges it, as a config describes them."""
+"""Prompts, rollouts and scorer of an HGPO step, as a config describes them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample
 
 
 def draw_prompts(run: Setup, step: int) -> limits.DrawnPrompts:
-  """The queries of one step, a function of the seed and the step alone.
+  """Draws the prompts of one step, a function of the seed and the step alone.
 
   Raises:
-    UserError: a prompt is too long, or the tokenizer can't read it.
+    UserError: a prompt is too long or cannot be encoded.
   """
   data = run.config.data
   with as_user_error(ValueError):
@@ -29,7 +29,7 @@ def draw_prompts(run: Setup, step: int) -> limits.DrawnPrompts:
 
 
 def make_rollout_fn(run: Setup) -> Callable[[policy.Params, Prompts, int], Rollouts]:
-  """`rollout_fn(params, prompts, step) -> Rollouts`: paired, or with the mode left free."""
+  """Returns `rollout_fn(params, prompts, step) -> Rollouts`, paired or with the mode left free."""
   c = run.config.hgpo
   spec = SamplerSpec.of(
     run.tokenizer, samples=c.samples, max_tokens=run.config.data.max_response_tokens,
@@ -45,5 +45,5 @@ def make_rollout_fn(run: Setup) -> Callable[[policy.Params, Prompts, int], Rollo
 
 
 def make_scorer(run: Setup) -> Scorer:
-  """Judges the rollouts of training; use as a context manager."""
+  """Returns the scorer of the training rollouts; use it as a context manager."""
   return Scorer(run.reward_fn, tag_ids=run.tokenizer.tag_ids, **run.scoring_options())

@@ -1,11 +1,11 @@
-"""The folder of a run (`--workdir`): whose it is, which config it is of, and where it goes on.
+"""The folder of a run (`--workdir`): its lock, its config, and the checkpoint it resumes from.
 
-config.json versions.json policy/    what was run, and with what
-config.py                            the config file that was named, as it was then
+config.json versions.json policy/    the resolved config, the versions, the policy's static part
+config.py                            a copy of the config file that was named
 checkpoints/STAGE/STEP/              see lhrm_jax.runs.checkpoints
-metrics.jsonl tensorboard/ rollouts/ logs, cut back to the checkpoint a run goes on from
+metrics.jsonl tensorboard/ rollouts/ logs, truncated to the checkpoint that a run resumes from
 evaluation/STAGE.json report/        results
-dumps/                               updates that were not finite, for experiments.replay
+dumps/                               non-finite updates, for experiments.replay
 lock                                 held while a job works in the folder
 
 A `--workdir` in a bucket is a copy of such a folder: see lhrm_jax.storage.bucket.
@@ -36,7 +36,7 @@ from lhrm_jax.storage.bucket import Bucket
 from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.text.characters import printable
 
-# Written by a run, at the top of its folder and in these folders.
+# Files that a run writes at the top of its folder, and folders that it writes into.
 _FILES = ("config.json", "config.py", "copy.json", "lock", "metrics.jsonl", "versions.json")
 _FOLDERS = ("evaluation", "policy", "report", "rollouts", "tensorboard")
 RESERVED = (*_FOLDERS, "checkpoints", "dumps", "profile")
@@ -44,31 +44,31 @@ _OF_OTHERS, _WEIGHTS = ("config.json", "config.py", "tokenizer.json"), (".safete
 
 
 class RunFolder:
-  """Use as a context manager; entering refuses what cannot work, before anything is computed.
+  """A run folder, locked and checked on entry as a context manager, before anything is computed.
 
   Attributes:
-    path: of the folder on this machine.
-    checkpoints: by stage.
-    saved: by stage, the whole checkpoint to go on from.
+    path: path of the folder on this machine.
+    checkpoints: checkpoints of each stage.
+    saved: the whole checkpoint that each stage resumes from, `None` without one.
   """
 
   def __init__(self, workdir: str, config: ConfigDict | Config, stages: Sequence[str]):
     """Args:
-    workdir: a folder or, on one host, the URL of one in a bucket; created where missing.
-    config: the run's.
-    stages: of training, in order; none for a job that starts anew each time, such as evaluation.
+    workdir: a folder or, on one host, the URL of one in a bucket; created if missing.
+    config: config of the run.
+    stages: training stages in order; empty for a job that never resumes, such as an evaluation.
     """
     self.path, self._workdir = pathlib.Path(workdir), workdir
     self._bucket: Bucket | None = None
     self._config, self._stages = config, stages
-    self._locks: list[IO[str] | int] = []  # of the file "lock", and of the folder
-    self._changed: dict[str, Any] = {}  # keys of the config, in a run that is resumed
+    self._locks: list[IO[str] | int] = []  # on the file "lock", and on the folder
+    self._changed: dict[str, Any] = {}  # config keys that a resumed run changes
     self.checkpoints: dict[str, Checkpoints] = {}
     self.saved: dict[str, Saved | None] = {}
 
   def __enter__(self) -> "RunFolder":
     """Raises:
-    UserError: the config cannot be, or the folder cannot be written, is in use, or holds a run of
+    UserError: the config is wrong, or the folder cannot be written, is in use, or holds a run with
       another config.
     """
     self._config = from_config_dict(self._config)
@@ -77,7 +77,7 @@ class RunFolder:
         self._open_bucket()
       else:
         self.path = _absolute(self._workdir)
-      if jax.process_index() == 0:
+      if parallel.is_writer():
         self._claim()
       c = self._config.checkpoint
       for stage in self._stages:
@@ -89,13 +89,13 @@ class RunFolder:
       for saved in filter(None, self.saved.values()):
         resuming.check_record(saved)
       resuming.check_effect(self._changed, self.saved, self._config)
-      if jax.process_index() == 0:
+      if parallel.is_writer():
         if self.newest:
           self._cut_logs(self.newest)
         elif aside := log_files.set_aside(self.path):
-          print(f"{self.path} holds no checkpoint to go on from; its logs are now in {aside.name}.")
+          print(f"{self.path} has no checkpoint to resume from; its logs are now in {aside.name}.")
       if self._bucket:
-        self._bucket.upload()  # what cannot be written is found before anything is computed
+        self._bucket.upload()  # a bucket that cannot be written fails before anything is computed
     except BucketError as error:
       self._release()
       raise UserError(f"--workdir: {error}") from error
@@ -108,8 +108,8 @@ class RunFolder:
     if self.newest:
       stage = self.newest.path.parent.name
       if parallel.is_writer():
-        print(f"Going on in {self.path}: {stage} step {self.newest.step}", flush=True)
-    parallel.wait_for_all("run folder")  # the logs are cut before any process reads them
+        print(f"Resuming in {self.path}: {stage} step {self.newest.step}", flush=True)
+    parallel.wait_for_all("run folder")  # no process reads the logs before they are truncated
     return self
 
   def __exit__(self, error_type, error, _) -> None:
@@ -122,7 +122,7 @@ class RunFolder:
         self._bucket.upload()
     except BucketError as error:
       raise UserError(
-        f"{error} The run is whole in {self.path}; the same command copies it."
+        f"{error} The run is whole in {self.path}; run the same command to copy it."
       ) from error
     finally:
       if error_type is not None:
@@ -131,21 +131,21 @@ class RunFolder:
 
   @property
   def newest(self) -> Saved | None:
-    """Where the run goes on: the newest checkpoint of the last stage that has one."""
+    """The checkpoint to resume from: the newest of the last stage that has one."""
     return next((self.saved[s] for s in reversed(self._stages) if self.saved[s]), None)
 
   @property
   def policy(self) -> pathlib.Path:
-    """The policy's config and tokenizer."""
+    """The folder of the policy's config and tokenizer."""
     return self.path / "policy"
 
   def describe(self, run: setup.Setup) -> None:
-    """Writes config, versions, policy config and tokenizer, and which commit a hub id stood for.
+    """Writes config, versions, policy config and tokenizer, and the commit of a hub id.
 
     Raises:
       UserError: the folder cannot be written.
     """
-    if jax.process_index():
+    if not parallel.is_writer():
       return
     versions = setup.versions()
     try:
@@ -164,21 +164,23 @@ class RunFolder:
       raise UserError(f"--workdir={self.path} cannot be written: {error}.") from error
 
   def check_there(self, cause: BaseException | None = None) -> None:
-    """Raises:
-    UserError: the folder was deleted or moved since the run began.
+    """Checks that the folder still exists.
+
+    Raises:
+      UserError: it was deleted or moved since the run began.
     """
     marks = ("config.json", "lock")
     if self._locks and not any((self.path / name).exists() for name in marks):
       raise UserError(
-        f"--workdir={self.path} was deleted or moved while the run wrote into it: what it had "
-        "written there is gone. Start again, in a folder that stays."
+        f"--workdir={self.path} was deleted or moved while the run wrote into it, and its files "
+        "are gone. Start again in a folder that stays."
       ) from cause
 
   def _cut_logs(self, newest: Saved) -> None:
-    """Metrics are for people: what is wrong with them does not keep a run from being resumed."""
+    """Truncates the logs to a checkpoint. Damaged logs are reported and never block a resume."""
     if shorter := log_files.cut(self.path, newest.record["logs"]):
       names = printable(", ".join(shorter), 300)
-      warn(f"{names} of {self.path}: shorter than when step {newest.step} was saved, or gone.")
+      warn(f"{names} in {self.path}: shorter than when step {newest.step} was saved, or missing.")
     if damaged := damaged_lines(self.path):
       warn(f"{self.path / 'metrics.jsonl'}: {damaged} damaged lines are left out of the report.")
 
@@ -191,10 +193,10 @@ class RunFolder:
       )
     self.path = bucket.folder_for(self._workdir, "runs")
     self._bucket = Bucket(self._workdir, self.path)
-    print(f"{self._workdir} is a copy of {self.path}, made after every checkpoint.", flush=True)
+    print(f"{self._workdir} is a copy of {self.path}, updated after every checkpoint.", flush=True)
 
   def _copy_or_say_why(self) -> None:
-    """A bucket that is out of reach for a while does not end the run."""
+    """Uploads to the bucket, if any; a bucket out of reach is a warning, not the end of the run."""
     if self._bucket:
       try:
         self._bucket.upload()
@@ -208,29 +210,29 @@ class RunFolder:
     _check_files(self.path)
     self._lock_folder()
     if self._bucket and (aside := self._bucket.take_over()):
-      print(f"{self._workdir} is another run than this machine knew; that is now in {aside}.")
+      print(f"{self._workdir} holds another run than this machine's copy, which is now in {aside}.")
     (self.path / "checkpoints").mkdir(exist_ok=True)
     if any((self.path / "checkpoints").glob("*/*")):
       self._check_config()
 
   def _lock_folder(self) -> None:
-    """The system lets go of the locks when the process ends, however it ends."""
+    """Locks the folder. The system releases the locks however the process ends."""
     self._locks = [(self.path / "lock").open("a+", encoding="utf-8")]
     try:
       fcntl.flock(self._locks[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-      # Of the folder too: whoever removes the file makes room for a second one.
+      # The folder too: removing the lock file must not let a second job in.
       self._locks.append(os.open(self.path, os.O_RDONLY))
       try:
         fcntl.flock(self._locks[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
         raise
-      except OSError:  # a network's file system may lock files alone
+      except OSError:  # a network file system may lock files only
         pass
     except BlockingIOError as error:
       self._locks[0].seek(0)
       holder = printable(self._locks[0].read(200).strip()) or "another process"
       raise UserError(
-        f"--workdir={self.path} is in use by {holder}. Wait for it, end it, or choose another "
+        f"--workdir={self.path} is in use by {holder}. Wait for it, stop it, or choose another "
         "folder."
       ) from error
     self._locks[0].truncate(0)
@@ -248,9 +250,9 @@ class RunFolder:
     try:
       before = setup.read_json(path)
       if not isinstance(before, Mapping):
-        raise ValueError(f"{path} is damaged: it holds no config")
+        raise ValueError(f"{path} is damaged: it is not a config")
     except ValueError as error:
-      raise UserError(f"{error}. The checkpoints beside it each hold their config.") from error
+      raise UserError(f"{error}. Each checkpoint beside it has a copy of the config.") from error
     self._changed = resuming.allowed_changes(before, self._config, str(self.path))
 
   def _release(self) -> None:
@@ -260,8 +262,10 @@ class RunFolder:
 
 
 def _absolute(workdir: str) -> pathlib.Path:
-  """Raises:
-  UserError: nothing is named, or nobody's home.
+  """Returns the absolute path of a folder.
+
+  Raises:
+    UserError: the name is empty, or its `~user` does not exist.
   """
   if not workdir.strip():
     raise UserError("--workdir is empty: name a folder, such as runs/NAME.")
@@ -272,21 +276,21 @@ def _absolute(workdir: str) -> pathlib.Path:
 
 
 def warn(message: str) -> None:
-  """Tells the user what is wrong and does not end the job."""
+  """Prints a warning on the standard error."""
   print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _check_new(path: pathlib.Path, init_from: str) -> None:
-  """Checks that a run in this folder would hide or overwrite nothing that is no run.
+  """Checks that a run in this folder would not hide or overwrite other files.
 
   Raises:
-    UserError: it holds a model or other files of these names, or its path is a model's hub id.
+    UserError: it holds a model or other files of the same names, or its path is a model's hub id.
   """
   model = pathlib.Path(init_from).expanduser().absolute()
   named = init_from and not urls.is_url(init_from) and not model.exists()
   if named and model in (path, *path.parents):
     raise UserError(
-      f"--workdir={path} would be taken for the model init_from={init_from!r} from then on. "
+      f"--workdir={path} would from then on be taken for the model init_from={init_from!r}. "
       "Choose another folder."
     )
   if not path.is_dir() or setup.is_run(path) or (path / "checkpoints").is_dir():
@@ -294,14 +298,16 @@ def _check_new(path: pathlib.Path, init_from: str) -> None:
   theirs = [p.name for p in path.iterdir() if p.name in _OF_OTHERS or p.suffix in _WEIGHTS]
   if theirs:
     raise UserError(
-      f"--workdir={path} holds {printable(min(theirs), 100)}, which no run wrote: one there would "
-      "hide a model, or overwrite files. Choose another folder."
+      f"--workdir={path} holds {printable(min(theirs), 100)}, which no run wrote: a run there "
+      "would hide a model or overwrite files. Choose another folder."
     )
 
 
 def _check_files(path: pathlib.Path) -> None:
-  """Raises:
-  UserError: where the run writes a file or makes a folder, there is a link, a pipe or a device.
+  """Checks that the paths a run writes are plain files and folders.
+
+  Raises:
+    UserError: one of them is a link, a pipe or a device.
   """
   expected = [(path / name, stat.S_ISREG) for name in _FILES]
   for folder in _FOLDERS:
@@ -313,6 +319,6 @@ def _check_files(path: pathlib.Path) -> None:
     with contextlib.suppress(FileNotFoundError):
       if not holds(entry.lstat().st_mode):
         raise UserError(
-          f"{printable(str(entry))} is a link, a pipe or a device, where the run writes a file of "
-          "its own. Remove it, or choose another --workdir."
+          f"{printable(str(entry))} is a link, a pipe or a device, where the run writes its own "
+          "files. Remove it, or choose another --workdir."
         )

@@ -1,4 +1,4 @@
-"""From a config to the objects an experiment works with, and the run folder's fixed files."""
+"""Builds what a job works with from its config; reads and writes a run folder's JSON files."""
 
 import contextlib
 import dataclasses
@@ -33,24 +33,24 @@ from lhrm_jax.text.characters import printable
 
 _LARGEST_JSON = 2**26
 STAGES = HFT, HGPO = ("hft", "hgpo")
-# Of a run in a bucket: nobody who starts from it reads these.
+# Parts of a run in a bucket that are not fetched to start from it.
 _LOGS = ("dumps/", "profile/", "rollouts/", "tensorboard/")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """What every job needs; made from a config, once.
+  """What every job needs, built once from a config.
 
   Attributes:
-    config: its `policy.*` are those of the policy that is trained.
-    mesh: over all devices, for updates.
-    sampling: over each host's devices.
+    config: checked config, with `policy.*` as the policy truly is.
+    mesh: mesh over all devices, for updates.
+    sampling: layout of the weights over each host's devices, for sampling.
     policy_config: static part of the policy.
-    tokenizer: the policy's.
-    task: where rows come from.
-    reward_fn: scores a response.
-    params: to start from, where `init_from` was given.
+    tokenizer: tokenizer of the policy.
+    task: source of rows.
+    reward_fn: reward of a response.
+    params: parameters that `init_from` names; `None` for random ones or a resumed run.
   """
 
   config: Config
@@ -63,15 +63,15 @@ class Setup:
   params: policy.Params | None
 
   def sampling_params(self, params: policy.Params) -> policy.Params:
-    """This host's copy of the update's parameters, as sampling and evaluation take them."""
+    """Returns this host's copy of the parameters, for sampling and evaluation."""
     cast = _in_compute_dtype(self.policy_config, params)
     return self.sampling.place(cast, policy.logical_axes(self.policy_config))
 
   def evaluator(self) -> Evaluator:
-    """The evaluation that the config describes.
+    """Returns the evaluator that the config describes.
 
     Raises:
-      UserError: a prompt is longer than `data.max_prompt_tokens`, or the tokenizer can't read it.
+      UserError: a prompt is longer than `data.max_prompt_tokens`, or cannot be encoded.
     """
     c, data = self.config.evaluation, self.config.data
     with as_user_error(ValueError):
@@ -87,17 +87,11 @@ class Setup:
           flush=True,
         )
       return Evaluator(
-        self.policy_config,
-        self.tokenizer,
-        self.reward_fn,
-        rows,
-        c,
-        data,
-        **self.scoring_options(),
+        self.policy_config, self.tokenizer, self.reward_fn, rows, c, data, **self.scoring_options()
       )
 
   def scoring_options(self) -> dict[str, Any]:
-    """How `rewards.scoring.Scorer` judges, of training and of evaluation alike."""
+    """Returns the options of `rewards.scoring.Scorer`, shared by training and evaluation."""
     return {"workers": self.config.hgpo.reward_workers, **vars(self.config.judging)}
 
 
@@ -105,12 +99,12 @@ def make(config: ConfigDict | Config, saved_policy: pathlib.Path | None = None) 
   """Builds everything a config names.
 
   Args:
-    config: checked here.
-    saved_policy: the `policy/` folder of a run that goes on: policy config and tokenizer are taken
-      from there, and `init_from` is not loaded again. Numerics are as the config asks.
+    config: config, checked here.
+    saved_policy: the `policy/` folder of a resumed run, which policy config and tokenizer are read
+      from; `init_from` is not loaded again. Numerics follow the config.
 
   Raises:
-    UserError: the config asks for something that cannot be; says what.
+    UserError: the config asks for something impossible; says what.
   """
   config = from_config_dict(config)
   use_compilation_cache(config.compilation_cache)
@@ -120,11 +114,6 @@ def make(config: ConfigDict | Config, saved_policy: pathlib.Path | None = None) 
     task = tasks.get(config.task, config.data)
     sampling = parallel.SamplingLayout.make(**vars(config.sampling_mesh))
     reward_fn = _reward(config, sampling.mesh)
-    if config.hgpo.reward_scale:
-      try:
-        reward_fn = rewards.rescaled(reward_fn, config.hgpo.reward_scale)
-      except ValueError as error:
-        raise UserError(f"hgpo.reward_scale={config.hgpo.reward_scale!r}: {error}.") from error
     if saved_policy is not None:
       (policy_config, tokenizer), params = _saved_policy(saved_policy), None
       policy_config = policy_settings.applied(policy_config, asked, str(saved_policy))
@@ -151,20 +140,25 @@ def _reward(config: Config, mesh: Mesh) -> RewardFn:
       own["reward_model"] = reward_model.from_config(c, mesh)
     except (ImportError, OSError, ValueError) as error:
       raise UserError(f"reward_model: {error}") from error
-  return rewards.chosen(config.reward, config.reward_weights, config.reward_by_source, **own)
+  fn = rewards.chosen(config.reward, config.reward_weights, config.reward_by_source, **own)
+  scale = config.hgpo.reward_scale
+  try:
+    return rewards.rescaled(fn, scale) if scale else fn
+  except ValueError as error:
+    raise UserError(f"hgpo.reward_scale={scale!r}: {error}.") from error
 
 
 _in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
 
 
 def check_rows(run: Setup, stages: Sequence[str]) -> None:
-  """Draws the first rows of the evaluation and of each stage: bad ones end a job before it trains.
+  """Draws the first rows of the evaluation and of each stage, so that bad ones end a job early.
 
-  Of rows from files and data sets, says once how many were read, skipped and left out.
+  For rows from files and data sets, prints how many were read, skipped and left out.
 
   Raises:
-    UserError: a source cannot be read, or a row is bad; says where. Or the chat template refuses a
-      conversation, or a step's prompts do not divide over the mesh.
+    UserError: a source cannot be read; a row is bad (says where); the chat template refuses a
+      conversation; or a step's prompts do not divide over the mesh.
   """
   seed, c = run.config.seed, run.config.hft
   if HGPO in stages:
@@ -194,21 +188,21 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
 
 
 def check_sources(reward_fn: rewards.BySource, rows: Sequence[PromptRow]) -> None:
-  """Checks that every source that has a reward of its own has rows.
+  """Checks that every source named in `reward_by_source` has rows.
 
   Raises:
-    ValueError: one has none.
+    ValueError: one has no rows.
   """
   found = {row.source for row in rows}
   if missing := set(reward_fn.names) - found - {rewards.registry.ANY_SOURCE}:
     raise ValueError(
       f"reward_by_source names {', '.join(map(repr, sorted(missing)))}, which no row has as its "
-      f"source; the rows have {', '.join(map(repr, sorted(found)))}"
+      f"source; the sources are {', '.join(map(repr, sorted(found)))}"
     )
 
 
 def use_compilation_cache(folder: str) -> None:
-  """Keeps compiled programs between runs: most of a short run's first minute is compiling."""
+  """Caches compiled programs between runs: a short run's first minute is mostly compiling."""
   if folder:
     absolute = str(pathlib.Path(folder).expanduser().resolve())
     jax.config.update("jax_compilation_cache_dir", absolute)
@@ -221,15 +215,14 @@ def load_policy(
   """Loads a run's policy, or a pretrained model.
 
   Args:
-    init_from: a run folder (its newest HGPO checkpoint, or HFT's where it has no other), one
-      stage's folder of checkpoints in it (its newest), one checkpoint, or what
-      `policy.load_pretrained` takes: a model's folder, a hub id, a GGUF file, `package:NAME`. Each
-      of these folders may be a URL in a bucket.
-    mesh: where the parameters will lie.
+    init_from: a run folder (its newest HGPO checkpoint, else HFT's), one stage's folder of
+      checkpoints (its newest), one checkpoint, or what `policy.load_pretrained` takes: a model's
+      folder, a hub id, a GGUF file, `package:NAME`. A folder may be a URL in a bucket.
+    mesh: mesh that the parameters are placed on.
     asked: fields of the policy, see `policy_settings.asked`.
 
   Raises:
-    UserError: there is no such run, checkpoint or model, or it has other sizes than asked for.
+    UserError: there is no such run, checkpoint or model, or its sizes are not those asked for.
   """
   init_from = _on_this_machine(init_from)
   if run_folder(init_from) is None:
@@ -264,19 +257,19 @@ def _load_pretrained(init_from: str, mesh: Mesh, asked: Mapping[str, Any]):
     return config, tokenizer, params
   except (ImportError, OSError, ValueError) as error:
     raise UserError(
-      f"init_from={init_from!r} is no run folder (no policy/config.json in it), and no model that "
-      f"can be loaded: {error}"
+      f"init_from={init_from!r} is neither a run folder (it has no policy/config.json) nor a model "
+      f"that can be loaded: {error}"
     ) from error
 
 
 @functools.cache
 def _on_this_machine(init_from: str) -> str:
-  """An absolute path for `init_from`, or the name of a model that is not on this machine.
+  """Returns an absolute path for `init_from`, or the name of a model not on this machine.
 
-  It may be a URL: what lies in a bucket is fetched, once per job.
+  A folder in a bucket is fetched, once per job.
 
   Raises:
-    UserError: it cannot be.
+    UserError: it cannot be fetched.
   """
   if not urls.is_url(init_from):
     return absolute(init_from)
@@ -289,10 +282,10 @@ def _on_this_machine(init_from: str) -> str:
 
 
 def absolute(path: str) -> str:
-  """A path that holds wherever this process goes; what is no path of this machine stays as it is.
+  """Returns an existing path made absolute; anything else (URL, hub id, "") unchanged.
 
   Args:
-    path: or a URL, a hub id, `package:NAME`, "".
+    path: a path, a URL, a hub id, `package:NAME` or "".
   """
   try:
     found = pathlib.Path(path).expanduser()
@@ -301,24 +294,17 @@ def absolute(path: str) -> str:
     return path
 
 
-def same_path(a: str, b: str) -> bool:
-  """Whether two `init_from` name the same, be it there or not."""
-  if not (a and b) or urls.is_url(a) or urls.is_url(b):
-    return a == b
-  return pathlib.Path(a).expanduser().absolute() == pathlib.Path(b).expanduser().absolute()
-
-
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
-  """The config itself, whose `init_from` now holds wherever the run's record is read."""
+  """Makes each `init_from` absolute, in place, so that the run's record can be read anywhere."""
   for section in (config, config.get("reward_model")):
-    # Whatever else it is, `from_config_dict` reports.
+    # `from_config_dict` reports any other type.
     if isinstance(section, ConfigDict) and isinstance(section.get("init_from"), str):
       section.init_from = absolute(section.init_from)
   return config
 
 
 def run_folder(init_from: str) -> pathlib.Path | None:
-  """The run that a path names as `load_policy` does: by its folder or by checkpoints in it, if any.
+  """Returns the run that `init_from` names, by its folder or by checkpoints in it, if any.
 
   Raises:
     UserError: it is a URL that cannot be read.
@@ -330,24 +316,24 @@ def run_folder(init_from: str) -> pathlib.Path | None:
 
 
 def is_run(folder: pathlib.Path) -> bool:
-  """Whether a folder is one that a training run or an evaluation wrote into."""
+  """Whether a training run or an evaluation wrote into this folder."""
   try:
     return (folder / "policy" / "config.json").is_file()
-  except OSError:  # a name longer than any file's, a folder not to be looked into
+  except OSError:  # too long a name, or an unreadable folder
     return False
 
 
 def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
-  """The run folder and the checkpoint that `init_from` names.
+  """Returns the run folder and the checkpoint that `init_from` names.
 
   Raises:
-    UserError: there is no such run, or it holds no whole checkpoint.
+    UserError: there is no such run, or it has no whole checkpoint.
   """
   init_from = _on_this_machine(init_from)
   path = pathlib.Path(init_from)
   run = run_folder(init_from)
   if run is None:
-    raise UserError(f"init_from={init_from!r} is no run folder: no policy/config.json in it.")
+    raise UserError(f"init_from={init_from!r} is not a run folder: it has no policy/config.json.")
   if path.name.isdigit() and path.parent.parent == run / "checkpoints":
     if not path.exists():
       kept = ", ".join(sorted(p.name for p in path.parent.glob("[0-9]*"))) or "none"
@@ -360,12 +346,12 @@ def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
   for stage in stages:
     with contextlib.suppress(FileNotFoundError):
       return run, checkpoints.newest(stage)
-  raise UserError(f"init_from={init_from!r} holds no whole checkpoint.")
+  raise UserError(f"init_from={init_from!r} has no whole checkpoint.")
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-  """Versions of what decides a result, the device, and the commit where there is one."""
+  """Returns the versions that a result depends on, the devices, and the commit if known."""
   found = {"python": platform.python_version()}
   found |= {package: importlib.metadata.version(package) for package in _PACKAGES}
   device = jax.devices()[0]
@@ -375,7 +361,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-  """ "" where there is none, or no git to ask, which is said."""
+  """Returns the commit of this checkout; "" outside of one, or (with a warning) without git."""
   git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
   try:
     return subprocess.run(
@@ -383,17 +369,19 @@ def _commit() -> str:
     ).stdout.strip()
   except (OSError, subprocess.TimeoutExpired):
     if parallel.is_writer():
-      print("git cannot be asked: versions.json names no commit.", file=sys.stderr, flush=True)
+      print("git cannot be run: versions.json names no commit.", file=sys.stderr, flush=True)
     return ""
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """Raises:
-  OSError: there is no such file.
-  ValueError: it is no JSON; the message names it.
+  """Reads a JSON file.
+
+  Raises:
+    OSError: there is no such file.
+    ValueError: it is not JSON; the message names it.
   """
   if path.exists() and not (path.is_file() and path.stat().st_size <= _LARGEST_JSON):
-    raise ValueError(f"{path} is damaged: it is no file of at most {_LARGEST_JSON:,} bytes")
+    raise ValueError(f"{path} is damaged: it is not a file of at most {_LARGEST_JSON:,} bytes")
   try:
     return json.loads(path.read_text(encoding="utf-8"))
   except (RecursionError, ValueError) as error:
@@ -401,7 +389,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes `value`, whole or not at all; a link in its place is replaced and not followed."""
+  """Writes `value` atomically; a link in its place is replaced, not followed."""
   unfinished = path.with_name(f"{path.name}.tmp")
   unfinished.unlink(missing_ok=True)
   with unfinished.open("x", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What both training stages do around their steps, so that a run survives (docs/reliability.md)."""
+"""Start, saves and end of a training stage, common to both stages (docs/reliability.md)."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from lhrm_jax.training.state import TrainState
 
 
 class Stage:
-  """Where a stage starts, what happens after each of its steps, and when it is over.
+  """One training stage of a run: where it resumes, what it saves, when it ends.
 
   Attributes:
-    workdir: the run folder.
-    start: updates made when this process took over.
-    finished: the stage was over already.
-    guard: of non-finite updates.
-    profiler: of the steps that the config names.
+    workdir: run folder.
+    start: number of updates made before this process.
+    finished: whether the stage has ended.
+    guard: guard against non-finite updates.
+    profiler: profiler of the steps that the config names.
   """
 
   def __init__(
@@ -42,18 +42,17 @@ class Stage:
     self.guard = NonFiniteGuard(
       folder.path / "dumps", name, limit=c.max_skipped_in_a_row, dumps=c.max_dumps
     )
-
     self.profiler = Profiler(folder.path / "profile" / name, run.config.profile_steps)
 
   def begin(self, optimizer, fresh: Callable[[], TrainState]) -> TrainState:
-    """The state to go on from: the checkpoint's, or a fresh one."""
+    """Returns the state to continue from: the checkpoint's, or a fresh one."""
     if self._saved is None:
       return fresh()
     run = self._run
     return checkpoints.restore(self._saved, run.policy_config, optimizer, run.mesh)
 
   def save_start(self, state: TrainState) -> None:
-    """Saves a fresh state as step 0, which stays: for HGPO it is the reference."""
+    """Saves a fresh state as step 0, which is never deleted: it is HGPO's reference."""
     if self._saved is None:
       self._checkpoints.save(state, 0, self._record, now=True)
 
@@ -65,11 +64,11 @@ class Stage:
     finished: bool,
     metrics: Mapping[str, float] | None = None,
   ) -> None:
-    """Saves what is due. Everything of the step has been logged before.
+    """Saves the state if due. Call it last, after everything of the step is logged.
 
     Raises:
-      Preempted: the run was asked to end; the state is saved.
-      CheckpointError: it could not be.
+      Preempted: the run was asked to stop; the state is saved.
+      CheckpointError: the state could not be saved.
     """
     stop = self._preemption.reached(done)
     self.finished = finished
@@ -79,7 +78,7 @@ class Stage:
       raise Preempted(f"{self._name} step {done} is saved")
 
   def seconds(self) -> float:
-    """Wall seconds spent in this stage, by all processes that worked on it one after another."""
+    """Returns the wall seconds spent in this stage, earlier processes included."""
     return self._seconds_before + time.perf_counter() - self._began
 
   def wait(self) -> None:
@@ -92,7 +91,7 @@ class Stage:
     return {
       "config": plain(self._run.config),
       "versions": setup.versions(),
-      # Keys and prompts are functions of the seed and the step: nothing else says where data is.
+      # Random keys and prompts are functions of seed and step, so there is no data position.
       "seed": self._run.config.seed,
       "finished": self.finished,
       "seconds": self.seconds(),

@@ -1,4 +1,4 @@
-"""The policy that a stage starts from."""
+"""The policy that each stage starts from."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from lhrm_jax.training.state import TrainState
 
 
 def fresh_state(run: Setup, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first step: random parameters, or those of `init_from`."""
+  """Returns the state before the first step: random parameters, or those of `init_from`."""
   if run.params is None:
     key = jax.random.key(run.config.seed)
     return train_state.create(run.policy_config, optimizer, run.mesh, key)
@@ -25,13 +25,13 @@ def fresh_state(run: Setup, optimizer: optax.GradientTransformation) -> TrainSta
 def cold_start(
   run: Setup, folder: RunFolder, report: Reporting, train: Callable[[], tuple[int, policy.Params]]
 ) -> tuple[int, policy.Params]:
-  """The policy that HGPO starts from and is held against, and the step it was made at.
+  """Returns HGPO's starting policy, which is also its reference, and its training step.
 
   Args:
-    run: starts from its parameters, where it has any.
-    folder: of a resumed run: the checkpoint that HGPO started from, wherever that came from.
-    report: told how long Hybrid Fine-Tuning took.
-    train: runs Hybrid Fine-Tuning, where there is nothing else to start from.
+    run: objects of the job; its parameters, if any, are the starting policy.
+    folder: run folder; a resumed run starts from HGPO's checkpoint of step 0.
+    report: report that the seconds of Hybrid Fine-Tuning are added to.
+    train: function that runs Hybrid Fine-Tuning, called where there is no other starting policy.
   """
   if saved := folder.saved[HGPO]:
     start = saved.path.with_name("0")

@@ -1,6 +1,6 @@
 """Checks of a config against the devices and the policy, whose sizes may be a pretrained model's.
 
-They are made as soon as these are known; `lhrm_jax.runs.config` checks all else before.
+They run as soon as both are known; `lhrm_jax.runs.config` checks everything else before.
 """
 
 import math
@@ -18,21 +18,21 @@ from lhrm_jax.runs import command_line
 from lhrm_jax.runs.config import KNOBS, Config, rewards_named
 from lhrm_jax.text import Tokenizer
 
-# Of the scores of all pairs of tokens, in the forward and backward pass of one layer.
+# Arrays of attention scores alive in the forward and backward pass of one layer.
 _SCORE_COPIES = 4
 
-# The field of `PolicyConfig` that is the size of each logical axis of a parameter.
+# Field of `PolicyConfig` that holds the size of each logical axis of a parameter.
 _SPLIT = {"embed": "hidden_size", "vocab": "vocab_size", "heads": "num_heads",
           "kv_heads": "num_kv_heads", "mlp": "intermediate_size"}  # fmt: skip
 
 
 def check_shards(policy: PolicyConfig, mesh: Mesh, section: str = "mesh") -> None:
-  """Checks that a mesh cuts every parameter of a policy into equal parts.
+  """Checks that a mesh divides every parameter of a policy into equal parts.
 
   Args:
-    policy: whose parameters are laid out.
-    mesh: over these devices.
-    section: of the config, which the mesh comes from.
+    policy: static part of the policy.
+    mesh: mesh of the parameters.
+    section: config section that the mesh comes from.
 
   Raises:
     UserError: it does not; names every pair of keys.
@@ -53,19 +53,19 @@ def check_policy(config: Config, policy: PolicyConfig, tokenizer: Tokenizer) -> 
   """Checks the config and the tokenizer against the policy that is trained.
 
   Raises:
-    UserError: sequences are longer than its positions, the tokenizer gives ids beyond its
-      vocabulary, or its attention is not to be had here.
+    UserError: sequences are longer than its positions, the tokenizer has ids beyond its
+      vocabulary, or its attention kernel is not available here.
   """
   c = config.data
   responses = ["max_response_tokens"]
-  if not config.hft.packed_length:  # what is packed is held against the positions row by row
+  if not config.hft.packed_length:  # packed sequences are checked one by one when drawn
     responses.append("max_no_think_tokens")
   for key in responses:
     longest = c.max_prompt_tokens + getattr(c, key)
     if longest > policy.max_positions:
       raise UserError(
         f"data.max_prompt_tokens + data.{key} = {longest}, more than "
-        f"policy.max_positions={policy.max_positions}: lower the limits or use a longer policy."
+        f"policy.max_positions={policy.max_positions}: lower the limits or raise the positions."
       )
   tokens = policy.logit_vocab_size or policy.vocab_size
   special = (*tokenizer.tag_ids.opening, *tokenizer.tag_ids.closing, *tokenizer.eos_ids,
@@ -74,7 +74,7 @@ def check_policy(config: Config, policy: PolicyConfig, tokenizer: Tokenizer) -> 
   if largest >= tokens or min(special) < 0:
     raise UserError(
       f"the tokenizer has ids from {min(0, *special)} to {largest}, and the policy a vocabulary of "
-      f"{tokens}: they are not of the same model (policy/ of the run, or init_from)."
+      f"{tokens}: they belong to different models (policy/ of the run, or init_from)."
     )
   try:
     flash.choose(policy, 2)
@@ -83,7 +83,7 @@ def check_policy(config: Config, policy: PolicyConfig, tokenizer: Tokenizer) -> 
 
 
 def check_prompts(config: Config, mesh: Mesh) -> None:
-  """Checks that the prompts of an HGPO step divide over the mesh and, on each host, into chunks.
+  """Checks that an HGPO step's prompts divide over the mesh and, on each host, into chunks.
 
   Raises:
     UserError: they do not.
@@ -101,12 +101,12 @@ def check_prompts(config: Config, mesh: Mesh) -> None:
 
 
 def check_memory(config: Config, policy: PolicyConfig) -> None:
-  """Checks that a step of unpacked HFT is not far beyond the memory of a machine of CPUs.
+  """Checks that a step of unpacked HFT fits the memory of a CPU machine, roughly.
 
-  There attention keeps the scores of all pairs of tokens, which grow with the square of the limits.
+  Attention keeps scores of all pairs of tokens there, which grow with the square of the limits.
 
   Raises:
-    UserError: it is; a system out of memory would kill the process without a word.
+    UserError: it does not fit; the system would kill the process without a message.
   """
   c, d = config.hft, config.data
   chunked = policy.attention_chunk or c.packed_length or jax.default_backend() != "cpu"
@@ -127,25 +127,29 @@ def check_memory(config: Config, policy: PolicyConfig) -> None:
     )
 
 
-# ---- What is allowed, and perhaps not meant
+# ---- Warnings: legal settings that are probably mistakes
 
 
 def warnings(config: Config) -> list[str]:
-  """What a config may not mean, a sentence or two each: for the terminal, before HGPO.
+  """Returns warnings for the terminal before HGPO, a sentence or two each.
 
-  Only of what somebody set: who keeps the default of `hgpo.delta` needs no telling at every run.
+  A default that was not set explicitly causes none.
   """
   given = "hgpo.delta" in command_line.given_keys()
   return notes(config) if given or config.hgpo.delta != KNOBS["hgpo.delta"].default else []
 
 
-def notes(config: Config) -> list[str]:
-  """What a reader of the report must know about the config."""
-  c = config.hgpo
-  binary = not config.reward_weights and all(
+def binary_scores(config: Config) -> bool:
+  """Whether every response scores 0 or 1."""
+  return not config.reward_weights and all(
     rewards.get(name) in binary_rewards.BINARY for name in rewards_named(config)
   )
-  if not (c.steps and c.advantage == "hgpo" and binary):
+
+
+def notes(config: Config) -> list[str]:
+  """Returns notes on the config for the reader of the report."""
+  c = config.hgpo
+  if not (c.steps and c.advantage == "hgpo" and binary_scores(config)):
     return []
   g = c.samples_per_mode
   low, high = hgpo.equivalent_deltas(c.delta, g)

@@ -1,17 +1,17 @@
-"""The decoding loop: rows that finish leave, and attention reads the filled part of the cache.
+"""The decoding loop: finished rows leave, and attention reads only the filled part of the cache.
 
-All rows start together, so at any step they have as many tokens, and each writes its new key to the
-same slot. Two ladders of shapes, known when the program is compiled, follow the work that is left:
+All rows start together, so at any step they have equally many tokens, and all write their new keys
+to the same slot. Two static ladders of shapes follow the remaining work:
 
 - Stages of slots. As soon as the live rows fit into half the slots, they move there with their
-  caches, in order. What they hold is all they need, so nothing in their results changes.
+  caches, in order. Their results do not change.
 - Blocks of cache. A stage is one loop per block: the first reads one block of cached keys, the
-  second two. A block that is not reached yet is not read. The fewer slots, the fewer blocks: there
-  is less to save, and every loop is compiled apart.
+  second two, so that unfilled blocks are never read. Fewer slots have fewer blocks: there is less
+  to save, and every loop is compiled separately.
 
-It is a cascade of loops in one program: no step waits for the host, and each device of a mesh goes
-through it by itself. Prompts are never moved: the rows of a prompt, wherever they are, go on
-reading the one copy of its cache (`Readers`).
+It is a cascade of loops in one program: no step waits for the host, and each device of a mesh runs
+through it independently. Prompts never move: all rows of a prompt, wherever they are, read the one
+copy of its cache (`Readers`).
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.policy.cache import Readers
 
 _STAGES = 4
-# A stage with fewer slots would save less than moving costs; so would a block.
+# With fewer slots, a stage or a block would save less than it costs.
 _LEAST_SLOTS = 8
 _BLOCKS = 4
 _LEAST_BLOCK = 32
@@ -38,13 +38,13 @@ class Rules:
   """What decoding does with each token.
 
   Attributes:
-    draw: `draw(logits [S, V], step, rows [S])` gives tokens and their log-probabilities, `[S]`;
+    draw: `draw(logits [S, V], step, rows [S])` returns tokens and their log-probabilities, `[S]`;
       `step` is the tokens' index in their responses.
-    ends: `ends(tokens [S], step, rows [S])`, `[S]` bool, which of them end their response.
-    pad_id: written beyond a response's end.
-    lockstep_axes: manual mesh axes along which all devices take the same number of steps: that of
-      the one with most to do. Needed where a step itself communicates, as a policy in parts does:
-      devices that leave such a loop early would be waited for, forever.
+    ends: `ends(tokens [S], step, rows [S])` returns `[S]` bool, which tokens end their response.
+    pad_id: id that fills the slots after a response.
+    lockstep_axes: manual mesh axes along which all devices take as many steps as the one with the
+      most to do. Needed where a step communicates, as it does for a policy split over devices: the
+      others would wait forever for a device that leaves the loop early.
   """
 
   draw: Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -53,7 +53,7 @@ class Rules:
   lockstep_axes: tuple[str, ...] = ()
 
   def live(self, done: Array) -> Array:
-    """Live slots; of the device with most, where devices stay in step."""
+    """Returns the number of live slots; with lockstep, that of the device with the most."""
     count = jnp.sum(~done)
     return jax.lax.pmax(count, self.lockstep_axes) if self.lockstep_axes else count
 
@@ -64,8 +64,8 @@ class Responses:
   """Responses of `N` rows, time first, as decoding writes them.
 
   Attributes:
-    tokens: `[T, N]` int32, padding where there is none.
-    logprobs: `[T, N]` float32, 0 there.
+    tokens: `[T, N]` int32, padded.
+    logprobs: `[T, N]` float32, 0 at padding.
     steps: `[N]` int32, decoding steps in which the row held a slot.
   """
 
@@ -77,15 +77,15 @@ class Responses:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _State:
-  """Of `S` slots.
+  """State of `S` slots.
 
   Attributes:
-    step: int32 scalar, index in the response of the token to be drawn next.
-    rows: `[S]` int32, the row in each slot.
-    token: `[S]` int32, drawn last.
-    done: `[S]` bool.
-    blocks: the rows' caches, in the order of their tokens.
-    responses: of all `N` rows.
+    step: int32 scalar, index in the response of the next token.
+    rows: `[S]` int32, row in each slot.
+    token: `[S]` int32, last token drawn.
+    done: `[S]` bool, whether the row has finished.
+    blocks: caches of the rows, in the order of their tokens.
+    responses: responses of all `N` rows.
   """
 
   step: Array
@@ -97,13 +97,13 @@ class _State:
 
 
 def stages(rows: int) -> list[int]:
-  """Slots of each stage of decoding: all `rows`, then half as many from stage to stage."""
+  """Returns the slots of each stage of decoding: all `rows`, halved from stage to stage."""
   sizes = [-(-rows // 2**stage) for stage in range(_STAGES)]
   return sizes[:1] + [size for size in sizes[1:] if size >= _LEAST_SLOTS]
 
 
 def blocks(slots: int, stage: int) -> list[int]:
-  """Sizes of the blocks that a row's `slots` slots are cut into at a stage."""
+  """Returns the sizes of the blocks that a row's `slots` slots are split into at a stage."""
   size = max(_LEAST_BLOCK, -(-slots // _BLOCKS)) * 2**stage
   return [min(size, slots - start) for start in range(0, slots, size)]
 
@@ -114,11 +114,11 @@ def decode(
   """Continues every row from its first token until it ends.
 
   Args:
-    config: static.
-    params: the policy's.
-    prefix: the `B` prompts' cache; `N / B` consecutive rows answer each.
-    first: with token 0 of every row.
-    rules: which tokens are drawn, and which end a row. None goes beyond `T`.
+    config: static part of the policy.
+    params: parameters of the policy.
+    prefix: cache of the `B` prompts; `N / B` consecutive rows answer each.
+    first: responses that hold token 0 of every row.
+    rules: how tokens are drawn, and which end a row; no row exceeds `T` tokens.
   """
   t, n = first.tokens.shape
   if t == 1:
@@ -145,8 +145,9 @@ def decode(
     state = dataclasses.replace(state, responses=dataclasses.replace(responses, steps=steps))
     if stage + 1 == len(slots):
       return state.responses
-    # No branch where none is live: what a branch reads stays in memory until it ends, and these
-    # are the caches that moving frees. Then nothing is moved, and no loop makes a turn.
+    # No branch for the case that no row is live: a branch keeps its operands in memory to its end,
+    # and these are the caches that moving frees. Without live rows nothing moves and no loop
+    # iterates.
     return run(stage + 1, _move(state, slots[stage + 1], blocks(t - 1, stage + 1)))
 
   rows = jnp.arange(n, dtype=jnp.int32)
@@ -162,16 +163,16 @@ def _one_token(
   config: PolicyConfig, params: policy.Params, start: Array, rules: Rules, prompts: KVCache,
   place: tuple[int, int], state: _State,
 ) -> _State:  # fmt: skip
-  """One token for every slot.
+  """Draws one token for every slot.
 
   Args:
-    config: of the policy.
-    params: of the policy.
+    config: static part of the policy.
+    params: parameters of the policy.
     start: `[N]` position of each row's first response token.
     rules: see `decode`.
-    prompts: read by the rows in the slots.
-    place: the block that the new keys go into, and the slot it begins with.
-    state: before.
+    prompts: cache of the prompts, as read by the rows in the slots.
+    place: block that the new keys are written to, and its first slot.
+    state: state before the token.
   """
   (block, begin), responses = place, state.responses
   filling = state.blocks[block]
@@ -182,9 +183,9 @@ def _one_token(
   )
   logits = policy.next_token_logits(config, params, hidden[:, 0])
   token, logprob = rules.draw(logits, state.step, state.rows)
-  # No token is negative, but the compiler does not know it: the slot written now depends on what
-  # was drawn, so all reading comes before, and the cache is written in place. Else every step
-  # copies it.
+  # Tokens are never negative, but the compiler cannot know it: the slot to write depends on the
+  # token drawn, so all reads come before the write and the cache is updated in place. Otherwise
+  # every step would copy it.
   slot = state.step - 1 - begin + jnp.any(token < 0)
   filling = policy.cache.append(filling, new, slot)
 
@@ -206,7 +207,7 @@ def _one_token(
 
 
 def _move(state: _State, slots: int, sizes: list[int]) -> _State:
-  """The live rows, in order, in `slots` slots and blocks of these sizes; finished ones fill up."""
+  """Moves the live rows, in order, to `slots` slots and blocks of `sizes`, padded with others."""
   kept = jnp.argsort(state.done, stable=True)[:slots]
   count = jnp.sum(~state.done)
   per_block = -(-len(state.blocks) // len(sizes))
@@ -223,6 +224,6 @@ def _move(state: _State, slots: int, sizes: list[int]) -> _State:
 
 
 def _read_by(prefix: KVCache, rows: Array, n: int) -> KVCache:
-  """The prompts, read by slots that hold these of the `n` rows."""
+  """Returns the prompts' cache as read by slots that hold `rows` of the `n` rows."""
   slot_of = jnp.zeros(n, jnp.int32).at[rows].set(jnp.arange(rows.shape[0], dtype=jnp.int32))
   return dataclasses.replace(prefix, readers=Readers(slot_of.reshape(prefix.rows, -1), rows))

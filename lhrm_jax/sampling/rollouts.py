@@ -1,4 +1,4 @@
-"""What sampling hands to scoring and training: one pytree of arrays."""
+"""`Prompts` and `Rollouts`: the pytrees that sampling returns to scoring and training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class Prompts:
   Attributes:
     tokens: `[B, P]` int32, padded on the right.
     lengths: `[B]` int32, at least 1.
-    ids: `[B]` int32, the name of each prompt in every random key: its place in the stream of
-      prompts, so that a prompt asked twice is sampled anew.
+    ids: `[B]` int32, each prompt's position in the stream of prompts. Random keys derive from it,
+      so that a repeated prompt is sampled differently.
   """
 
   tokens: Array
@@ -31,10 +31,10 @@ class Prompts:
   ids: Array
 
   def split(self, chunks: int) -> "list[Prompts]":
-    """`chunks` batches of equal size, in order.
+    """Splits the batch into `chunks` batches of equal size, in order.
 
     Raises:
-      ValueError: they do not divide the batch.
+      ValueError: `chunks` does not divide the batch.
     """
     b = self.tokens.shape[0]
     if chunks < 1 or b % chunks:
@@ -52,18 +52,17 @@ class Rollouts:
   """Responses to a batch of prompts.
 
   `M` is 2 for paired rollouts (axis 0 = think, 1 = no_think, `G` each) and 1 where the policy chose
-  its mode freely. A response's first token is its opening tag; its last is the end of sequence
-  where it stopped by itself.
+  its mode freely. A response's first token is its opening tag; its last one is the end of sequence
+  unless it was truncated.
 
   Attributes:
     prompts: the `B` prompts.
     responses: `[B, M, G, T]` int32, the sampled ids; padding beyond `lengths`.
     lengths: `[B, M, G]` int32, tokens of each response, end of sequence included.
-    logprobs: `[B, M, G, T]` float32, log-probability of each token under the sampling policy at the
-      sampling temperature, before top-p and top-k; of a forced tag, the policy's own. 0 beyond
-      `lengths`.
-    finish_reason: `[B, M, G]` int32, `STOPPED` or `LENGTH` (cut off).
-    policy_version: int32 scalar, updates made by the policy that sampled.
+    logprobs: `[B, M, G, T]` float32, log-probability of each token, forced tags included, under the
+      sampling policy at the sampling temperature, before top-p and top-k. 0 beyond `lengths`.
+    finish_reason: `[B, M, G]` int32, `STOPPED` or `LENGTH` (truncated).
+    policy_version: int32 scalar, training step of the policy that sampled.
     decode_steps: `[B, M, G]` int32, decoding steps in which the row held a slot, live or not.
   """
 
@@ -77,7 +76,7 @@ class Rollouts:
 
   @property
   def live_slots(self) -> Array:
-    """Share of decoded slots whose token is in a response; the tags come from the prefill."""
+    """Fraction of decoded slots whose token is in a response; tags come from the prefill."""
     return (self.lengths - 1).sum() / self.decode_steps.sum()
 
   @property
@@ -87,9 +86,9 @@ class Rollouts:
 
 
 def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
-  """Rollouts of several chunks of prompts, by one policy, as one batch in the order given.
+  """Concatenates rollouts of several chunks of prompts by one policy, in order.
 
-  Chunking changes nothing in them: a row's random key belongs to its prompt.
+  Chunking does not change them: a row's random key derives from its prompt.
   """
   if len(parts) == 1:
     return parts[0]

@@ -21,12 +21,12 @@ from lhrm_jax.sampling.rollouts import LENGTH, STOPPED, Prompts, Rollouts
 from lhrm_jax.sampling.tokens import sample_tokens
 from lhrm_jax.text import TagIds, Tokenizer
 
-# The place of free sampling beside the modes THINK and NO_THINK in a row's random key.
+# Index of free sampling, beside the modes THINK and NO_THINK, in a row's random key.
 _FREE = 2
 
 
 class Clock(Protocol):
-  """What `sample` can be timed with, e.g. `runs.instruments.Stopwatch`."""
+  """A stopwatch for `sample`, e.g. `runs.instruments.Stopwatch`."""
 
   def time(self, name: str) -> contextlib.AbstractContextManager: ...
 
@@ -61,16 +61,16 @@ class RolloutConfig:
 )
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
-  """How to sample. Temperature, top-p and top-k are traced, the rest is compiled in.
+  """How to sample; temperature, top-p and top-k are traced, the rest is static.
 
   Attributes:
     samples: responses per mode, `G`.
     max_tokens: longest response `T`, tag and end of sequence included.
-    paired: force `<think>` on `G` responses and `<no_think>` on `G` more; else the policy chooses.
+    paired: whether to force each mode on `G` responses; otherwise the policy chooses.
     opening: ids of the two opening tags.
     eos_ids: ids that end a response.
-    pad_id: written beyond a response's end.
-    temperature: 0 is greedy.
+    pad_id: id that fills the slots after a response.
+    temperature: sampling temperature; 0 is greedy.
     top_p: see `sample_tokens`.
     top_k: see `sample_tokens`.
   """
@@ -112,21 +112,20 @@ def sample(
 ) -> Rollouts:
   """Samples `G` responses per prompt and mode.
 
-  A prompt runs through the policy once; its keys and values are stored once, and all `M * G` rows
-  of it read them there. Where the parameters lie on a mesh, its data axes share out the prompts,
-  and each copy of the policy decodes its own rows: at its own pace where a device holds all of it,
-  else in step with the others.
+  A prompt runs through the policy once; its keys and values are stored once and read by all of its
+  `M * G` rows. On a mesh, the prompts are sharded over the data axes, and each copy of the policy
+  decodes its own rows: at its own pace if one device holds it, else in lockstep with the others.
 
   Args:
-    config: of the policy.
+    config: static part of the policy.
     spec: how to sample.
-    params: the policy's.
+    params: parameters of the policy.
     prompts: `B` prompts.
-    key: of (seed, step). A row's own key comes from it by prompt id, mode and sample, so a row's
-      tokens depend neither on its place in the batch nor on the other rows.
+    key: random key of (seed, step). A row's own key derives from it by prompt id, mode and sample,
+      so a row's tokens depend neither on its place in the batch nor on the other rows.
     limits: `[B, M, G]` int32, longest response of each row, from 1 to `T`; `None` means `T`.
-    mesh: that the parameters lie on. They show it themselves, but not while they are traced.
-    clock: times "prefill" and "decode"; without it, the call returns before they are done.
+    mesh: mesh of the parameters, needed only while they are traced.
+    clock: stopwatch for "prefill" and "decode"; without it, the call returns before they finish.
 
   Returns:
     `Rollouts`, `[B, M, G, T]`, of policy version 0.
@@ -140,7 +139,7 @@ def sample(
   )
   if limits is None:
     limits = np.full((b, spec.modes, spec.samples), spec.max_tokens, np.int32)
-  # Devices take equal shares: prompts are repeated to fill the last, and what they gave is dropped.
+  # Devices take equal shares: prompts are repeated to fill the last, and their responses dropped.
   fill = np.arange(-(-b // _shards(mesh)) * _shards(mesh)) % b
   batch, limits = jax.tree.map(lambda x: x if len(fill) == b else x[fill], (prompts, limits))
 
@@ -161,7 +160,7 @@ def sample(
 
 
 class _PromptRows(NamedTuple):
-  """Prompts that have run, and what is asked of their responses.
+  """Prompts after prefill, with the limits of their responses.
 
   Attributes:
     last: `[B, d]` hidden state of each prompt's last token.
@@ -180,7 +179,7 @@ class _PromptRows(NamedTuple):
 def prefill_over(
   config: PolicyConfig, mesh: Mesh | None, params: policy.Params, prompts: Prompts
 ) -> tuple[Array, KVCache]:
-  """`prefill` of prompts that the data axes of a mesh share out; jitted."""
+  """Runs `prefill` on prompts sharded over the data axes of a mesh; jitted."""
   run = functools.partial(prefill, config)
   batch = _batch_axes(mesh)
   return _on_each_device(
@@ -193,7 +192,7 @@ def _decode(
   config: PolicyConfig, mesh: Mesh | None, spec: SamplerSpec, params: policy.Params,
   prompts: _PromptRows, key: Array,
 ) -> dict[str, Array]:  # fmt: skip
-  # A policy in parts communicates within each step.
+  # A policy split over devices communicates within each step.
   whole = mesh is None or mesh.size == _shards(mesh)
   run = functools.partial(_respond, config, () if whole else parallel.LOGICAL_RULES["batch"])
   everywhere, batch = PartitionSpec(), _batch_axes(mesh)
@@ -207,7 +206,7 @@ def _respond(
   config: PolicyConfig, lockstep_axes: tuple[str, ...], spec: SamplerSpec, params: policy.Params,
   prompts: _PromptRows, key: Array,
 ) -> dict[str, Array]:  # fmt: skip
-  """Responses to prompts that have run; the fields of `Rollouts` that decoding fills."""
+  """Decodes responses after prefill; returns the fields of `Rollouts` that decoding fills."""
   shape = (len(prompts.ids), spec.modes, spec.samples)
   t, per_prompt = spec.max_tokens, spec.modes * spec.samples
   n = shape[0] * per_prompt
@@ -254,12 +253,12 @@ def _respond(
 
 
 def prefill(config: PolicyConfig, params: policy.Params, prompts: Prompts) -> tuple[Array, KVCache]:
-  """Runs the prompts: hidden state `[B, d]` of each one's last token, and their cache."""
+  """Runs the prompts; returns hidden states `[B, d]` of their last tokens, and their cache."""
   return policy.prefill(config, params, prompts.tokens, prompts.lengths)
 
 
 def row_uniforms(spec: SamplerSpec, prompt_ids: Array, key: Array) -> Array:
-  """One uniform number for every token of every row, `[T, N]`."""
+  """Returns one uniform number for every token of every row, `[T, N]`."""
   modes = jnp.arange(2) if spec.paired else jnp.array([_FREE])
 
   def of_row(prompt_id: Array, mode: Array, sample_index: Array) -> Array:
@@ -275,14 +274,14 @@ def row_uniforms(spec: SamplerSpec, prompt_ids: Array, key: Array) -> Array:
 
 
 def _mesh_of(params: policy.Params) -> Mesh | None:
-  """The mesh of several devices that the parameters lie on, if they do."""
+  """Returns the mesh of the parameters if it has several devices."""
   sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
   several = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
   return sharding.mesh if several else None
 
 
 def _shards(mesh: Mesh | None) -> int:
-  """Parts that a batch is cut into."""
+  """Returns the number of parts that a batch is sharded into."""
   return math.prod(mesh.shape[axis] for axis in parallel.LOGICAL_RULES["batch"]) if mesh else 1
 
 
@@ -291,16 +290,16 @@ def _batch_axes(mesh: Mesh | None) -> PartitionSpec:
 
 
 def _cache_axes(config: PolicyConfig, mesh: Mesh | None) -> KVCache:
-  """How a cache of prompts is cut: by rows, which come after the layers where these are stacked."""
+  """Returns the sharding of the prompts' cache, by rows; stacked layers come before them."""
   batch = _batch_axes(mesh)
   rows = PartitionSpec(None, *batch) if config.scan_layers else batch
   return KVCache(rows, rows, batch)
 
 
 def _on_each_device(fn: Callable, mesh: Mesh | None, in_axes, out_axes) -> Callable:
-  """`fn` with each device's share of the batch; how a policy is cut over "tensor" is left to XLA.
+  """Returns `fn` applied to each device's share of the batch, without communication between shares.
 
-  Nothing passes between the shares.
+  XLA partitions the policy over "tensor".
   """
   if mesh is None:
     return fn

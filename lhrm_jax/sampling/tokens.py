@@ -1,4 +1,4 @@
-"""One sampling step: from logits to tokens."""
+"""Draws tokens from logits."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ from jax import Array
 # Sums over a vocabulary run in blocks: many times more exact than one float32 sum from end to end,
 # and only the block that a draw falls into is summed token by token.
 _BLOCK = 128
-# Half the distance of two uniform numbers. Draws lie midway between the steps of their grid, so
-# that the first token gets no more than its share, and the last no less.
+# Half the spacing of the uniform numbers. Draws are moved to the midpoints of their grid, so that
+# the first token gets no more than its share, and the last no less.
 _HALF_STEP = 2.0**-24
 
 
@@ -19,22 +19,22 @@ def sample_tokens(
 ) -> tuple[Array, Array]:
   """Draws one token per row by inverting the cumulative distribution.
 
-  One uniform number per token decides, so that a row's draws are a function of its own key only,
-  and are made before the decoding loop. Whatever the number, a token of probability 0 or outside
-  top-p and top-k is never drawn.
+  One uniform number per token decides, so that a row's draws depend on its own key only and are
+  made before the decoding loop. A token of probability 0 or outside of top-p and top-k is never
+  drawn.
 
   Args:
     logits: `[N, V]` float32.
     uniforms: `[N]` in [0, 1).
     temperature: scalar; 0 takes the most likely token.
-    top_p: scalar in (0, 1]: the smallest set of tokens whose probability reaches it, by sums in
-      float32. Of equally likely tokens, those with the lower ids come first.
-    top_k: scalar int, the most likely tokens, likewise; 0 means no limit. All three are traced:
-      changing them compiles nothing.
+    top_p: scalar in (0, 1]: draws from the smallest set of tokens whose probability reaches it, by
+      sums in float32. Among equally likely tokens, lower ids come first.
+    top_k: scalar int: draws from the `top_k` most likely tokens, with ties as in top-p; 0 means no
+      limit. All three are traced: changing them compiles nothing.
 
   Returns:
     Tokens `[N]` int32, and their log-probabilities `[N]` at that temperature (at 1 where it is 0),
-    before top-p and top-k. Logits with a NaN give some token of the vocabulary.
+    before top-p and top-k. Logits with NaN yield some token of the vocabulary.
   """
   greedy = jnp.asarray(temperature) <= 0
   logits = logits / jnp.where(greedy, 1.0, temperature)
@@ -42,41 +42,41 @@ def sample_tokens(
 
   probs, truncated = _blocks(jnp.exp(logprobs)), ~greedy & ((top_p < 1.0) | (top_k > 0))
   probs = jax.lax.cond(truncated, _truncate, lambda p, *_: p, probs, top_p, top_k)
-  # Of the logits themselves: their log-probabilities may be equal by rounding.
+  # Greedy on the logits: rounding may make their log-probabilities equal.
   tokens = jnp.where(greedy, _most_likely(_blocks(logits, -jnp.inf)), _draw(probs, uniforms))
   tokens = jnp.minimum(tokens, logits.shape[1] - 1)  # padding, where logits are NaN
   return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
 
 
 def _blocks(x: Array, fill: float = 0.0) -> Array:
-  """`[N, V]` as `[N, blocks, _BLOCK]`, filled up."""
+  """Reshapes `[N, V]` to `[N, blocks, _BLOCK]`, padded with `fill`."""
   n, v = x.shape
   padding = ((0, 0), (0, -v % _BLOCK))
   return jnp.pad(x, padding, constant_values=fill).reshape(n, -1, _BLOCK)
 
 
 def _most_likely(logits: Array) -> Array:
-  """The first tokens `[N]` of the highest logits `[N, blocks, _BLOCK]`."""
+  """Returns the first tokens `[N]` with the highest of the logits `[N, blocks, _BLOCK]`."""
   block = jnp.argmax(jnp.max(logits, axis=2), axis=1)[:, None]
   inside = jnp.take_along_axis(logits, block[:, :, None], axis=1)[:, 0]
   return (block[:, 0] * _BLOCK + jnp.argmax(inside, axis=1)).astype(jnp.int32)
 
 
 def _draw(probs: Array, uniforms: Array) -> Array:
-  """Tokens `[N]` int32 by their probabilities `[N, blocks, _BLOCK]`, which need not sum to 1."""
+  """Draws tokens `[N]` int32 by probabilities `[N, blocks, _BLOCK]`, which need not sum to 1."""
   return _find(probs, lambda total: (uniforms + _HALF_STEP) * total)
 
 
 def _find(weights: Array, target: Callable[[Array], Array]) -> Array:
-  """The first tokens `[N]` at which the running sum of the weights exceeds a target.
+  """Returns the first tokens `[N]` at which the running sum of the weights exceeds a target.
 
-  First the block, then the token in it. Rounding can make sums fall where nothing was added, so
-  blocks and tokens of weight 0 are left out by name, not trusted to the sums. Beyond the total, it
-  is the last token that weighs anything.
+  Finds the block, then the token in it. Rounding can make sums fall where nothing was added, so
+  blocks and tokens of weight 0 are excluded explicitly. A target beyond the total selects the last
+  token with any weight.
 
   Args:
     weights: `[N, blocks, _BLOCK]`, at least 0.
-    target: from the totals `[N]` to the targets `[N]`.
+    target: function from the totals `[N]` to the targets `[N]`.
   """
   mass = jnp.sum(weights, axis=2)  # [N, blocks]
   ends = jax.lax.cummax(jnp.cumsum(mass, axis=1), axis=1)
@@ -89,38 +89,38 @@ def _find(weights: Array, target: Callable[[Array], Array]) -> Array:
 
 
 def _first(reached: Array, allowed: Array) -> Array:
-  """`[N, 1]`: where `reached` first holds among the allowed, else the last of these."""
+  """Returns `[N, 1]`: the first allowed index where `reached` holds, else the last allowed one."""
   found = reached & allowed
   last = allowed.shape[1] - 1 - jnp.argmax(allowed[:, ::-1], axis=1)
   return jnp.where(jnp.any(found, axis=1), jnp.argmax(found, axis=1), last)[:, None]
 
 
 def _truncate(probs: Array, top_p: Array, top_k: Array) -> Array:
-  """Sets the tokens outside top-p and top-k to probability 0; the most likely always stays."""
+  """Zeroes the probability of tokens outside of top-p and top-k; the most likely one stays."""
   by_mass = _fewest(probs, probs, top_p, top_p < 1.0)
   by_count = _fewest(probs, None, jnp.asarray(top_k, jnp.float32), top_k > 0)
   return jnp.where(by_mass & by_count, probs, 0.0)
 
 
 def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -> Array:
-  """Mask of the most likely tokens, as few as weigh `target` together; all where not `wanted`.
+  """Returns a mask of the fewest most likely tokens whose weights reach `target`.
 
-  Bisects the least probability that is kept, over the bits of a float32: read as whole numbers,
-  they are in the order of the values. No sort: each pass is one masked sum. It ends when one token
-  is left between the bounds, or equally likely ones, of which the lower ids are kept.
+  Bisects the smallest probability kept, over the bits of a float32: read as integers, they are in
+  the order of the values. This needs no sort: each pass is one masked sum. It ends when the bounds
+  enclose one token, or several equally likely ones, of which the lower ids are kept.
 
   Args:
-    probs: `[N, blocks, _BLOCK]`.
-    weights: likewise, the probabilities themselves; `None` weighs every token 1.
+    probs: `[N, blocks, _BLOCK]` probabilities.
+    weights: `[N, blocks, _BLOCK]`, the probabilities again; `None` gives every token weight 1.
     target: scalar above 0.
-    wanted: bool scalar.
+    wanted: bool scalar; if false, the mask keeps all tokens.
   """
 
   def least(low: Array) -> Array:
     return jax.lax.bitcast_convert_type(low, jnp.float32)[:, None, None]
 
   def lightest(low: Array) -> Array:
-    """The least that a token above the bound weighs, `[N]`."""
+    """Returns the smallest weight of a token above the bound, `[N]`."""
     return jnp.ones(low.shape) if weights is None else least(low)[:, 0, 0]
 
   def weight_from(low: Array) -> Array:
@@ -148,7 +148,7 @@ def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -
 
   certain = probs >= least(high)
   between = (probs >= least(low)) & ~certain
-  # Half a token short of the count that it takes, so that the sum exceeds it at that count.
+  # Half a token less than the count needed, so that the sum exceeds the target at that count.
   count = jnp.ceil((target - from_high) / lightest(low))
   last = _find(between.astype(jnp.float32), lambda _: count - 0.5)
   ids = jnp.arange(probs[0].size).reshape(probs.shape[1:])
@@ -156,13 +156,13 @@ def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -
 
 
 def mode_logprobs(logits: Array, opening: tuple[int, int]) -> Array:
-  """Log-probabilities `[B, 3]` that a response opens with `<think>`, `<no_think>`, or neither.
+  """Returns log-probabilities `[B, 3]` of the first token: `<think>`, `<no_think>`, or neither.
 
   Args:
     logits: `[B, V]` of the first token, divided by the temperature.
     opening: ids of the two opening tags.
   """
-  # The others are summed, not taken as what is left of 1: that is rounding where it matters.
+  # The other tokens are summed; 1 minus the tags would be rounding error where it matters.
   is_tag = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(opening))
   other = jax.nn.logsumexp(jnp.where(is_tag, -jnp.inf, logits), axis=-1, keepdims=True)
   modes = jnp.concatenate([logits[:, jnp.array(opening)], other], axis=-1)

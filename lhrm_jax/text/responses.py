@@ -35,7 +35,7 @@ def parse_response(text: str) -> ParsedResponse:
   A response is well formed when it begins with an opening tag, that mode's closing tag follows, no
   tag stands anywhere else, and in no-think mode only whitespace follows the closing tag. In think
   mode the answer stands after `</think>`, in no-think mode inside the tags. A tag that is spelled
-  out in ordinary tokens counts as one: whoever reads the text can't tell.
+  out in ordinary tokens counts as one: the text does not show the difference.
 
   The text alone is judged here. Where ids are known, see `form.well_formed`: they decide the mode.
   """

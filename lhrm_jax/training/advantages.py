@@ -1,4 +1,4 @@
-"""Advantages of scored rollouts, by the function that a config names."""
+"""Advantages of scored rollouts, by the advantage function that a config names."""
 
 import dataclasses
 import functools
@@ -15,15 +15,15 @@ from lhrm_jax.training.hgpo import HGPOConfig
 
 
 def make_advantage_fn(c: HGPOConfig) -> Callable[[ScoredRollouts, int], ScoredRollouts]:
-  """`advantage_fn(scored, step)`: the rollouts with their advantages, on the host.
+  """Returns `advantage_fn(scored, step)`, which adds advantages to rollouts, on the host.
 
-  The function that `c.advantage` names is given the scores and, by name, what else it asks for
-  (`objectives.advantages`): arrays and numbers, so that the objectives stay maths that knows no
-  rollouts. A score that is not finite spoils its advantages, so that the update is skipped: means
+  The function that `c.advantage` names is given the scores and, by name, the other arguments it
+  takes (`objectives.advantages`): arrays and numbers only, so that `objectives` does not depend on
+  rollouts. A non-finite score makes its advantages non-finite, so that the update is skipped; means
   and comparisons of modes could hide it.
 
   Raises:
-    ValueError: no such function.
+    ValueError: there is no such function.
   """
   fn = registry.get(c.advantage)
   fn = functools.partial(fn, **registry.options(c.advantage, c, c.advantage_options))

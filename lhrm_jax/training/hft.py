@@ -33,12 +33,12 @@ HFTStep = Callable[[TrainState, Sequence[TokenBatch]], tuple[TrainState, dict[st
 
 @dataclasses.dataclass(frozen=True)
 class UntilConfig:
-  """Knobs of the accuracies that end the cold start early: greedy, on the evaluation prompts."""
+  """Knobs of the greedy accuracies on the evaluation prompts that end the cold start early."""
 
   think: float = knob(0.0, SHARE, "Accuracy of forced thinking to reach; 0 never stops.")
   no_think: float = knob(0.0, SHARE, "Accuracy of forced no-think to reach; 0 never stops.")
   no_think_levels: tuple[int, ...] = knob(
-    (1, 2), LEVELS, "Levels of the prompts that the accuracy of no-think is measured on."
+    (1, 2), LEVELS, "Levels of the prompts that no-think accuracy is measured on."
   )
   check_every: int = knob(100, whole(1), "Steps between measurements.")
 
@@ -47,22 +47,22 @@ class UntilConfig:
 class HFTConfig(OptimizerConfig):
   """Knobs of stage I, the section `hft` of a config."""
 
-  steps: int = knob(1000, whole(0), "Training steps; the most of them where `hft.until` is set.")
-  think_per_step: int = knob(64, whole(0, MOST_ROWS), "Thinking demonstrations of a step.")
-  no_think_per_step: int = knob(64, whole(0, MOST_ROWS), "Direct demonstrations of a step.")
+  steps: int = knob(1000, whole(0), "Training steps, at most; `hft.until` may end them early.")
+  think_per_step: int = knob(64, whole(0, MOST_ROWS), "Thinking demonstrations per step.")
+  no_think_per_step: int = knob(64, whole(0, MOST_ROWS), "Direct demonstrations per step.")
   packed_length: int = knob(
     0,
     whole(0, MOST_TOKENS),
-    "Tokens of a row that demonstrations are packed into; 0 gives each a row, and thinking and "
-    "direct ones micro-batches of their own widths.",
+    "Tokens per row of packed demonstrations; 0 gives each demonstration its own row, and thinking "
+    "and direct ones separate micro-batches of different widths.",
   )
   micro_batch_rows: int = knob(
     8,
     whole(1, MOST_ROWS),
-    "Packed rows of a micro-batch, a multiple of the devices along `mesh.data` and `mesh.fsdp`.",
+    "Packed rows per micro-batch, a multiple of the devices along `mesh.data` and `mesh.fsdp`.",
   )
   learning_rate: float = with_default(OptimizerConfig, "learning_rate", 1e-4)
-  warmup_steps: int = knob(100, whole(0), "Steps until the learning rate is at its peak.")
+  warmup_steps: int = knob(100, whole(0), "Steps of linear warm-up to the peak learning rate.")
   weight_decay: float = with_default(OptimizerConfig, "weight_decay", 0.01)
   until: UntilConfig = section(UntilConfig)
 
@@ -72,8 +72,8 @@ def _something_to_train_on(c: HFTConfig) -> str:
   if c.think_per_step or c.no_think_per_step:
     return ""
   return (
-    "hft.think_per_step=0 and hft.no_think_per_step=0 leave nothing to train on: raise one. To do "
-    "without fine-tuning, set hft.steps=0."
+    "hft.think_per_step=0 and hft.no_think_per_step=0 leave nothing to train on: raise one. To "
+    "skip fine-tuning, set hft.steps=0."
   )
 
 
@@ -85,7 +85,7 @@ def _rows_of_their_own(c: HFTConfig) -> str:
 def hft_loss(
   config: PolicyConfig, params: policy.Params, batch: TokenBatch
 ) -> tuple[SumCount, dict[str, SumCount]]:
-  """Weighted cross-entropy of the response tokens, and metrics."""
+  """Returns the weighted cross-entropy of the response tokens, and metrics."""
   hidden, _ = policy.apply(config, params, batch.tokens, batch.positions, batch.segment_ids)
   scored = policy.token_logprobs(config, params, hidden, batch.targets)
   mask = batch.weights > 0
@@ -99,10 +99,10 @@ def make_hft_step(
   schedule: optax.Schedule,
   mesh: Mesh,
 ) -> HFTStep:
-  """Builds the jitted step: one update over micro-batches, whose shapes may differ.
+  """Returns the jitted step: one update over micro-batches, whose shapes may differ.
 
-  The gradient is that of the weighted mean over all tokens of all micro-batches, however they are
-  cut. The state is donated.
+  The gradient is that of the weighted mean over all tokens of all micro-batches, so it does not
+  depend on how they are split. The state is donated.
   """
 
   def step(state: TrainState, micro_batches: Sequence[TokenBatch]) -> tuple[TrainState, Any]:

@@ -1,4 +1,4 @@
-"""What must hold between the knobs of HGPO, and which have no effect under the others."""
+"""Checks between the knobs of HGPO, and which have no effect under the others."""
 
 import functools
 import inspect
@@ -16,12 +16,12 @@ def _parts_of_a_step(c: HGPOConfig) -> str:
   if prompts % updates:
     return (
       f"hgpo.updates_per_rollout={updates} does not divide hgpo.prompts_per_step={prompts}: each "
-      "update is made from an equal part of a step's queries."
+      "update takes an equal part of a step's prompts."
     )
   if prompts // updates % parts:
     return (
-      f"hgpo.micro_batches={parts} does not divide the {prompts // updates} queries of an update "
-      "(hgpo.prompts_per_step / hgpo.updates_per_rollout): micro-batches are equal parts of it."
+      f"hgpo.micro_batches={parts} does not divide the {prompts // updates} prompts of an update "
+      "(hgpo.prompts_per_step / hgpo.updates_per_rollout): micro-batches are equal parts."
     )
   return ""
 
@@ -41,8 +41,8 @@ def _prompt_ids(c: HGPOConfig) -> str:
   if c.prompts_per_step * c.steps < 2**31:
     return ""
   return (
-    f"hgpo.steps={c.steps} of hgpo.prompts_per_step={c.prompts_per_step} are more prompts than "
-    "int32 numbers, which their random keys come from: at most "
+    f"hgpo.steps={c.steps} with hgpo.prompts_per_step={c.prompts_per_step} are more prompts than "
+    "the int32 ids that their random keys derive from: at most "
     f"{(2**31 - 1) // c.prompts_per_step:,} steps."
   )
 
@@ -83,7 +83,7 @@ def _group_size(c: HGPOConfig) -> str:
     return ""
   return (
     "hgpo.samples_per_mode=1 with hgpo.advantage='hgpo': a mode's only response is always its "
-    "best, so every token after the tag has advantage 0. Take at least 2."
+    "best, so every token after the tag has advantage 0. Use at least 2."
   )
 
 
@@ -93,24 +93,24 @@ def _skipping(c: HGPOConfig) -> str:
     return ""
   return (
     f"hgpo.skip_zero_advantages with hgpo.beta={c.beta}: the KL penalty gives every response a "
-    "gradient, advantage or not. Set hgpo.beta=0, or skip none."
+    "gradient, with or without advantage. Set hgpo.beta=0, or skip_zero_advantages=False."
   )
 
 
 @together(HGPOConfig, "advantage", "advantage_options")
 def argument_problems(c: HGPOConfig) -> Iterator[str]:
-  """What is wrong with `hgpo.advantage_options`, a sentence each."""
+  """Yields the problems of `hgpo.advantage_options`, a sentence each."""
   name, own = c.advantage, c.advantage_options
   if name not in advantages.names():
     return
   signature = inspect.signature(advantages.get(name))
-  parameters = list(signature.parameters.values())[1:]  # without the scores
+  parameters = list(signature.parameters.values())[1:]  # the first one is the scores
   named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
   for option in own:
     if option in advantages.SETTINGS:
-      yield f"hgpo.advantage_options.{option}: the config has hgpo.{option} for that."
+      yield f"hgpo.advantage_options.{option}: set hgpo.{option} instead."
     elif option in advantages.CONTEXT:
-      yield f"hgpo.advantage_options.{option}: the rollouts and the run say it."
+      yield f"hgpo.advantage_options.{option}: given by the rollouts and the run."
     elif option not in named and len(named) == len(parameters):
       yield (
         f"hgpo.advantage_options.{option}: hgpo.advantage={name!r} takes no such argument; it "

@@ -1,14 +1,14 @@
-"""Rows of very different lengths in arrays of few shapes, inside one compiled program.
+"""Length buckets: rows of very different lengths at few widths, inside one compiled program.
 
 Half of a hybrid group answers in a few tokens; padded to its longest row, it is mostly padding.
-Rows are sorted by length and cut into buckets of equally many; each is computed at the narrowest of
-a few widths that holds its longest row. All widths are compiled into the program and `lax.switch`
-picks one at run time: no new mix of lengths compiles anything, and the host does not take part.
+Rows are sorted by length and split into buckets of equal size; each is computed at the narrowest of
+a few widths that fits its longest row. All widths are compiled into the program and `lax.switch`
+selects one at run time, so a new mix of lengths compiles nothing and needs no work on the host.
 
-Rows that devices share out in `P` parts stay where they are: each part sorts its own, and a bucket
-takes as many from every part.
+Rows sharded over devices in `P` parts are not moved: each part sorts its own rows, and a bucket
+takes the same number from every part.
 
-`N` denotes rows, `K` buckets, `R` rows of a bucket from each part and `T` the longest row possible.
+`N` denotes rows, `K` buckets, `R` a bucket's rows from each part, `T` the longest possible row.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from lhrm_jax.objectives.masked import SumCount
 
 Tree = TypeVar("Tree")
 
-# Of the longest width, and the rounding. Compile time grows with their number; these keep a hybrid
-# mix, long rows ragged and short ones about an eighth, below 15 % padding.
+# Widths as fractions of the longest, and their rounding. Compile time grows with their number;
+# these keep a hybrid mix (ragged long rows, short ones about an eighth) below 15 % padding.
 _FRACTIONS = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 1 / 4, 1 / 8)
 _MULTIPLE = 16
 
 
 def bucket_widths(tokens: int) -> tuple[int, ...]:
-  """The widths that rows of up to `tokens` are computed at, ascending; at most seven.
+  """Returns the widths that rows of up to `tokens` are computed at, ascending; at most seven.
 
-  Each is compiled, so one that would save less than an eighth is left out.
+  Each one is compiled, so a width that saves less than an eighth is left out.
   """
   widths = [tokens]
   for fraction in _FRACTIONS:
@@ -47,13 +47,12 @@ def bucket_widths(tokens: int) -> tuple[int, ...]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-  """Rows sorted by falling length, in buckets.
+  """Rows sorted by decreasing length, in buckets.
 
   Attributes:
-    rows: `[K, P, R]` int32, which row of its part stands where. The last bucket may repeat rows to
-      be full.
-    lengths: `[K, P, R]` int32; 0 where a row is repeated.
-    width: `[K]` int32, index among the widths; -1 where a bucket holds no token.
+    rows: `[K, P, R]` int32, index of each row within its part. The last bucket may repeat rows.
+    lengths: `[K, P, R]` int32, tokens of each row; 0 for a repeated row.
+    width: `[K]` int32, index among the widths; -1 for a bucket without tokens.
   """
 
   rows: Array
@@ -62,7 +61,7 @@ class Buckets:
 
   @classmethod
   def of(cls, lengths: Array, count: int, widths: Sequence[int], parts: int = 1) -> "Buckets":
-    """Sorts rows of these lengths `[N]` into `count` buckets, or `N / parts` where that is less."""
+    """Sorts rows of lengths `[N]` into `count` buckets, at most `N / parts`."""
     lengths = lengths.reshape(parts, -1)
     n = lengths.shape[1]
     per_bucket = -(-n // min(count, n))
@@ -79,7 +78,7 @@ class Buckets:
     return cls(rows, ordered, jnp.where(longest > 0, width, -1))
 
   def padding(self, widths: Sequence[int]) -> SumCount:
-    """Slots computed for nothing, of all that are computed."""
+    """Returns the padding fraction of the computed slots."""
     slots = jnp.where(self.width >= 0, jnp.array(widths)[self.width], 0) * self.rows[0].size
     computed = jnp.sum(slots).astype(jnp.float32)
     return SumCount(computed - jnp.sum(self.lengths), computed)
@@ -89,14 +88,14 @@ def add_over(
   buckets: Buckets, widths: Sequence[int], add: Callable[[Tree, Array, Array, int], Tree],
   start: Tree,
 ) -> Tree:  # fmt: skip
-  """Folds buckets into `start`; one without tokens is passed over.
+  """Folds `add` over the buckets, skipping those without tokens; returns the total.
 
   Args:
-    buckets: to go through.
-    widths: that they were made for.
-    add: `add(total, rows [P, R], lengths [P * R], width)` gives the new total; `width` is a Python
-      int, and `parallel.take_rows` fetches the rows.
-    start: the first total.
+    buckets: buckets to fold over.
+    widths: widths that they were made for.
+    add: `add(total, rows [P, R], lengths [P * R], width)` returns the new total; `width` is a
+      Python int, and `parallel.take_rows` gathers the rows.
+    start: initial total.
   """
   branches = [lambda total, *_: total]
   branches += [lambda total, rows, lengths, w=w: add(total, rows, lengths, w) for w in widths]
@@ -111,16 +110,16 @@ def add_over(
 def map_over(
   buckets: Buckets, widths: Sequence[int], fn: Callable[[Array, Array, int], Tree], rows: int
 ) -> Tree:
-  """Computes per-token arrays bucket by bucket, and puts rows back into their places.
+  """Computes per-token arrays bucket by bucket and restores the order of the rows.
 
   Args:
-    buckets: to go through.
-    widths: that they were made for, the last one `T`.
-    fn: `fn(rows [P, R], lengths [P * R], width)` gives arrays `[P * R, width]`.
-    rows: `N`.
+    buckets: buckets to map over.
+    widths: widths that they were made for, the last one `T`.
+    fn: `fn(rows [P, R], lengths [P * R], width)` returns arrays `[P * R, width]`.
+    rows: number of rows, `N`.
 
   Returns:
-    What `fn` gives as arrays `[N, T]`, 0 beyond a bucket's width.
+    The arrays of `fn` as `[N, T]`, 0 beyond a bucket's width.
   """
   _, parts, per_bucket = buckets.rows.shape
 
@@ -142,7 +141,7 @@ def map_over(
     return None, jax.lax.switch(bucket.width + 1, branches, bucket.rows, lengths)
 
   _, computed = jax.lax.scan(body, None, buckets)
-  # Rows that only fill the last bucket up are sent outside and dropped.
+  # Repeated rows, which only fill the last bucket, get an index out of range and are dropped.
   places = buckets.rows.swapaxes(0, 1).reshape(parts, -1)
   places = jnp.where(jnp.arange(places.shape[1]) < rows // parts, places, rows // parts)
 

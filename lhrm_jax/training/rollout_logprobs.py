@@ -1,7 +1,7 @@
 """Per-token log-probabilities of given rollouts under a policy.
 
 Rollouts are scored the way the sampler made them: each prompt runs once, and all of its responses
-attend to its one cache, in buckets of like length (`length_buckets`).
+attend to its one cache, in length buckets (`length_buckets`).
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from lhrm_jax.training.length_buckets import Buckets, bucket_widths, map_over
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RolloutLogprobs:
-  """Log-probabilities and entropies of given rollouts under one policy.
+  """Per-token log-probabilities and entropies of given rollouts under one policy.
 
   Attributes:
-    logprobs: `[B, M, G, T]` float32 of the response tokens.
-    entropy: `[B, M, G, T]` float32, nats.
+    logprobs: `[B, M, G, T]` float32, log-probabilities of the response tokens.
+    entropy: `[B, M, G, T]` float32, entropies in nats.
     mode_logprobs: `[B, 3]` float32, see `sampling.mode_logprobs`.
   """
 
@@ -43,14 +43,14 @@ def make_score(
   length_buckets: int = 8,
   mesh: Mesh | None = None,
 ) -> Callable[[policy.Params, Rollouts], RolloutLogprobs]:
-  """The jitted scoring of sampled ids, for reference and old log-probabilities.
+  """Returns the jitted function that scores sampled ids, for reference and old log-probabilities.
 
   Args:
-    config: of the policy.
+    config: static part of the policy.
     opening: ids of the two opening tags.
-    temperature: the rollouts were sampled at.
-    length_buckets: parts that the responses, sorted by length, are computed in.
-    mesh: that parameters and rollouts lie on, where it has several devices.
+    temperature: sampling temperature of the rollouts.
+    length_buckets: number of length buckets that the responses are computed in.
+    mesh: mesh of the parameters and rollouts, if it has several devices.
   """
 
   def score(params: policy.Params, rollouts: Rollouts) -> RolloutLogprobs:
@@ -83,7 +83,7 @@ def make_score(
 
 
 def by_row(x: Array) -> Array:
-  """`[B, M, G, ...]` to `[N, ...]`."""
+  """Flattens `[B, M, G, ...]` to `[N, ...]`."""
   return x.reshape(-1, *x.shape[3:])
 
 
@@ -91,22 +91,22 @@ def score_rows(
   config: PolicyConfig, params: policy.Params, prompts: tuple[Array, KVCache], prompt_of: Array,
   responses: Array, lengths: Array, temperature: float,
 ) -> policy.TokenLogprobs:  # fmt: skip
-  """Teacher-forced scores `[P * R, width]` of some responses.
+  """Returns teacher-forced log-probabilities and entropies `[P * R, width]` of responses.
 
   Args:
-    config: of the policy.
-    params: of the policy.
-    prompts: as `prefill` gives them, `[B, d]` hidden states of their last tokens and their cache.
-    prompt_of: `[P, R]`, which prompt of its part each response answers.
-    responses: `[P * R, width]`.
-    lengths: `[P * R]`.
-    temperature: of the distribution.
+    config: static part of the policy.
+    params: parameters of the policy.
+    prompts: result of `prefill`: `[B, d]` hidden states of the last tokens, and the cache.
+    prompt_of: `[P, R]`, index within its part of the prompt that each response answers.
+    responses: `[P * R, width]` token ids.
+    lengths: `[P * R]`, tokens of each response.
+    temperature: temperature of the distribution.
   """
   (last, prefix), width = prompts, responses.shape[1]
   positions = take_rows(prefix.lengths, prompt_of)[:, None] + jnp.arange(width - 1)
   segment_ids = (jnp.arange(1, width) < lengths[:, None]).astype(jnp.int32)
   context = (policy.cache.take(prefix, prompt_of),)
   hidden, _ = policy.apply(config, params, responses[:, :-1], positions, segment_ids, context)
-  # The prompt's last token predicts the tag, each response token the next one.
+  # The prompt's last token predicts the tag, and each response token the next one.
   hidden = jnp.concatenate([take_rows(last, prompt_of)[:, None], hidden], axis=1)
   return policy.token_logprobs(config, params, hidden, responses, temperature)

@@ -1,4 +1,4 @@
-"""Metrics of a batch of scored rollouts, under TRL's names where it has one."""
+"""Metrics of a batch of scored rollouts, under TRL's names where TRL has one."""
 
 import numpy as np
 
@@ -12,21 +12,20 @@ _TIE_TOLERANCE = 1e-6
 
 
 def rollout_metrics(scored: ScoredRollouts, c: HGPOConfig) -> dict[str, float]:
-  """Scalars of one step's rollouts.
+  """Returns the metrics of one step's rollouts, by name.
+
+  `mode/within_delta_frac` is the share of queries whose mode means differ by less than `c.delta`,
+  so that delta decides the winner: near 1, the scores are on another scale than delta.
+  `mode/sampled_think_rate` is present only where the policy chose the mode; `mode/think_rate` is of
+  the evaluation prompts. See `form.form_rates` for malformed (which includes truncated), empty and
+  leaking responses.
 
   Args:
-    scored: with their advantages.
-    c: names the advantage function and its margin. `mode/within_delta_frac` is the share of queries
-      whose mode means differ by less than the size of `c.delta`, so that it decides who wins: near
-      1, the scores are on another scale than delta.
-
-  Returns:
-    Metric names to values. `mode/sampled_think_rate` only where the policy chose the mode; the
-    share of its free replies to the evaluation prompts is `mode/think_rate`. See
-    `form.form_rates` for malformed, empty and leaking responses; one that was cut off is malformed.
+    scored: rollouts with their advantages.
+    c: knobs of stage II: the advantage function and its margin.
   """
   lengths, cut_off, modes = scored.lengths, scored.truncated, scored.modes
-  # In float64, and off the extremes: rounding in a mean must not give equal scores a spread.
+  # In float64, and flat groups by their extremes: rounding must not give equal scores a spread.
   scores = np.asarray(scored.scores, np.float64)
   of_query = scores.reshape(len(scores), -1)
   flat = of_query.max(axis=1) == of_query.min(axis=1)
@@ -60,9 +59,9 @@ def rollout_metrics(scored: ScoredRollouts, c: HGPOConfig) -> dict[str, float]:
 
 
 def winning_mode(scored: ScoredRollouts, c: HGPOConfig) -> np.ndarray | None:
-  """`r_inter` `[B, 2, G]`, also of an advantage that has none; `None` of rollouts without pairs.
+  """Returns `r_inter` `[B, 2, G]`, or `None` for rollouts that are not paired.
 
-  With the margin `c.delta` where the advantage takes one, else with none.
+  It is computed for advantages without one, with the margin `c.delta` if they take it, else 0.
   """
   if scored.scores.shape[1] != len(tags.MODES):
     return None

@@ -1,4 +1,4 @@
-"""Train state: parameters, optimiser state and step, created where they will live."""
+"""Train state: parameters, optimiser state and counters, created with their shardings."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from lhrm_jax.policy import PolicyConfig
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """Knobs of AdamW and of clipping."""
+  """Knobs of AdamW and of gradient clipping."""
 
   learning_rate: float = knob(1e-6, real(0), "Peak learning rate.")
   weight_decay: float = knob(0.0, real(0), "Decoupled weight decay on matrices.")
@@ -27,14 +27,14 @@ class OptimizerConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything an update changes.
+  """Everything that an update changes.
 
   Attributes:
-    step: int32 scalar, updates made or skipped.
+    step: int32 scalar, number of updates made or skipped.
     params: float32 master parameters.
-    opt_state: Optax's.
-    skipped: int32 scalar, updates left out because loss or gradient was not finite.
-    skipped_in_a_row: int32 scalar, of those, how many since the last that was made.
+    opt_state: state of the Optax optimiser.
+    skipped: int32 scalar, number of updates skipped because loss or gradient was not finite.
+    skipped_in_a_row: int32 scalar, number of updates skipped since the last one made.
   """
 
   step: Array
@@ -47,7 +47,7 @@ class TrainState:
 def make_optimizer(
   schedule: optax.Schedule, *, weight_decay: float, clip_norm: float, b2: float = 0.95
 ) -> optax.GradientTransformation:
-  """AdamW after clipping by global norm; decay acts on matrices only, not on norms and biases."""
+  """Returns AdamW after clipping by global norm; only matrices decay, not norms and biases."""
 
   def matrices(params: policy.Params) -> Any:
     return jax.tree_util.tree_map_with_path(
@@ -63,7 +63,7 @@ def make_optimizer(
 def create(
   config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, key: Array
 ) -> TrainState:
-  """A fresh state, initialised sharded: no device ever holds what is not its own."""
+  """Returns a fresh state, initialised sharded: no device ever holds another's part."""
   return _sharded(
     lambda key: from_params(policy.init(config, key), optimizer), config, optimizer, mesh
   )(key)
@@ -72,19 +72,19 @@ def create(
 def restart(
   config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, params: policy.Params
 ) -> TrainState:
-  """A state at step 0 around a copy of `params` with a fresh optimiser."""
+  """Returns a state at step 0 with a copy of `params` and a fresh optimiser."""
   return _sharded(lambda params: from_params(params, optimizer), config, optimizer, mesh)(params)
 
 
 def from_params(params: policy.Params, optimizer: optax.GradientTransformation) -> TrainState:
-  """A state at step 0; traceable."""
+  """Returns a state at step 0; traceable."""
   return TrainState(jnp.int32(0), params, optimizer.init(params), jnp.int32(0), jnp.int32(0))
 
 
 def shardings(
   config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-  """A `TrainState` of shardings; the optimiser's moments lie as their parameters do."""
+  """Returns a `TrainState` of shardings; the moments are sharded as their parameters are."""
   by_param = parallel.param_shardings(mesh, policy.logical_axes(config))
   shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
   opt_shapes = jax.eval_shape(optimizer.init, shapes)
@@ -102,7 +102,7 @@ def shardings(
 def abstract(
   config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-  """A `TrainState` of `jax.ShapeDtypeStruct`s with shardings: what to load or compile for."""
+  """Returns a `TrainState` of sharded `jax.ShapeDtypeStruct`s, to load or compile for."""
   shapes = jax.eval_shape(
     lambda key: from_params(policy.init(config, key), optimizer), jax.random.key(0)
   )

@@ -1,4 +1,4 @@
-"""Gradients over micro-batches, divided once, and the optimiser's update."""
+"""Gradients summed over micro-batches and devices, divided once, and the optimiser's update."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ LossFn = Callable[[policy.Params, Any], tuple[SumCount, Metrics]]
 def gradients(
   loss_fn: LossFn, params: policy.Params, batch: Any
 ) -> tuple[SumCount, policy.Params, Metrics]:
-  """Loss, gradient of the loss's *sum*, and metrics of one micro-batch."""
+  """Returns loss, gradient of the *summed* loss, and metrics of one micro-batch."""
 
   def total(params: policy.Params):
     loss, metrics = loss_fn(params, batch)
@@ -36,7 +36,7 @@ def gradients(
 def accumulate(
   loss_fn: LossFn, params: policy.Params, batches: Sequence[Any]
 ) -> tuple[SumCount, policy.Params, Metrics]:
-  """Adds `gradients` over micro-batches of any shapes, unrolled."""
+  """Sums `gradients` over micro-batches of any shapes, unrolled."""
   total = None
   for batch in batches:
     part = gradients(loss_fn, params, batch)
@@ -47,7 +47,7 @@ def accumulate(
 def accumulate_scan(
   gradients_of: Callable[[Any], tuple[SumCount, policy.Params, Metrics]], batches: Any
 ) -> tuple[SumCount, policy.Params, Metrics]:
-  """Adds `gradients_of` micro-batches stacked on the leading axis; memory is that of one."""
+  """Sums `gradients_of` over micro-batches stacked on axis 0, in the memory of one."""
   first = jax.tree.map(lambda x: x[0], batches)
   shapes = jax.eval_shape(gradients_of, first)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -61,10 +61,10 @@ def accumulate_scan(
 def summed_over_devices(
   gradients_of: Callable[[policy.Params, Any], tuple[SumCount, policy.Params, Metrics]], mesh: Mesh
 ) -> Callable[[policy.Params, Any], tuple[SumCount, policy.Params, Metrics]]:
-  """`gradients_of(params, batch)`, of each device's own rows first and then added, once.
+  """Returns `gradients_of` computed on each device's own rows and summed over devices once.
 
-  For meshes on which every device holds all parameters; on others it is `gradients_of` itself.
-  XLA would add up the devices' gradients inside every loop that adds gradients.
+  For meshes on which every device holds all parameters; on others, `gradients_of` itself. XLA would
+  sum the devices' gradients inside every loop that accumulates them.
   """
   axes = parallel.LOGICAL_RULES["batch"]
   if mesh.size == 1 or mesh.size > mesh.shape["data"]:
@@ -82,7 +82,7 @@ def summed_over_devices(
   def over_devices(params: policy.Params, batch: Any) -> Any:
     everywhere, rows = PartitionSpec(), parallel.partition_spec(("batch",))
     specs = jax.tree.map(lambda x: rows if x.ndim else everywhere, batch)
-    # Unchecked: the check would add a sum over devices to every derivative.
+    # Unchecked: the check would insert a sum over devices into every derivative.
     return jax.shard_map(
       of_device, mesh=mesh, in_specs=(everywhere, specs), out_specs=everywhere, check_vma=False
     )(params, batch)
@@ -91,7 +91,7 @@ def summed_over_devices(
 
 
 def add_sums(a: Any, b: Any) -> Any:
-  """Adds two trees of arrays, `SumCount` and `Maximum`; each knows how it adds."""
+  """Adds two trees of arrays, `SumCount` and `Maximum`, each by its own rule."""
   return jax.tree.map(lambda x, y: x + y, a, b, is_leaf=lambda x: isinstance(x, SumCount | Maximum))
 
 
@@ -103,10 +103,10 @@ def apply_gradients(
   grads: policy.Params,
   metrics: Metrics,
 ) -> tuple[TrainState, dict[str, Array]]:
-  """Divides sums by counts, updates the state, and finishes the metrics as scalars.
+  """Divides sums by counts, updates the state, and returns it with the metrics as scalars.
 
-  Where loss or gradient is not finite, parameters and optimiser stay as they were, and the step is
-  counted as skipped.
+  If loss or gradient is not finite, parameters and optimiser stay unchanged and the step counts as
+  skipped.
   """
   grads = jax.tree.map(lambda g: SumCount(g, loss.count).mean(), grads)
   norm = optax.tree.norm(grads)
@@ -127,7 +127,7 @@ def apply_gradients(
   scalars = {
     "loss": loss.mean(),
     "grad_norm": norm,
-    # Skipped steps do not move the optimiser along its schedule.
+    # Skipped steps do not advance the schedule.
     "learning_rate": schedule(state.step - state.skipped),
     "skipped": new.skipped,
     "skipped_in_a_row": new.skipped_in_a_row,
@@ -142,10 +142,10 @@ def jit_step(
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-  """Compiles `step(state, batch) -> (state, metrics)`; the state is donated.
+  """Returns the jitted `step(state, batch) -> (state, metrics)`; the state is donated.
 
-  The new state is laid out as the old one: left to XLA, it could come back otherwise, and the next
-  step would be compiled again.
+  The new state keeps the shardings of the old one. Left to XLA they could change, and the next step
+  would be compiled again.
   """
   shardings = (train_state.shardings(config, optimizer, mesh), parallel.replicated(mesh))
 
@@ -162,13 +162,13 @@ def run_updates(
   batches: Sequence[Any],
   check: Callable[[dict[str, float], policy.Params, Any], None],
 ) -> tuple[TrainState, dict[str, float]]:
-  """Makes one update after the other; their metrics, merged.
+  """Makes one update per batch; returns the state and the merged metrics.
 
   Args:
-    update: see `jit_step`.
-    state: before; donated.
-    batches: an update's input each.
-    check: given an update's metrics, the parameters after it, and its input.
+    update: result of `jit_step`.
+    state: train state, donated.
+    batches: inputs of the updates.
+    check: called with each update's metrics, the parameters after it, and its input.
   """
   of_updates = []
   for batch in batches:
@@ -179,7 +179,7 @@ def run_updates(
 
 
 def merge_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-  """A step's metrics from those of its updates: means, maxima and last counts."""
+  """Merges the metrics of a step's updates: means, maxima and last counts."""
   merged = {name: float(np.mean([of[name] for of in metrics])) for name in metrics[0]}
   merged |= {name: max(of[name] for of in metrics) for name in merged if name.endswith("/max")}
   return merged | {name: metrics[-1][name] for name in ("skipped", "skipped_in_a_row")}

@@ -1,4 +1,4 @@
-"""Ends a small run again and again, and compares what comes of it with a run left alone.
+"""Kills a small run again and again, and compares its result with an uninterrupted run.
 
 python -m tests.chaos [--kills 50] [--signals 20] [--seed 0]
 """

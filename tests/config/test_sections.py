@@ -70,8 +70,10 @@ def test_a_knob_without_effect_is_told_where_nothing_else_is_wrong():
 
 def test_a_section_that_is_none_and_a_key_that_is_none_are_told():
   values = {"name": "", "stage": 3}
-  assert c.section_problems(Whole, values) == ["stage=3 must be a section with keys of its own."]
-  assert problems(stage__lest=3) == ["stage.lest is no key of a config. Did you mean stage.least?"]
+  assert c.section_problems(Whole, values) == ["stage=3 must be a section with keys."]
+  assert problems(stage__lest=3) == [
+    "stage.lest is not a key of the config. Did you mean stage.least?"
+  ]
 
 
 def test_a_section_is_built_from_what_config_files_hold():
@@ -86,5 +88,5 @@ def test_a_section_is_built_from_what_config_files_hold():
 def test_values_are_replaced_by_key():
   changed = c.replaced(Whole(), {"stage.most": 3, "name": "y"})
   assert changed == Whole("y", Stage(most=3))
-  with pytest.raises(ValueError, match=r"stage\.mst is no key.* Did you mean stage\.most"):
+  with pytest.raises(ValueError, match=r"stage\.mst is not a key.* Did you mean stage\.most"):
     c.replaced(Whole(), {"stage.mst": 3})

@@ -224,7 +224,7 @@ def test_damaged_files_give_rows_or_an_error_with_their_name(tmp_path, name, dat
         raise
 
 
-# These say in a `RewardError` that an answer is none of theirs.
+# These raise a `RewardError` for an answer of another kind.
 PARTICULAR = (rules.numeric, rules.multiple_choice, rules.code)
 REWARDS = (rules.exact_match, rules.math, *PARTICULAR, shaping.format_term, shaping.length_term)
 

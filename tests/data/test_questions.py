@@ -31,7 +31,7 @@ WRAPPERS = {
   "inst": "<s>[INST] {} [/INST]".format,
   "tags": "{}\nThink between <think> and </think>, then answer.".format,
 }
-LONG_WRAPPERS = {  # with sentences nobody could list
+LONG_WRAPPERS = {  # with sentences no list could cover
   "few shots": "Q: How old is Bo?\nA: He is 7.\n\nQ: {}\nA:".format,
   "foreword": "Here is a riddle from our newsletter.\n{}\nGood luck to all of you!".format,
 }

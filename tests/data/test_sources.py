@@ -264,7 +264,7 @@ def test_bad_demonstrations_say_why(fields, reason):
 
 
 S = catalog.MATH_SUFFIX
-# One row of each data set as it is on the hub.
+# One row of each data set in the hub's format.
 KNOWN_FIELDS = {
   "gsm8k": {"question": "Tom has 3.", "answer": "He has 3*400=<<3*400=1200>>1200.\n#### 1,200"},
   "gsm8k_think": {"question": "Tom has 3.", "answer": "He has 3*4=<<3*4=12>>12.\n#### 12"},

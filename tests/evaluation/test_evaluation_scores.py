@@ -1,4 +1,4 @@
-"""The evaluation scores in worker processes that serve all of it, and counts what fails."""
+"""The evaluation scores in shared worker processes and counts failures."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The real command, ended and run again: the run goes on, and nothing is done or logged twice."""
+"""The real command, stopped and run again: it resumes, and nothing is done or logged twice."""
 
 import json
 import os
@@ -111,10 +111,10 @@ def test_a_run_in_a_bucket_goes_on_from_machine_to_machine(alone, tmp_path, monk
   shutil.rmtree(tmp_path / "first")
   process, folder = job("second")
   assert process.wait(timeout=300) == 0, log_of(said)
-  assert f"Going on in {folder}: hgpo step" in log_of(said)
+  assert f"Resuming in {folder}: hgpo step" in log_of(said)
   assert outcome(folder) == outcome(alone)
 
-  # Anybody can start from what is there, or from one checkpoint of it.
+  # Another run can start from what is there, or from one of its checkpoints.
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
   run, newest = setup.find_checkpoint(url)
   assert newest == run / "checkpoints/hgpo/12" and not (run / "rollouts").exists()

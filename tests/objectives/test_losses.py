@@ -78,7 +78,7 @@ def test_discounted_body_by_hand():
   spread = losses.token_advantages(
     jnp.array([3.0]), jnp.array([1.0]), 4, gamma=0.5, lengths=jnp.array([3])
   )
-  # The reward stands at the third token; the tag adds its 2 undiscounted.
+  # The reward is at the third token; the tag adds its 2 undiscounted.
   np.testing.assert_allclose(spread[0, :3], [0.25 + 2, 0.5, 1.0])
 
 

@@ -147,7 +147,7 @@ def test_half_a_description_of_a_job_is_refused(environment, message):
   ],
 )
 def test_the_job_is_read_from_the_environment(monkeypatch, environment, expected):
-  """`()` leaves all of it to JAX's own detection; `None` starts nothing."""
+  """`()` leaves it to JAX's own detection; `None` starts nothing."""
   calls = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
   monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # what it sets ends with the test

@@ -132,7 +132,7 @@ def fuzz(count: int, seed: int, tmp_path: pathlib.Path) -> dict[str, float]:
     start = time.perf_counter()
     try:
       counts[outcome(load, place)] += 1
-    except BaseException as error:  # a panic of a library is no Exception
+    except BaseException as error:  # a library's panic is not an Exception
       wrong.append(f"seed {seed}, input {i}, {name}: {type(error).__name__}: {str(error)[:200]}")
     seconds = time.perf_counter() - start
     if seconds > SECONDS_EACH:

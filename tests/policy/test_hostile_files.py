@@ -1,4 +1,4 @@
-"""Model folders and GGUF files from anybody: one clear error, soon, in little memory."""
+"""Hostile model folders and GGUF files: one clear error, quickly, in little memory."""
 
 import json
 import os
@@ -189,7 +189,7 @@ def test_ids_of_added_tokens_beyond_the_vocabulary_are_refused(top, single):
   edit(single / "tokenizer_config.json", added_tokens_decoder={})
   added = json.loads((single / "tokenizer.json").read_text())["added_tokens"]
   edit(single / "tokenizer.json", added_tokens=[*added, {**token, "id": top}])
-  try:  # the library may number such a token anew
+  try:  # the library may renumber such a token
     assert text.load_tokenizer(single).vocab_size < 310
   except ValueError as error:
     assert "tokenizer" in str(error)

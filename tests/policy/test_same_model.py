@@ -158,7 +158,7 @@ def test_the_single_file_is_read_and_not_the_shards_it_was_made_from(tmp_path):
   save_file({name: 0 * tensor for name, tensor in tensors.items()}, folder / shard)
   edit(folder / "model.safetensors.index.json", weight_map=dict.fromkeys(tensors, shard))
   assert np.abs(policy.load_pretrained(folder)[1]["embedding"]).sum() > 0
-  (folder / shard).unlink()  # an index left over alone is no error either
+  (folder / shard).unlink()  # a leftover index alone is not an error either
   policy.load_pretrained(folder)
 
 

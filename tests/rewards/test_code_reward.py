@@ -69,7 +69,7 @@ class TestPrograms:
       "builtins.set = lambda *a: {1, 2}",
       GOOD.replace("a + b", "0")
       + "import json\njson.dumps = lambda v: '[3, 3, 3, 3, 3, 3, 3, 3, 3]'",
-      # Writing replies of its own to every open file, for nobody knows what they should be.
+      # Writing forged replies to every open file, without knowing the expected ones.
       'import os\nfor fd in range(1, 64):\n  try: os.write(fd, b\'[["int", "0x3"]]\')\n'
       "  except OSError: pass\nos._exit(0)",
       # Searching this interpreter for what would be right.
@@ -182,7 +182,7 @@ def one(test, setup="", **more):
 
 SAME = "def same(a, b):\n  return a == b"
 CLASS = "class Pair:\n  def __init__(self, a, b):\n    self.a, self.b = a, b\n"
-# A program that passes, tests, and a program whose own helpers must not decide.
+# A passing program, tests, and a program whose own helpers must not decide.
 SHAPES = [
   ("f = lambda x: x + 1", one("assert f(1) == 2"), "f = lambda x: 3"),
   ("f = list", one("assert Counter(f('aab')) == Counter({'a': 2, 'b': 1})"),

@@ -131,7 +131,7 @@ def test_works_from_threads_and_asyncio(pool):
   assert asyncio.run(main())[0].correct is True
 
 
-def test_a_hanging_verdict_is_undecided_and_costs_nobody_else(stub):
+def test_a_hanging_verdict_is_undecided_and_affects_no_other(stub):
   with stub() as pool:
     start = time.perf_counter()
     verdicts = pool.score(["a", "x", "b"], ["a", "hang", "b"])

@@ -147,7 +147,7 @@ def test_a_full_disk_says_so_and_leaves_the_checkpoint_before(tmp_path):
     capture_output=True, text=True, timeout=120, env=environment, check=False,
   )  # fmt: skip
   assert "could not be written" in done.stdout, done.stdout + done.stderr[-2000:]
-  assert "The one of step 1 is whole: free or repair the disk" in done.stdout
+  assert "Step 1 is whole: free or repair the disk" in done.stdout
   assert "left ['1']" in done.stdout
   assert checkpoints.damage(tmp_path / "1") is None
 

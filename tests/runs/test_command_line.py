@@ -37,7 +37,7 @@ def run(module, *arguments):
 MISTAKES = [
   (["--config", CONFIG, "--config.hgpo.detla=0.4"], "Did you mean --config.hgpo.delta?"),
   (["--config", "experiments/configs/arithmetics.py"], "Did you mean experiments/configs/arith"),
-  (["--config", CONFIG, "--config.init_from=/nowhere"], "is no run folder"),
+  (["--config", CONFIG, "--config.init_from=/nowhere"], "neither a run folder"),
   (["--config", CONFIG, "--config.hgpo.micro_batches=5"], "hgpo.micro_batches=5"),
 ]
 MORE_MISTAKES = [
@@ -84,7 +84,7 @@ def test_a_bucket_out_of_reach_is_an_error_only_at_the_end(tmp_path, monkeypatch
     raise BucketError("the bucket is out of reach.")
 
   with (
-    pytest.raises(UserError, match=r"whole in .* the same command copies it"),
+    pytest.raises(UserError, match=r"whole in .* run the same command to copy it"),
     monkeypatch.context() as patch,
     RunFolder(url, config, ("hft",)) as folder,
   ):
@@ -105,7 +105,7 @@ def test_a_bucket_out_of_reach_is_an_error_only_at_the_end(tmp_path, monkeypatch
 def parse(monkeypatch, capsys):
   """Parses a command line as a job with `--config` and `--workdir` would.
 
-  Returns its status, what it printed, and the arguments that are no flags.
+  Returns its status, what it printed, and the positional arguments.
   """
   before = set(flags.FLAGS)
   monkeypatch.setattr(command_line, "_needed", {})
@@ -166,7 +166,7 @@ NEEDED = ["--config", CONFIG, "--workdir", "w"]
     (["--config.seed=1", "--workdir", "w"], "--config is missing"),
     (["--config", CONFIG], "--workdir is missing, as in: --workdir runs/NAME"),
     (["--workdir", "w", "--config"], "--config is missing"),
-    ([*NEEDED, "hgpo.steps=3"], "'hgpo.steps=3' is no flag"),
+    ([*NEEDED, "hgpo.steps=3"], "'hgpo.steps=3' is not a flag"),
     ([*NEEDED, "--workdri=x"], "Did you mean: workdir"),
     ([*NEEDED, "--config.temperature=1"], "temperature?"),
     ([*NEEDED, "--config.hgpo.steps.first=1"], "Did you mean --config.hgpo.steps?"),
@@ -223,7 +223,7 @@ def test_a_key_that_the_default_config_lacks_is_an_error_with_the_nearest(parse,
     ("def get_config():\n  raise ValueError('none')", ":2: ValueError: none"),
     ("def get_config(\n", "SyntaxError"),
     ("def get_confg(): pass", "no attribute 'get_config'"),
-    ("def get_config(): pass", "get_config() returned a NoneType, no ConfigDict"),
+    ("def get_config(): pass", "get_config() returned a NoneType, not a ConfigDict"),
     ("def get_config(): open('/nowhere/x')", "/nowhere/x"),
   ],
 )

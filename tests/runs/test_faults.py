@@ -26,7 +26,7 @@ def run_faulty(fault: str, workdir) -> subprocess.CompletedProcess:
                       ("gradient", "batch: finite")]
 )  # fmt: skip
 def test_one_bad_value_costs_one_update(tmp_path, fault, replayed):
-  """It is skipped, counted, and dumped; replay shows what was bad. The run goes on to its end."""
+  """It is skipped, counted, and dumped; replay shows what was bad. The run continues to its end."""
   workdir = tmp_path / "run"
   done = run_faulty(fault, workdir)
   assert done.returncode == 0, done.stderr[-3000:]

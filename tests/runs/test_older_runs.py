@@ -62,7 +62,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_it_is_resumed_for_one_more_step(older, cache, monkeypatch):
-  with pytest.raises(UserError, match=r"another config:\n  hgpo\.steps: 2 -> 3\nTake another"):
+  with pytest.raises(UserError, match=r"another config:\n  hgpo\.steps: 2 -> 3\nChoose another"):
     job(hgpo, config(cache, hgpo__steps=3), older, monkeypatch)
   evaluated = []
   monkeypatch.setattr(Reporting, "evaluate", lambda _, *of: evaluated.append(of[:2]))  # it is slow

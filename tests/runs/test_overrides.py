@@ -62,7 +62,7 @@ def test_values_of_other_types_are_found_with_those_of_other_keys(argument, mess
 
 
 def test_a_key_below_a_value_is_an_error():
-  with pytest.raises(ValueError, match=r"data\.sources\.mine\.path is no section"):
+  with pytest.raises(ValueError, match=r"data\.sources\.mine\.path is not a section"):
     config("--config.data.sources.mine.path=a", "--config.data.sources.mine.path.more=b")
 
 

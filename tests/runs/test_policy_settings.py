@@ -1,4 +1,4 @@
-"""`policy.*` beside a policy that is loaded: applied or refused, and recorded as it is."""
+"""`policy.*` with a loaded policy: applied or refused, and recorded as the policy truly is."""
 
 import json
 import pathlib

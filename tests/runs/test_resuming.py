@@ -46,7 +46,7 @@ def test_a_finished_stage_that_is_given_more_steps_trains_on(config):
   check(config, kept, hft__steps=12, hft__learning_rate=0.1)
 
 
-def test_a_stage_that_reached_its_accuracies_is_over_until_others_are_asked_for(config):
+def test_a_stage_that_reached_its_accuracies_is_finished_until_others_are_set(config):
   config.hft.steps = 100
   early = {"hft": saved("hft", 40, config), "hgpo": None}
   assert resuming.over("hft", early["hft"], config)
@@ -59,13 +59,13 @@ def test_a_stage_that_reached_its_accuracies_is_over_until_others_are_asked_for(
 @pytest.mark.parametrize(
   ("hgpo_step", "values", "message"),
   [
-    (None, {"hft__steps": 5}, r"hft\.steps=5 is less than the 6 steps that are done"),
+    (None, {"hft__steps": 5}, r"hft\.steps=5 is less than the 6 steps already made"),
     (None, {"hft__learning_rate": 1.0}, r"hft\.learning_rate would change nothing: hft ended"),
     (2, {"hft__steps": 12}, "hft ended at step 6, and hgpo has begun"),
     (2, {"hft__weight_decay": 0.5}, "and hgpo has begun"),
     (2, {"hgpo__steps": 1}, r"hgpo\.steps=1 is less than the 2 steps"),
     (4, {"hgpo__beta": 0.5}, r"hgpo\.beta would change nothing: hgpo ended at step 4"),
-    (4, {"seed": 7}, "seed would change nothing: the training is over"),
+    (4, {"seed": 7}, "seed would change nothing: training is finished"),
   ],
 )
 def test_a_change_without_effect_is_refused(config, hgpo_step, values, message):
@@ -114,7 +114,7 @@ def without(config, *keys):
   return before
 
 
-def test_a_run_older_than_keys_that_change_nothing_by_default_is_resumed_unasked(config):
+def test_a_run_older_than_keys_that_change_nothing_by_default_is_resumed(config):
   before = without(config, "advantage_options", "reward_scale", "length_buckets", "epochs")
   del before["judging"], before["data"]["sources"]
   assert resuming.allowed_changes(before, config, "/runs/a") == {}
@@ -128,8 +128,9 @@ def test_a_run_older_than_a_key_whose_default_is_another_method_says_so_and_must
   with pytest.raises(UserError) as error:
     resuming.allowed_changes(before, config, "/runs/a")
   assert str(error.value).splitlines()[1:3] == [
-    "  hgpo.neither_penalty: 0.0, which the run did before there was this key -> 10.0",
-    "  hgpo.tag_normalisation: 'vocabulary', which the run did before there was this key -> 'tags'",
+    "  hgpo.neither_penalty: 0.0, which is what the run did before this key existed -> 10.0",
+    "  hgpo.tag_normalisation: 'vocabulary', which is what the run did before this key existed "
+    "-> 'tags'",
   ]
   config.allow_config_change = "hgpo.tag_normalisation,hgpo.neither_penalty"
   assert list(resuming.allowed_changes(before, config, "/runs/a")) == [
@@ -141,24 +142,24 @@ def test_a_run_older_than_a_key_whose_default_is_another_method_says_so_and_must
   assert resuming.allowed_changes(before, config, "/runs/a") == {}
 
 
-def test_a_run_of_an_advantage_that_nobody_registers_any_more_is_told_apart(config):
+def test_a_run_of_an_advantage_no_longer_registered_differs(config):
   before = without(config, "literal")
   before["hgpo"]["advantage"] = "mine"
   with pytest.raises(UserError, match=r"hgpo\.advantage: 'mine' -> 'hgpo'"):
     resuming.allowed_changes(before, config, "/runs/a")
 
 
-def test_a_method_that_no_value_stands_for_any_more_is_said(config):
+def test_a_method_that_no_value_reproduces_is_named(config):
   config.hgpo.estimator = "reinforce_pp"
   before = without(config, "literal")
-  with pytest.raises(UserError, match="older than this key, and no value of it does what the run"):
+  with pytest.raises(UserError, match="older than this key, and no value reproduces what it did"):
     resuming.allowed_changes(before, config, "/runs/a")
   config.hgpo.estimator = before["hgpo"]["estimator"] = "rloo"
-  with pytest.raises(UserError, match=r"hgpo\.literal: True, which the run did before"):
+  with pytest.raises(UserError, match=r"hgpo\.literal: True, which is what the run did before"):
     resuming.allowed_changes(before, config, "/runs/a")
 
 
-def test_a_run_from_before_reward_models_resumes_and_may_not_take_one_unsaid(config):
+def test_a_run_older_than_reward_models_resumes_and_takes_one_only_if_allowed(config):
   before = plain(config)
   del before["reward_model"], before["reward_by_source"]
   assert not resuming.allowed_changes(before, config, "runs/x")
@@ -176,7 +177,7 @@ def test_a_run_from_before_reward_models_resumes_and_may_not_take_one_unsaid(con
   ],
 )  # fmt: skip
 def test_a_record_that_no_run_wrote_is_refused(record):
-  with pytest.raises(CheckpointError, match="record that no run of this version wrote"):
+  with pytest.raises(CheckpointError, match="record that this version did not write"):
     resuming.check_record(Saved(pathlib.Path("/runs/a/checkpoints/hft/6"), 6, record))
 
 

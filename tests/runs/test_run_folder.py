@@ -279,7 +279,7 @@ def test_a_folder_never_takes_the_place_of_a_hub_id(tmp_path, config, monkeypatc
   monkeypatch.chdir(tmp_path)
   of_hub = config.copy_and_resolve_references()
   of_hub.init_from = "owner/name"
-  with pytest.raises(UserError, match="would be taken for the model init_from='owner/name'"):
+  with pytest.raises(UserError, match="be taken for the model init_from='owner/name'"):
     RunFolder(workdir, of_hub, ()).__enter__()
   assert not list(tmp_path.iterdir())
 
@@ -322,7 +322,7 @@ def test_relative_paths_hold_from_wherever_they_are_read(trained, monkeypatch, c
   assert setup.find_checkpoint("checkpoints/hft/1") == (trained, step)
   for name in ("owner/name", "package:x", "gs://b/run", "", "~nobody-here/x", "x" * 5000):
     assert setup.absolute(name) == name
-  # A hub id is none of the run that the process happens to stand in.
+  # A hub id does not name the run that is the current folder.
   assert setup.run_folder("owner/name") is None
 
 
@@ -371,4 +371,4 @@ def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch, capsys, f
 
   monkeypatch.setattr(subprocess, "run", fails)
   assert setup._commit() == ""
-  assert capsys.readouterr().err == "git cannot be asked: versions.json names no commit.\n"
+  assert capsys.readouterr().err == "git cannot be run: versions.json names no commit.\n"

@@ -47,7 +47,7 @@ def test_logs_end_where_the_checkpoint_saw_them(tmp_path):
 
 
 def test_a_resumed_run_is_introduced_to_tensorboard_once(tmp_path, monkeypatch):
-  """Hyperparameters, config and layout stand in the first file of a stage, and are cut with it."""
+  """Hyperparameters, config and layout are in a stage's first file and truncated with it."""
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
   for step in (1, 2):
@@ -64,7 +64,7 @@ def test_a_resumed_run_is_introduced_to_tensorboard_once(tmp_path, monkeypatch):
   assert [event.step for event in events.Scalars("Mode/think_rate")] == [1, 2]
   assert events.Tags()["scalars"] == ["Mode/think_rate"]
   (config,) = events.Tensors("config/text_summary")
-  assert b'    "a": "*b*"' in config.tensor_proto.string_val[0], "indented, so shown as it is"
+  assert b'    "a": "*b*"' in config.tensor_proto.string_val[0], "indented, so shown verbatim"
   assert len(events.Tensors("custom_scalars__config__")) == 1
   assert events.SummaryMetadata("_hparams_/session_start_info")
   assert read_metrics(tmp_path, "evaluation"), "in metrics.jsonl, and no run of TensorBoard's"

@@ -1,4 +1,4 @@
-"""What a terminal is sent: nobody's text can steer it, and what it cannot show ends no job."""
+"""Terminal output: no text can control the terminal, and characters it lacks end no job."""
 
 import os
 import subprocess

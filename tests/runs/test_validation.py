@@ -1,4 +1,4 @@
-"""What a config may hold: a rule for every key, all problems at once, and equivalent deltas."""
+"""Validation of configs: a rule for every key, all problems at once, and equivalent deltas."""
 
 import dataclasses
 import errno
@@ -34,7 +34,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_would_do():
   with pytest.raises(UserError) as error:
     from_config_dict(config)
   first, *lines = str(error.value).splitlines()
-  assert first.startswith("3 of the config's values")
+  assert first.startswith("3 problems in the config")
   assert lines == [
     "  hft.steps=-3 must be a whole number from 0 to 2,147,483,647. Set --config.hft.steps; the "
     "default is 1000.",
@@ -48,8 +48,8 @@ def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
   config = arithmetic.get_config()
   config.hgpo.detla, config.evluation = 0.4, ConfigDict({"prompts": 3})
   assert problems(config) == [
-    "evluation.prompts is no key of a config. Did you mean evaluation.prompts?",
-    "hgpo.detla is no key of a config. Did you mean hgpo.delta?",
+    "evluation.prompts is not a key of the config. Did you mean evaluation.prompts?",
+    "hgpo.detla is not a key of the config. Did you mean hgpo.delta?",
   ]
 
 
@@ -59,7 +59,7 @@ def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
     ({"data.prompts": "a.jsonl"}, "data.prompts: task='arithmetic' does not read them. Set task"),
     ({"hgpo.sampling_chunks": 3}, "hgpo.prompts_per_step=32 does not divide into hgpo.sampling_ch"),
     ({"hgpo.updates_per_rollout": 3}, "does not divide hgpo.prompts_per_step=32"),
-    ({"hgpo.updates_per_rollout": 4, "hgpo.micro_batches": 16}, "the 8 queries of an update"),
+    ({"hgpo.updates_per_rollout": 4, "hgpo.micro_batches": 16}, "the 8 prompts of an update"),
     ({"hgpo.samples_per_mode": 1}, "always its best"),
     ({"hgpo.pairing": "free"}, "choose another, such as 'grpo'"),
     ({"hgpo.steps": 2**27}, r"at most 67,108,863 steps"),
@@ -125,7 +125,7 @@ def of_my_own(monkeypatch):
     ({"margin": 0.1, "power": 2.0}, {}, ""),
     ({}, {}, "'mine' needs an argument margin: set hgpo.advantage_options.margin"),
     ({"margin": 0.1, "margn": 1.0}, {}, "margn: .* it takes alpha, margin, power"),
-    ({"margin": 0.1, "alpha": 1.0}, {}, "the config has hgpo.alpha for that"),
+    ({"margin": 0.1, "alpha": 1.0}, {}, "set hgpo.alpha instead"),
     ({"margin": 0.1}, {"hgpo.delta": 0.3}, "hgpo.delta=0.3 has no effect"),
     ({"margin": [1]}, {}, "hgpo.advantage_options={.*} must be arguments with numbers"),
   ],
@@ -152,7 +152,7 @@ def test_an_advantage_is_given_what_it_names_and_nothing_is_dropped(
 
 
 def test_a_locked_config_has_the_defaults_it_had():
-  """As the command line gives it: an empty section that is locked is no setting."""
+  """As on the command line: an empty locked section is not a setting."""
   config = arithmetic.get_config().lock()
   assert problems(config) == []
 
@@ -224,7 +224,7 @@ def test_a_delta_that_is_one_of_many_equal_ones_is_reported(capsys, monkeypatch)
   config.compilation_cache = ""
   config.hgpo.delta, config.hgpo.samples_per_mode = 0.3, 2
   setup.make(config)
-  assert not capsys.readouterr().err, "only HGPO says so"
+  assert not capsys.readouterr().err, "only HGPO prints it"
   (warned,) = validation.warnings(config)
   assert "hgpo.delta=0.3" in warned and "every value in [0, 0.5)" in warned
   assert "at least 1 more right responses of 2" in warned

@@ -46,7 +46,7 @@ def hybrid_limits(prompts=6, samples=3, longest=T):
 
 
 def lockstep(config, params, spec, prompts, limits):
-  """The plain reference: every row alone in the batch, whole, and run anew for every token."""
+  """The plain reference: every row alone, recomputed from its start for every token."""
   n, per_prompt = limits.size, limits[0].size
   p = np.repeat(prompts.lengths, per_prompt)
   uniforms = np.asarray(row_uniforms(spec, prompts.ids, KEY))

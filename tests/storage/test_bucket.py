@@ -22,7 +22,7 @@ def url(request, tmp_path):
 
 @pytest.fixture
 def machine(tmp_path):
-  """Makes folders that stand for the disks of machines."""
+  """Makes folders that simulate the disks of machines."""
 
   def make(name: str) -> pathlib.Path:
     (tmp_path / name).mkdir()
@@ -209,7 +209,7 @@ def test_no_name_in_a_copy_leaves_the_folder_or_takes_its_own_files(machine, tmp
       read()
     assert str(error.value).isprintable()
   copy._index_there = lambda _: None
-  if name not in ("a/", ""):  # empty objects that stand for folders
+  if name not in ("a/", ""):  # empty objects that represent folders
     with pytest.raises(BucketError, match="not the name of a file"):
       copy.fetch()
   assert sorted(tmp_path.rglob("*")) == before and held(folder) == {"notes": "mine"}

@@ -71,7 +71,7 @@ def test_it_is_given_what_it_names_of_the_rollouts_and_the_run(scored_by):
   assert (given["step"], given["total_steps"], given["delta"]) == (7, 30, 0.2)
   assert not list(argument_problems(HGPOConfig(advantage="curious"))), "none need be set"
   (problem,) = argument_problems(HGPOConfig(advantage="curious", advantage_options={"step": 1}))
-  assert "the run say it" in problem
+  assert "given by the rollouts and the run" in problem
 
 
 def test_hgpo_s_rewards_come_with_its_advantages(scored_by):

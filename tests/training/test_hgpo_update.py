@@ -30,7 +30,7 @@ LEARNING_RATE = 1e-2
 
 
 def some_slow(values, quick):
-  """Each compiles an update of its own; all but one wait for `make test-slow`."""
+  """Each compiles another update; all but one run only in `make test-slow`."""
   return [pytest.param(v, marks=() if v == quick else pytest.mark.slow) for v in values]
 
 
@@ -284,7 +284,7 @@ def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregat
 
 
 def test_mini_batches_are_whole_queries(batch):
-  """Every query stands in one of them, with its own responses, advantages and scores."""
+  """Every prompt is in exactly one, with its own responses, advantages and scores."""
   parts = mini_batches(dataclasses.replace(batch, old=batch.ref), 3, parallel.make_mesh())
   together = jax.tree.map(lambda *x: jnp.concatenate(x) if x[0].ndim else x[0], *parts)
   order = np.argsort(together.rollouts.prompts.ids)
@@ -332,7 +332,7 @@ def pad_batch(batch, prompt_by=5, response_by=4, fill=11):
 
 @pytest.mark.parametrize("aggregation", some_slow(losses.AGGREGATIONS, "sequence_mean"))
 def test_padding_changes_nothing(config, params, tokenizer, batch, aggregation):
-  """Also when the padding is a real token's id, and NaN stands in the padded log-probabilities."""
+  """Even if padding has a real token's id, and the padded log-probabilities are NaN."""
   spec, opening = objective(aggregation=aggregation), tokenizer.tag_ids.opening
   loss, grad = loss_and_grad(config, spec, opening, params, batch)
   padded_loss, padded_grad = loss_and_grad(config, spec, opening, params, pad_batch(batch))

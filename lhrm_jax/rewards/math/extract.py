@@ -96,7 +96,7 @@ _DENIED_AFTER = re.compile(
 
 
 def _is_denied(text: str, start: int, end: int) -> bool:
-  """Whether the sentence around the box from `start` to `end` says that it is no answer."""
+  """Whether the sentence around the box from `start` to `end` denies that it is an answer."""
   before, after = text[max(0, start - _MAX_GAP) : start], text[end : end + _MAX_GAP]
   return bool(_DENIED_BOX.search(before) or _DENIED_AFTER.match(after))
 
