@@ -82,6 +82,12 @@ def _path(path: str) -> bool:
   return True
 
 
+def _table(x: Any, holds: Callable[[Any], bool]) -> bool:
+  return isinstance(x, Mapping | ConfigDict) and all(
+    isinstance(name, str) and holds(value) for name, value in x.items()
+  )
+
+
 FLAG = one_of(False, True)
 TEXT = Range(_text, "text without control characters")
 SHORT = Range(_short_text, f"text of at most {SHOWN} characters")
@@ -96,28 +102,18 @@ LEVELS = Range(
   "levels, whole numbers, as in (1, 2)",
 )
 WEIGHTS = Range(
-  lambda x: isinstance(x, Mapping | ConfigDict) and all(_finite(weight) for weight in x.values()),
-  'rewards with finite weights, as in ConfigDict({"math": 1.0})',
+  lambda x: _table(x, _finite), 'rewards with finite weights, as in ConfigDict({"math": 1.0})'
 )
 REWARDS = Range(
-  lambda x: (
-    isinstance(x, Mapping | ConfigDict)
-    and all(isinstance(source, str) and isinstance(name, str) for source, name in x.items())
-  ),
+  lambda x: _table(x, lambda name: isinstance(name, str)),
   'sources with the names of rewards, as in {"deepscaler": "math", "*": "reward_model"}',
 )
 OPTIONS = Range(
-  lambda x: (
-    isinstance(x, Mapping | ConfigDict)
-    and all(isinstance(value, str | int | float) for value in x.values())
-  ),
-  'arguments with numbers, flags or texts, as in ConfigDict({"margin": 0.1})',
+  lambda x: _table(x, lambda value: isinstance(value, str | bool) or _finite(value)),
+  'arguments with finite numbers, flags or texts, as in ConfigDict({"margin": 0.1})',
 )
 SOURCES = Range(
-  lambda x: (
-    isinstance(x, Mapping | ConfigDict)
-    and all(isinstance(fields, Mapping | ConfigDict) for fields in x.values())
-  ),
+  lambda x: _table(x, lambda fields: isinstance(fields, Mapping | ConfigDict)),
   'sources with their fields, as in {"mine": {"path": "mine.jsonl"}}',
 )
 SHARE = real(0, 1)

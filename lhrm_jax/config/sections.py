@@ -16,6 +16,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from lhrm_jax.config.knobs import knobs
@@ -229,9 +230,11 @@ def _is_table(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-  """Dicts and tuples in place of a user's sections and lists."""
+  """Dicts, tuples and Python's numbers in place of a user's sections, lists and NumPy's."""
   if isinstance(value, ConfigDict):
-    return value.to_dict()
+    value = value.to_dict()
+  if isinstance(value, np.generic):
+    return value.item()
   if isinstance(value, Mapping):
     return {name: _plain(x) for name, x in value.items()}
   return tuple(value) if isinstance(value, list) else value
