@@ -169,6 +169,7 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
   seed, c = run.config.seed, run.config.hft
   if HGPO in stages:
     validation.check_prompts(run.config, run.mesh)
+    validation.check_advantage(run.config)
   if HFT in stages and c.steps:
     validation.check_memory(run.config, run.policy_config)
   try:

@@ -10,13 +10,14 @@ import jax
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, rewards
-from lhrm_jax.errors import UserError
+from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.objectives import hgpo
 from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.rewards import rules as binary_rewards
 from lhrm_jax.runs import command_line
 from lhrm_jax.runs.config import KNOBS, Config, rewards_named
 from lhrm_jax.text import Tokenizer
+from lhrm_jax.training import advantages
 
 # Of the scores of all pairs of tokens, in the forward and backward pass of one layer.
 _SCORE_COPIES = 4
@@ -98,6 +99,17 @@ def check_prompts(config: Config, mesh: Mesh) -> None:
       f"hgpo.sampling_chunks={chunks} does not divide {mine}, a host's share of "
       f"hgpo.prompts_per_step={prompts}: choose a divisor."
     )
+
+
+def check_advantage(config: Config) -> None:
+  """Checks that the advantage function runs with its options, before anything is trained.
+
+  Raises:
+    UserError: it does not.
+  """
+  if config.hgpo.steps and config.hgpo.advantage != "hgpo":  # whose knobs are all checked
+    with as_user_error(ValueError):
+      advantages.try_out(config.hgpo)
 
 
 def check_memory(config: Config, policy: PolicyConfig) -> None:
