@@ -1,7 +1,7 @@
 """Registry of what a config chooses by name: rewards, advantages, tasks, objectives."""
 
 import difflib
-import functools
+import sys
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -25,12 +25,13 @@ class Registry(Generic[T]):
   def __init__(self, kind: str):
     self.kind = kind
     self.entries: dict[str, T] = {}
+    self._places: dict[str, _Place] = {}
 
   def register(self, name: str, entry: T | None = None, *, replace: bool = False) -> Any:
     """Registers `entry` as `name` and returns it; without `entry`, returns a decorator.
 
     The same definition may be registered again: a config file that registers something is executed
-    more than once if another one imports it.
+    more than once if another one imports it, or where a mistyped key is looked for in it.
 
     Raises:
       ValueError: the name is taken by another definition and `replace` is not set.
@@ -41,11 +42,14 @@ class Registry(Generic[T]):
         return self.register(name, entry, replace=replace)
 
       return decorator
-    if name in self.entries and not (replace or _same(entry, self.entries[name])):
+    place = _place()
+    if name in self.entries and not (
+      replace or _same(entry, self.entries[name]) or _executed_again(place, self._places.get(name))
+    ):
       raise ValueError(
         f"{self.kind} {name!r} is already registered; pass replace=True to put yours in its place"
       )
-    self.entries[name] = entry
+    self.entries[name], self._places[name] = entry, place
     return entry
 
   def get(self, name: str) -> T:
@@ -69,13 +73,31 @@ class Registry(Generic[T]):
     return next((name for name, registered in self.entries.items() if registered is entry), None)
 
 
+# File, line, and the variables of the module, which every execution of a file has anew.
+_Place = tuple[str, int, dict[str, Any]]
+
+
+def _place() -> _Place:
+  """The line outside of this package that registers."""
+  frame = sys._getframe(1)
+  while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    frame = frame.f_back
+  return frame.f_code.co_filename, frame.f_lineno, frame.f_globals
+
+
+def _executed_again(now: _Place, before: _Place | None) -> bool:
+  """Whether a line registers again because its file is executed again, and not in a loop."""
+  return before is not None and now[:2] == before[:2] and now[2] is not before[2]
+
+
 def _same(a: Any, b: Any) -> bool:
-  """Whether two entries have one definition, possibly executed twice."""
-  if isinstance(a, functools.partial) and isinstance(b, functools.partial):
-    return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
-  return a is b or (_origin(a) is not None and _origin(a) == _origin(b))
+  """Whether two entries are one, or functions of one definition that differ in nothing bound."""
+  return a is b or (_definition(a) is not None and _definition(a) == _definition(b))
 
 
-def _origin(entry: Any) -> tuple[str, str, int] | None:
+def _definition(entry: Any) -> tuple | None:
+  """What makes a function what it is; `None` for other entries, and where variables are bound."""
   code = getattr(entry, "__code__", None)
-  return code and (code.co_filename, code.co_qualname, code.co_firstlineno)
+  if code is None or entry.__closure__ or entry.__defaults__ or entry.__kwdefaults__:
+    return None
+  return code.co_filename, code

@@ -57,12 +57,15 @@ def one_of(*values: Any) -> Range:
   )
 
 
-def _table(holds: Callable[[Any, Any], bool], allowed: str) -> Range:
-  """Mappings whose keys and values all pass `holds(key, value)`."""
-  return Range(
-    lambda x: isinstance(x, Mapping | ConfigDict) and all(holds(*item) for item in x.items()),
-    allowed,
-  )
+def _table(holds: Callable[[Any], bool], allowed: str) -> Range:
+  """Mappings whose keys are names and whose values all pass `holds`."""
+
+  def all_hold(x: Any) -> bool:
+    return isinstance(x, Mapping | ConfigDict) and all(
+      isinstance(name, str) and holds(value) for name, value in x.items()
+    )
+
+  return Range(all_hold, allowed)
 
 
 def _finite(x: Any) -> bool:
@@ -103,19 +106,17 @@ LEVELS = Range(
   lambda x: isinstance(x, list | tuple) and all(whole(0).holds(level) for level in x),
   "levels, whole numbers, as in (1, 2)",
 )
-WEIGHTS = _table(
-  lambda _, weight: _finite(weight), 'rewards with finite weights, as in ConfigDict({"math": 1.0})'
-)
+WEIGHTS = _table(_finite, 'rewards with finite weights, as in ConfigDict({"math": 1.0})')
 REWARDS = _table(
-  lambda source, name: isinstance(source, str) and isinstance(name, str),
+  lambda name: isinstance(name, str),
   'sources with the names of rewards, as in {"deepscaler": "math", "*": "reward_model"}',
 )
 OPTIONS = _table(
-  lambda _, value: isinstance(value, str | int | float),
-  'arguments with numbers, flags or texts, as in ConfigDict({"margin": 0.1})',
+  lambda value: isinstance(value, str | bool) or _finite(value),
+  'arguments with finite numbers, flags or texts, as in ConfigDict({"margin": 0.1})',
 )
 SOURCES = _table(
-  lambda _, fields: isinstance(fields, Mapping | ConfigDict),
+  lambda fields: isinstance(fields, Mapping | ConfigDict),
   'sources with their fields, as in {"mine": {"path": "mine.jsonl"}}',
 )
 SHARE = real(0, 1)

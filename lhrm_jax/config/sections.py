@@ -16,6 +16,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from lhrm_jax.config.knobs import knobs
@@ -231,9 +232,11 @@ def _is_table(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-  """Returns the value with a user's sections and lists as dicts and tuples."""
+  """Returns the value with sections, lists and NumPy's numbers as dicts, tuples and Python's."""
   if isinstance(value, ConfigDict):
-    return value.to_dict()
+    value = value.to_dict()
+  if isinstance(value, np.generic):
+    return value.item()
   if isinstance(value, Mapping):
     return {name: _plain(x) for name, x in value.items()}
   return tuple(value) if isinstance(value, list) else value

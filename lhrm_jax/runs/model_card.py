@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.runs import setup
+from lhrm_jax.runs.rollout_log import literal
 from lhrm_jax.storage import urls
 from lhrm_jax.text import tags
 
@@ -43,6 +44,7 @@ def model_card(run: pathlib.Path) -> str:
     card = ModelCard.from_template(
       data, template_path=str(_TEMPLATE), base=base, commit=_commit(first), config=config,
       config_json=json.dumps(config, indent=2), summary=summary, modes=list(_MODES),
+      literal=literal,
     )  # fmt: skip
   except (AttributeError, IndexError, KeyError, TypeError, jinja2.UndefinedError) as error:
     raise UserError(

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy, rewards, text
 from lhrm_jax.data import limits, tasks
-from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.evaluation import Evaluator
 from lhrm_jax.policy import PolicyConfig
@@ -163,42 +162,25 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
   seed, c = run.config.seed, run.config.hft
   if HGPO in stages:
     validation.check_prompts(run.config, run.mesh)
+    validation.check_advantage(run.config)
   if HFT in stages and c.steps:
     validation.check_memory(run.config, run.policy_config)
   try:
-    run.task.evaluation(1)
+    queries = run.task.evaluation(run.config.evaluation.prompts)
     if HFT in stages:
       run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
     if HGPO in stages:
-      rows = run.task.prompts(seed, 0, 1)
-      queries = getattr(run.task, "queries", rows)
-      by_source = isinstance(run.reward_fn, rewards.BySource)
-      if by_source or any(hasattr(fn, "check") for fn in rewards.parts_of(run.reward_fn)):
-        for row in queries:
-          rewards.check_answer(run.reward_fn, row.answer, row.source)
-      if by_source and queries is not rows:
-        evaluated = run.task.evaluation(run.config.evaluation.prompts)
-        check_sources(run.reward_fn, [*queries, *evaluated])
+      first = run.task.prompts(seed, 0, 1)
+      queries = [*getattr(run.task, "queries", first), *queries]
+    validation.check_answers(run.reward_fn, queries)
+    if HGPO in stages and hasattr(run.task, "queries"):
+      validation.check_sources(run.reward_fn, queries)
     if run.config.task == tasks.ROWS:
       run.task.check_conversations(run.tokenizer)
   except (ImportError, OSError, ValueError) as error:
     raise UserError(f"task={run.config.task!r}: {error}") from error
   if run.config.task == tasks.ROWS and parallel.is_writer():
     print(*run.task.notes, sep="\n", flush=True)  # what was read, skipped and left out
-
-
-def check_sources(reward_fn: rewards.BySource, rows: Sequence[PromptRow]) -> None:
-  """Checks that every source named in `reward_by_source` has rows.
-
-  Raises:
-    ValueError: one has no rows.
-  """
-  found = {row.source for row in rows}
-  if missing := set(reward_fn.names) - found - {rewards.registry.ANY_SOURCE}:
-    raise ValueError(
-      f"reward_by_source names {', '.join(map(repr, sorted(missing)))}, which no row has as its "
-      f"source; the sources are {', '.join(map(repr, sorted(found)))}"
-    )
 
 
 def use_compilation_cache(folder: str) -> None:

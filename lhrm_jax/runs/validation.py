@@ -5,18 +5,21 @@ They run as soon as both are known; `lhrm_jax.runs.config` checks everything els
 
 import math
 import os
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, rewards
-from lhrm_jax.errors import UserError
+from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.objectives import hgpo
 from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.rewards import rules as binary_rewards
 from lhrm_jax.runs import command_line
 from lhrm_jax.runs.config import KNOBS, Config, rewards_named
 from lhrm_jax.text import Tokenizer
+from lhrm_jax.training import advantages
 
 # Arrays of attention scores alive in the forward and backward pass of one layer.
 _SCORE_COPIES = 4
@@ -97,6 +100,45 @@ def check_prompts(config: Config, mesh: Mesh) -> None:
     raise UserError(
       f"hgpo.sampling_chunks={chunks} does not divide {mine}, a host's share of "
       f"hgpo.prompts_per_step={prompts}: choose a divisor."
+    )
+
+
+def check_advantage(config: Config) -> None:
+  """Checks that the advantage function runs with its options, before anything is trained.
+
+  Raises:
+    UserError: it does not.
+  """
+  if config.hgpo.steps and config.hgpo.advantage != "hgpo":  # whose knobs are all checked
+    with as_user_error(ValueError):
+      advantages.try_out(config.hgpo)
+
+
+def check_answers(reward_fn: rewards.RewardFn, rows: Sequence[PromptRow]) -> None:
+  """Checks that a reward can judge by the answers and sources of rows.
+
+  Raises:
+    ValueError: it cannot by one of them.
+  """
+  parts = rewards.parts_of(reward_fn)
+  if isinstance(reward_fn, rewards.BySource) or any(hasattr(fn, "check") for fn in parts):
+    for row in rows:
+      rewards.check_answer(reward_fn, row.answer, row.source)
+
+
+def check_sources(reward_fn: rewards.RewardFn, rows: Sequence[PromptRow]) -> None:
+  """Checks that every source that has a reward of its own has rows.
+
+  Raises:
+    ValueError: one has none.
+  """
+  if not isinstance(reward_fn, rewards.BySource):
+    return
+  found = {row.source for row in rows}
+  if missing := set(reward_fn.names) - found - {rewards.registry.ANY_SOURCE}:
+    raise ValueError(
+      f"reward_by_source names {', '.join(map(repr, sorted(missing)))}, which no row has as its "
+      f"source; the rows have {', '.join(map(repr, sorted(found)))}"
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import traceback
 from collections.abc import Callable
 
 import jax
@@ -52,3 +53,38 @@ def make_advantage_fn(c: HGPOConfig) -> Callable[[ScoredRollouts, int], ScoredRo
     )
 
   return advantage_fn
+
+
+def try_out(c: HGPOConfig) -> None:
+  """Computes the advantages of made-up scores, so that a function that cannot fails at once.
+
+  Without that, its first call comes after the cold start.
+
+  Raises:
+    ValueError: the function raises, or returns no advantages of the scores' shape; says which.
+  """
+  shape = (c.prompts_per_step, 2 if c.pairing == "paired" else 1, c.samples)
+  scores = (np.indices(shape).sum(0) % 2).astype(np.float32)
+  context = {
+    "lengths": np.full(shape, 2, np.int32),
+    "modes": (np.indices(shape)[1] % 2).astype(int),
+    "truncated": np.zeros(shape, bool),
+    "well_formed": np.ones(shape, bool),
+    "step": 0,
+    "total_steps": c.steps,
+  }
+  fn, named = registry.get(c.advantage), inspect.signature(registry.get(c.advantage)).parameters
+  asked = {name for name in named if name in registry.CONTEXT}
+  if not asked <= context.keys():
+    return
+  options = registry.options(c.advantage, c, c.advantage_options)
+  begin = f"hgpo.advantage={c.advantage!r}, tried on scores of 0 and 1 of shape {shape},"
+  try:
+    found = fn(scores, **options, **{name: context[name] for name in asked})
+    shapes = {name: np.shape(getattr(found, name)) for name in ("tag", "body")}
+  except Exception as error:  # a user's function may raise anything
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{at.filename}:{at.lineno}"
+    raise ValueError(f"{begin} fails: {type(error).__name__}: {error} ({place})") from error
+  if wrong := {name: of for name, of in shapes.items() if of != shape}:
+    raise ValueError(f"{begin} returns other shapes: {wrong}")

@@ -112,9 +112,10 @@ def argument_problems(c: HGPOConfig) -> Iterator[str]:
     elif option in advantages.CONTEXT:
       yield f"hgpo.advantage_options.{option}: given by the rollouts and the run."
     elif option not in named and len(named) == len(parameters):
+      own_names = sorted(named.difference(advantages.SETTINGS, advantages.CONTEXT))
       yield (
         f"hgpo.advantage_options.{option}: hgpo.advantage={name!r} takes no such argument; it "
-        f"takes {', '.join(sorted(named)) or 'none'}."
+        f"takes {', '.join(own_names) or 'none'} beside the keys of the config."
       )
   for p in parameters:
     if isinstance(p.default, int | float) and isinstance(own.get(p.name), str):

@@ -1,9 +1,12 @@
 """Sections of knobs: what is asked of their values, and what is made of them."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -83,6 +86,24 @@ def test_a_section_is_built_from_what_config_files_hold():
   assert built == Whole("x", Stage(least=2, options={"a": 1}))
   assert type(built.stage.options) is dict
   assert hash(built.stage) == hash(Stage(least=2)), "a static argument of jax.jit"
+
+
+def test_numbers_of_numpy_become_python_s_so_that_a_config_can_be_written_as_json():
+  given = {
+    "stage.rate": np.float32(0.5),
+    "stage.least": np.int64(2),
+    "stage.options": {"a": np.True_},
+  }
+  built = c.build(Whole, given)
+  assert json.loads(json.dumps(dataclasses.asdict(built)))["stage"] == {
+    "rate": 0.5, "least": 2, "most": 9, "options": {"a": True}
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{1: 0.5}, {"a": math.inf}, {"a": 10**400}, {"a": [1]}, 3])
+def test_options_are_named_and_finite(options):
+  (problem,) = problems(stage__options=options)
+  assert "must be arguments with finite numbers, flags or texts" in problem
 
 
 def test_values_are_replaced_by_key():

@@ -101,7 +101,9 @@ def test_what_was_skipped_and_left_out_is_said_before_training(tmp_path, capsys)
   config.data.on_bad_row = "skip"
   task = tasks.get(config.task, config.data)
   task.prompts(0, 0, 1)  # as check_rows does for HGPO, with a mesh
-  setup.check_rows(types.SimpleNamespace(config=config, task=task, tokenizer=None), ())
+  setup.check_rows(
+    types.SimpleNamespace(config=config, task=task, tokenizer=None, reward_fn=None), ()
+  )
   said = capsys.readouterr().out.splitlines()
   assert len(said) == 2 and said[1].endswith("asked.jsonl.")
   assert "2 rows from" in said[0] and "2 bad rows were skipped" in said[0]

@@ -1,8 +1,10 @@
 """Rewards that a config chooses: a reward model, sums with it, one reward per source of rows."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.errors import UserError
 from lhrm_jax.rewards import model as reward_model
 from lhrm_jax.rewards import scoring
-from lhrm_jax.runs import setup
+from lhrm_jax.runs import setup, validation
 from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.text import PretrainedTokenizer
 from tests.rewards.test_scoring import stub
@@ -112,12 +114,26 @@ def test_a_row_whose_source_has_no_reward_is_refused(folder):
     reward("", "<no_think>7</no_think>", "7")
 
 
+@pytest.mark.parametrize("stages", [(), setup.STAGES])
+def test_a_row_that_is_only_evaluated_needs_a_reward_too(stages):
+  config = arithmetic.get_config()
+  config.reward_by_source = ConfigDict({"sums": "exact_match"})
+  run = setup.make(config)
+  train = [PromptRow("2+2?", "4", source="sums")]
+  task = types.SimpleNamespace(
+    queries=train, prompts=lambda *_: train, demonstrations=lambda *_: ([], []),
+    evaluation=lambda _: [PromptRow("Hello?", "", source="tulu3")],
+  )  # fmt: skip
+  with pytest.raises(UserError, match="no reward for the source 'tulu3'"):
+    setup.check_rows(dataclasses.replace(run, task=task), stages)
+
+
 def test_a_source_that_no_row_has_is_refused():
   rows = [PromptRow("2+2?", "4", source="math"), PromptRow("Hello?", "", source="tulu3")]
-  setup.check_sources(rewards.chosen("", by_source={"math": "math", "*": "numeric"}), rows)
+  validation.check_sources(rewards.chosen("", by_source={"math": "math", "*": "numeric"}), rows)
   reward = rewards.chosen("", by_source={"maths": "math", "*": "numeric"})
   with pytest.raises(ValueError, match=r"'maths', which no row has .*'math', 'tulu3'"):
-    setup.check_sources(reward, rows)
+    validation.check_sources(reward, rows)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,14 @@ def test_a_run_without_a_report_has_a_card_without_results(tmp_path):
   assert "random parameters" in card and "## Results" not in card and "base_model" not in card
 
 
+def test_names_of_rows_are_no_markup_of_the_card(tmp_path):
+  run = write_run(tmp_path / "hgpo", "", report=True)
+  path = run / "report" / "summary.json"
+  path.write_text(path.read_text().replace('"words"', '"a|b\\n\\n# <b>c"'))
+  (row,) = [line for line in model_card(run).splitlines() if line.startswith("| a")]
+  assert "a&#124;b<br><br># &#60;b&#62;c |" in row and row.count("|") == 9
+
+
 @pytest.mark.parametrize(
   "start", ["owner/file.gguf", "a/b\ninjected: 1", "a/b c", "/gone/model", "-/./x", "models/x/y"]
 )

@@ -124,10 +124,10 @@ def of_my_own(monkeypatch):
     ({"margin": 0.1}, {"hgpo.alpha": 2.0}, ""),
     ({"margin": 0.1, "power": 2.0}, {}, ""),
     ({}, {}, "'mine' needs an argument margin: set hgpo.advantage_options.margin"),
-    ({"margin": 0.1, "margn": 1.0}, {}, "margn: .* it takes alpha, margin, power"),
+    ({"margin": 0.1, "margn": 1.0}, {}, "margn: .* it takes margin, power beside"),
     ({"margin": 0.1, "alpha": 1.0}, {}, "set hgpo.alpha instead"),
     ({"margin": 0.1}, {"hgpo.delta": 0.3}, "hgpo.delta=0.3 has no effect"),
-    ({"margin": [1]}, {}, "hgpo.advantage_options={.*} must be arguments with numbers"),
+    ({"margin": [1]}, {}, "hgpo.advantage_options={.*} must be arguments with finite numbers"),
   ],
 )
 def test_an_advantage_is_given_what_it_names_and_nothing_is_dropped(

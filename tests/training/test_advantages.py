@@ -11,7 +11,7 @@ from lhrm_jax.objectives import advantages, hgpo
 from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
 from lhrm_jax.rewards.scoring import Judgements
-from lhrm_jax.training.advantages import make_advantage_fn
+from lhrm_jax.training.advantages import make_advantage_fn, try_out
 from lhrm_jax.training.hgpo import HGPOConfig
 from lhrm_jax.training.hgpo_checks import argument_problems
 from lhrm_jax.training.rollout_metrics import rollout_metrics, winning_mode
@@ -122,3 +122,22 @@ def test_a_text_where_the_advantage_has_a_number_is_refused_before_training():
   (problem,) = argument_problems(c)
   assert problem.startswith("hgpo.advantage_options.weight='much' must be a number")
   assert not list(argument_problems(dataclasses.replace(c, advantage_options={"weight": 2})))
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "thinkless", "auto_think", "ada_grpo"])
+@pytest.mark.parametrize("pairing", ["paired", "free"])
+def test_the_functions_there_are_run_on_made_up_scores(name, pairing):
+  try_out(HGPOConfig(advantage=name, pairing=pairing, prompts_per_step=2, samples_per_mode=2))
+
+
+def test_what_would_fail_after_the_cold_start_is_told_before():
+  c = HGPOConfig(advantage="auto_think", advantage_options={"stage": 7}, prompts_per_step=2)
+  with pytest.raises(ValueError, match=r"tried .* fails: ValueError: stage=7 is"):
+    try_out(c)
+
+  @advantages.register("short")
+  def short(scores):
+    return Advantages(scores[..., 0], scores)
+
+  with pytest.raises(ValueError, match=r"returns other shapes: {'tag': \(2, 2\)}"):
+    try_out(HGPOConfig(advantage="short", prompts_per_step=2))
