@@ -3,10 +3,11 @@
 python -m lhrm_jax.runs.config_page > docs/config.md
 """
 
+import dataclasses
 from collections.abc import Iterator
 
-from lhrm_jax.config import Knob, short
-from lhrm_jax.runs.config import KNOBS
+from lhrm_jax.config import Knob, read, short
+from lhrm_jax.runs.config import KNOBS, Config
 
 _HEADING = """\
 # Every key of a config
@@ -25,8 +26,9 @@ def get_config():
   return config
 ```
 
-A value out of its range, an unknown key and a setting that has no effect under the others are
-errors, all reported at once before anything is read or compiled
+Values out of range, unknown keys and settings that contradict each other are errors, reported
+together before anything is read or compiled; settings without effect are reported once those are
+mended
 ([reliability.md](reliability.md#what-is-checked-beforehand))."""
 
 
@@ -41,9 +43,26 @@ def _tables() -> Iterator[str]:
     above = knob.key.rpartition(".")[0]
     if above != section:
       section = above
-      yield f"\n## {f'`{above}`' if above else 'The run'}\n"
+      yield f"\n## {f'`{above}`' if above else 'The run'}\n\nDeclared in {_files(above)}.\n"
       yield "| key | default | range | meaning |\n|---|---|---|---|"
     yield _row(knob)
+
+
+def _files(section: str) -> str:
+  """The files that declare a section's knobs, as links."""
+  declaring = type(read(Config(), section)) if section else Config
+  modules = [
+    cls.__module__.replace(".", "/")
+    for cls in declaring.__mro__
+    if any("allowed" in field.metadata for field in _own_fields(cls))
+  ]
+  return ", ".join(f"[`{name}.py`](../{name}.py)" for name in dict.fromkeys(modules))
+
+
+def _own_fields(cls: type) -> list[dataclasses.Field]:
+  """The fields that a dataclass declares itself, not those it inherits."""
+  fields = getattr(cls, "__dataclass_fields__", {})
+  return [fields[name] for name in vars(cls).get("__annotations__", {}) if name in fields]
 
 
 def _row(knob: Knob) -> str:
