@@ -6,17 +6,14 @@
 
 from lhrm_jax.errors import UserError
 from lhrm_jax.runs import command_line, output_folders, reporting, setup
-from lhrm_jax.runs.config import from_config_dict
+from lhrm_jax.runs.config import Config, from_config_dict
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.run_folder import RunFolder
 
 
-def main(_) -> None:
-  c = from_config_dict(setup.with_absolute_paths(_CONFIG.value))
-  if not c.init_from:
-    raise UserError("Name the run to evaluate: --config.init_from=RUN.")
-  workdir = _WORKDIR.value or output_folders.evaluation_folder(c.init_from)
-  with Preemption() as preemption, RunFolder(workdir, c, stages=()) as folder:
+def job(c: Config, workdir: str, preemption: Preemption) -> None:
+  """Evaluation of what `init_from` names, with its report."""
+  with RunFolder(workdir, c, stages=()) as folder:
     run = setup.make(c)
     setup.check_rows(run, ())
     folder.describe(run)
@@ -26,6 +23,15 @@ def main(_) -> None:
         checkpoint = setup.find_checkpoint(c.init_from)[1]
         stage, step = checkpoint.parent.name, int(checkpoint.name)
       report.evaluate(stage, step, run.params)
+
+
+def main(_) -> None:
+  c = from_config_dict(setup.with_absolute_paths(_CONFIG.value))
+  if not c.init_from:
+    raise UserError("Name the run to evaluate: --config.init_from=RUN.")
+  workdir = _WORKDIR.value or output_folders.evaluation_folder(c.init_from)
+  with Preemption() as preemption:
+    job(c, workdir, preemption)
 
 
 if __name__ == "__main__":

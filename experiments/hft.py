@@ -6,9 +6,11 @@ python -m experiments.hft --config experiments/configs/arithmetic.py --workdir r
 import sys
 
 import optax
+from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.runs import command_line, early_stop, setup
+from lhrm_jax.runs.config import Config
 from lhrm_jax.runs.demonstrations import demonstration_batches
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.progress import ProgressBar
@@ -72,12 +74,9 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
   return done, state.params
 
 
-def main(_) -> None:
-  config = setup.with_absolute_paths(_CONFIG.value)
-  with (
-    Preemption() as preemption,
-    RunFolder(_WORKDIR.value, config, stages=(setup.HFT,)) as folder,
-  ):
+def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> None:
+  """Hybrid Fine-Tuning of a config in a run folder, with its evaluation and report."""
+  with RunFolder(workdir, config, stages=(setup.HFT,)) as folder:
     run = setup.make(config, folder.policy if folder.newest else None)
     setup.check_rows(run, (setup.HFT,))
     folder.describe(run)
@@ -86,6 +85,11 @@ def main(_) -> None:
       step, params = train(run, stage, report)
       report.took(setup.HFT, stage.seconds())
       report.evaluate(setup.HFT, step, params)
+
+
+def main(_) -> None:
+  with Preemption() as preemption:
+    job(setup.with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
 
 
 if __name__ == "__main__":

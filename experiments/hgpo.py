@@ -11,11 +11,13 @@ import time
 
 import jax
 import optax
+from ml_collections import ConfigDict
 
 from experiments import hft
 from lhrm_jax import parallel, policy
 from lhrm_jax.rewards.scored_rollouts import sample_and_score
 from lhrm_jax.runs import command_line, gates, instruments, mode_choice, rollouts, setup, validation
+from lhrm_jax.runs.config import Config
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.progress import ProgressBar
@@ -113,12 +115,9 @@ def train(
   return max(stage.start, c.steps), state.params
 
 
-def main(_) -> None:
-  config = setup.with_absolute_paths(_CONFIG.value)
-  with (
-    Preemption() as preemption,
-    RunFolder(_WORKDIR.value, config, stages=setup.STAGES) as folder,
-  ):
+def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> None:
+  """Both stages of a config in a run folder, with their evaluations and report."""
+  with RunFolder(workdir, config, stages=setup.STAGES) as folder:
     run = setup.make(config, folder.policy if folder.newest else None)
     setup.check_rows(run, setup.STAGES if run.params is None else (setup.HGPO,))
     if parallel.is_writer():
@@ -142,6 +141,11 @@ def main(_) -> None:
         step, params = train(run, stage, params, report)
         report.took(setup.HGPO, stage.seconds())
         report.evaluate(setup.HGPO, step, params)
+
+
+def main(_) -> None:
+  with Preemption() as preemption:
+    job(setup.with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from lhrm_jax.config import MOST_ROWS, TEMPERATURE_OR_GREEDY, idle, knob, real, 
 from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.evaluation.hybrid_accuracy import hybrid_accuracy
+from lhrm_jax.evaluation.hybrid_accuracy import HybridAccuracy, better_modes, hybrid_accuracy
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn, check_answer, scoring
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
@@ -89,6 +89,23 @@ class Replies:
 
 
 _ARRAYS = ("scores", "lengths", "modes", "well_formed", "texts")  # of `Replies`
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """All replies of one evaluation.
+
+  Attributes:
+    auto: with the mode left to the policy, `[K, 1, 1]`.
+    forced: in both modes, `[K, 2, 1]`.
+    judged: in both modes, for Hybrid Accuracy, `[K, 2, n]`.
+    first: `[K, 3]` probabilities of the first token, see `Evaluator.first_token_probs`.
+  """
+
+  auto: Replies
+  forced: Replies
+  judged: Replies
+  first: np.ndarray
 
 
 class Evaluator:
@@ -183,8 +200,23 @@ class Evaluator:
     """One reply per prompt and mode."""
     return self.replies(params, paired=True, temperature=self.settings.temperature)
 
+  def judged(self, params: policy.Params) -> Replies:
+    """The replies in both modes that Hybrid Accuracy is computed from."""
+    c = self.settings
+    return self.replies(params, paired=True, samples=c.samples, temperature=c.hacc_temperature)
+
+  def measure(self, params: policy.Params) -> Measured:
+    """Samples and scores all that an evaluation needs."""
+    return Measured(
+      self.auto(params), self.forced(params), self.judged(params), self.first_token_probs(params)
+    )
+
   def evaluate(self, params: policy.Params) -> dict[str, Any]:
-    """The whole evaluation of one stage, as plain JSON-like values.
+    """The whole evaluation of one policy: the `summary` of what it replies."""
+    return self.summary(self.measure(params))
+
+  def summary(self, measured: Measured) -> dict[str, Any]:
+    """An evaluation as plain JSON-like values.
 
     Returns:
       For "auto", "think" and "no_think": accuracy, mean tokens, think rate, the share of malformed
@@ -192,20 +224,35 @@ class Evaluator:
       of "think", "no_think" and "neither" where it is sampled at temperature 1, whole and by level;
       for "hacc" the fields of `HybridAccuracy`.
     """
-    auto, forced = self.auto(params), self.forced(params)
-    first = self.first_token_probs(params)
-    judged = self.replies(
-      params, paired=True, samples=self.settings.samples, temperature=self.settings.hacc_temperature
-    )
-    chosen = np.where(auto.well_formed, auto.modes, tags.INVALID_MODE)[:, 0, 0]
-    hacc = hybrid_accuracy(
-      judged.scores, judged.lengths, chosen, margin=self.settings.margin, mode_probs=first
-    )
+    hacc = self.hybrid_accuracy(measured.auto, measured.judged, measured.first)
     return {
-      "auto": self.summarise(auto, 0),
-      **{mode: self.summarise(forced, m) for m, mode in enumerate(tags.MODES)},
-      "first_token": self.summarise_first_token(first),
+      "auto": self.summarise(measured.auto, 0),
+      **{mode: self.summarise(measured.forced, m) for m, mode in enumerate(tags.MODES)},
+      "first_token": self.summarise_first_token(measured.first),
       "hacc": dataclasses.asdict(hacc),
+    }
+
+  def hybrid_accuracy(self, auto: Replies, judged: Replies, first: np.ndarray) -> HybridAccuracy:
+    """Hybrid Accuracy of free replies; see `Measured` for the arguments."""
+    return hybrid_accuracy(
+      judged.scores, judged.lengths, _chosen(auto), margin=self.settings.margin, mode_probs=first
+    )
+
+  def by_prompt(self, measured: Measured) -> dict[str, list]:
+    """What pairs two policies prompt by prompt.
+
+    Returns:
+      Lists of `K`: "level"; of the free reply "score", "tokens", "mode" (-1 where it is malformed
+      or has none); "better", the mode that Hybrid Accuracy calls the better one.
+    """
+    judged = measured.judged
+    better, _ = better_modes(judged.scores, judged.lengths, self.settings.margin)
+    return {
+      "level": [row.level for row in self.rows],
+      "score": measured.auto.scores[:, 0, 0].tolist(),
+      "tokens": measured.auto.lengths[:, 0, 0].tolist(),
+      "mode": _chosen(measured.auto).tolist(),
+      "better": better.tolist(),
     }
 
   def first_token_probs(self, params: policy.Params) -> np.ndarray:
@@ -274,6 +321,11 @@ def _first_token_probs(
 ) -> jax.Array:
   hidden, _ = prefill(config, params, prompts)
   return jnp.exp(mode_logprobs(policy.next_token_logits(config, params, hidden), opening))
+
+
+def _chosen(auto: Replies) -> np.ndarray:
+  """`[K]` modes of free replies, of which a malformed one has none."""
+  return np.where(auto.well_formed, auto.modes, tags.INVALID_MODE)[:, 0, 0]
 
 
 def _first(rollouts: Rollouts, prompts: int) -> Rollouts:

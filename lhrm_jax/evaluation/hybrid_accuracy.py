@@ -86,11 +86,10 @@ def hybrid_accuracy(
     raise ValueError(f"chosen_mode holds {np.unique(chosen)}; modes are 0, 1 and -1 for none.")
   if not margin >= 0:
     raise ValueError(f"margin={margin} is below 0.")
-  think_better, tie = _better_by_samples(scores, lengths, margin)
-  better = np.where(think_better, tags.THINK, tags.NO_THINK)
+  better, tie = better_modes(scores, lengths, margin)
 
   right = chosen == better
-  think_share = float(think_better.mean())
+  think_share = float((better == tags.THINK).mean())
   think_rate = float((chosen == tags.THINK).mean())
   no_think_rate = float((chosen == tags.NO_THINK).mean())
   prompts, valid = np.arange(len(chosen)), chosen != tags.INVALID_MODE
@@ -134,8 +133,8 @@ def ceiling(scores: np.ndarray, lengths: np.ndarray, *, margin: float = 0.0) -> 
   half = scores.shape[2] // 2
   if not half:
     return float("nan")
-  first, _ = _better_by_samples(scores[:, :, :half], lengths[:, :, :half], margin)
-  second, _ = _better_by_samples(scores[:, :, -half:], lengths[:, :, -half:], margin)
+  first, _ = better_modes(scores[:, :, :half], lengths[:, :, :half], margin)
+  second, _ = better_modes(scores[:, :, -half:], lengths[:, :, -half:], margin)
   agreement = float((first == second).mean())
   return 0.5 + 0.5 * math.sqrt(max(2.0 * agreement - 1.0, 0.0))
 
@@ -150,12 +149,16 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
   return low, 1.0 if successes == trials else centre + half
 
 
-def _better_by_samples(
+def better_modes(
   scores: np.ndarray, lengths: np.ndarray, margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Whether thinking is the better mode, and whether length decided it, both `[K]` bool."""
+  """The better mode of each prompt, and whether length decided it, `[K]` int and bool.
+
+  See `hybrid_accuracy` for the arguments.
+  """
   lead = scores[:, tags.THINK].mean(1) - scores[:, tags.NO_THINK].mean(1)
   # Exactly a margin apart is decided; rounding counts for neither side.
   tie = (np.abs(lead) < margin - _ROUNDING) | (np.abs(lead) <= _ROUNDING)
   shorter_to_think = lengths[:, tags.THINK].mean(1) < lengths[:, tags.NO_THINK].mean(1)
-  return np.where(tie, shorter_to_think, lead > 0), tie
+  think = np.where(tie, shorter_to_think, lead > 0)
+  return np.where(think, tags.THINK, tags.NO_THINK), tie

@@ -121,6 +121,8 @@ class Instruments:
       **{f"time/{name}": value for name, value in parts.items()},
       "time/step": seconds,
       "time/idle_share": 1.0 - sum(parts.get(name, 0.0) for name in DEVICE_PARTS) / seconds,
+      "perf/sampled_tokens": float(rollouts.lengths.sum()),
+      "perf/flops": flops,
       "perf/tokens_per_second": float(rollouts.lengths.sum()) / seconds,
       "perf/mfu": flops / seconds / self._ceilings.flops,
       "perf/compiles": self.compiles.count,

@@ -40,7 +40,8 @@ class ThinkRateWatch:
 
   def measure(self, step: int, params: policy.Params) -> dict[str, float]:
     """Logs and returns `free_metrics` for the parameters after `step` steps."""
-    metrics = free_metrics(self._evaluator, self._run.sampling_params(params))
+    hacc = self._run.config.hgpo.eval_hacc
+    metrics = free_metrics(self._evaluator, self._run.sampling_params(params), hacc=hacc)
     self._history.append({"step": step, **metrics})
     self._writer.scalars(HGPO, step, metrics)
     picture = figures.to_pixels(figures.think_rate_over_time(self._history))
@@ -49,11 +50,20 @@ class ThinkRateWatch:
     return metrics
 
 
-def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float]:
-  """Returns metrics of the policy's free choice of mode on the evaluation prompts."""
+def free_metrics(
+  evaluator: Evaluator, params: policy.Params, *, hacc: bool = False
+) -> dict[str, float]:
+  """Returns metrics of the policy's free choice of mode on the evaluation prompts.
+
+  Args:
+    evaluator: of these prompts.
+    params: the policy's.
+    hacc: whether to sample both modes too, for `hacc/score`.
+  """
   replies = evaluator.auto(params)
   values = evaluator.summarise(replies, 0)
-  first = evaluator.summarise_first_token(evaluator.first_token_probs(params))
+  probs = evaluator.first_token_probs(params)
+  first = evaluator.summarise_first_token(probs)
   metrics = {
     **{f"eval/failed/{reason}": count for reason, count in replies.failed.items()},
     "mode/think_rate": values["think_rate"],
@@ -66,6 +76,9 @@ def free_metrics(evaluator: Evaluator, params: policy.Params) -> dict[str, float
   for level, of_level in values["by_level"].items():
     metrics[f"mode/think_rate/level_{level}"] = of_level["think_rate"]
     metrics[f"eval/neither_prob/level_{level}"] = first["by_level"][level]["neither"]
+  if hacc:
+    found = evaluator.hybrid_accuracy(replies, evaluator.judged(params), probs)
+    metrics["hacc/score"] = found.score
   return metrics
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import flatten
-from lhrm_jax.evaluation import Evaluator, Replies, figures
+from lhrm_jax.evaluation import Evaluator, Measured, figures
 from lhrm_jax.evaluation.report import finite, write_report
 from lhrm_jax.runs import setup, validation
 from lhrm_jax.runs.config import KNOBS, Config, plain
@@ -109,13 +109,17 @@ class Reporting:
       began = time.perf_counter()
       params = self._run.sampling_params(params)
       with self._preemption.interruptible():
-        summary = self.evaluator.evaluate(params)
-        samples = sample_replies(self.evaluator, params)
-      seconds = time.perf_counter() - began
-      # Made finite now, so that a resumed run reads back the same values.
-      found = finite({"key": key, "summary": summary, "samples": samples, "seconds": seconds})
+        measured = self.evaluator.measure(params)
+      found = {
+        "key": key,
+        "summary": self.evaluator.summary(measured),
+        "samples": sample_replies(self.evaluator, measured),
+        "by_prompt": self.evaluator.by_prompt(measured),
+        "seconds": time.perf_counter() - began,
+      }
+      found = finite(found)  # now, so that a resumed run reads back the same values
       if parallel.is_writer():
-        setup.write_json(path, {**found, _DIGEST: _digest(found)})
+        keep_evaluation(path, found)
     self.took("evaluation", found["seconds"])
     self._stages[stage], self._samples = found["summary"], found["samples"]
     self._log(stage, step, found["summary"])
@@ -198,16 +202,20 @@ def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:
     return {}
 
 
+def keep_evaluation(path: pathlib.Path, found: dict[str, Any]) -> None:
+  """Writes what `kept_evaluation` reads back."""
+  found = {key: value for key, value in found.items() if key != _DIGEST}
+  setup.write_json(path, {**found, _DIGEST: _digest(found)})
+
+
 def _digest(found: Any) -> str:
   rest = {key: value for key, value in found.items() if key != _DIGEST}
   return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def sample_replies(evaluator: Evaluator, params: policy.Params) -> list[dict[str, Any]]:
+def sample_replies(evaluator: Evaluator, measured: Measured) -> list[dict[str, Any]]:
   """Returns a few prompts of each level with both forced replies and first-token probabilities."""
-  forced: Replies = evaluator.forced(params)
-  first = evaluator.first_token_probs(params)
-  auto: Replies = evaluator.auto(params)
+  forced, auto, first = measured.forced, measured.auto, measured.first
   seen: dict[int, int] = {}
   samples = []
   for i, row in enumerate(evaluator.rows):

@@ -84,6 +84,7 @@ class HGPOConfig(PolicyLossConfig, HGPOAdvantageConfig, RolloutConfig, Optimizer
     False, FLAG, "Leave responses without advantage out of the update; needs beta=0."
   )
   eval_every: int = knob(10, whole(0), "Steps between evaluations in training; 0 for none.")
+  eval_hacc: bool = knob(False, FLAG, "Whether these evaluations measure Hybrid Accuracy too.")
 
   @property
   def samples(self) -> int:

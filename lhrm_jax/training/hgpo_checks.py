@@ -134,6 +134,11 @@ def argument_problems(c: HGPOConfig) -> Iterator[str]:
 # ---- Without effect
 
 
+@idle(HGPOConfig, "eval_hacc")
+def _no_evaluations(c: HGPOConfig) -> str:
+  return "" if c.eval_every else "hgpo.eval_every=0"
+
+
 @idle(HGPOConfig, "intra_scope")
 def _over_the_batch(c: HGPOConfig) -> str:
   return _estimator(c, "reinforce_pp", "is over the whole batch")
