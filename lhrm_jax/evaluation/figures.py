@@ -34,7 +34,7 @@ def think_rate_over_time(history: Sequence[Mapping[str, Any]]) -> Figure:
   history = [row for row in history if any(name.startswith(prefix) for name in row)]
   names = {name.removeprefix(prefix) for row in history for name in row if name.startswith(prefix)}
   levels = sorted(int(name) for name in names if name.isdecimal())
-  figure, axes = _axes(6.4, 3.8)
+  figure, axes = make_axes(6.4, 3.8)
   shades = _shades(len(levels))
   steps = [row["step"] for row in history]
   for level, shade in zip(levels, shades, strict=True):
@@ -49,7 +49,7 @@ def think_rate_over_time(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 def accuracy_against_tokens(stages: Mapping[str, Summary]) -> Figure:
   """Accuracy against mean response tokens: forced modes and free choice, before and after."""
-  figure, axes = _axes(6.4, 3.8)
+  figure, axes = make_axes(6.4, 3.8)
   markers = dict(zip(stages, "os^", strict=False))
   for stage, summary in stages.items():
     for mode, colour in COLOURS.items():
@@ -70,7 +70,7 @@ def hybrid_accuracy_bars(stages: Mapping[str, Summary]) -> Figure:
   """Hybrid Accuracy of each stage beside its controls, with Wilson's intervals."""
   controls = ("score", "random", "always_think", "always_no_think")
   names = ("the policy", "random,\nsame rate", "always\nthink", "never\nthink")
-  figure, axes = _axes(6.4, 3.8)
+  figure, axes = make_axes(6.4, 3.8)
   width = 0.8 / max(len(stages), 1)
   for i, (stage, summary) in enumerate(stages.items()):
     hacc = summary["hacc"]
@@ -91,7 +91,7 @@ def hybrid_accuracy_bars(stages: Mapping[str, Summary]) -> Figure:
 def by_level(summary: Summary, title: str) -> Figure:
   """Accuracy of both forced modes and of free choice by level, with the think rate."""
   levels = list(summary["auto"]["by_level"])
-  figure, axes = _axes(6.4, 3.8)
+  figure, axes = make_axes(6.4, 3.8)
   at = np.arange(len(levels))
   axes.bar(
     at, [summary["auto"]["by_level"][level]["think_rate"] for level in levels], 0.7,
@@ -118,7 +118,7 @@ def curves(
     title: title of the figure.
     ylabel: label of the y axis.
   """
-  figure, axes = _axes(6.4, 3.2)
+  figure, axes = make_axes(6.4, 3.2)
   colours = ("#1b1b1b", "#c2571a", "#2b6cb0", "#4f8a5b")
   for (name, label), colour in zip(names.items(), colours, strict=False):
     points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), float)]
@@ -147,7 +147,8 @@ def to_pixels(figure: Figure) -> np.ndarray:
   return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _axes(width: float, height: float):
+def make_axes(width: float, height: float) -> tuple[Figure, Any]:
+  """A figure of so many inches and its axes, in the style of them all."""
   from matplotlib.figure import Figure
 
   # Figure directly, not pyplot: no global state, no memory kept, and safe in any thread.

@@ -139,7 +139,7 @@ def ceiling(scores: np.ndarray, lengths: np.ndarray, *, margin: float = 0.0) -> 
   return 0.5 + 0.5 * math.sqrt(max(2.0 * agreement - 1.0, 0.0))
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
   """Wilson's score interval of a share, 95 % (E. B. Wilson, 1927)."""
   share, z2 = successes / trials, _Z**2
   centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)

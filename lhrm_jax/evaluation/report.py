@@ -49,15 +49,10 @@ def write_report(
   }
   for name, png in pictures.items():
     (folder / f"{name}.png").write_bytes(png)
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("lhrm_jax.evaluation", "templates"), autoescape=True
-  )
-  environment.filters["percent"] = functools.partial(_shown, "{:.1%}")
-  environment.filters["share"] = functools.partial(_shown, "{:.3%}")  # shares near 0
-  environment.filters["number"] = functools.partial(_shown, "{:.1f}")
-  page = environment.get_template("report.html").render(
+  page = render(
+    "report.html",
+    pictures,
     summary=summary,
-    pictures={n: base64.b64encode(png).decode("ascii") for n, png in pictures.items()},
     samples=samples,
     notes=notes,
     stage_labels=figures.STAGE_LABELS,
@@ -67,6 +62,25 @@ def write_report(
   path = folder / "index.html"
   path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")  # a lone surrogate of a row
   return path
+
+
+def render(template: str, pictures: Mapping[str, bytes], **values: Any) -> str:
+  """A page of HTML that needs nothing else.
+
+  Args:
+    template: name of a file in `templates/`.
+    pictures: PNG files by name; the template gets them in base64.
+    **values: what else the template shows, escaped there.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("lhrm_jax.evaluation", "templates"), autoescape=True
+  )
+  environment.filters["percent"] = functools.partial(_shown, "{:.1%}")
+  environment.filters["share"] = functools.partial(_shown, "{:.3%}")  # shares near 0
+  environment.filters["number"] = functools.partial(_shown, "{:.1f}")
+  environment.filters["count"] = functools.partial(_shown, "{:.3g}")
+  encoded = {name: base64.b64encode(png).decode("ascii") for name, png in pictures.items()}
+  return environment.get_template(template).render(pictures=encoded, **values)
 
 
 def _shown(form: str, value: float | None) -> str:

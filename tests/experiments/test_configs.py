@@ -11,7 +11,7 @@ from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.runs.config import from_config_dict
 
 FOLDER = pathlib.Path(configs.__file__).parent
-OTHERS = {"__init__", "defaults", "export", "sample"}  # not of a training run
+OTHERS = {"__init__", "compare_arithmetic", "defaults", "export", "sample"}  # not of one run
 NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - OTHERS)
 
 

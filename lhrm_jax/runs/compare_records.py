@@ -1,0 +1,86 @@
+"""What a comparison takes from the run folder of an arm and seed: `record.json` in that folder.
+
+It is written once the run is over, whole or not at all: a folder that has it is not run again.
+"""
+
+import pathlib
+from typing import Any
+
+from lhrm_jax.evaluation.comparison import CURVE
+from lhrm_jax.runs import reporting, resuming, setup
+from lhrm_jax.runs.config import Config, plain
+from lhrm_jax.runs.metric_writer import read_metrics
+
+_FILE = "record.json"
+
+
+def finished(folder: pathlib.Path, config: Config) -> bool:
+  """Whether the run of this config is over.
+
+  Raises:
+    UserError: the folder holds the run of a config that differs in what decides the result.
+  """
+  try:
+    before = setup.read_json(folder / _FILE)["config"]
+  except (OSError, KeyError, TypeError, ValueError):
+    return False
+  return not resuming.allowed_changes(before, config, str(folder))
+
+
+def write(folder: pathlib.Path, config: Config) -> None:
+  """Keeps what a comparison needs of a run that is over."""
+  summary = setup.read_json(folder / "report" / "summary.json")
+  stage = list(summary["stages"])[-1]
+  evaluation = reporting.kept_evaluation(folder / "evaluation" / f"{stage}.json")
+  curve, cost = _curve_and_cost(folder, stage)
+  setup.write_json(
+    folder / _FILE,
+    {
+      "config": plain(config),
+      "summary": evaluation["summary"],
+      "by_prompt": evaluation["by_prompt"],
+      "cost": {**cost, "seconds": summary["seconds"].get(stage, 0.0)},
+      "curve": curve,
+    },
+  )
+
+
+def read(folder: pathlib.Path) -> dict[str, Any] | None:
+  """What `write` wrote; `None` where the run is not over."""
+  path = folder / _FILE
+  return setup.read_json(path) if path.exists() else None
+
+
+def _curve_and_cost(
+  folder: pathlib.Path, stage: str
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+  """Evaluations on the way with the tokens sampled before each, and the cost of the whole stage.
+
+  Evaluations are no training: what they sample is not counted.
+  """
+  tokens = flops = 0.0
+  curve: list[dict[str, float]] = []
+  for row in read_metrics(folder, stage):
+    tokens += row.get("perf/sampled_tokens", 0.0)
+    flops += row.get("perf/flops", 0.0)
+    at = {name: row[key] for name, key in CURVE.items() if isinstance(row.get(key), float)}
+    if at:
+      curve.append({"step": row["step"], "sampled_tokens": tokens, **at})
+  return curve, {"sampled_tokens": tokens, "flops": flops}
+
+
+def share_evaluation(source: pathlib.Path, target: pathlib.Path, step: int | None = None) -> None:
+  """Keeps an evaluation of the policy that another run starts from, so that it is made once.
+
+  Args:
+    source: `evaluation/STAGE.json` of the run that has made it; nothing is shared if it has not.
+    target: where the other run looks for it; left alone if there.
+    step: at which that run counts its start; as in the source if not given.
+  """
+  found = reporting.kept_evaluation(source)
+  if not found or target.exists():
+    return
+  if step is not None:
+    found["key"] = {**found["key"], "step": step}
+  target.parent.mkdir(parents=True, exist_ok=True)
+  reporting.keep_evaluation(target, found)
