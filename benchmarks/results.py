@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from lhrm_jax.evaluation.comparison import as_markdown
+
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 _MARKED = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -148,6 +150,11 @@ def arithmetic_seeds(results: dict[str, Any]) -> str:
     ),
   ]
   return "\n".join(lines)
+
+
+def compare_arithmetic(results: dict[str, Any]) -> str:
+  """Methods against each other on the demo's task: the compare.json of `experiments.compare`."""
+  return as_markdown(results)
 
 
 def _peers(results: dict[str, Any], mix: str, title: str) -> str:
@@ -309,6 +316,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "smollm2-over-time": ("smollm2_135m/summary.json", smollm2_over_time),
   "arithmetic-summary": ("arithmetic.json", arithmetic_summary),
   "arithmetic-seeds": ("arithmetic.json", arithmetic_seeds),
+  "compare-arithmetic": ("compare_arithmetic.json", compare_arithmetic),
   "peers": ("peers.json", peers_tables),
   "peers-summary": ("peers.json", peers_summary),
 }

@@ -15,8 +15,10 @@ import pytest
 from absl import flags
 
 from benchmarks import results
+from experiments.compare import JOBS
 from lhrm_jax.data import tasks
 from lhrm_jax.runs import command_line
+from lhrm_jax.runs.compare import of_config
 from lhrm_jax.runs.config import from_config_dict
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -136,7 +138,9 @@ def check_job(module, argv, parse, capsys):
   except SystemExit as ended:
     assert ended.code == 0, capsys.readouterr().err
     return
-  if config is not None and "hgpo" in config:
+  if module == "compare":
+    of_config(config, JOBS)
+  elif config is not None and "hgpo" in config:
     c = from_config_dict(config)
     tasks.get(c.task, c.data)
 
@@ -191,6 +195,15 @@ def test_every_layout_of_the_shipped_configs_can_be_planned():
   lines = done.stdout.splitlines()
   assert len(lines) == 5 * (2 * 2 + 2 * 3)
   assert all("64 x 32,768 tokens" in line for line in lines if "v5p-64 hft" in line)
+
+
+def test_the_comparison_of_the_page_of_algorithms_is_one(tmp_path):
+  page = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+  (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  file = tmp_path / "mine.py"
+  file.write_text(block)
+  plan = of_config(command_line._load(str(file)), JOBS)
+  assert [arm.name for arm in plan.arms] == ["hgpo", "mine", "hft"]
 
 
 def test_the_config_of_the_readme_is_one(tmp_path):
