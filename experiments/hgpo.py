@@ -60,7 +60,7 @@ def train(
   watch = mode_choice.ThinkRateWatch(run, report.evaluator, report.writer, logged)
   bounds = gates.of_config(run.config.gates, logged)
   log = RolloutLog(stage.workdir, report.writer)
-  measured = instruments.Instruments(run.policy_config)
+  measured = instruments.Instruments(run.policy_config, logged)
   clock = measured.clock
 
   # ---- Loop: prompts -> rollouts -> scores -> advantages -> update -> metrics, log, checkpoint

@@ -61,8 +61,8 @@ def _curve_and_cost(
   tokens = flops = 0.0
   curve: list[dict[str, float]] = []
   for row in read_metrics(folder, stage):
-    tokens += row.get("perf/sampled_tokens", 0.0)
-    flops += row.get("perf/flops", 0.0)
+    tokens = row.get("rollout/tokens_total", tokens)
+    flops = row.get("perf/flops_total", flops)
     at = {name: row[key] for name, key in CURVE.items() if isinstance(row.get(key), float)}
     if at:
       curve.append({"step": row["step"], "sampled_tokens": tokens, **at})

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
@@ -16,6 +16,8 @@ from lhrm_jax.sampling import Rollouts
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
+# Over the whole run: what was sampled, and all FLOPs.
+_TOTALS = ("rollout/tokens_total", "perf/flops_total")
 # Parts of a step in which the host waits for the device; in the others, the device idles.
 DEVICE_PARTS = ("rollout", "logprob", "update")
 
@@ -90,10 +92,13 @@ class Instruments:
     timeline: spans of the last step, in seconds from its start.
   """
 
-  def __init__(self, config: PolicyConfig):
+  def __init__(self, config: PolicyConfig, logged: Sequence[Mapping[str, float]] = ()):
     """Args:
     config: static part of the policy; utilisation is relative to the peak in its dtype.
+    logged: metrics of the steps before, of a resumed run, whose totals go on.
     """
+    last = next((row for row in reversed(logged) if _TOTALS[0] in row), {})
+    self._totals = {name: last.get(name, 0.0) for name in _TOTALS}
     self._config, self._ceilings = config, all_devices(ceilings(config.dtype))
     self.clock, self.compiles = Stopwatch(), CompileCounter()
     self.timeline: list[Span] = []
@@ -117,12 +122,13 @@ class Instruments:
     # forward and a backward pass (twice the work) in every update.
     passes = 2 + scored_old + 3 * epochs
     flops = passes * rollout_flops(self._config, rollouts)
+    for name, more in zip(_TOTALS, (float(rollouts.lengths.sum()), flops), strict=True):
+      self._totals[name] += more
     metrics = {
+      **self._totals,
       **{f"time/{name}": value for name, value in parts.items()},
       "time/step": seconds,
       "time/idle_share": 1.0 - sum(parts.get(name, 0.0) for name in DEVICE_PARTS) / seconds,
-      "perf/sampled_tokens": float(rollouts.lengths.sum()),
-      "perf/flops": flops,
       "perf/tokens_per_second": float(rollouts.lengths.sum()) / seconds,
       "perf/mfu": flops / seconds / self._ceilings.flops,
       "perf/compiles": self.compiles.count,

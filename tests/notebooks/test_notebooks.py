@@ -45,9 +45,8 @@ def test_a_notebook_is_committed_as_it_ran(path):
   assert 'find_spec("lhrm_jax") is None' in cells[0].source, "it installs what it needs"
   for output in (output for cell in cells for output in cell.outputs):
     assert output.output_type != "error" and output.get("name") != "stderr"
-    assert not _MACHINE.search(
-      output.get("text", "") + str(output.get("data", {}).get("text/plain"))
-    )
+    shown = output.get("text", "") + str(output.get("data", {}).get("text/plain"))
+    assert not _MACHINE.search(shown)
 
 
 def test_the_notebooks_are_there():
