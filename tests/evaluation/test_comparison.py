@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import results
 from lhrm_jax.evaluation.comparison import as_markdown, compare
 from lhrm_jax.evaluation.comparison_report import write_comparison
 
@@ -89,6 +90,14 @@ def test_the_tables_show_every_arm_with_its_intervals():
   assert "| always | -0.250 (" in differences and "| first" not in differences
   assert levels.startswith("| think rate, level | 1 | 2 |")
   assert "after 100 sampled tokens" in budgets and "0.583" in budgets
+
+
+def test_a_page_of_the_docs_shows_the_same_tables(tmp_path, monkeypatch):
+  write_comparison(tmp_path, found(), arms={}, failed={}, config={}, versions={})
+  (tmp_path / "compare.json").rename(tmp_path / "compare_arithmetic.json")
+  monkeypatch.setattr(results, "RESULTS", tmp_path)
+  page = results.rendered("<!-- results: compare-arithmetic -->\n<!-- end -->")
+  assert as_markdown(found()) in page
 
 
 def test_the_report_is_one_page_that_escapes_what_it_shows(tmp_path):

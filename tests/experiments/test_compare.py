@@ -76,6 +76,11 @@ def test_a_killed_comparison_is_resumed_and_its_finished_arms_are_left_alone(tmp
       assert record["curve"][-1]["accuracy"] == record["summary"]["auto"]["accuracy"]
       start_of = json.loads((workdir / "start" / seed / "record.json").read_text())
       assert record["curve"][0]["accuracy"] == start_of["summary"]["auto"]["accuracy"]
+      took = [
+        json.loads((folder / "evaluation" / "hft.json").read_text())["seconds"]
+        for folder in (run, workdir / "start" / seed)
+      ]
+      assert took[0] == took[1], "the start was evaluated once"
 
   found = json.loads((workdir / "compare.json").read_text())
   assert tuple(found["arms"]) == ARMS and found["first"] == "hgpo"
