@@ -46,19 +46,20 @@ def test_a_killed_comparison_is_resumed_and_its_finished_arms_are_left_alone(tmp
   workdir, config = tmp_path / "compare", tmp_path / "config.py"
   config.write_text(ONLY)
   log = workdir.with_suffix(".log")
-  process = start(workdir, config)
   interrupted = workdir / "arms" / "grpo" / "0"
-  deadline = time.monotonic() + 100
-  while not (interrupted / "checkpoints" / "hgpo" / "1").exists():
-    assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-    time.sleep(0.02)
-  process.kill()
-  process.wait()
+  with start(workdir, config) as process:
+    deadline = time.monotonic() + 300
+    while not (interrupted / "checkpoints" / "hgpo" / "1").exists():
+      if process.poll() is not None or time.monotonic() > deadline:
+        break
+      time.sleep(0.02)
+    process.kill()
   first = workdir / "arms" / "hgpo" / "0"
+  assert (interrupted / "checkpoints" / "hgpo" / "1").exists(), log.read_text()
   assert (first / "record.json").exists() and not (interrupted / "record.json").exists()
   before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
 
-  assert start(workdir, config).wait(timeout=200) == 0, log.read_text()
+  assert start(workdir, config).wait(timeout=400) == 0, log.read_text()
   assert {path: path.stat().st_mtime_ns for path in before} == before, "it was run again"
   assert f"Going on in {interrupted}" in log.read_text()
   for arm in ("hgpo", "grpo"):
