@@ -61,7 +61,7 @@ def test_a_killed_comparison_is_resumed_and_its_finished_arms_are_left_alone(tmp
 
   assert start(workdir, config).wait(timeout=400) == 0, log.read_text()
   assert {path: path.stat().st_mtime_ns for path in before} == before, "it was run again"
-  assert f"Going on in {interrupted}" in log.read_text()
+  assert f"Resuming in {interrupted}" in log.read_text()
   for arm in ("hgpo", "grpo"):
     for seed in SEEDS:
       run = workdir / "arms" / arm / seed
