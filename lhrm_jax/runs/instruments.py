@@ -95,7 +95,7 @@ class Instruments:
   def __init__(self, config: PolicyConfig, logged: Sequence[Mapping[str, float]] = ()):
     """Args:
     config: static part of the policy; utilisation is relative to the peak in its dtype.
-    logged: metrics of the steps before, of a resumed run, whose totals go on.
+    logged: metrics of earlier steps of a resumed run, whose totals are continued.
     """
     last = next((row for row in reversed(logged) if _TOTALS[0] in row), {})
     self._totals = {name: last.get(name, 0.0) for name in _TOTALS}
