@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.chaos.small_run import FLAGS
 from tests.runs.test_command_line import ROOT
 
@@ -42,6 +44,7 @@ def steps(run):
   return [row["step"] for row in rows if row["stage"] == "hgpo" and "loss" in row]
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_is_resumed_and_its_finished_arms_are_left_alone(tmp_path):
   workdir, config = tmp_path / "compare", tmp_path / "config.py"
   config.write_text(ONLY)
