@@ -52,7 +52,7 @@ def adapt_think(
 
   AdaptThink (https://arxiv.org/abs/2505.13417, eqs. 5 to 7), whose first token is forced half and
   half. Its loss takes the ratio of whole sequences, with 0.5 as the tag's old probability
-  (`policy_losses.behaviour_tag_logprobs`).
+  (`hgpo.tag_old`).
 
   Args:
     scores: `[B, M, G]`.

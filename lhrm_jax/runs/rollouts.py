@@ -33,7 +33,8 @@ def make_rollout_fn(run: Setup) -> Callable[[policy.Params, Prompts, int], Rollo
   c = run.config.hgpo
   spec = SamplerSpec.of(
     run.tokenizer, samples=c.samples, max_tokens=run.config.data.max_response_tokens,
-    paired=c.pairing == "paired", temperature=c.temperature, top_p=c.top_p, top_k=c.top_k,
+    paired=c.pairing == "paired", forced=c.forced(c.samples), temperature=c.temperature,
+    top_p=c.top_p, top_k=c.top_k,
   )  # fmt: skip
   stream = jax.random.fold_in(jax.random.key(run.config.seed), 1)
 

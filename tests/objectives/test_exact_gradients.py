@@ -204,7 +204,7 @@ def test_adapt_thinks_forced_halves(ratio):
   index = np.arange(6)[:, None]
   p = np.asarray(jax.nn.softmax(THETA["tag"]))
   given_tag = np.asarray(policy.probabilities(THETA))[:6] / p[MODES[:6]]
-  old = policy_losses.behaviour_tag_logprobs(policy.logprobs(THETA), jnp.log(0.5))
+  old = policy_losses.with_tag_logprobs(policy.logprobs(THETA), jnp.log(0.5))
   found = policy.expected_gradient(
     index, given_tag / 2, SCORES[index], old=old, ratio=ratio, clip_low=1.0, clip_high=1e6,
     aggregation="sequence_sum" if ratio == "token" else "sequence_mean",

@@ -186,8 +186,7 @@ def batch_of(n=4, t=5, seed=0):
   random = [-jax.random.uniform(key, (n, t)) for key in keys[:5]]
   random += [jax.random.normal(keys[5], (n, t))]
   new, old, ref, sampler, entropy, advantages = (jnp.where(mask, x, jnp.nan) for x in random)
-  truncated = jnp.arange(n) == 1
-  return PolicyBatch(new, old, ref, advantages, mask, sampler, -entropy, truncated)
+  return PolicyBatch(new, old, ref, advantages, mask, sampler, -entropy)
 
 
 def loss_of(batch, jit=False, **knobs):
@@ -263,7 +262,6 @@ CHOICES = [
   {"kl_estimator": "k2", "beta": 0.5},
   {"sampler_correction": "token"},
   {"sampler_correction": "sequence", "sampler_cap": 1.1},
-  {"mask_truncated": True},
   {"entropy_bonus": 0.3},
   {"separate_tag": True, "tag_weight": 0.001, "aggregation": "token_mean"},
 ]
@@ -283,14 +281,6 @@ def test_every_knob_acts_and_what_is_hidden_does_not(knobs):
   assert np.isfinite(value) and abs(value - plain.mean()) > 1e-4
   for grad in grads:
     assert np.isfinite(grad).all() and not np.any(np.where(batch.mask, 0, grad))
-
-
-def test_truncated_responses_leave_the_divisor_too():
-  batch = batch_of()
-  masked, _ = loss_of(batch, mask_truncated=True)
-  kept = jax.tree.map(lambda x: x[np.array([0, 2, 3])], batch)
-  assert masked.count == 3
-  np.testing.assert_allclose(masked.total, loss_of(kept)[0].total, rtol=1e-6)
 
 
 def test_one_token_with_everything_by_hand():
@@ -314,9 +304,9 @@ def test_one_token_with_everything_by_hand():
   )
 
 
-def test_the_behaviours_tag_replaces_the_first_token_alone():
+def test_a_given_tag_replaces_the_first_token_alone():
   old = jnp.full((2, 3), -1.0)
-  found = policy_losses.behaviour_tag_logprobs(old, jnp.log(0.5))
+  found = policy_losses.with_tag_logprobs(old, jnp.log(0.5))
   np.testing.assert_allclose(found, [[np.log(0.5), -1, -1]] * 2, rtol=1e-6)
-  found = policy_losses.behaviour_tag_logprobs(old, jnp.array([-2.0, -3.0]))
+  found = policy_losses.with_tag_logprobs(old, jnp.array([-2.0, -3.0]))
   np.testing.assert_array_equal(found[:, 0], [-2, -3])
