@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
@@ -16,7 +16,9 @@ from lhrm_jax.sampling import Rollouts
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
-# Parts of a step in which the host waits for the device; in the others, the device idles.
+# Over the whole run: what was sampled, replaced queries included, and all FLOPs.
+_TOTALS = ("rollout/tokens_total", "rollout/samples_total", "perf/flops_total")
+# Parts of a step in which the host waits for the device; in the others the device idles.
 DEVICE_PARTS = ("rollout", "logprob", "update")
 
 
@@ -90,13 +92,23 @@ class Instruments:
     timeline: spans of the last step, in seconds from its start.
   """
 
-  def __init__(self, config: PolicyConfig):
+  def __init__(self, config: PolicyConfig, logged: Sequence[Mapping[str, float]] = ()):
     """Args:
-    config: static part of the policy; utilisation is relative to the peak in its dtype.
+    config: config of the policy; utilisation is relative to the devices' peak in its dtype.
+    logged: metrics of the steps before, of a resumed run, whose totals go on.
     """
+    last = next((row for row in reversed(logged) if _TOTALS[0] in row), {})
+    self._totals = {name: last.get(name, 0) for name in _TOTALS}
+    self._flops = 0.0  # of the step
     self._config, self._ceilings = config, all_devices(ceilings(config.dtype))
     self.clock, self.compiles = Stopwatch(), CompileCounter()
     self.timeline: list[Span] = []
+
+  def sampled(self, rollouts: Rollouts) -> None:
+    """Counts rollouts on the host as sampled, whether or not an update uses them."""
+    self._flops += rollout_flops(self._config, rollouts)
+    for name, more in zip(_TOTALS, (rollouts.lengths.sum(), rollouts.lengths.size), strict=False):
+      self._totals[name] += int(more)
 
   def take(
     self, rollouts: Rollouts, epochs: int, began: float, *, scored_old: bool = False
@@ -104,8 +116,8 @@ class Instruments:
     """Returns metrics of the step that ends now.
 
     Args:
-      rollouts: rollouts of the step, on the host. Each prompt counts once.
-      epochs: number of updates that each rollout went through.
+      rollouts: rollouts of the update, on the host. Each prompt counts once.
+      epochs: number of updates that each went through.
       began: start of the step, by `time.perf_counter`.
       scored_old: whether the trainer scored the rollouts under the sampling policy.
     """
@@ -113,11 +125,14 @@ class Instruments:
     spans = self.clock.take()
     self.timeline = [Span(s.name, s.began - began, s.ended - began) for s in spans]
     parts = seconds_by_name(spans)
-    # A forward pass in sampling, for the reference, and for old log-probabilities if needed; a
-    # forward and a backward pass (twice the work) in every update.
-    passes = 2 + scored_old + 3 * epochs
-    flops = passes * rollout_flops(self._config, rollouts)
+    # Beside sampling, forward for the reference, and for old log-probabilities where they are
+    # needed; forward and backward (twice the work) in every update.
+    passes = 1 + scored_old + 3 * epochs
+    flops = self._flops + passes * rollout_flops(self._config, rollouts)
+    self._flops = 0.0
+    self._totals[_TOTALS[-1]] += flops
     metrics = {
+      **self._totals,
       **{f"time/{name}": value for name, value in parts.items()},
       "time/step": seconds,
       "time/idle_share": 1.0 - sum(parts.get(name, 0.0) for name in DEVICE_PARTS) / seconds,

@@ -57,6 +57,21 @@ class HGPOConfig(PolicyObjectiveConfig, HGPOAdvantageConfig, RolloutConfig, Opti
   advantage_options: Mapping[str, Any] = knob(
     {}, OPTIONS, "Arguments of an advantage function beyond the keys here."
   )
+  refill: int = knob(
+    0,
+    whole(0, 100),
+    "Rounds, at most, in which queries whose responses move nothing are replaced by others, whole "
+    "groups (DAPO).",
+  )
+  reference_every: int = knob(
+    0, whole(0), "Steps after which the policy becomes the reference policy; 0 for never."
+  )
+  reference_samples: int = knob(
+    16,
+    whole(1, 2**16),
+    "Thoughts per query of the policy that HGPO starts from, for advantages that ask for its "
+    "accuracy (adapt_think).",
+  )
   reward_scale: str = knob(
     "",
     one_of("", *SCALES),

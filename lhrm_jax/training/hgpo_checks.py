@@ -210,6 +210,26 @@ def _no_forced_tag(c: HGPOConfig) -> str:
   return "hgpo.pairing='free': no tag is forced" if c.pairing == "free" else ""
 
 
+@idle(HGPOConfig, "refill")
+def _every_query_has_a_winner(c: HGPOConfig) -> str:
+  if c.advantage != "hgpo" or c.skip_unsolved or not c.alpha:
+    return ""
+  return (
+    "hgpo.advantage='hgpo': a mode wins every query but those that hgpo.skip_unsolved leaves out"
+  )
+
+
+@idle(HGPOConfig, "reference_every")
+def _no_reference(c: HGPOConfig) -> str:
+  return _no_divergence(c)
+
+
+@idle(HGPOConfig, "reference_samples")
+def _no_reference_accuracy(c: HGPOConfig) -> str:
+  asked = c.advantage in advantages.names() and "ref_accuracy" in advantages.context_of(c.advantage)
+  return "" if asked else f"hgpo.advantage={c.advantage!r}, which takes no argument ref_accuracy"
+
+
 @idle(HGPOConfig, "forced_share")
 def _not_mixed(c: HGPOConfig) -> str:
   return "" if c.pairing == "mixed" else f"hgpo.pairing={c.pairing!r}: only 'mixed' has a share"
