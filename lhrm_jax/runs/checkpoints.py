@@ -37,7 +37,7 @@ from lhrm_jax.training.state import TrainState
 
 preservation = ocp.training.preservation_policies
 
-_PARAMS, _TRAINING, _REFERENCE, _RECORD = "params", "training", "reference", "record"
+_PARAMS, _TRAINING, REFERENCE, _RECORD = "params", "training", "reference", "record"
 _DAMAGED = "damaged-"
 _STEP = re.compile("0|[1-9][0-9]{0,8}")
 
@@ -174,7 +174,7 @@ class Checkpoints:
     path = self._folder / str(step)
     training = {name: getattr(state, name) for name in _training_fields()}
     arrays = {_PARAMS: state.params, _TRAINING: training}
-    arrays |= {} if reference is None else {_REFERENCE: reference}
+    arrays |= {} if reference is None else {REFERENCE: reference}
     extra = {_RECORD: dict(record()) | ({self._best: value} if math.isfinite(value) else {})}
     try:
       with _no_sharding_file():
@@ -288,26 +288,14 @@ def restore(
   return TrainState(params=loaded[_PARAMS], **loaded[_TRAINING])
 
 
-def restore_params(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
-  """Loads the parameters alone from a step's folder onto `mesh`.
+def restore_params(
+  path: pathlib.Path, config: PolicyConfig, mesh: Mesh, name: str = _PARAMS
+) -> policy.Params:
+  """Loads only the parameters of one step's folder onto `mesh`, or those of its `REFERENCE`.
 
   Raises:
     CheckpointError: its arrays do not fit `config`.
   """
-  return _load_params(path, config, mesh, _PARAMS)
-
-
-def has_reference(saved: Saved) -> bool:
-  """Whether a checkpoint holds a reference policy of its own."""
-  return (saved.path / _REFERENCE).is_dir()
-
-
-def restore_reference(saved: Saved, config: PolicyConfig, mesh: Mesh) -> policy.Params:
-  """Loads the reference policy of a checkpoint that has one, as `restore_params`."""
-  return _load_params(saved.path, config, mesh, _REFERENCE)
-
-
-def _load_params(path: pathlib.Path, config: PolicyConfig, mesh: Mesh, name: str) -> policy.Params:
   shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
   shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
   return _load(path, {name: parallel.with_shardings(shapes, shardings)})[name]

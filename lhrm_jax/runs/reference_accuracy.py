@@ -85,7 +85,6 @@ class ReferenceAccuracy:
     }
     self._known |= found
     if parallel.is_writer():
-      self._path.parent.mkdir(parents=True, exist_ok=True)
       with self._path.open("a") as file:
         for key, accuracy in found.items():
           file.write(json.dumps({"step": step + 1, "query": key, "accuracy": accuracy}) + "\n")

@@ -54,9 +54,12 @@ class Stage:
 
   def reference(self, start: policy.Params) -> policy.Params:
     """The reference policy to go on with: the checkpoint's where it has one, or `start`."""
-    if self._saved is None or not checkpoints.has_reference(self._saved):
+    if self._saved is None or not (self._saved.path / checkpoints.REFERENCE).is_dir():
       return start
-    return checkpoints.restore_reference(self._saved, self._run.policy_config, self._run.mesh)
+    run = self._run
+    return checkpoints.restore_params(
+      self._saved.path, run.policy_config, run.mesh, checkpoints.REFERENCE
+    )
 
   def save_start(self, state: TrainState) -> None:
     """Saves a fresh state as step 0, which is never deleted: it is HGPO's reference."""

@@ -7,7 +7,7 @@ the buckets of responses, and goes back through the prompts once.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,21 +17,20 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.config import FLAG, MOST_ROWS, NAME, OPTIONS, knob, one_of, whole
 from lhrm_jax.objectives import losses, objective
-from lhrm_jax.objectives.hgpo import Advantages, HGPOAdvantageConfig
+from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.objectives.masked import Maximum, SumCount, masked, masked_sum_count
 from lhrm_jax.objectives.objective import Objective, ObjectivePrompts, ObjectiveRows, RowLogprobs
 from lhrm_jax.objectives.policy_losses import count_per_sequence
-from lhrm_jax.objectives.policy_objective import PolicyObjectiveConfig, loss_weights
+from lhrm_jax.objectives.policy_objective import loss_weights
 from lhrm_jax.parallel import take_rows
 from lhrm_jax.policy import KVCache, PolicyConfig
-from lhrm_jax.rewards.scales import SCALES
 from lhrm_jax.sampling import LENGTH, Rollouts, mode_logprobs, prefill
-from lhrm_jax.sampling.sampler import RolloutConfig, forced_modes
+from lhrm_jax.sampling.sampler import forced_modes
+from lhrm_jax.training.hgpo_config import HGPOConfig
 from lhrm_jax.training.length_buckets import Buckets, add_over, bucket_widths
 from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, by_row, score_rows
-from lhrm_jax.training.state import OptimizerConfig, TrainState
+from lhrm_jax.training.state import TrainState
 from lhrm_jax.training.update import (
   Metrics,
   accumulate_scan,
@@ -40,95 +39,6 @@ from lhrm_jax.training.update import (
   jit_step,
   summed_over_devices,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class HGPOConfig(PolicyObjectiveConfig, HGPOAdvantageConfig, RolloutConfig, OptimizerConfig):
-  """Knobs of stage II, the section `hgpo` of a config."""
-
-  steps: int = knob(100, whole(0), "Training steps; 0 ends the run after HFT.")
-  prompts_per_step: int = knob(256, whole(1, MOST_ROWS), "Prompts sampled in a step.")
-  reward_workers: int = knob(
-    2,
-    whole(1, 1024),
-    "Processes that judge `math` and `multiple_choice`; twice as many sandboxes run at a time.",
-  )
-  advantage: str = knob("hgpo", NAME, "Registered advantage function (docs/method.md).")
-  advantage_options: Mapping[str, Any] = knob(
-    {}, OPTIONS, "Arguments of an advantage function beyond the keys here."
-  )
-  refill: int = knob(
-    0,
-    whole(0, 100),
-    "Rounds, at most, in which queries whose responses move nothing are replaced by others, whole "
-    "groups (DAPO).",
-  )
-  reference_every: int = knob(
-    0, whole(0), "Steps after which the policy becomes the reference policy; 0 for never."
-  )
-  reference_samples: int = knob(
-    16,
-    whole(1, 2**16),
-    "Thoughts per query of the policy that HGPO starts from, for advantages that ask for its "
-    "accuracy (adapt_think).",
-  )
-  reward_scale: str = knob(
-    "",
-    one_of("", *SCALES),
-    'Scale of a reward model\'s scores; "" is the one that the model was made with.',
-  )
-  updates_per_rollout: int = knob(
-    1, whole(1, 10_000), "Updates from a step's rollouts, a mini-batch of whole prompts each."
-  )
-  epochs: int = knob(
-    1,
-    whole(1, 10_000),
-    "Passes over a step's rollouts.",
-    # Each of a step's updates took all of its prompts.
-    before=lambda c: 1 if c.updates_per_rollout == 1 else None,
-  )
-  micro_batches: int = knob(
-    1, whole(1, MOST_ROWS), "Parts that an update's prompts are computed in; memory is that of one."
-  )
-  length_buckets: int = knob(
-    8,
-    whole(1, 2**16),
-    "Parts that the responses of a micro-batch, sorted by length, are computed in, each as wide as "
-    "its longest response. Each adds up a gradient of all parameters, over all devices.",
-  )
-  skip_zero_advantages: bool = knob(
-    False, FLAG, "Leave responses without advantage out of the update; needs beta=0."
-  )
-  mask_truncated: bool = knob(
-    False, FLAG, "Leave responses that were cut off at the limit out of loss and divisor (DAPO)."
-  )
-  eval_every: int = knob(10, whole(0), "Steps between evaluations in training; 0 for none.")
-
-  @property
-  def samples(self) -> int:
-    """Responses per prompt and place on the mode axis: where that has one, it holds both modes'."""
-    return self.samples_per_mode * (1 if self.pairing == "paired" else 2)
-
-  @property
-  def updates(self) -> int:
-    """Updates made from a step's rollouts."""
-    return self.updates_per_rollout * self.epochs
-
-  @property
-  def discounted(self) -> bool:
-    """Whether the body's advantage is a reward at the last token, discounted by `gamma`."""
-    estimator = self.estimator if self.advantage == "hgpo" else self.advantage
-    return estimator == "reinforce_pp"
-
-  @property
-  def discount(self) -> float:
-    """`gamma` of `losses.token_advantages`."""
-    return self.gamma if self.discounted else 1.0
-
-  @property
-  def every_token(self) -> bool:
-    """See `losses.token_advantages`."""
-    return self.discounted and self.literal and self.advantage == "hgpo"
 
 
 @jax.tree_util.register_dataclass

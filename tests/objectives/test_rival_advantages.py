@@ -170,7 +170,7 @@ def test_ada_grpo_lifts_the_rare_mode_at_first(step, rewards, jit):
 )
 def test_l1_by_hand(name, rewards, jit):
   arrays = of_one_query(scores=[1.0, 1, 0, 1], lengths=[100, 150, 0, 300])
-  found = call(name, jit, arrays, target_length=100, length_weight=0.01)
+  found = call(name, jit, arrays, max_length=200, length_weight=0.01)
   assert_grpo_of(found, rewards, jit)
 
 
