@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lhrm_jax.objectives import policy_losses
+from lhrm_jax.objectives import objective, policy_losses
+from lhrm_jax.objectives.objective import ObjectiveRows, RowLogprobs
 from lhrm_jax.objectives.policy_objective import (
   PolicyBatch,
   PolicyObjectiveConfig,
   policy_objective,
 )
+from lhrm_jax.training.hgpo_config import HGPOConfig
 
 BOTH = pytest.mark.parametrize("jit", [False, True])
 
@@ -310,3 +312,27 @@ def test_a_given_tag_replaces_the_first_token_alone():
   np.testing.assert_allclose(found, [[np.log(0.5), -1, -1]] * 2, rtol=1e-6)
   found = policy_losses.with_tag_logprobs(old, jnp.array([-2.0, -3.0]))
   np.testing.assert_array_equal(found[:, 0], [-2, -3])
+
+
+@pytest.mark.parametrize(
+  "knobs, first, second",
+  [({}, 1, 1), ({"tag_old": "behaviour"}, 0.75 / 0.5, 1),
+   ({"tag_old": "behaviour", "tag_normalisation": "vocabulary"}, 0.3 / 0.5, 1)],
+)  # fmt: skip
+def test_only_forced_rows_have_the_tag_of_their_forcing(knobs, first, second):
+  """Think, forced and then chosen: .3 of the vocabulary, .75 of the two tags."""
+  scored = RowLogprobs(
+    jnp.log(jnp.full((2, 1), 0.3)), jnp.zeros((2, 1)),
+    jnp.log(jnp.array([[0.3, 0.1, 0.6]] * 2)), jnp.log(jnp.full(2, 0.75)),
+  )  # fmt: skip
+  sampler = scored.logprobs - jnp.log(1.5)  # half again as likely by the trainer
+  ones = jnp.ones(2)
+  for row, ratio, weight in ((0, first, 1), (1, second, 1.5)):
+    mask = jnp.arange(2)[:, None] == row
+    rows = ObjectiveRows(
+      scored, scored, scored, sampler, ones, ones, mask, jnp.ones(2, int), jnp.array([0, -1]), 1
+    )
+    config = HGPOConfig(sampler_correction="token", clip_high=9.0, **knobs)
+    loss, metrics = objective.hgpo(config, rows)
+    np.testing.assert_allclose(metrics["importance_ratio/mean"].mean(), ratio, rtol=1e-5)
+    np.testing.assert_allclose(loss.total, -ratio * weight, rtol=1e-5)
