@@ -10,12 +10,12 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from experiments import hft
 from lhrm_jax import parallel, policy
-from lhrm_jax.rewards.scored_rollouts import sample_and_score
 from lhrm_jax.runs import command_line, gates, instruments, mode_choice, rollouts, setup, validation
 from lhrm_jax.runs.config import Config
 from lhrm_jax.runs.metric_writer import read_metrics
@@ -23,12 +23,11 @@ from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.progress import ProgressBar
 from lhrm_jax.runs.reporting import Reporting
 from lhrm_jax.runs.rollout_log import RolloutLog
+from lhrm_jax.runs.rollout_source import RolloutSource
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.stage import Stage
 from lhrm_jax.runs.starting_policy import cold_start
-from lhrm_jax.sampling import Prompts
 from lhrm_jax.training import state as train_state
-from lhrm_jax.training.advantages import make_advantage_fn
 from lhrm_jax.training.hgpo import HGPOBatch, make_hgpo_step, mini_batches
 from lhrm_jax.training.rollout_logprobs import make_score
 from lhrm_jax.training.rollout_metrics import rollout_metrics
@@ -36,9 +35,9 @@ from lhrm_jax.training.update import run_updates
 
 
 def train(
-  run: setup.Setup, stage: Stage, reference: policy.Params, report: Reporting
+  run: setup.Setup, stage: Stage, start: policy.Params, report: Reporting
 ) -> tuple[int, policy.Params]:
-  """Runs or resumes HGPO from `reference`; returns its last step and parameters."""
+  """Runs HGPO from `start`, or what is left of it; returns its last step and parameters."""
   c, mesh, opening = run.config.hgpo, run.mesh, run.tokenizer.tag_ids.opening
 
   # ---- Policy, reference, optimiser
@@ -47,15 +46,14 @@ def train(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )
   state = stage.begin(
-    optimizer, lambda: train_state.restart(run.policy_config, optimizer, mesh, reference)
+    optimizer, lambda: train_state.restart(run.policy_config, optimizer, mesh, start)
   )
+  reference = stage.reference(start)
   stage.save_start(state)
   update = make_hgpo_step(run.policy_config, c, opening, optimizer, schedule, mesh)
   score = make_score(run.policy_config, opening, c.temperature, c.length_buckets, mesh)
 
-  # ---- Rollouts, advantages, and what is monitored
-  rollout_fn, advantage_fn = rollouts.make_rollout_fn(run), make_advantage_fn(c)
-  mine = parallel.local_rows(mesh, c.prompts_per_step)
+  # ---- What is watched
   logged = read_metrics(stage.workdir, setup.HGPO)
   watch = mode_choice.ThinkRateWatch(run, report.evaluator, report.writer, logged)
   bounds = gates.of_config(run.config.gates, logged)
@@ -69,37 +67,34 @@ def train(
     stage.profiler as profiler,
     ProgressBar("HGPO", c.steps) as bar,
   ):
+    source = RolloutSource(run, scorer, measured, stage.workdir, start)
     if watch.due(0):
       watch.measure(0, state.params)
     for step in range(stage.start, c.steps):
       began, done = time.perf_counter(), step + 1
       profiler.step(done)
-      drawn = rollouts.draw_prompts(run, step)  # for all hosts; each samples and scores its share
-      prompts = Prompts(*(x[mine] for x in drawn.encoded))
-
-      sample_chunk = functools.partial(rollout_fn, run.sampling_params(state.params), step=step)
-      pending = sample_and_score(
-        sample_chunk, scorer, run.tokenizer, [drawn.rows[i] for i in mine],
-        prompts.split(c.sampling_chunks), clock,
-      )  # fmt: skip
+      drawn, params = source.draw(step), run.sampling_params(state.params)
+      pending = source.start(params, drawn, step)
       sampled = parallel.global_batch(mesh, pending.scored.rollouts, c.prompts_per_step)
       with clock.time("logprob"):  # hides the scoring of the last chunk
-        ref = score(reference, sampled)
-        # With one update per step, the learning policy is the sampling policy.
-        old = score(state.params, sampled) if c.updates > 1 else None
-        jax.block_until_ready(ref)
-      with clock.time("reward"):
-        scored = pending.wait().gathered(mesh, c.prompts_per_step)
+        # On the only update from these rollouts, the policy that learns is the one that sampled.
+        policies = (reference, state.params) if c.updates > 1 else (reference,)
+        ref, *old = jax.block_until_ready([score(policy_, sampled) for policy_ in policies])
+      scored, refilled = source.finish(pending, params, drawn, step)
+      if refilled.get("refill/queries"):
+        sampled = scored.placed_rollouts(mesh)
+        with clock.time("logprob"):
+          ref, *old = jax.block_until_ready([score(policy_, sampled) for policy_ in policies])
+      del params
 
-      scored = advantage_fn(scored, step)
       with clock.time("update"):
-        batch = HGPOBatch(sampled, scored.placed_advantages(mesh), ref, old)
+        batch = HGPOBatch(sampled, scored.placed_advantages(mesh), ref, *old)
         parts = mini_batches(batch, c.updates_per_rollout, mesh) if c.updates > 1 else (batch,)
         check = functools.partial(stage.guard.check, done)
         state, metrics = run_updates(update, state, parts * c.epochs, check)
 
       with clock.time("log"):
-        metrics |= rollout_metrics(scored, c) | scored.judged.metrics()
+        metrics |= rollout_metrics(scored, c) | scored.judged.metrics() | refilled
         metrics["data/long_prompts"] = drawn.long
         log.write(done, scored)
       metrics |= bounds.check(done, metrics)
@@ -110,7 +105,10 @@ def train(
       bar.update(done, {name: metrics[name] for name in ("loss", "reward")} | watch.latest)
       # Last, once all of the step is logged; its time is in the next step's metrics.
       with clock.time("checkpoint"):
-        stage.end_step(state, done, finished=done == c.steps, metrics=evaluated)
+        if c.reference_every and done % c.reference_every == 0:
+          reference = jax.tree.map(jnp.copy, state.params)  # an update donates its own
+        moved = None if reference is start else reference
+        stage.end_step(state, done, finished=done == c.steps, metrics=evaluated, reference=moved)
   stage.wait()
   return max(stage.start, c.steps), state.params
 

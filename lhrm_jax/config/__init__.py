@@ -2,7 +2,7 @@
 
 ```python
 @dataclasses.dataclass(frozen=True)
-class PolicyLossConfig:
+class PolicyObjectiveConfig:
   clip_low: float = knob(0.5, SHARE, "Clip range of the importance ratio below 1.")
 ```
 

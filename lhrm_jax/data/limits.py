@@ -18,6 +18,8 @@ from lhrm_jax.text import Tokenizer, parse_response, tags
 # Replacements come from steps that no run reaches.
 _SPARE = 2**32
 _ATTEMPTS = 100
+# So do the queries of rounds of refilling, each with replacements of its own.
+_REFILL = 2**40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class DrawnPrompts:
 
 def draw_prompts(
   task: Task, tokenizer: Tokenizer, seed: int, step: int, count: int, *,
-  max_tokens: int, long_prompts: str = "raise",
+  max_tokens: int, long_prompts: str = "raise", refill: int = 0,
 ) -> DrawnPrompts:  # fmt: skip
   """Draws and encodes the training queries of one step.
 
@@ -49,12 +51,14 @@ def draw_prompts(
     count: number of queries.
     max_tokens: `data.max_prompt_tokens`.
     long_prompts: one of `LONG_PROMPTS`.
+    refill: round, from 1, that other queries are drawn for under the ids of the step's own.
 
   Raises:
     ValueError: `long_prompts` is unknown, hardly any query fits or, under "raise", one does not.
   """
   _check(long_prompts, LONG_PROMPTS, "long_prompts")
-  rows = list(task.prompts(seed, step, count))
+  at = step + refill * _REFILL
+  rows = list(task.prompts(seed, at, count))
   ids = [prompt_ids(tokenizer, row) for row in rows]
   long = [i for i in range(count) if len(ids[i]) > max_tokens]
   if long_prompts == "truncate_left":
@@ -62,7 +66,7 @@ def draw_prompts(
       rows[i] = truncate_left(tokenizer, rows[i], max_tokens)
       ids[i] = prompt_ids(tokenizer, rows[i])
   elif long_prompts == "skip":
-    _replace(rows, ids, long, _spares(task, seed, step, count), tokenizer, max_tokens)
+    _replace(rows, ids, long, _spares(task, seed, at, count), tokenizer, max_tokens)
   encoded = encode_prompts(tokenizer, rows, step * count, max_tokens, ids)
   return DrawnPrompts(rows, encoded, len(long))
 

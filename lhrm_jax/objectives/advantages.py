@@ -22,9 +22,10 @@ SETTINGS = ("alpha", "delta", "tie", "intra_scope", "estimator", "ddof", "litera
 # What a function may name as arguments beside those and is then given of the batch and the run.
 # `[B, M, G]`: response tokens; 0 think, 1 no_think, -1 neither; cut off at the limit; well formed.
 # Scalars: the training step, from 0, and the run's number of them. `[B]`: mean score of the
-# reference policy in think, NaN where unknown.
+# policy that training started from in think, NaN where unknown. Scalar: most tokens of a response.
 CONTEXT = (
   "lengths", "modes", "truncated", "well_formed", "step", "total_steps", "ref_accuracy",
+  "max_length",
 )  # fmt: skip
 
 # `register("mine")` over `fn(scores, *, ...) -> Advantages` makes it available to configs as
@@ -40,8 +41,21 @@ def settings_of(name: str) -> tuple[str, ...]:
   Raises:
     UnknownName: see `get`.
   """
+  return _named(name, SETTINGS)
+
+
+def context_of(name: str) -> tuple[str, ...]:
+  """What an advantage function takes of `CONTEXT`.
+
+  Raises:
+    UnknownName: see `get`.
+  """
+  return _named(name, CONTEXT)
+
+
+def _named(name: str, among: tuple[str, ...]) -> tuple[str, ...]:
   named = inspect.signature(get(name)).parameters
-  return tuple(setting for setting in SETTINGS if setting in named)
+  return tuple(argument for argument in among if argument in named)
 
 
 def options(name: str, settings: Any, own: Mapping[str, Any]) -> dict[str, Any]:

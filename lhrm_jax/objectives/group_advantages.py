@@ -68,7 +68,7 @@ def reinforce_pp(scores: Array, *, literal: bool = False) -> Advantages:
 
 
 def dapo(
-  scores: Array, *, lengths: Array, max_length: int, overlong_buffer: int, ddof: int = 0
+  scores: Array, *, lengths: Array, max_length: int, overlong_buffer: int = 0, ddof: int = 0
 ) -> Advantages:
   """GRPO's advantage of `2 r - 1` plus the soft overlong punishment.
 
@@ -79,9 +79,10 @@ def dapo(
     scores: `[B, M, G]`, 0 to 1.
     lengths: `[B, M, G]` response tokens.
     max_length: see `overlong_penalty`.
-    overlong_buffer: likewise.
+    overlong_buffer: likewise; 0 for a fifth of `max_length`, as the authors' 4,096 of 20,480.
     ddof: 0 for the population's standard deviation, 1 for the sample's.
   """
   rewards = 2.0 * jnp.asarray(scores, jnp.float32) - 1.0
-  rewards += overlong_penalty(lengths, max_length=max_length, buffer=overlong_buffer)
+  buffer = overlong_buffer or max(max_length // 5, 1)
+  rewards += overlong_penalty(lengths, max_length=max_length, buffer=buffer)
   return grpo(rewards, ddof=ddof)

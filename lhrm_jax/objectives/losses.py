@@ -1,57 +1,20 @@
-"""Losses over tokens: supervised, clipped policy gradient, KL. Pure functions on arrays.
+"""Losses and divergences over tokens, and how they are weighed. Pure functions on arrays.
 
 `N` denotes sequences and `T` response tokens. Masks are bool and derive from lengths. Each loss is
 a `SumCount`, divided once after all micro-batches and devices.
 """
 
-import dataclasses
-
-import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax.config import SHARE, knob, one_of, real
-from lhrm_jax.objectives.masked import SumCount, masked, masked_sum, masked_sum_count
+from lhrm_jax.objectives.masked import SumCount, masked_sum_count
 
 AGGREGATIONS = ("sequence_sum", "token_mean", "sequence_mean", "constant_length")
-
-TAG_NORMALISATIONS = ("tags", "vocabulary")
-TAG_KLS = ("k3", "exact")
 
 # exp() of a larger log-ratio would overflow or drown every other token; such a ratio is clipped by
 # any sensible epsilon anyway.
 MAX_LOG_RATIO = 20.0
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyLossConfig:
-  """Knobs of the clipped policy-gradient loss and of the loss on the opening tag."""
-
-  beta: float = knob(0.001, real(0), "Weight of the KL penalty against the reference policy.")
-  clip_low: float = knob(0.5, SHARE, "Clip range of the importance ratio below 1.")
-  clip_high: float = knob(0.5, real(0), "Clip range of the importance ratio above 1.")
-  aggregation: str = knob(
-    "sequence_sum", one_of(*AGGREGATIONS), "How the loss of tokens becomes one number."
-  )
-  tag_weight: float = knob(1.0, real(0), "Factor on the loss of the opening tag.")
-  tag_normalisation: str = knob(
-    "tags",
-    one_of(*TAG_NORMALISATIONS),
-    "Distribution that a forced tag's log-probability is taken from: the two opening tags, or the "
-    "whole vocabulary (the literal form).",
-    before="vocabulary",
-  )
-  tag_kl: str = knob(
-    "k3", one_of(*TAG_KLS), "Divergence of the opening tag from the reference policy."
-  )
-  neither_penalty: float = knob(
-    10.0,
-    real(0),
-    "Weight of the penalty on -log(p_think + p_no_think), where tags are forced, in units of an "
-    "advantage.",
-    before=0.0,
-  )
 
 
 def cross_entropy(logprobs: Array, mask: Array, weights: Array | float = 1.0) -> SumCount:
@@ -182,81 +145,3 @@ def aggregation_weights(mask: Array, how: str, constant_length: int = 1) -> tupl
   if how == "constant_length":
     return ones, sequences * constant_length
   raise ValueError(f"aggregation={how!r} is none of {', '.join(AGGREGATIONS)}.")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PolicyLoss:
-  """The HGPO objective, negated, with what is watched beside it; each a `SumCount`.
-
-  Attributes:
-    loss: to be minimised.
-    kl: k3 over the body tokens.
-    low_clip: share of body tokens whose ratio was clipped from below where it mattered.
-    high_clip: likewise from above.
-    ratio: mean importance ratio over all response tokens.
-  """
-
-  loss: SumCount
-  kl: SumCount
-  low_clip: SumCount
-  high_clip: SumCount
-  ratio: SumCount
-
-
-def policy_loss(
-  config: PolicyLossConfig,
-  logprobs: Array,
-  old_logprobs: Array,
-  ref_logprobs: Array,
-  advantages: Array,
-  mask: Array,
-  *,
-  constant_length: int = 1,
-) -> PolicyLoss:
-  """Clipped objective with a KL penalty (https://arxiv.org/abs/2505.14631), negated.
-
-  `J = sum_t [ min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) - beta * k3 ]`, aggregated as
-  named. The opening tag is in it with the policy's own old log-probability, although it was forced.
-  Eq. 11 prints the HFT policy in the ratio's denominator; Algorithm 1 refreshes it, as here.
-
-  Args:
-    config: clip range, `beta`, `aggregation` and `tag_weight`. With `tag_kl` at "exact" the first
-      token has no k3 term: `tag_regulariser` holds its divergence.
-    logprobs: `[N, T]` of the policy that learns.
-    old_logprobs: `[N, T]` of the policy that sampled.
-    ref_logprobs: `[N, T]` of the reference.
-    advantages: `[N, T]`, see `token_advantages`.
-    mask: `[N, T]` bool; elsewhere the other arrays may hold anything.
-    constant_length: see `aggregation_weights`.
-
-  Returns:
-    `PolicyLoss`.
-  """
-  chex.assert_equal_shape([logprobs, old_logprobs, ref_logprobs, advantages, mask])
-  # Hidden slots are set to harmless values first: a NaN there would pass through any later `where`
-  # on the way back.
-  logprobs, old_logprobs, ref_logprobs, advantages = (
-    masked(x, mask) for x in (logprobs, old_logprobs, ref_logprobs, advantages)
-  )
-  ratio = jnp.exp(log_ratio(logprobs, old_logprobs))
-  clipped = jnp.clip(ratio, 1.0 - config.clip_low, 1.0 + config.clip_high)
-  surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
-  k3 = k3_divergence(logprobs, ref_logprobs)
-
-  weights, count = aggregation_weights(mask, config.aggregation, constant_length)
-  is_tag = jnp.arange(mask.shape[1]) == 0
-  weights = jnp.where(is_tag, config.tag_weight * weights, weights)
-  body = mask & ~is_tag
-  penalty = config.beta * (k3 if config.tag_kl == "k3" else masked(k3, body))
-  total = masked_sum((penalty - surrogate) * weights, mask)
-
-  low = (ratio < 1.0 - config.clip_low) & (advantages < 0)
-  high = (ratio > 1.0 + config.clip_high) & (advantages > 0)
-  return PolicyLoss(
-    loss=SumCount(total, count),
-    kl=masked_sum_count(k3, body),
-    low_clip=masked_sum_count(low.astype(jnp.float32), body),
-    high_clip=masked_sum_count(high.astype(jnp.float32), body),
-    ratio=masked_sum_count(ratio, mask),
-  )

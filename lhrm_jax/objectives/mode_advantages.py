@@ -52,7 +52,7 @@ def adapt_think(
 
   AdaptThink (https://arxiv.org/abs/2505.13417, eqs. 5 to 7), whose first token is forced half and
   half. Its loss takes the ratio of whole sequences, with 0.5 as the tag's old probability
-  (`policy_losses.behaviour_tag_logprobs`).
+  (`hgpo.tag_old`).
 
   Args:
     scores: `[B, M, G]`.
@@ -139,7 +139,8 @@ def l1_exact(
   scores: Array,
   *,
   lengths: Array,
-  target_length: float,
+  max_length: int,
+  target_length: float = 0.0,
   length_weight: float = 0.0003,
   ddof: int = 0,
 ) -> Advantages:
@@ -150,13 +151,14 @@ def l1_exact(
   Args:
     scores: `[B, M, G]`, 0 to 1.
     lengths: `[B, M, G]` response tokens.
-    target_length: tokens.
+    max_length: most tokens of a response.
+    target_length: tokens; 0 for half of `max_length`.
     length_weight: reward lost per token, the paper's alpha.
     ddof: 0 for the population's standard deviation, 1 for the sample's.
   """
   scores = jnp.asarray(scores, jnp.float32)
   rewards = exact_length_reward(
-    scores, lengths, target_length=target_length, length_weight=length_weight
+    scores, lengths, target_length=target_length or max_length / 2, length_weight=length_weight
   )
   return grpo(rewards, ddof=ddof)
 
@@ -165,7 +167,8 @@ def l1_max(
   scores: Array,
   *,
   lengths: Array,
-  target_length: float,
+  max_length: int,
+  target_length: float = 0.0,
   length_weight: float = 0.0003,
   ddof: int = 0,
 ) -> Advantages:
@@ -175,7 +178,7 @@ def l1_max(
   """
   scores = jnp.asarray(scores, jnp.float32)
   rewards = max_length_reward(
-    scores, lengths, target_length=target_length, length_weight=length_weight
+    scores, lengths, target_length=target_length or max_length / 2, length_weight=length_weight
   )
   return grpo(rewards, ddof=ddof)
 

@@ -14,6 +14,7 @@ def reinforce(config, rows):
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax.objectives import losses
+from lhrm_jax.objectives import losses, policy_losses
 from lhrm_jax.objectives.masked import Maximum, SumCount
+from lhrm_jax.objectives.policy_objective import PolicyBatch, loss_weights, policy_objective
 from lhrm_jax.registry import Registry
 
 Metrics = dict[str, SumCount | Maximum]
@@ -39,7 +41,7 @@ class RowLogprobs:
     mode_logprobs: `[N, 3]` float32, of each row's prompt: first token `<think>`, `<no_think>`, or
       any other.
     tag_logprobs: `[N]` float32 of each row's forced tag, given that the first token is one of the
-      two opening tags; `None` where the policy chose its mode.
+      two opening tags; `None` where no mode was forced.
   """
 
   logprobs: Array
@@ -63,8 +65,10 @@ class ObjectiveRows:
     body: `[N]` float32, advantage of every later token.
     mask: `[N, T]` bool, tokens that belong to the response; elsewhere arrays may hold anything.
     lengths: `[N]` int32.
-    mode: `[N]` int32, the mode each row was forced into; `None` where the policy chose.
+    mode: `[N]` int32, the mode each row was forced into, -1 where the policy chose it; `None`
+      where it chose all of them.
     max_tokens: longest response that the rollouts allow; static, and at least `T`.
+    per_sequence: `policy_losses.count_per_sequence` of the whole update, for `separate_tag`.
   """
 
   new: RowLogprobs
@@ -77,6 +81,7 @@ class ObjectiveRows:
   lengths: Array
   mode: Array | None
   max_tokens: int = dataclasses.field(metadata={"static": True})
+  per_sequence: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -88,13 +93,15 @@ class ObjectivePrompts:
     mode_logprobs: `[B, 3]` float32 of the policy that learns; the gradient flows through these.
     ref_mode_logprobs: `[B, 3]` float32 of the reference policy.
     mask: `[B, R, T]` bool, tokens of each prompt's responses.
-    forced: whether modes were forced; static.
+    forced: share of the responses whose modes were forced; static.
+    per_sequence: as of `ObjectiveRows`.
   """
 
   mode_logprobs: Array
   ref_mode_logprobs: Array
   mask: Array
-  forced: bool = dataclasses.field(metadata={"static": True})
+  forced: float = dataclasses.field(metadata={"static": True})
+  per_sequence: Array | None = None
 
 
 RowsFn = Callable[[Any, ObjectiveRows], tuple[SumCount, Metrics]]
@@ -129,11 +136,6 @@ def register(name: str, of_prompts: PromptsFn | None = None) -> Callable[[RowsFn
   return add
 
 
-def with_tag_among_two(rows: RowLogprobs) -> Array:
-  """`[N, T]` log-probabilities whose first column is `tag_logprobs`."""
-  return rows.logprobs.at[:, 0].set(rows.tag_logprobs)
-
-
 def hgpo_of_prompts(config: Any, prompts: ObjectivePrompts) -> tuple[SumCount, Metrics]:
   """`losses.tag_regulariser`, with the weights that first tokens have in the loss.
 
@@ -143,38 +145,48 @@ def hgpo_of_prompts(config: Any, prompts: ObjectivePrompts) -> tuple[SumCount, M
   per_prompt = losses.tag_regulariser(
     prompts.mode_logprobs, prompts.ref_mode_logprobs,
     beta=config.beta if config.tag_kl == "exact" else 0.0,
-    neither_penalty=config.neither_penalty if prompts.forced else 0.0,
+    neither_penalty=config.neither_penalty * prompts.forced,
   )  # fmt: skip
   b, r, t = prompts.mask.shape
-  weights, _ = losses.aggregation_weights(prompts.mask.reshape(b * r, t), config.aggregation, t)
-  loss = jnp.sum(per_prompt * config.tag_weight * weights[:, 0].reshape(b, r).sum(1))
+  weights, _ = loss_weights(config, prompts.mask.reshape(b * r, t), t, prompts.per_sequence)
+  loss = jnp.sum(per_prompt * weights[:, 0].reshape(b, r).sum(1))
   return SumCount(loss, jnp.float32(0)), {}
 
 
 @register("hgpo", hgpo_of_prompts)
 def hgpo(config: Any, rows: ObjectiveRows) -> tuple[SumCount, Metrics]:
-  """HGPO's clipped objective with a KL penalty (https://arxiv.org/abs/2505.14631), negated.
+  """The objective that the config's knobs describe, HGPO's by default; see `policy_objective`.
 
   Args:
-    config: a `PolicyLossConfig` with `discount` and `every_token` (see `losses.token_advantages`),
-      as `HGPOConfig` is. Under `tag_normalisation` "tags", the log-probability of a forced tag is
-      taken among the two tags, in ratio, surrogate and k3.
+    config: a `PolicyObjectiveConfig` with `discount` and `every_token` (see
+      `losses.token_advantages`), as `HGPOConfig` is. Under `tag_normalisation` "tags", the
+      log-probability of a forced tag is taken among the two tags, in ratio, surrogate and KL.
     rows: see `ObjectiveRows`.
   """
-  among_tags = rows.mode is not None and config.tag_normalisation == "tags"
-  new, old, ref = (
-    with_tag_among_two(x) if among_tags else x.logprobs for x in (rows.new, rows.old, rows.ref)
-  )
-  advantages = losses.token_advantages(
-    rows.tag, rows.body, rows.mask.shape[1], config.discount, rows.lengths,
-    every_token=config.every_token,
+  new, old, ref = (x.logprobs for x in (rows.new, rows.old, rows.ref))
+  sampler = rows.sampler_logprobs
+  if rows.mode is not None:
+    forced = rows.mode >= 0
+
+    def with_forced(logprobs: Array, tags: Array | float) -> Array:
+      tags = jnp.where(forced, tags, logprobs[:, 0])
+      return policy_losses.with_tag_logprobs(logprobs, tags)
+
+    if config.tag_normalisation == "tags":
+      new, old, ref = (
+        with_forced(x.logprobs, x.tag_logprobs) for x in (rows.new, rows.old, rows.ref)
+      )
+    if config.tag_old == "behaviour":
+      old = with_forced(old, math.log(0.5))
+    sampler = with_forced(sampler, old[:, 0])  # what nothing drew needs no correction
+  batch = PolicyBatch(
+    new, old, ref,
+    losses.token_advantages(
+      rows.tag, rows.body, rows.mask.shape[1], config.discount, rows.lengths,
+      every_token=config.every_token,
+    ),
+    rows.mask, sampler, rows.new.entropy,
   )  # fmt: skip
-  parts = losses.policy_loss(
-    config, new, old, ref, advantages, rows.mask, constant_length=rows.max_tokens
+  return policy_objective(
+    config, batch, constant_length=rows.max_tokens, per_sequence=rows.per_sequence
   )
-  return parts.loss, {
-    "kl": parts.kl,
-    "clip_ratio/low_mean": parts.low_clip,
-    "clip_ratio/high_mean": parts.high_clip,
-    "importance_ratio/mean": parts.ratio,
-  }

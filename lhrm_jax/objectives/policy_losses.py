@@ -61,17 +61,17 @@ def importance_ratio(
   return jnp.exp(whole)
 
 
-def behaviour_tag_logprobs(old_logprobs: Array, tag_logprobs: Array | float) -> Array:
-  """`old_logprobs` with the opening tag's replaced by the one it was drawn with.
+def with_tag_logprobs(logprobs: Array, tag_logprobs: Array | float) -> Array:
+  """`logprobs` with another opening tag's, as given among the two tags, or as it was drawn.
 
-  AdaptThink forces each tag on half of the responses and counts `log 0.5`, so that the ratio
-  corrects for the forcing (https://arxiv.org/abs/2505.13417, eq. 8).
+  AdaptThink forces each tag on half of the responses and takes `log 0.5` for the old one, so that
+  the ratio corrects for the forcing (https://arxiv.org/abs/2505.13417, eq. 8).
 
   Args:
-    old_logprobs: `[N, T]`.
+    logprobs: `[N, T]`.
     tag_logprobs: `[N]` or a scalar.
   """
-  return old_logprobs.at[:, 0].set(tag_logprobs)
+  return logprobs.at[:, 0].set(tag_logprobs)
 
 
 def clipped_loss(
@@ -184,11 +184,6 @@ def sampler_weights(
     summed = jnp.clip(summed, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     log_weights = jnp.broadcast_to(summed, mask.shape)
   return jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_weights), cap))
-
-
-def without_truncated(mask: Array, truncated: Array) -> Array:
-  """`mask` without the responses `[N]` that were cut off: DAPO's overlong filtering."""
-  return mask & ~truncated[:, None]
 
 
 def count_per_sequence(mask: Array, how: str, constant_length: int = 1) -> Array:

@@ -1,4 +1,4 @@
-"""One objective put together from the parts of `policy_losses`, as a config names them."""
+"""The policy objective: one loss put together from the parts of `policy_losses`, by a config."""
 
 import dataclasses
 
@@ -6,18 +6,50 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax.config import FLAG, knob, one_of, real
+from lhrm_jax.config import FLAG, SHARE, knob, one_of, real
 from lhrm_jax.objectives import policy_losses
-from lhrm_jax.objectives.losses import PolicyLossConfig, aggregation_weights, k3_divergence
+from lhrm_jax.objectives.losses import AGGREGATIONS, aggregation_weights, k3_divergence
 from lhrm_jax.objectives.masked import SumCount, masked, masked_sum, masked_sum_count
 
 SURROGATES = ("clipped", "cispo")
+TAG_NORMALISATIONS = ("tags", "vocabulary")
+TAG_KLS = ("k3", "exact")
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyObjectiveConfig(PolicyLossConfig):
-  """Knobs of the policy objective beside those of HGPO's loss, whose defaults leave it as it is."""
+class PolicyObjectiveConfig:
+  """Knobs of the policy objective; the defaults are HGPO's loss."""
 
+  beta: float = knob(0.001, real(0), "Weight of the KL penalty against the reference policy.")
+  clip_low: float = knob(0.5, SHARE, "Clip range of the importance ratio below 1.")
+  clip_high: float = knob(0.5, real(0), "Clip range of the importance ratio above 1.")
+  aggregation: str = knob(
+    "sequence_sum", one_of(*AGGREGATIONS), "How the loss of tokens becomes one number."
+  )
+  tag_weight: float = knob(1.0, real(0), "Factor on the loss of the opening tag.")
+  tag_normalisation: str = knob(
+    "tags",
+    one_of(*TAG_NORMALISATIONS),
+    "Distribution that a forced tag's log-probability is taken from: the two opening tags, or the "
+    "whole vocabulary (the literal form).",
+    before="vocabulary",
+  )
+  tag_old: str = knob(
+    "own",
+    one_of("own", "behaviour"),
+    "Old probability of a forced tag: the policy's own, or the half that it was forced with "
+    "(AdaptThink).",
+  )
+  tag_kl: str = knob(
+    "k3", one_of(*TAG_KLS), "Divergence of the opening tag from the reference policy."
+  )
+  neither_penalty: float = knob(
+    10.0,
+    real(0),
+    "Weight of the penalty on -log(p_think + p_no_think), where tags are forced, in units of an "
+    "advantage.",
+    before=0.0,
+  )
   ratio: str = knob(
     "token",
     one_of(*policy_losses.RATIOS),
@@ -30,7 +62,9 @@ class PolicyObjectiveConfig(PolicyLossConfig):
     'PPO\'s clipped surrogate, or "cispo": a clipped weight on log pi.',
   )
   dual_clip: float = knob(
-    0.0, real(0), "Bound of the loss of a negative advantage, in units of it; above 1, 0 for none."
+    0.0,
+    real(0),
+    "Bound of the loss of a negative advantage, in units of it; above 1, or 0 for none.",
   )
   separate_tag: bool = knob(
     False,
@@ -54,9 +88,6 @@ class PolicyObjectiveConfig(PolicyLossConfig):
     'or response; "" for none.',
   )
   sampler_cap: float = knob(2.0, real(1), "Largest such weight.")
-  mask_truncated: bool = knob(
-    False, FLAG, "Leave responses that were cut off at the limit out of the loss."
-  )
   entropy_bonus: float = knob(0.0, real(0), "Weight of the entropy of each token's distribution.")
 
 
@@ -73,7 +104,6 @@ class PolicyBatch:
     mask: `[N, T]` bool; elsewhere the other arrays may hold anything.
     sampler_logprobs: `[N, T]`, as the sampler computed them, for `sampler_correction`.
     entropy: `[N, T]` nats, of the policy that learns, for `entropy_bonus`.
-    truncated: `[N]` bool, cut off at the limit, for `mask_truncated`.
   """
 
   logprobs: Array
@@ -83,7 +113,6 @@ class PolicyBatch:
   mask: Array
   sampler_logprobs: Array | None = None
   entropy: Array | None = None
-  truncated: Array | None = None
 
 
 def policy_objective(
@@ -95,10 +124,14 @@ def policy_objective(
 ) -> tuple[SumCount, dict[str, SumCount]]:
   """The negated objective that `config` describes, and what is watched beside it.
 
-  With the defaults it is `losses.policy_loss`.
+  With the defaults it is HGPO's (https://arxiv.org/abs/2505.14631),
+  `J = sum_t [ min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) - beta * k3 ]`, aggregated as
+  named. The opening tag is in it with the policy's own old log-probability, although it was forced.
+  Eq. 11 prints the HFT policy in the ratio's denominator; Algorithm 1 refreshes it, as here.
 
   Args:
-    config: knobs.
+    config: knobs. With `tag_kl` at "exact" the first token has no KL term:
+      `losses.tag_regulariser` holds its divergence.
     batch: see `PolicyBatch`.
     constant_length: see `losses.aggregation_weights`.
     per_sequence: `policy_losses.count_per_sequence` of the whole update, of which `batch` may be a
@@ -111,8 +144,6 @@ def policy_objective(
     ValueError: `separate_tag` without `per_sequence`.
   """
   mask = batch.mask
-  if config.mask_truncated:
-    mask = policy_losses.without_truncated(mask, batch.truncated)
   # Hidden slots are set to harmless values first: a NaN there would pass through any later `where`
   # on the way back.
   logprobs, old, ref, advantages = (
@@ -153,14 +184,27 @@ def policy_objective(
   if config.entropy_bonus:
     terms -= config.entropy_bonus * batch.entropy
 
+  weights, count = loss_weights(config, mask, constant_length, per_sequence)
+  return SumCount(masked_sum(terms * weights, mask), count), metrics
+
+
+def loss_weights(
+  config: PolicyObjectiveConfig,
+  mask: Array,
+  constant_length: int,
+  per_sequence: Array | float | None = None,
+) -> tuple[Array, Array]:
+  """What each token `[N, T]` weighs, and the count that the sum is divided by.
+
+  Arguments as in `policy_objective`.
+  """
   if config.separate_tag:
     if per_sequence is None:
       raise ValueError("separate_tag needs per_sequence, the update's `count_per_sequence`.")
-    weights, count = policy_losses.separate_tag_weights(
+    return policy_losses.separate_tag_weights(
       mask, config.aggregation, tag_weight=config.tag_weight,
       per_sequence=per_sequence, constant_length=constant_length,
     )  # fmt: skip
-  else:
-    weights, count = aggregation_weights(mask, config.aggregation, constant_length)
-    weights = jnp.where(is_tag, config.tag_weight * weights, weights)
-  return SumCount(masked_sum(terms * weights, mask), count), metrics
+  weights, count = aggregation_weights(mask, config.aggregation, constant_length)
+  is_tag = jnp.arange(mask.shape[1]) == 0
+  return jnp.where(is_tag, config.tag_weight * weights, weights), count

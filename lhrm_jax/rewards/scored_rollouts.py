@@ -16,6 +16,8 @@ from lhrm_jax.sampling import LENGTH, Prompts, Rollouts, concatenate
 from lhrm_jax.sampling.sampler import Clock
 from lhrm_jax.text import Tokenizer, form
 
+_BY_QUERY = ("texts", "modes", "well_formed", "ref_accuracy")  # arrays of `ScoredRollouts`
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoredRollouts:
@@ -28,6 +30,7 @@ class ScoredRollouts:
     modes: `[B, M, G]` int, by the first token; -1 where it is not an opening tag.
     well_formed: `[B, M, G]` bool; not where the response was cut off.
     judged: scores with components and failures; `None` until the rewards have said them.
+    ref_accuracy: `[B]` mean score of the reference policy in think; `None` where not asked for.
     advantages: `[B, M, G]`; `None` until they are computed.
   """
 
@@ -37,6 +40,7 @@ class ScoredRollouts:
   modes: np.ndarray
   well_formed: np.ndarray
   judged: scoring.Judgements | None = None
+  ref_accuracy: np.ndarray | None = None
   advantages: Advantages | None = None
 
   @classmethod
@@ -82,19 +86,37 @@ class ScoredRollouts:
     """`[B, M, G]` bool, cut off at the longest length."""
     return self.rollouts.finish_reason == LENGTH
 
-  def gathered(self, mesh: Mesh, prompts: int) -> "ScoredRollouts":
-    """The rollouts of all processes, in the order of their prompts, on every process.
-
-    Args:
-      mesh: of the job; each process holds the rows that `parallel.local_rows` names.
-      prompts: `B` of the whole.
-    """
-    mine = parallel.local_rows(mesh, prompts)
+  def gathered(self) -> "ScoredRollouts":
+    """The rollouts of all processes, in the order of their prompts' ids, on every process."""
     # Processes that share rows hold the same ones.
-    parts = {tuple(rows): part for rows, part in parallel.gather_objects((mine.tolist(), self))}
+    ids = self.rollouts.prompts.ids.tolist()
+    parts = {tuple(ids): part for ids, part in parallel.gather_objects((ids, self))}
     if len(parts) == 1:
       return next(iter(parts.values()))
-    return _take(concatenated(list(parts.values())), np.argsort(np.concatenate(list(parts))))
+    return concatenated(list(parts.values())).take(np.argsort(np.concatenate(list(parts))))
+
+  def take(self, index: np.ndarray) -> "ScoredRollouts":
+    """The queries at these places, without advantages."""
+
+    def taken(tree):
+      return jax.tree.map(lambda x: x[index] if np.ndim(x) else x, tree)
+
+    judged = self.judged and dataclasses.replace(
+      self.judged, scores=self.scores[index], components=taken(self.judged.components)
+    )
+    arrays = {name: taken(getattr(self, name)) for name in ("rollouts", *_BY_QUERY)}
+    return ScoredRollouts([self.rows[i] for i in index], judged=judged, **arrays)
+
+  def replaced(self, places: np.ndarray, by: "ScoredRollouts") -> "ScoredRollouts":
+    """The rollouts with other queries at `places`, in order, and without advantages."""
+    index = np.arange(len(self.rows))
+    index[places] = len(index) + np.arange(len(places))
+    return concatenated([self, by]).take(index)
+
+  def placed_rollouts(self, mesh: Mesh) -> Rollouts:
+    """The rollouts of all prompts, sharded over the mesh."""
+    mine = parallel.local_rows(mesh, len(self.rows))
+    return parallel.global_batch(mesh, self.take(mine).rollouts, len(self.rows))
 
   def placed_advantages(self, mesh: Mesh) -> Advantages:
     """The advantages of all prompts, sharded over the mesh as their rollouts are."""
@@ -113,26 +135,9 @@ def concatenated(parts: Sequence[ScoredRollouts]) -> ScoredRollouts:
     judged=None if None in judged else scoring.merged(judged),
     **{
       name: np.concatenate([getattr(part, name) for part in parts])
-      for name in ("texts", "modes", "well_formed")
+      for name in _BY_QUERY
+      if getattr(parts[0], name) is not None
     },
-  )
-
-
-def _take(scored: ScoredRollouts, index: np.ndarray) -> ScoredRollouts:
-  """The prompts at these places."""
-
-  def take(tree):
-    return jax.tree.map(lambda x: x[index] if np.ndim(x) else x, tree)
-
-  judged = scored.judged
-  return dataclasses.replace(
-    scored,
-    rows=[scored.rows[i] for i in index],
-    rollouts=take(scored.rollouts),
-    judged=dataclasses.replace(
-      judged, scores=judged.scores[index], components=take(judged.components)
-    ),
-    **{name: getattr(scored, name)[index] for name in ("texts", "modes", "well_formed")},
   )
 
 
@@ -166,6 +171,7 @@ def sample_and_score(
   rows: Sequence[PromptRow],
   chunks: Sequence[Prompts],
   clock: Clock,
+  wanted: np.ndarray | None = None,
 ) -> PendingScores:
   """Samples chunk after chunk; each is scored while the next one is sampled.
 
@@ -176,14 +182,19 @@ def sample_and_score(
     rows: the `B` queries.
     chunks: their prompts, in order, in equal chunks.
     clock: times "rollout" and "reward".
+    wanted: `[B]` bool, queries to keep and score, at least one; all by default. Chunks without any
+      are not sampled.
   """
   parts: list[ScoredRollouts] = []
   futures = []
-  for chunk in chunks:
-    first = len(parts) * len(chunk.ids)
+  for i, chunk in enumerate(chunks):
+    of_chunk = slice(i * len(chunk.ids), (i + 1) * len(chunk.ids))
+    kept = np.flatnonzero(wanted[of_chunk]) if wanted is not None else None
+    if kept is not None and not len(kept):
+      continue
     with clock.time("rollout"):
-      of_chunk = rows[first : first + len(chunk.ids)]
-      parts.append(ScoredRollouts.read(tokenizer, of_chunk, sample_chunk(chunk)))
+      part = ScoredRollouts.read(tokenizer, rows[of_chunk], sample_chunk(chunk))
+      parts.append(part if kept is None else part.take(kept))
     with clock.time("reward"):
       futures.append(parts[-1].start(scorer))
   return PendingScores(concatenated(parts), scorer, futures)

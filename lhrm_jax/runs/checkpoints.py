@@ -1,9 +1,10 @@
 """Checkpoints of a training stage, through Orbax v1. The only module that imports Orbax.
 
 A stage's folder holds one folder per saved step with two checkpointables, `params`, which
-evaluation and export load alone, and `training`, the optimiser state and the counters; a JSON
-record of whatever else the run needs to resume (`Saved.record`); and SHA-256 checksums of every
-file, in the format of `sha256sum`. Orbax writes a step's folder atomically; its checksums are
+evaluation and export load alone, and `training`, the optimiser and the counters, and a third,
+`reference`, where HGPO's reference policy is no longer that of step 0; a JSON record of
+whatever else the run needs to resume (`Saved.record`); and SHA-256 checksums of every file, in the
+format of `sha256sum`. Orbax makes a step's folder appear at once or not at all; its checksums are
 written last, so a folder whose checksums match is whole (`checksums.damage`).
 
 Older steps are deleted after the checksums are written. Orbax's `Checkpointer` deletes them before,
@@ -36,7 +37,7 @@ from lhrm_jax.training.state import TrainState
 
 preservation = ocp.training.preservation_policies
 
-_PARAMS, _TRAINING, _RECORD = "params", "training", "record"
+_PARAMS, _TRAINING, REFERENCE, _RECORD = "params", "training", "reference", "record"
 _DAMAGED = "damaged-"
 _STEP = re.compile("0|[1-9][0-9]{0,8}")
 
@@ -146,6 +147,7 @@ class Checkpoints:
     *,
     metrics: Mapping[str, float] | None = None,
     now: bool = False,
+    reference: policy.Params | None = None,
   ) -> bool:
     """Starts saving if `step` is due: at the interval, at a new best, or `now`.
 
@@ -153,8 +155,9 @@ class Checkpoints:
       state: train state, copied before this returns, so it may be donated at once.
       step: number of updates made.
       record: called if the step is saved; returns JSON-like values for `Saved.record`.
-      metrics: evaluation metrics of this step, if any.
-      now: whether to save regardless of the interval.
+      metrics: evaluation metrics of this step, if there are any.
+      now: save whatever the interval says.
+      reference: parameters of the reference policy, where it is not the one of step 0.
 
     Returns:
       Whether the step is being saved.
@@ -170,12 +173,12 @@ class Checkpoints:
     self._highest = max(self._highest, value)
     path = self._folder / str(step)
     training = {name: getattr(state, name) for name in _training_fields()}
+    arrays = {_PARAMS: state.params, _TRAINING: training}
+    arrays |= {} if reference is None else {REFERENCE: reference}
     extra = {_RECORD: dict(record()) | ({self._best: value} if math.isfinite(value) else {})}
     try:
       with _no_sharding_file():
-        response = ocp.save_checkpointables_async(
-          literal(path), {_PARAMS: state.params, _TRAINING: training}, custom_metadata=extra
-        )
+        response = ocp.save_checkpointables_async(literal(path), arrays, custom_metadata=extra)
     except Exception as error:
       raise self._failed(path, error) from error
     self._last_step = step
@@ -285,15 +288,17 @@ def restore(
   return TrainState(params=loaded[_PARAMS], **loaded[_TRAINING])
 
 
-def restore_params(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
-  """Loads the parameters alone from a step's folder onto `mesh`.
+def restore_params(
+  path: pathlib.Path, config: PolicyConfig, mesh: Mesh, name: str = _PARAMS
+) -> policy.Params:
+  """Loads only the parameters of one step's folder onto `mesh`, or those of its `REFERENCE`.
 
   Raises:
     CheckpointError: its arrays do not fit `config`.
   """
   shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
   shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
-  return _load(path, {_PARAMS: parallel.with_shardings(shapes, shardings)})[_PARAMS]
+  return _load(path, {name: parallel.with_shardings(shapes, shardings)})[name]
 
 
 def save_tree(path: pathlib.Path, tree: Any) -> None:

@@ -16,9 +16,9 @@ from lhrm_jax.sampling import Rollouts
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
-# Over the whole run: what was sampled, and all FLOPs.
-_TOTALS = ("rollout/tokens_total", "perf/flops_total")
-# Parts of a step in which the host waits for the device; in the others, the device idles.
+# Over the whole run: what was sampled, replaced queries included, and all FLOPs.
+_TOTALS = ("rollout/tokens_total", "rollout/samples_total", "perf/flops_total")
+# Parts of a step in which the host waits for the device; in the others the device idles.
 DEVICE_PARTS = ("rollout", "logprob", "update")
 
 
@@ -98,10 +98,17 @@ class Instruments:
     logged: metrics of earlier steps of a resumed run, whose totals are continued.
     """
     last = next((row for row in reversed(logged) if _TOTALS[0] in row), {})
-    self._totals = {name: last.get(name, 0.0) for name in _TOTALS}
+    self._totals = {name: last.get(name, 0) for name in _TOTALS}
+    self._flops = 0.0  # of the step
     self._config, self._ceilings = config, all_devices(ceilings(config.dtype))
     self.clock, self.compiles = Stopwatch(), CompileCounter()
     self.timeline: list[Span] = []
+
+  def sampled(self, rollouts: Rollouts) -> None:
+    """Counts rollouts on the host as sampled, whether or not an update uses them."""
+    self._flops += rollout_flops(self._config, rollouts)
+    for name, more in zip(_TOTALS, (rollouts.lengths.sum(), rollouts.lengths.size), strict=False):
+      self._totals[name] += int(more)
 
   def take(
     self, rollouts: Rollouts, epochs: int, began: float, *, scored_old: bool = False
@@ -109,8 +116,8 @@ class Instruments:
     """Returns metrics of the step that ends now.
 
     Args:
-      rollouts: rollouts of the step, on the host. Each prompt counts once.
-      epochs: number of updates that each rollout went through.
+      rollouts: rollouts of the update, on the host. Each prompt counts once.
+      epochs: number of updates that each went through.
       began: start of the step, by `time.perf_counter`.
       scored_old: whether the trainer scored the rollouts under the sampling policy.
     """
@@ -118,12 +125,12 @@ class Instruments:
     spans = self.clock.take()
     self.timeline = [Span(s.name, s.began - began, s.ended - began) for s in spans]
     parts = seconds_by_name(spans)
-    # A forward pass in sampling, for the reference, and for old log-probabilities if needed; a
-    # forward and a backward pass (twice the work) in every update.
-    passes = 2 + scored_old + 3 * epochs
-    flops = passes * rollout_flops(self._config, rollouts)
-    for name, more in zip(_TOTALS, (float(rollouts.lengths.sum()), flops), strict=True):
-      self._totals[name] += more
+    # Beside sampling, forward for the reference, and for old log-probabilities where they are
+    # needed; forward and backward (twice the work) in every update.
+    passes = 1 + scored_old + 3 * epochs
+    flops = self._flops + passes * rollout_flops(self._config, rollouts)
+    self._flops = 0.0
+    self._totals[_TOTALS[-1]] += flops
     metrics = {
       **self._totals,
       **{f"time/{name}": value for name, value in parts.items()},

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lhrm_jax import policy
 from lhrm_jax.runs import checkpoints, log_files, resuming, setup
 from lhrm_jax.runs.config import plain
 from lhrm_jax.runs.instruments import Profiler
@@ -51,6 +52,15 @@ class Stage:
     run = self._run
     return checkpoints.restore(self._saved, run.policy_config, optimizer, run.mesh)
 
+  def reference(self, start: policy.Params) -> policy.Params:
+    """The reference policy to go on with: the checkpoint's where it has one, or `start`."""
+    if self._saved is None or not (self._saved.path / checkpoints.REFERENCE).is_dir():
+      return start
+    run = self._run
+    return checkpoints.restore_params(
+      self._saved.path, run.policy_config, run.mesh, checkpoints.REFERENCE
+    )
+
   def save_start(self, state: TrainState) -> None:
     """Saves a fresh state as step 0, which is never deleted: it is HGPO's reference."""
     if self._saved is None:
@@ -63,8 +73,16 @@ class Stage:
     *,
     finished: bool,
     metrics: Mapping[str, float] | None = None,
+    reference: policy.Params | None = None,
   ) -> None:
     """Saves the state if due. Call it last, after everything of the step is logged.
+
+    Args:
+      state: after the step.
+      done: steps made.
+      finished: whether it was the last.
+      metrics: of an evaluation.
+      reference: policy to go on with, where it is no longer the one of step 0.
 
     Raises:
       Preempted: the run was asked to stop; the state is saved.
@@ -72,7 +90,9 @@ class Stage:
     """
     stop = self._preemption.reached(done)
     self.finished = finished
-    self._checkpoints.save(state, done, self._record, metrics=metrics, now=finished or stop)
+    self._checkpoints.save(
+      state, done, self._record, metrics=metrics, now=finished or stop, reference=reference
+    )
     if stop:
       self._checkpoints.wait()
       raise Preempted(f"{self._name} step {done} is saved")

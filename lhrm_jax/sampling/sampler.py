@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.config import MOST_ROWS, TEMPERATURE, knob, one_of, real, whole
+from lhrm_jax.config import MOST_ROWS, SHARE, TEMPERATURE, knob, one_of, real, whole
 from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.sampling.decoding import Responses, Rules, decode
 from lhrm_jax.sampling.rollouts import LENGTH, STOPPED, Prompts, Rollouts
@@ -31,7 +31,7 @@ class Clock(Protocol):
   def time(self, name: str) -> contextlib.AbstractContextManager: ...
 
 
-PAIRINGS = ("paired", "free")
+PAIRINGS = ("paired", "free", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,11 @@ class RolloutConfig:
   pairing: str = knob(
     "paired",
     one_of(*PAIRINGS),
-    '"paired" forces each mode on G responses; with "free" the policy chooses on 2 G responses.',
+    '"paired" forces each mode on G responses; with "free" the policy chooses on 2 G responses, '
+    'with "mixed" on those of them that are not forced.',
+  )
+  forced_share: float = knob(
+    0.5, SHARE, 'Share of the 2 G responses that "mixed" forces, half into each mode.'
   )
   temperature: float = knob(1.0, TEMPERATURE, "Sampling temperature, which the update follows.")
   top_p: float = knob(1.0, real(0, 1, above=True), "Nucleus sampling; an update needs 1.")
@@ -53,11 +57,29 @@ class RolloutConfig:
     "Chunks that a step's prompts are sampled in; one is scored while the next is sampled.",
   )
 
+  def forced(self, responses: int) -> int:
+    """How many of a prompt's responses begin with a forced tag."""
+    share = {"paired": 1.0, "free": 0.0}.get(self.pairing, self.forced_share)
+    return 2 * round(share * responses / 2)
+
+
+def forced_modes(modes: int, samples: int, forced: int) -> tuple[int, ...]:
+  """The mode that each of a prompt's responses is forced into, -1 where the policy chooses.
+
+  Args:
+    modes: 2 for paired rollouts, whose first half thinks; else 1, with think and no_think in turn.
+    samples: per place on the mode axis.
+    forced: number of the forced, which come first.
+  """
+  if modes == 2:
+    return (0,) * samples + (1,) * samples
+  return tuple(i % 2 if i < forced else -1 for i in range(samples))
+
 
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["temperature", "top_p", "top_k"],
-  meta_fields=["samples", "max_tokens", "paired", "opening", "eos_ids", "pad_id"],
+  meta_fields=["samples", "max_tokens", "paired", "opening", "eos_ids", "pad_id", "forced"],
 )
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
@@ -73,6 +95,7 @@ class SamplerSpec:
     temperature: sampling temperature; 0 is greedy.
     top_p: see `sample_tokens`.
     top_k: see `sample_tokens`.
+    forced: of the responses that are not paired, how many begin with a forced tag.
   """
 
   samples: int
@@ -84,12 +107,13 @@ class SamplerSpec:
   temperature: Array | float = 1.0
   top_p: Array | float = 1.0
   top_k: Array | int = 0
+  forced: int = 0
 
   @classmethod
   def of(
     cls, tokenizer: Tokenizer, *, samples: int, max_tokens: int, paired: bool, **drawing: float
   ) -> "SamplerSpec":
-    """The spec for a tokenizer's tags and end of sequence; `drawing` are the traced fields."""
+    """The spec for a tokenizer's tags and end of sequence; `drawing` are the other fields."""
     tags: TagIds = tokenizer.tag_ids
     ids = (tags.opening, tokenizer.eos_ids, tokenizer.pad_id)
     return cls(samples, max_tokens, paired, *ids, **drawing)
@@ -225,13 +249,14 @@ def _respond(
     return is_eos(tokens) | (step + 1 >= limits[rows])
 
   logits = policy.next_token_logits(config, params, prompts.last)  # [B, V]
-  if spec.paired:
-    token = jnp.tile(jnp.repeat(jnp.array(spec.opening, jnp.int32), spec.samples), shape[0])
-    temperature = jnp.where(spec.temperature > 0, spec.temperature, 1.0)
-    logprobs = jax.nn.log_softmax(logits / temperature)
-    logprob = logprobs[jnp.repeat(jnp.arange(shape[0]), per_prompt), token]
-  else:
-    token, logprob = draw(jnp.repeat(logits, per_prompt, axis=0), 0, jnp.arange(n))
+  modes = np.tile(forced_modes(*shape[1:], spec.forced), shape[0])  # [N]
+  token = jnp.array(spec.opening, jnp.int32)[np.maximum(modes, 0)]
+  temperature = jnp.where(spec.temperature > 0, spec.temperature, 1.0)
+  logprobs = jax.nn.log_softmax(logits / temperature)
+  logprob = logprobs[jnp.repeat(jnp.arange(shape[0]), per_prompt), token]
+  if (chosen := modes < 0).any():
+    drawn = draw(jnp.repeat(logits, per_prompt, axis=0), 0, jnp.arange(n))
+    token, logprob = jnp.where(chosen, drawn[0], token), jnp.where(chosen, drawn[1], logprob)
   first = Responses(
     tokens=jnp.full((t, n), spec.pad_id, jnp.int32).at[0].set(token),
     logprobs=jnp.zeros((t, n), jnp.float32).at[0].set(logprob),

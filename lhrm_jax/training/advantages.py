@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import traceback
 from collections.abc import Callable
 
@@ -28,7 +27,7 @@ def make_advantage_fn(c: HGPOConfig) -> Callable[[ScoredRollouts, int], ScoredRo
   """
   fn = registry.get(c.advantage)
   fn = functools.partial(fn, **registry.options(c.advantage, c, c.advantage_options))
-  named = inspect.signature(registry.get(c.advantage)).parameters
+  named = registry.context_of(c.advantage)
   if c.advantage == "hgpo":
     fn = jax.jit(fn)
 
@@ -40,8 +39,10 @@ def make_advantage_fn(c: HGPOConfig) -> Callable[[ScoredRollouts, int], ScoredRo
       "well_formed": scored.well_formed,
       "step": step,
       "total_steps": c.steps,
+      "ref_accuracy": scored.ref_accuracy,
+      "max_length": scored.rollouts.responses.shape[-1],
     }
-    found = fn(scored.scores, **{name: x for name, x in context.items() if name in named})
+    found = fn(scored.scores, **{name: context[name] for name in named})
     tag, body, *rewards = (
       None if x is None else np.asarray(x, np.float32)
       for x in (found.tag, found.body, found.r_inter, found.r_intra)
@@ -72,11 +73,10 @@ def try_out(c: HGPOConfig) -> None:
     "well_formed": np.ones(shape, bool),
     "step": 0,
     "total_steps": c.steps,
+    "ref_accuracy": np.full(shape[0], 0.5, np.float32),
+    "max_length": 2,
   }
-  fn, named = registry.get(c.advantage), inspect.signature(registry.get(c.advantage)).parameters
-  asked = {name for name in named if name in registry.CONTEXT}
-  if not asked <= context.keys():
-    return
+  fn, asked = registry.get(c.advantage), registry.context_of(c.advantage)
   options = registry.options(c.advantage, c, c.advantage_options)
   begin = f"hgpo.advantage={c.advantage!r}, tried on scores of 0 and 1 of shape {shape},"
   try:

@@ -7,7 +7,7 @@ the buckets of responses, and goes back through the prompts once.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,20 +17,20 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.config import FLAG, MOST_ROWS, NAME, OPTIONS, knob, one_of, whole
 from lhrm_jax.objectives import losses, objective
-from lhrm_jax.objectives.hgpo import Advantages, HGPOAdvantageConfig
-from lhrm_jax.objectives.losses import PolicyLossConfig
+from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.objectives.masked import Maximum, SumCount, masked, masked_sum_count
 from lhrm_jax.objectives.objective import Objective, ObjectivePrompts, ObjectiveRows, RowLogprobs
+from lhrm_jax.objectives.policy_losses import count_per_sequence
+from lhrm_jax.objectives.policy_objective import loss_weights
 from lhrm_jax.parallel import take_rows
 from lhrm_jax.policy import KVCache, PolicyConfig
-from lhrm_jax.rewards.scales import SCALES
-from lhrm_jax.sampling import Rollouts, mode_logprobs, prefill
-from lhrm_jax.sampling.sampler import RolloutConfig
+from lhrm_jax.sampling import LENGTH, Rollouts, mode_logprobs, prefill
+from lhrm_jax.sampling.sampler import forced_modes
+from lhrm_jax.training.hgpo_config import HGPOConfig
 from lhrm_jax.training.length_buckets import Buckets, add_over, bucket_widths
 from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, by_row, score_rows
-from lhrm_jax.training.state import OptimizerConfig, TrainState
+from lhrm_jax.training.state import TrainState
 from lhrm_jax.training.update import (
   Metrics,
   accumulate_scan,
@@ -39,76 +39,6 @@ from lhrm_jax.training.update import (
   jit_step,
   summed_over_devices,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class HGPOConfig(PolicyLossConfig, HGPOAdvantageConfig, RolloutConfig, OptimizerConfig):
-  """Knobs of stage II, the section `hgpo` of a config."""
-
-  steps: int = knob(100, whole(0), "Training steps; 0 ends the run after HFT.")
-  prompts_per_step: int = knob(256, whole(1, MOST_ROWS), "Prompts sampled in a step.")
-  reward_workers: int = knob(
-    2,
-    whole(1, 1024),
-    "Processes that judge `math` and `multiple_choice`; twice as many sandboxes run at a time.",
-  )
-  advantage: str = knob("hgpo", NAME, "Registered advantage function (docs/method.md).")
-  advantage_options: Mapping[str, Any] = knob(
-    {}, OPTIONS, "Arguments of an advantage function beyond the keys here."
-  )
-  reward_scale: str = knob(
-    "",
-    one_of("", *SCALES),
-    'Scale of a reward model\'s scores; "" is the one that the model was made with.',
-  )
-  updates_per_rollout: int = knob(
-    1, whole(1, 10_000), "Updates from a step's rollouts, a mini-batch of whole prompts each."
-  )
-  epochs: int = knob(
-    1,
-    whole(1, 10_000),
-    "Passes over a step's rollouts.",
-    # Each of a step's updates took all of its prompts.
-    before=lambda c: 1 if c.updates_per_rollout == 1 else None,
-  )
-  micro_batches: int = knob(
-    1, whole(1, MOST_ROWS), "Parts that an update's prompts are computed in; memory is that of one."
-  )
-  length_buckets: int = knob(
-    8,
-    whole(1, 2**16),
-    "Parts that the responses of a micro-batch, sorted by length, are computed in, each as wide as "
-    "its longest response. Each adds up a gradient of all parameters, over all devices.",
-  )
-  skip_zero_advantages: bool = knob(
-    False, FLAG, "Leave responses without advantage out of the update; needs beta=0."
-  )
-  eval_every: int = knob(10, whole(0), "Steps between evaluations in training; 0 for none.")
-  eval_hacc: bool = knob(False, FLAG, "Whether these evaluations measure Hybrid Accuracy too.")
-
-  @property
-  def samples(self) -> int:
-    """Responses per prompt and place on the mode axis: the policy's free choices take both's."""
-    return self.samples_per_mode * (1 if self.pairing == "paired" else 2)
-
-  @property
-  def updates(self) -> int:
-    """Updates made from a step's rollouts."""
-    return self.updates_per_rollout * self.epochs
-
-  @property
-  def discount(self) -> float:
-    """`gamma` of `losses.token_advantages`: 1 but for the estimator "reinforce_pp"."""
-    return self.gamma if self._discounted else 1.0
-
-  @property
-  def every_token(self) -> bool:
-    """See `losses.token_advantages`."""
-    return self._discounted and self.literal
-
-  @property
-  def _discounted(self) -> bool:
-    return self.advantage == "hgpo" and self.estimator == "reinforce_pp"
 
 
 @jax.tree_util.register_dataclass
@@ -122,12 +52,14 @@ class HGPOBatch:
     ref: log-probabilities of the rollouts under the reference policy.
     old: under the policy that sampled, by the trainer; `None` on the only update from these
       rollouts, where the learning policy is that policy.
+    per_sequence: see `ObjectiveRows`; set by the update.
   """
 
   rollouts: Rollouts
   advantages: Advantages
   ref: RolloutLogprobs
   old: RolloutLogprobs | None = None
+  per_sequence: Array | None = None
 
 
 def hgpo_gradients(
@@ -149,7 +81,7 @@ def hgpo_gradients(
   """
   objective_fn = objective_fn or objective.get("hgpo")
   rollouts, prompts = batch.rollouts, batch.rollouts.prompts
-  b, m, _, t = rollouts.responses.shape
+  b, m, g, t = rollouts.responses.shape
   widths = bucket_widths(t)
 
   def run_prompts(params: policy.Params) -> _RunPrompts:
@@ -168,8 +100,8 @@ def hgpo_gradients(
       sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total[:2], (grads, given_grads))
       return *sums, add_sums(total[2], more)
 
-  lengths = by_row(rollouts.lengths)
-  computed = _computed_lengths(c, batch)
+  lengths = _counted_lengths(c, rollouts)
+  computed = _computed_lengths(c, lengths, batch.advantages)
   buckets = Buckets.of(computed, c.length_buckets, widths, parallel.batch_parts(b))
   rows = buckets.rows[0]
   _, more = jax.eval_shape(lambda r, k: bucket_loss(params, given, r, k, t), rows, rows.reshape(-1))
@@ -179,8 +111,10 @@ def hgpo_gradients(
   if objective_fn.of_prompts is not None:
 
     def prompts_loss(modes: Array) -> tuple[Array, Any]:
-      mask = rollouts.mask.reshape(b, -1, t)
-      seen = ObjectivePrompts(modes, batch.ref.mode_logprobs, mask, forced=m == 2)
+      mask = (jnp.arange(t) < lengths[:, None]).reshape(b, -1, t)
+      seen = ObjectivePrompts(
+        modes, batch.ref.mode_logprobs, mask, c.forced(m * g) / (m * g), batch.per_sequence
+      )
       of_prompts, more = objective_fn.of_prompts(c, seen)
       return of_prompts.total, (of_prompts, more)
 
@@ -193,7 +127,7 @@ def hgpo_gradients(
     grads = jax.tree.map(jnp.add, grads, through_prompts(given_grads)[0])
   if c.skip_zero_advantages:  # what is left out still counts in the divisor
     skipped = jnp.arange(t) < (lengths - computed)[:, None]
-    _, count = losses.aggregation_weights(skipped, c.aggregation, t)
+    _, count = loss_weights(c, skipped, t, batch.per_sequence)
     loss += SumCount(jnp.float32(0), count)
   prompt_slots = jnp.float32(prompts.tokens.size)
   metrics |= _mode_metrics(given.modes, batch.ref)
@@ -221,13 +155,27 @@ class _RunPrompts:
   modes: Array
 
 
-def _computed_lengths(c: HGPOConfig, batch: HGPOBatch) -> Array:
+def _counted_lengths(c: HGPOConfig, rollouts: Rollouts) -> Array:
+  """`[N]` lengths of the responses, 0 for those that the loss does not count."""
+  lengths = by_row(rollouts.lengths)
+  if not c.mask_truncated:
+    return lengths
+  return jnp.where(by_row(rollouts.finish_reason) == LENGTH, 0, lengths)
+
+
+def _computed_lengths(c: HGPOConfig, lengths: Array, advantages: Advantages) -> Array:
   """`[N]` lengths of the responses, 0 for those that are left out of the update."""
-  lengths = by_row(batch.rollouts.lengths)
   if not c.skip_zero_advantages:
     return lengths
-  tag, body = by_row(batch.advantages.tag), by_row(batch.advantages.body)
+  tag, body = by_row(advantages.tag), by_row(advantages.body)
   return jnp.where((tag != 0) | (body != 0), lengths, 0)
+
+
+def _per_sequence(c: HGPOConfig, rollouts: Rollouts) -> Array:
+  """`count_per_sequence` of the whole update, which micro-batches and devices cannot see."""
+  t = rollouts.responses.shape[-1]
+  mask = jnp.arange(t) < _counted_lengths(c, rollouts)[:, None]
+  return count_per_sequence(mask, c.aggregation, t)
 
 
 def _bucket_loss(
@@ -236,12 +184,13 @@ def _bucket_loss(
   """`loss(params, run_prompts, rows [P, R], lengths [P * R], width)` of a bucket's rows."""
   rollouts = batch.rollouts
   _, m, g, t = rollouts.responses.shape
+  forced = forced_modes(m, g, c.forced(m * g))
   responses, sampled = by_row(rollouts.responses), by_row(rollouts.logprobs)
   tag, body = by_row(batch.advantages.tag), by_row(batch.advantages.body)
 
   def loss(params: policy.Params, given: _RunPrompts, rows: Array, lengths: Array, width: int):
     prompt_of = rows // (m * g)
-    mode = (rows.reshape(-1) // g) % m if m == 2 else None
+    mode = jnp.array(forced)[rows.reshape(-1) % (m * g)] if max(forced) >= 0 else None
     prefix = KVCache(given.keys, given.values, rollouts.prompts.lengths)
     scored = score_rows(
       config, params, (given.last, prefix), prompt_of, take_rows(responses[:, :width], rows),
@@ -252,7 +201,7 @@ def _bucket_loss(
       tags = None
       if mode is not None:
         by_prompt = take_rows(losses.tag_logprobs(modes), prompt_of)
-        tags = jnp.take_along_axis(by_prompt, mode[:, None], axis=1)[:, 0]
+        tags = jnp.take_along_axis(by_prompt, jnp.maximum(mode, 0)[:, None], axis=1)[:, 0]
       return RowLogprobs(logprobs, entropy, take_rows(modes, prompt_of), tags)
 
     def given_by(policy_: RolloutLogprobs) -> RowLogprobs:
@@ -273,6 +222,7 @@ def _bucket_loss(
       lengths=lengths,
       mode=mode,
       max_tokens=t,
+      per_sequence=batch.per_sequence,
     )
     total, metrics = objective_fn.of_rows(c, seen)
     return total.total, (total, metrics | _row_metrics(seen))
@@ -330,10 +280,10 @@ def make_hgpo_step(
   Raises:
     ValueError: rows without advantage are to be left out, and have a gradient.
   """
-  if c.skip_zero_advantages and c.beta:
+  if c.skip_zero_advantages and (c.beta or c.entropy_bonus):
     raise ValueError(
-      f"skip_zero_advantages with beta={c.beta}: the KL penalty gives every response a gradient, "
-      "advantage or not. Set beta to 0, or skip none."
+      f"skip_zero_advantages with beta={c.beta} and entropy_bonus={c.entropy_bonus}: these give "
+      "every response a gradient, advantage or not. Set both to 0, or skip none."
     )
 
   def gradients_of(params: policy.Params, batch: HGPOBatch):
@@ -344,6 +294,8 @@ def make_hgpo_step(
 
   def step(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
     rows = batch.rollouts.lengths.shape[0]
+    if c.separate_tag:
+      batch = dataclasses.replace(batch, per_sequence=_per_sequence(c, batch.rollouts))
     apart = rows % (mesh.shape["data"] * c.micro_batches) == 0  # each device has its share
     total = (summed_over_devices(gradients_of, mesh) if apart else gradients_of)(
       state.params, batch

@@ -61,8 +61,19 @@ def _pairing(c: HGPOConfig) -> str:
   if c.advantage != "hgpo" or c.pairing == "paired":
     return ""
   return (
-    "hgpo.advantage='hgpo' compares the modes of paired rollouts; with hgpo.pairing='free' "
+    f"hgpo.advantage='hgpo' compares the modes of paired rollouts; with hgpo.pairing={c.pairing!r} "
     "choose another, such as 'grpo'."
+  )
+
+
+@together(HGPOConfig, "pairing", "forced_share", "samples_per_mode")
+def _mixed(c: HGPOConfig) -> str:
+  if c.pairing != "mixed" or 0 < c.forced(c.samples) < c.samples:
+    return ""
+  return (
+    f"hgpo.pairing='mixed' with hgpo.forced_share={c.forced_share} forces {c.forced(c.samples)} of "
+    f"2 * hgpo.samples_per_mode={c.samples} responses, an even number: all of them is 'paired', "
+    "none is 'free'."
   )
 
 
@@ -87,13 +98,45 @@ def _group_size(c: HGPOConfig) -> str:
   )
 
 
-@together(HGPOConfig, "skip_zero_advantages", "beta")
+@together(HGPOConfig, "skip_zero_advantages", "beta", "entropy_bonus")
 def _skipping(c: HGPOConfig) -> str:
-  if not (c.skip_zero_advantages and c.beta):
+  given = {"KL penalty": ("beta", c.beta), "entropy bonus": ("entropy_bonus", c.entropy_bonus)}
+  for what, (key, value) in given.items():
+    if c.skip_zero_advantages and value:
+      return (
+        f"hgpo.skip_zero_advantages with hgpo.{key}={value}: the {what} gives every response a "
+        f"gradient, with or without advantage. Set hgpo.{key}=0, or skip_zero_advantages=False."
+      )
+  return ""
+
+
+@together(HGPOConfig, "dual_clip")
+def _dual_clip(c: HGPOConfig) -> str:
+  if not 0 < c.dual_clip <= 1:
     return ""
   return (
-    f"hgpo.skip_zero_advantages with hgpo.beta={c.beta}: the KL penalty gives every response a "
-    "gradient, with or without advantage. Set hgpo.beta=0, or skip_zero_advantages=False."
+    f"hgpo.dual_clip={c.dual_clip} would bound losses within the clip range: set it above 1, or to "
+    "0 for none."
+  )
+
+
+@together(HGPOConfig, "kl_estimator", "kl_in", "beta")
+def _kl_without_gradient(c: HGPOConfig) -> str:
+  if not c.beta or (c.kl_estimator, c.kl_in) != ("k1", "loss"):
+    return ""
+  return (
+    "hgpo.kl_estimator='k1' with hgpo.kl_in='loss' has no gradient on average: set hgpo.kl_in="
+    "'reward', or the estimator 'k2' or 'k3'."
+  )
+
+
+@together(HGPOConfig, "tag_old", "kl_in")
+def _kl_of_the_behaviour(c: HGPOConfig) -> str:
+  if c.tag_old != "behaviour" or c.kl_in != "reward":
+    return ""
+  return (
+    "hgpo.tag_old='behaviour' with hgpo.kl_in='reward': the penalty is taken from old "
+    "probabilities, and a forced tag's would not be the policy's. Set hgpo.kl_in='loss'."
   )
 
 
@@ -163,19 +206,53 @@ def _same_literally(c: HGPOConfig) -> str:
 
 @idle(HGPOConfig, "gamma")
 def _undiscounted(c: HGPOConfig) -> str:
-  if c.estimator == "reinforce_pp":
-    return ""
-  return f"hgpo.estimator={c.estimator!r}: only 'reinforce_pp' discounts"
+  key = "estimator" if c.advantage == "hgpo" else "advantage"
+  return "" if c.discounted else f"hgpo.{key}={getattr(c, key)!r}: only 'reinforce_pp' discounts"
 
 
-@idle(HGPOConfig, "tag_normalisation", "neither_penalty")
+@idle(HGPOConfig, "tag_normalisation", "neither_penalty", "tag_old")
 def _no_forced_tag(c: HGPOConfig) -> str:
-  return "" if c.pairing == "paired" else "hgpo.pairing='free': no tag is forced"
+  return "hgpo.pairing='free': no tag is forced" if c.pairing == "free" else ""
 
 
-@idle(HGPOConfig, "tag_kl")
+@idle(HGPOConfig, "refill")
+def _every_query_has_a_winner(c: HGPOConfig) -> str:
+  if c.advantage != "hgpo" or c.skip_unsolved or not c.alpha:
+    return ""
+  return (
+    "hgpo.advantage='hgpo': a mode wins every query but those that hgpo.skip_unsolved leaves out"
+  )
+
+
+@idle(HGPOConfig, "reference_every")
+def _no_reference(c: HGPOConfig) -> str:
+  return _no_divergence(c)
+
+
+@idle(HGPOConfig, "reference_samples")
+def _no_reference_accuracy(c: HGPOConfig) -> str:
+  asked = c.advantage in advantages.names() and "ref_accuracy" in advantages.context_of(c.advantage)
+  return "" if asked else f"hgpo.advantage={c.advantage!r}, which takes no argument ref_accuracy"
+
+
+@idle(HGPOConfig, "forced_share")
+def _not_mixed(c: HGPOConfig) -> str:
+  return "" if c.pairing == "mixed" else f"hgpo.pairing={c.pairing!r}: only 'mixed' has a share"
+
+
+@idle(HGPOConfig, "tag_kl", "kl_estimator", "kl_in")
 def _no_divergence(c: HGPOConfig) -> str:
   return "" if c.beta else "hgpo.beta=0"
+
+
+@idle(HGPOConfig, "dual_clip")
+def _unclipped(c: HGPOConfig) -> str:
+  return "" if c.surrogate == "clipped" else f"hgpo.surrogate={c.surrogate!r}"
+
+
+@idle(HGPOConfig, "sampler_cap")
+def _uncorrected(c: HGPOConfig) -> str:
+  return "" if c.sampler_correction else "hgpo.sampler_correction=''"
 
 
 def _not_taken(setting: str, c: HGPOConfig) -> str:

@@ -48,7 +48,8 @@ def rollout_metrics(scored: ScoredRollouts, c: HGPOConfig) -> dict[str, float]:
   metrics |= {f"mode/{name}": value for name, value in rates.items()}
   r_inter = winning_mode(scored, c)
   if r_inter is None:
-    metrics["mode/sampled_think_rate"] = (modes == tags.THINK).mean()
+    chosen = modes[..., c.forced(modes.shape[2]) :]
+    metrics["mode/sampled_think_rate"] = (chosen == tags.THINK).mean()
   else:
     means = scores.mean(axis=2)
     lead = np.abs(means[:, tags.THINK] - means[:, tags.NO_THINK])

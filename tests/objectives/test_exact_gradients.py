@@ -84,9 +84,9 @@ def test_grpos_weight_of_a_query_at_eight_responses(p, factor):
 SHAPED = [
   ("dapo", {"lengths": LENGTHS, "max_length": 3, "overlong_buffer": 2},
    2 * SCORES - 1 - np.array([1, 1, 1, 1, 0.5, 0.5, 0])),
-  ("l1_exact", {"lengths": LENGTHS, "target_length": 2, "length_weight": 0.4},
+  ("l1_exact", {"lengths": LENGTHS, "max_length": 4, "length_weight": 0.4},
    SCORES - 0.4 * abs(LENGTHS - 2)),
-  ("l1_max", {"lengths": LENGTHS, "target_length": 2, "length_weight": 0.4},
+  ("l1_max", {"lengths": LENGTHS, "max_length": 9, "target_length": 2, "length_weight": 0.4},
    SCORES * np.array([0.3, 0.3, 0.3, 0.3, 0.5, 0.5, 0.7])),
   ("auto_think", {"lengths": LENGTHS, "modes": MODES, "step": 0, "total_steps": 1, "stage": 2},
    np.array([1, 0, 1, 1, 2, -1, -1])),
@@ -204,7 +204,7 @@ def test_adapt_thinks_forced_halves(ratio):
   index = np.arange(6)[:, None]
   p = np.asarray(jax.nn.softmax(THETA["tag"]))
   given_tag = np.asarray(policy.probabilities(THETA))[:6] / p[MODES[:6]]
-  old = policy_losses.behaviour_tag_logprobs(policy.logprobs(THETA), jnp.log(0.5))
+  old = policy_losses.with_tag_logprobs(policy.logprobs(THETA), jnp.log(0.5))
   found = policy.expected_gradient(
     index, given_tag / 2, SCORES[index], old=old, ratio=ratio, clip_low=1.0, clip_high=1e6,
     aggregation="sequence_sum" if ratio == "token" else "sequence_mean",

@@ -7,13 +7,18 @@ import pytest
 
 from lhrm_jax.objectives import losses
 from lhrm_jax.objectives.masked import SumCount, masked_sum_count
+from lhrm_jax.objectives.policy_objective import (
+  PolicyBatch,
+  PolicyObjectiveConfig,
+  policy_objective,
+)
 
 OPTIONS = {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1}
 
 
 def policy_loss(*arrays, constant_length=1, **fields):
-  config = losses.PolicyLossConfig(**{**OPTIONS, **fields})
-  return losses.policy_loss(config, *arrays, constant_length=constant_length)
+  config = PolicyObjectiveConfig(**{**OPTIONS, **fields})
+  return policy_objective(config, PolicyBatch(*arrays), constant_length=constant_length)
 
 
 def arrays(n=4, t=6, seed=0):
@@ -27,9 +32,9 @@ def arrays(n=4, t=6, seed=0):
 def test_one_token_by_hand():
   """rho = 1.5 clipped to 1.2, A = 2: 2.4; k3 at pi_ref/pi = 0.5: 0.5 + log 2 - 1."""
   new, old, ref = (jnp.log(jnp.array([[p]])) for p in (0.6, 0.4, 0.3))
-  parts = policy_loss(new, old, ref, jnp.array([[2.0]]), jnp.array([[True]]))
+  loss, _ = policy_loss(new, old, ref, jnp.array([[2.0]]), jnp.array([[True]]))
   k3 = 0.5 + np.log(2) - 1
-  np.testing.assert_allclose(parts.loss.mean(), -(2.4 - 0.1 * k3), rtol=1e-6)
+  np.testing.assert_allclose(loss.mean(), -(2.4 - 0.1 * k3), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +43,8 @@ def test_one_token_by_hand():
 def test_clipping_is_pessimistic(ratio, advantage, expected):
   new, old = jnp.log(jnp.array([[ratio * 0.3]])), jnp.log(jnp.array([[0.3]]))
   mask = jnp.array([[True]])
-  parts = policy_loss(new, old, new, jnp.array([[float(advantage)]]), mask, beta=0.0)
-  np.testing.assert_allclose(-parts.loss.mean(), expected, rtol=1e-5)
+  loss, _ = policy_loss(new, old, new, jnp.array([[float(advantage)]]), mask, beta=0.0)
+  np.testing.assert_allclose(-loss.mean(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -55,18 +60,18 @@ def test_aggregations_by_hand(how, expected):
   mask = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
   zeros = jnp.zeros((3, 3))
   advantages = -jnp.array([[1.0] * 3, [2.0] * 3, [9.0] * 3])
-  parts = policy_loss(
+  loss, _ = policy_loss(
     zeros, zeros, zeros, advantages, mask, beta=0.0,
     aggregation=how, constant_length=10,
   )  # fmt: skip
-  np.testing.assert_allclose(parts.loss.mean(), expected, rtol=1e-6)
+  np.testing.assert_allclose(loss.mean(), expected, rtol=1e-6)
 
 
 def test_tag_weight_acts_on_the_first_token_alone():
   mask = np.ones((1, 3), bool)
   zeros = jnp.zeros((1, 3))
-  parts = policy_loss(zeros, zeros, zeros, jnp.array([[-1.0, -1.0, -1.0]]), mask, tag_weight=5.0)
-  np.testing.assert_allclose(parts.loss.mean(), 7.0)
+  loss, _ = policy_loss(zeros, zeros, zeros, jnp.array([[-1.0, -1.0, -1.0]]), mask, tag_weight=5.0)
+  np.testing.assert_allclose(loss.mean(), 7.0)
 
 
 def test_token_advantages_put_the_tag_first():
@@ -133,8 +138,10 @@ def test_nothing_behind_the_mask_matters(how):
   logprobs, old, ref, advantages, mask = arrays()
 
   def total(logprobs, old, ref, advantages):
-    parts = policy_loss(logprobs, old, ref, advantages, mask, aggregation=how, constant_length=6)
-    return parts.loss.mean() + parts.kl.mean() + parts.ratio.mean()
+    loss, metrics = policy_loss(
+      logprobs, old, ref, advantages, mask, aggregation=how, constant_length=6
+    )
+    return loss.mean() + metrics["kl"].mean() + metrics["importance_ratio/mean"].mean()
 
   clean, clean_grad = jax.value_and_grad(total)(logprobs, old, ref, advantages)
   for poison in (np.nan, np.inf, -np.inf):
@@ -148,9 +155,7 @@ def test_nothing_behind_the_mask_matters(how):
 def test_padding_changes_nothing(how):
   plain = arrays()
   padded = [np.pad(x, ((0, 3), (0, 5)), constant_values=False) for x in plain]
-  results = [
-    policy_loss(*a, aggregation=how, constant_length=6).loss.mean() for a in (plain, padded)
-  ]
+  results = [policy_loss(*a, aggregation=how, constant_length=6)[0].mean() for a in (plain, padded)]
   np.testing.assert_allclose(*results, rtol=1e-6)
 
 
@@ -159,7 +164,7 @@ def test_sums_over_micro_batches_equal_the_whole(how):
   whole = arrays(n=6)
 
   def loss(parts):
-    return policy_loss(*parts, aggregation=how, constant_length=6).loss
+    return policy_loss(*parts, aggregation=how, constant_length=6)[0]
 
   # Uneven cuts: a mean of means would give something else.
   cut = loss([x[:1] for x in whole]) + loss([x[1:] for x in whole])
@@ -170,7 +175,7 @@ def test_an_all_masked_batch_gives_zero():
   logprobs, old, ref, advantages, mask = arrays()
 
   def loss(logprobs):
-    return policy_loss(logprobs, old, ref, advantages, jnp.zeros_like(mask)).loss.mean()
+    return policy_loss(logprobs, old, ref, advantages, jnp.zeros_like(mask))[0].mean()
 
   value, grad = jax.value_and_grad(loss)(logprobs)
   assert value == 0
@@ -186,11 +191,11 @@ def test_k3_matches_the_kl_it_estimates():
 
 
 def test_extreme_log_ratios_stay_finite():
-  parts = policy_loss(
+  loss, _ = policy_loss(
     jnp.array([[-1e4]]), jnp.array([[0.0]]), jnp.array([[0.0]]), jnp.array([[1.0]]),
     jnp.array([[True]]),
   )  # fmt: skip
-  assert np.isfinite(parts.loss.mean())
+  assert np.isfinite(loss.mean())
 
 
 def test_sum_count_divides_once():

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lhrm_jax.objectives import policy_losses
+from lhrm_jax.objectives import objective, policy_losses
+from lhrm_jax.objectives.objective import ObjectiveRows, RowLogprobs
 from lhrm_jax.objectives.policy_objective import (
   PolicyBatch,
   PolicyObjectiveConfig,
   policy_objective,
 )
+from lhrm_jax.training.hgpo_config import HGPOConfig
 
 BOTH = pytest.mark.parametrize("jit", [False, True])
 
@@ -186,8 +188,7 @@ def batch_of(n=4, t=5, seed=0):
   random = [-jax.random.uniform(key, (n, t)) for key in keys[:5]]
   random += [jax.random.normal(keys[5], (n, t))]
   new, old, ref, sampler, entropy, advantages = (jnp.where(mask, x, jnp.nan) for x in random)
-  truncated = jnp.arange(n) == 1
-  return PolicyBatch(new, old, ref, advantages, mask, sampler, -entropy, truncated)
+  return PolicyBatch(new, old, ref, advantages, mask, sampler, -entropy)
 
 
 def loss_of(batch, jit=False, **knobs):
@@ -263,7 +264,6 @@ CHOICES = [
   {"kl_estimator": "k2", "beta": 0.5},
   {"sampler_correction": "token"},
   {"sampler_correction": "sequence", "sampler_cap": 1.1},
-  {"mask_truncated": True},
   {"entropy_bonus": 0.3},
   {"separate_tag": True, "tag_weight": 0.001, "aggregation": "token_mean"},
 ]
@@ -283,14 +283,6 @@ def test_every_knob_acts_and_what_is_hidden_does_not(knobs):
   assert np.isfinite(value) and abs(value - plain.mean()) > 1e-4
   for grad in grads:
     assert np.isfinite(grad).all() and not np.any(np.where(batch.mask, 0, grad))
-
-
-def test_truncated_responses_leave_the_divisor_too():
-  batch = batch_of()
-  masked, _ = loss_of(batch, mask_truncated=True)
-  kept = jax.tree.map(lambda x: x[np.array([0, 2, 3])], batch)
-  assert masked.count == 3
-  np.testing.assert_allclose(masked.total, loss_of(kept)[0].total, rtol=1e-6)
 
 
 def test_one_token_with_everything_by_hand():
@@ -314,9 +306,33 @@ def test_one_token_with_everything_by_hand():
   )
 
 
-def test_the_behaviours_tag_replaces_the_first_token_alone():
+def test_a_given_tag_replaces_the_first_token_alone():
   old = jnp.full((2, 3), -1.0)
-  found = policy_losses.behaviour_tag_logprobs(old, jnp.log(0.5))
+  found = policy_losses.with_tag_logprobs(old, jnp.log(0.5))
   np.testing.assert_allclose(found, [[np.log(0.5), -1, -1]] * 2, rtol=1e-6)
-  found = policy_losses.behaviour_tag_logprobs(old, jnp.array([-2.0, -3.0]))
+  found = policy_losses.with_tag_logprobs(old, jnp.array([-2.0, -3.0]))
   np.testing.assert_array_equal(found[:, 0], [-2, -3])
+
+
+@pytest.mark.parametrize(
+  "knobs, first, second",
+  [({}, 1, 1), ({"tag_old": "behaviour"}, 0.75 / 0.5, 1),
+   ({"tag_old": "behaviour", "tag_normalisation": "vocabulary"}, 0.3 / 0.5, 1)],
+)  # fmt: skip
+def test_only_forced_rows_have_the_tag_of_their_forcing(knobs, first, second):
+  """Think, forced and then chosen: .3 of the vocabulary, .75 of the two tags."""
+  scored = RowLogprobs(
+    jnp.log(jnp.full((2, 1), 0.3)), jnp.zeros((2, 1)),
+    jnp.log(jnp.array([[0.3, 0.1, 0.6]] * 2)), jnp.log(jnp.full(2, 0.75)),
+  )  # fmt: skip
+  sampler = scored.logprobs - jnp.log(1.5)  # half again as likely by the trainer
+  ones = jnp.ones(2)
+  for row, ratio, weight in ((0, first, 1), (1, second, 1.5)):
+    mask = jnp.arange(2)[:, None] == row
+    rows = ObjectiveRows(
+      scored, scored, scored, sampler, ones, ones, mask, jnp.ones(2, int), jnp.array([0, -1]), 1
+    )
+    config = HGPOConfig(sampler_correction="token", clip_high=9.0, **knobs)
+    loss, metrics = objective.hgpo(config, rows)
+    np.testing.assert_allclose(metrics["importance_ratio/mean"].mean(), ratio, rtol=1e-5)
+    np.testing.assert_allclose(loss.total, -ratio * weight, rtol=1e-5)

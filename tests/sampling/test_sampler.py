@@ -118,6 +118,22 @@ def test_lengths_end_and_padding_agree(tokenizer, rollouts):
     np.testing.assert_array_equal(rollouts.logprobs[index][n:], 0.0)
 
 
+def test_mixed_rollouts_are_forced_in_turn_and_else_free(config, params, tokenizer, prompts):
+  """Four of six: think and no_think in turn, with the policy's own log-probability."""
+  given = (params, prompts, jax.random.key(3))
+  free, mixed = (
+    sample(config, make_spec(tokenizer, samples=6, paired=False, forced=forced), *given)
+    for forced in (0, 4)
+  )
+  opening = tokenizer.tag_ids.opening
+  np.testing.assert_array_equal(mixed.responses[:, 0, :4, 0], [[*opening, *opening]] * 6)
+  for name in ("responses", "logprobs", "lengths"):
+    np.testing.assert_array_equal(getattr(mixed, name)[:, :, 4:], getattr(free, name)[:, :, 4:])
+  scored = make_score(config, opening, 1.0)(params, mixed)
+  mask = np.asarray(mixed.mask)
+  np.testing.assert_allclose(scored.logprobs[mask], mixed.logprobs[mask], atol=1e-5)
+
+
 def test_greedy_takes_the_most_likely_token(config, params, tokenizer, prompts):
   rollouts = sample(
     config, make_spec(tokenizer, samples=1, paired=False, temperature=0.0), params, prompts,

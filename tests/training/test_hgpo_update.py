@@ -13,6 +13,8 @@ from lhrm_jax import parallel
 from lhrm_jax.objectives import hgpo, losses
 from lhrm_jax.objectives.masked import SumCount, masked_sum_count
 from lhrm_jax.objectives.objective import Objective
+from lhrm_jax.objectives.policy_objective import PolicyBatch, loss_weights, policy_objective
+from lhrm_jax.sampling import LENGTH
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hgpo import (
   HGPOBatch,
@@ -98,16 +100,22 @@ def plain_loss(config, spec, opening, params, batch):
     if old is not None:
       old_modes = jnp.exp(jnp.repeat(batch.old.mode_logprobs, m * g, axis=0))
       old = old.at[:, 0].add(-jnp.log(old_modes[:, :2].sum(1)))
-  parts = losses.policy_loss(
-    spec, new, jax.lax.stop_gradient(new) if old is None else old, ref, advantages,
-    flat(rollouts.mask), constant_length=t,
-  )  # fmt: skip
+  old = jax.lax.stop_gradient(new) if old is None else old
+  if spec.tag_old == "behaviour":
+    old = old.at[:, 0].set(jnp.log(0.5))
+  mask = flat(rollouts.mask)
+  if spec.mask_truncated:
+    mask &= (flat(rollouts.finish_reason) != LENGTH)[:, None]
+  sampler = flat(rollouts.logprobs).at[:, 0].set(old[:, 0])
+  entropy = -jnp.sum(jnp.exp(of_response) * of_response, axis=-1)
+  given = PolicyBatch(new, old, ref, advantages, mask, sampler, entropy)
+  loss, metrics = policy_objective(spec, given, constant_length=t, per_sequence=batch.per_sequence)
   extra = -spec.neither_penalty * jnp.log(tags.sum(1))
   if spec.tag_kl == "exact":
     extra += spec.beta * jnp.sum(modes * jnp.log(modes / ref_modes), axis=1)
-  weights, _ = losses.aggregation_weights(flat(rollouts.mask), spec.aggregation, t)
-  extra = jnp.sum(extra * weights[:, 0] * spec.tag_weight)
-  return dataclasses.replace(parts, loss=SumCount(parts.loss.total + extra, parts.loss.count))
+  weights, _ = loss_weights(spec, mask, t, batch.per_sequence)
+  extra = jnp.sum(extra * weights[:, 0])
+  return SumCount(loss.total + extra, loss.count), metrics
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
@@ -121,6 +129,15 @@ def plain_loss(config, spec, opening, params, batch):
       marks=pytest.mark.slow,
     ),
     {"aggregation": "constant_length", "tag_weight": 3.0, "tag_kl": "exact"},
+    {
+      "aggregation": "sequence_mean",
+      "separate_tag": True,
+      "tag_weight": 0.3,
+      "tag_old": "behaviour",
+      "sampler_correction": "token",
+      "entropy_bonus": 0.2,
+      "mask_truncated": True,
+    },
     pytest.param(
       {
         "aggregation": "sequence_mean",
@@ -154,11 +171,13 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
   old = dataclasses.replace(other, logprobs=other.logprobs + shift.at[..., 0].set(0))
   batch = pad_batch(dataclasses.replace(batch, old=old), response_by=31)
   assert len(bucket_widths(batch.rollouts.responses.shape[-1])) == 3
+  if spec.separate_tag:
+    batch = dataclasses.replace(batch, per_sequence=jnp.float32(4.5))
 
   @jax.jit
   def plain(params):
-    parts = plain_loss(config, spec, opening, params, batch)
-    return parts.loss.mean(), parts
+    loss, metrics = plain_loss(config, spec, opening, params, batch)
+    return loss.mean(), metrics
 
   (expected, parts), expected_grad = jax.value_and_grad(plain, has_aux=True)(params)
   loss, grads, metrics = jax.jit(lambda p, b: hgpo_gradients(config, spec, opening, p, b))(
@@ -166,13 +185,10 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
   )
   np.testing.assert_allclose(loss.mean(), expected, rtol=1e-5)
   assert_trees_close(jax.tree.map(lambda g: g / loss.count, grads), expected_grad)
-  for name, part in {
-    "kl": parts.kl, "clip_ratio/low_mean": parts.low_clip, "clip_ratio/high_mean": parts.high_clip,
-    "importance_ratio/mean": parts.ratio,
-  }.items():  # fmt: skip
+  for name, part in parts.items():
     np.testing.assert_allclose(metrics[name].mean(), part.mean(), rtol=1e-4, atol=1e-6)
     assert metrics[name].count == part.count
-  assert parts.low_clip.mean() > 0 and parts.high_clip.mean() > 0
+  assert parts["clip_ratio/low_mean"].mean() > 0 and parts["clip_ratio/high_mean"].mean() > 0
 
 
 def test_any_objective_is_given_the_rows_and_differentiated(config, params, tokenizer, batch):
@@ -281,6 +297,17 @@ def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregat
     )(params, stacked)
     np.testing.assert_allclose(total.mean(), loss, rtol=1e-5)
     assert_trees_close(jax.tree.map(lambda g, n=total.count: g / n, grads), grad)
+
+
+@pytest.mark.parametrize("pieces", some_slow([2, 3], 3))
+def test_a_separate_tag_is_divided_by_the_whole_update(config, params, tokenizer, batch, pieces):
+  """Micro-batches hold different numbers of tokens."""
+  fields = {"separate_tag": True, "tag_weight": 0.3, "mask_truncated": True}
+  (_, _, whole), (_, _, cut) = (
+    update(config, tokenizer, params, batch, micro_batches=parts, **fields) for parts in (1, pieces)
+  )
+  for name in ("loss", "grad_norm", "kl"):
+    np.testing.assert_allclose(cut[name], whole[name], rtol=1e-5)
 
 
 def test_mini_batches_are_whole_queries(batch):
