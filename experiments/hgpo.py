@@ -16,6 +16,7 @@ from experiments import hft
 from lhrm_jax import parallel, policy
 from lhrm_jax.rewards.scored_rollouts import sample_and_score
 from lhrm_jax.runs import command_line, gates, instruments, mode_choice, rollouts, setup, validation
+from lhrm_jax.runs.budget import Budget
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.progress import ProgressBar
@@ -31,6 +32,8 @@ from lhrm_jax.training.hgpo import HGPOBatch, make_hgpo_step, mini_batches
 from lhrm_jax.training.rollout_logprobs import make_score
 from lhrm_jax.training.rollout_metrics import rollout_metrics
 from lhrm_jax.training.update import run_updates
+
+_STAGES = (setup.HFT, setup.HGPO)
 
 
 def train(
@@ -57,7 +60,7 @@ def train(
   logged = read_metrics(stage.workdir, setup.HGPO)
   watch = mode_choice.ThinkRateWatch(run, report.evaluator, report.writer, logged)
   bounds = gates.of_config(run.config.gates, logged)
-  log = RolloutLog(stage.workdir, report.writer)
+  log, spent = RolloutLog(stage.workdir, report.writer), Budget(logged)
   measured = instruments.Instruments(run.policy_config)
   clock = measured.clock
 
@@ -100,6 +103,8 @@ def train(
         metrics |= rollout_metrics(scored, c) | scored.judged.metrics()
         metrics["data/long_prompts"] = drawn.long
         log.write(done, scored)
+        spent.add(scored)
+        metrics |= spent.metrics(done * c.updates)
       metrics |= bounds.check(done, metrics)
       metrics |= measured.take(scored.rollouts, c.epochs, began, scored_old=c.updates > 1)
       metrics["time/reward_total"] = scorer.take_seconds()
@@ -117,15 +122,15 @@ def main(_) -> None:
   config = setup.with_absolute_paths(_CONFIG.value)
   with (
     Preemption() as preemption,
-    RunFolder(_WORKDIR.value, config, stages=setup.STAGES) as folder,
+    RunFolder(_WORKDIR.value, config, stages=_STAGES) as folder,
   ):
     run = setup.make(config, folder.policy if folder.newest else None)
-    setup.check_rows(run, setup.STAGES if run.params is None else (setup.HGPO,))
+    setup.check_rows(run, _STAGES if run.params is None else (setup.HGPO,))
     if parallel.is_writer():
       for warning in validation.warnings(run.config):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     folder.describe(run)
-    with Reporting(run, folder, preemption, stages=setup.STAGES) as report:
+    with Reporting(run, folder, preemption, stages=_STAGES) as report:
 
       def fine_tune() -> tuple[int, policy.Params]:
         stage = Stage(setup.HFT, run, folder, report.writer, preemption)

@@ -25,9 +25,10 @@ class ThinkRateWatch:
   """
 
   def __init__(
-    self, run: Setup, evaluator: Evaluator, writer: MetricWriter, logged: list[dict[str, Any]]
-  ):
-    self._run, self._evaluator, self._writer = run, evaluator, writer
+    self, run: Setup, evaluator: Evaluator, writer: MetricWriter, logged: list[dict[str, Any]],
+    stage: str = HGPO,
+  ):  # fmt: skip
+    self._run, self._evaluator, self._writer, self._stage = run, evaluator, writer, stage
     self._history = [row for row in logged if "mode/think_rate" in row]
     self.latest: dict[str, float] = {}
 
@@ -42,9 +43,9 @@ class ThinkRateWatch:
     """Logs and returns `free_metrics` for the parameters after `step` steps."""
     metrics = free_metrics(self._evaluator, self._run.sampling_params(params))
     self._history.append({"step": step, **metrics})
-    self._writer.scalars(HGPO, step, metrics)
+    self._writer.scalars(self._stage, step, metrics)
     picture = figures.to_pixels(figures.think_rate_over_time(self._history))
-    self._writer.figure(HGPO, "mode/think_rate_by_level", picture, step)
+    self._writer.figure(self._stage, "mode/think_rate_by_level", picture, step)
     self.latest = {"think rate": metrics["mode/think_rate"]}
     return metrics
 

@@ -8,9 +8,11 @@ import numpy as np
 from rich.table import Table
 
 from lhrm_jax.data.batches import TokenBatch
+from lhrm_jax.data.pairs import PairBatch
 from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.runs import nonfinite, setup
 from lhrm_jax.training import update
+from lhrm_jax.training.dpo import dpo_batch_loss
 from lhrm_jax.training.hft import hft_loss
 from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
 

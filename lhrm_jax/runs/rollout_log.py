@@ -1,16 +1,13 @@
 """Writes every training rollout as a line of JSON, and shows a few as Markdown."""
 
-import json
 import pathlib
 import re
 
-import numpy as np
-
 from lhrm_jax import parallel
+from lhrm_jax.rewards.rollout_files import write_rollouts
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
 from lhrm_jax.runs.metric_writer import MetricWriter
 from lhrm_jax.runs.setup import HGPO
-from lhrm_jax.sampling import FINISH_REASONS
 from lhrm_jax.text import tags
 from lhrm_jax.text.characters import printable
 

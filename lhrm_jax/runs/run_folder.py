@@ -52,7 +52,9 @@ class RunFolder:
     saved: the whole checkpoint that each stage resumes from, `None` without one.
   """
 
-  def __init__(self, workdir: str, config: ConfigDict | Config, stages: Sequence[str]):
+  def __init__(
+    self, workdir: str, config: ConfigDict | Config, stages: Sequence[str], parts: str = ""
+  ):
     """Args:
     workdir: a folder or, on one host, the URL of one in a bucket; created if missing.
     config: config of the run.
@@ -212,7 +214,7 @@ class RunFolder:
     if self._bucket and (aside := self._bucket.take_over()):
       print(f"{self._workdir} holds another run than this machine's copy, which is now in {aside}.")
     (self.path / "checkpoints").mkdir(exist_ok=True)
-    if any((self.path / "checkpoints").glob("*/*")):
+    if self._has_parts or any((self.path / "checkpoints").glob("*/*")):
       self._check_config()
 
   def _lock_folder(self) -> None:
@@ -239,9 +241,17 @@ class RunFolder:
     self._locks[0].write(f"process {os.getpid()} on {platform.node()}")
     self._locks[0].flush()
 
+  @property
+  def _has_parts(self) -> bool:
+    return bool(self._parts) and any(self.path.glob(self._parts))
+
   def _check_config(self) -> None:
-    if not self._stages:
-      raise UserError(f"--workdir={self.path} holds a training run. Choose another folder.")
+    trained = {path.parent.name for path in (self.path / "checkpoints").glob("*/*")}
+    if trained and not trained & set(self._stages):
+      raise UserError(
+        f"--workdir={self.path} holds a training run ({', '.join(sorted(trained))}). Choose "
+        "another folder."
+      )
     path = self.path / "config.json"
     if not path.exists():
       raise UserError(

@@ -324,7 +324,7 @@ def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
       raise UserError(f"init_from={init_from!r} is damaged: {problem}.")
     return run, path
   within = path not in (run, run / "checkpoints")
-  stages = [path] if within else [run / "checkpoints" / stage for stage in (HGPO, HFT)]
+  stages = [path] if within else [run / "checkpoints" / stage for stage in reversed(STAGES)]
   for stage in stages:
     with contextlib.suppress(FileNotFoundError):
       return run, checkpoints.newest(stage)
