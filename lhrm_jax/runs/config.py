@@ -49,6 +49,7 @@ from lhrm_jax.runs.gates import GatesConfig
 from lhrm_jax.runs.instruments import parse_steps
 from lhrm_jax.runs.nonfinite import NumericsConfig
 from lhrm_jax.training import hgpo_checks  # noqa: F401, importing it registers its checks
+from lhrm_jax.training.dpo import DPOConfig
 from lhrm_jax.training.hft import HFTConfig
 from lhrm_jax.training.hgpo import HGPOConfig
 from lhrm_jax.training.offline import RFTConfig

@@ -19,6 +19,7 @@ class ThinkRateWatch:
     evaluator: evaluator on the evaluation prompts.
     writer: writer of metrics and figures.
     logged: rows of metrics logged before a run was resumed.
+    stage: the stage that trains.
 
   Attributes:
     latest: last think rate measured, by the name shown in the progress bar.
@@ -34,7 +35,7 @@ class ThinkRateWatch:
 
   def due(self, step: int) -> bool:
     """Whether to measure after `step` steps; 0 is before the first step."""
-    c = self._run.config.hgpo
+    c = getattr(self._run.config, self._stage)
     if not c.eval_every:
       return False
     return (step % c.eval_every == 0 or step == c.steps) if step else not self._history

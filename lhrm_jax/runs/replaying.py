@@ -19,9 +19,11 @@ from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
 
 def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
   """Returns the mean loss and the gradient of the summed loss."""
-  if stage == setup.HFT:
-    loss_fn = functools.partial(hft_loss, run.policy_config)
-    batches = [nonfinite.rebuild(TokenBatch, values) for values in batch]
+  if stage != setup.HGPO:
+    loss_fn, of = functools.partial(hft_loss, run.policy_config), TokenBatch
+    if stage == setup.DPO:
+      loss_fn, of = functools.partial(dpo_batch_loss, run.policy_config, run.config.dpo), PairBatch
+    batches = [nonfinite.rebuild(of, values) for values in batch]
     loss, grads, _ = jax.jit(functools.partial(update.accumulate, loss_fn))(params, batches)
   else:
     c, opening = run.config.hgpo, run.tokenizer.tag_ids.opening

@@ -59,10 +59,11 @@ class RunFolder:
     workdir: a folder or, on one host, the URL of one in a bucket; created if missing.
     config: config of the run.
     stages: training stages in order; empty for a job that never resumes, such as an evaluation.
+    parts: pattern of the files that a job without stages adds to; it resumes if there are any.
     """
     self.path, self._workdir = pathlib.Path(workdir), workdir
     self._bucket: Bucket | None = None
-    self._config, self._stages = config, stages
+    self._config, self._stages, self._parts = config, stages, parts
     self._locks: list[IO[str] | int] = []  # on the file "lock", and on the folder
     self._changed: dict[str, Any] = {}  # config keys that a resumed run changes
     self.checkpoints: dict[str, Checkpoints] = {}
@@ -94,7 +95,7 @@ class RunFolder:
       if parallel.is_writer():
         if self.newest:
           self._cut_logs(self.newest)
-        elif aside := log_files.set_aside(self.path):
+        elif not self._has_parts and (aside := log_files.set_aside(self.path)):
           print(f"{self.path} has no checkpoint to resume from; its logs are now in {aside.name}.")
       if self._bucket:
         self._bucket.upload()  # a bucket that cannot be written fails before anything is computed
