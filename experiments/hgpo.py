@@ -33,6 +33,8 @@ from lhrm_jax.training.rollout_logprobs import make_score
 from lhrm_jax.training.rollout_metrics import rollout_metrics
 from lhrm_jax.training.update import run_updates
 
+_STAGES = (setup.HFT, setup.HGPO)
+
 
 def train(
   run: setup.Setup, stage: Stage, start: policy.Params, report: Reporting
@@ -97,6 +99,7 @@ def train(
         metrics |= rollout_metrics(scored, c) | scored.judged.metrics() | refilled
         metrics["data/long_prompts"] = drawn.long
         log.write(done, scored)
+        metrics["updates"] = done * c.updates
       metrics |= bounds.check(done, metrics)
       metrics |= measured.take(scored.rollouts, c.epochs, began, scored_old=c.updates > 1)
       metrics["time/reward_total"] = scorer.take_seconds()
@@ -115,14 +118,14 @@ def train(
 
 def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> None:
   """Both stages of a config in a run folder, with their evaluations and report."""
-  with RunFolder(workdir, config, stages=setup.STAGES) as folder:
+  with RunFolder(workdir, config, stages=_STAGES) as folder:
     run = setup.make(config, folder.policy if folder.newest else None)
-    setup.check_rows(run, setup.STAGES if run.params is None else (setup.HGPO,))
+    setup.check_rows(run, _STAGES if run.params is None else (setup.HGPO,))
     if parallel.is_writer():
       for warning in validation.warnings(run.config):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     folder.describe(run)
-    with Reporting(run, folder, preemption, stages=setup.STAGES) as report:
+    with Reporting(run, folder, preemption, stages=_STAGES) as report:
 
       def fine_tune() -> tuple[int, policy.Params]:
         stage = Stage(setup.HFT, run, folder, report.writer, preemption)

@@ -17,7 +17,7 @@ Each package with an example; modules are imported as in `from lhrm_jax.objectiv
     verdict = rewards.math.verify("1/2", r"\boxed{0.5}")
 - `data`: tasks, data sets, batches, packing
     rows = data.catalog.load("gsm8k").rows
-- `training`: train state, updates of HFT and HGPO
+- `training`: train state, updates of HFT, HGPO and DPO
     step = training.hgpo.make_hgpo_step(config, c, opening, optimizer, schedule, mesh)
 - `evaluation`: Hybrid Accuracy, the evaluator, figures, the report
     hacc = evaluation.hybrid_accuracy(scores, lengths, chosen_mode).score

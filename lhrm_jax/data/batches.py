@@ -89,8 +89,8 @@ class Encoded:
     weights: of each id as a target in the loss; 0 on the prompt.
   """
 
-  ids: tuple[int, ...]
-  weights: tuple[float, ...]
+  ids: Sequence[int]
+  weights: Sequence[float]
 
   @property
   def slots(self) -> int:

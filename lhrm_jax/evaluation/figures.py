@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 # One colour per mode everywhere, distinct in grey and to the colour-blind as well.
 COLOURS = {"auto": "#1b1b1b", "think": "#c2571a", "no_think": "#2b6cb0"}
 LABELS = {"auto": "free choice", "think": "forced think", "no_think": "forced no-think"}
-STAGE_LABELS = {"hft": "after HFT", "hgpo": "after HGPO"}
+STAGE_LABELS = {
+  "hft": "after HFT", "hgpo": "after HGPO", "dpo": "after DPO", "rft": "after RFT"
+}  # fmt: skip
 
 Summary = Mapping[str, Any]
 
 
 def think_rate_over_time(history: Sequence[Mapping[str, Any]]) -> Figure:
-  """Think rate of free sampling against HGPO steps, one line per level.
+  """Think rate of free sampling against training steps, one line per level.
 
   Args:
     history: rows with "step" and "mode/think_rate/level_N".
@@ -40,7 +42,7 @@ def think_rate_over_time(history: Sequence[Mapping[str, Any]]) -> Figure:
   for level, shade in zip(levels, shades, strict=True):
     rates = [float(row.get(f"{prefix}{level}", "nan")) for row in history]
     axes.plot(steps, rates, color=shade, marker=".", label=f"level {level}")
-  axes.set(xlabel="HGPO step", ylabel="think rate", ylim=(-0.04, 1.04))
+  axes.set(xlabel="training step", ylabel="think rate", ylim=(-0.04, 1.04))
   axes.set_title("When the policy chooses to think")
   if levels:
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -57,7 +59,7 @@ def accuracy_against_tokens(stages: Mapping[str, Summary]) -> Figure:
       label = f"{LABELS[mode]}, {STAGE_LABELS.get(stage, stage)}"
       axes.plot(
         values["mean_tokens"], values["accuracy"], markers[stage], color=colour, label=label,
-        markersize=9, markerfacecolor=colour if stage == "hgpo" else "white",
+        markersize=9, markerfacecolor="white" if stage == "hft" else colour,
       )  # fmt: skip
   axes.set(xlabel="mean response tokens", ylabel="accuracy", ylim=(-0.04, 1.04))
   axes.set_xlim(left=0)

@@ -17,8 +17,6 @@ from lhrm_jax.evaluation import figures
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-STAGES = ("hft", "hgpo")
-
 
 def write_report(
   folder: pathlib.Path,
@@ -115,9 +113,22 @@ def _figures(
     drawn["hft_loss"] = figures.curves(
       metrics["hft"], {"loss": "loss"}, "Hybrid Fine-Tuning", "nats per token"
     )
+  for stage in ("hgpo", "dpo", "rft"):
+    if rows := metrics.get(stage):
+      drawn["think_rate"] = figures.think_rate_over_time(rows)
+  if metrics.get("dpo"):
+    drawn["dpo_rewards"] = figures.curves(
+      metrics["dpo"],
+      {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
+      "Implicit rewards of the pairs",
+      "beta times log-ratio, nats",
+    )
+  if metrics.get("rft"):
+    drawn["rft_loss"] = figures.curves(
+      metrics["rft"], {"loss": "loss"}, "Fine-tuning on the best responses", "nats per token"
+    )
   if metrics.get("hgpo"):
     rows = metrics["hgpo"]
-    drawn["think_rate"] = figures.think_rate_over_time(rows)
     drawn["hgpo_reward"] = figures.curves(
       rows,
       {

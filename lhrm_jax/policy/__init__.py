@@ -17,6 +17,7 @@ from lhrm_jax.policy import cache
 from lhrm_jax.policy.cache import KVCache
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
 from lhrm_jax.policy.export import export_pretrained
+from lhrm_jax.policy.fingerprint import fingerprint
 from lhrm_jax.policy.head import TokenLogprobs, next_token_logits, token_logprobs
 from lhrm_jax.policy.model import Decoder
 from lhrm_jax.policy.pretrained import hub_commit, load_pretrained
@@ -33,6 +34,7 @@ __all__ = [
   "cache",
   "count_params",
   "export_pretrained",
+  "fingerprint",
   "hub_commit",
   "in_compute_dtype",
   "init",

@@ -43,13 +43,16 @@ from lhrm_jax.policy.config import PolicySettings
 from lhrm_jax.registry import UnknownName
 from lhrm_jax.rewards.judging import JudgingConfig
 from lhrm_jax.rewards.model import RewardModelConfig
+from lhrm_jax.rewards.rollout_files import RolloutFilesConfig
 from lhrm_jax.runs.checkpoints import CheckpointConfig
 from lhrm_jax.runs.gates import GatesConfig
 from lhrm_jax.runs.instruments import parse_steps
 from lhrm_jax.runs.nonfinite import NumericsConfig
 from lhrm_jax.training import hgpo_checks  # noqa: F401, importing it registers its checks
+from lhrm_jax.training.dpo import DPOConfig
 from lhrm_jax.training.hft import HFTConfig
 from lhrm_jax.training.hgpo import HGPOConfig
+from lhrm_jax.training.offline import RFTConfig
 
 _LINES = 20  # problems listed in one message
 
@@ -91,6 +94,9 @@ class Config:
   data: DataConfig = section(DataConfig)
   hft: HFTConfig = section(HFTConfig)
   hgpo: HGPOConfig = section(HGPOConfig)
+  rollouts: RolloutFilesConfig = section(RolloutFilesConfig)
+  dpo: DPOConfig = section(DPOConfig)
+  rft: RFTConfig = section(RFTConfig)
   evaluation: EvaluationConfig = section(EvaluationConfig)
   checkpoint: CheckpointConfig = section(CheckpointConfig)
   allow_config_change: str = knob(
@@ -266,6 +272,22 @@ def _rescaled(c: Config) -> str:
 @idle(Config, "data.on_bad_row")
 def _no_sources(c: Config) -> str:
   return "" if c.task == tasks.ROWS else f"task={c.task!r}: only 'rows' reads sources"
+
+
+@together(Config, "rollouts.steps", "hgpo.prompts_per_step")
+def _sampled_prompts(c: Config) -> str:
+  if c.rollouts.steps * c.hgpo.prompts_per_step < 2**31:
+    return ""
+  return (
+    f"rollouts.steps={c.rollouts.steps} of hgpo.prompts_per_step={c.hgpo.prompts_per_step} are "
+    "more prompts than int32 numbers, which their random keys come from."
+  )
+
+
+@idle(Config, "rollouts.max_samples", "rollouts.max_tokens", "rollouts.policy",
+      "rollouts.on_bad_line")  # fmt: skip
+def _no_rollouts(c: Config) -> str:
+  return "" if c.rollouts.path else "rollouts.path='': no rollouts are read"
 
 
 @idle(Config, "checkpoint.best")

@@ -19,21 +19,23 @@ class ThinkRateWatch:
     evaluator: evaluator on the evaluation prompts.
     writer: writer of metrics and figures.
     logged: rows of metrics logged before a run was resumed.
+    stage: the stage that trains.
 
   Attributes:
     latest: last think rate measured, by the name shown in the progress bar.
   """
 
   def __init__(
-    self, run: Setup, evaluator: Evaluator, writer: MetricWriter, logged: list[dict[str, Any]]
-  ):
-    self._run, self._evaluator, self._writer = run, evaluator, writer
+    self, run: Setup, evaluator: Evaluator, writer: MetricWriter, logged: list[dict[str, Any]],
+    stage: str = HGPO,
+  ):  # fmt: skip
+    self._run, self._evaluator, self._writer, self._stage = run, evaluator, writer, stage
     self._history = [row for row in logged if "mode/think_rate" in row]
     self.latest: dict[str, float] = {}
 
   def due(self, step: int) -> bool:
     """Whether to measure after `step` steps; 0 is before the first step."""
-    c = self._run.config.hgpo
+    c = getattr(self._run.config, self._stage)
     if not c.eval_every:
       return False
     return (step % c.eval_every == 0 or step == c.steps) if step else not self._history
@@ -43,9 +45,9 @@ class ThinkRateWatch:
     hacc = self._run.config.hgpo.eval_hacc
     metrics = free_metrics(self._evaluator, self._run.sampling_params(params), hacc=hacc)
     self._history.append({"step": step, **metrics})
-    self._writer.scalars(HGPO, step, metrics)
+    self._writer.scalars(self._stage, step, metrics)
     picture = figures.to_pixels(figures.think_rate_over_time(self._history))
-    self._writer.figure(HGPO, "mode/think_rate_by_level", picture, step)
+    self._writer.figure(self._stage, "mode/think_rate_by_level", picture, step)
     self.latest = {"think rate": metrics["mode/think_rate"]}
     return metrics
 

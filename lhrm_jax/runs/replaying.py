@@ -8,18 +8,22 @@ import numpy as np
 from rich.table import Table
 
 from lhrm_jax.data.batches import TokenBatch
+from lhrm_jax.data.pairs import PairBatch
 from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.runs import nonfinite, setup
 from lhrm_jax.training import update
+from lhrm_jax.training.dpo import dpo_batch_loss
 from lhrm_jax.training.hft import hft_loss
 from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
 
 
 def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
   """Returns the mean loss and the gradient of the summed loss."""
-  if stage == setup.HFT:
-    loss_fn = functools.partial(hft_loss, run.policy_config)
-    batches = [nonfinite.rebuild(TokenBatch, values) for values in batch]
+  if stage != setup.HGPO:
+    loss_fn, of = functools.partial(hft_loss, run.policy_config), TokenBatch
+    if stage == setup.DPO:
+      loss_fn, of = functools.partial(dpo_batch_loss, run.policy_config, run.config.dpo), PairBatch
+    batches = [nonfinite.rebuild(of, values) for values in batch]
     loss, grads, _ = jax.jit(functools.partial(update.accumulate, loss_fn))(params, batches)
   else:
     c, opening = run.config.hgpo, run.tokenizer.tag_ids.opening

@@ -145,7 +145,7 @@ def _changes(before: Mapping[str, Any], config: Config) -> Iterator[tuple[str, t
   for key, (old, new) in difference(before, dict(flatten(plain(config), KNOBS))).items():
     section, _, name = key.partition(".")
     # What a run started from may be gone when it is resumed.
-    same_path = key.endswith("init_from") and _same_path(str(old), new)
+    same_path = key.endswith(("init_from", "rollouts.path")) and _same_path(str(old), new)
     left_alone = section == "policy" and config.init_from and name not in asked
     if not (_within(key, FREE) or same_path or left_alone):
       yield key, (old, new)

@@ -1,16 +1,13 @@
 """Writes every training rollout as a line of JSON, and shows a few as Markdown."""
 
-import json
 import pathlib
 import re
 
-import numpy as np
-
 from lhrm_jax import parallel
+from lhrm_jax.rewards.rollout_files import write_rollouts
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
 from lhrm_jax.runs.metric_writer import MetricWriter
 from lhrm_jax.runs.setup import HGPO
-from lhrm_jax.sampling import FINISH_REASONS
 from lhrm_jax.text import tags
 from lhrm_jax.text.characters import printable
 
@@ -29,47 +26,6 @@ class RolloutLog:
       write_rollouts(self._path, step, scored)
     if (step - 1) % _SHOW_EVERY == 0:
       self._writer.text(HGPO, "rollouts", as_markdown(scored), step)
-
-
-def write_rollouts(path: pathlib.Path, step: int, scored: ScoredRollouts) -> None:
-  """Appends a line for each of the `B * M * G` responses.
-
-  Args:
-    path: file to append to.
-    step: training step that these rollouts are for.
-    scored: rollouts with their advantages.
-  """
-  rollouts, found = scored.rollouts, scored.advantages
-  lines = []
-  for at in np.ndindex(*scored.scores.shape):
-    row, mode = scored.rows[at[0]], scored.modes[at]
-    line = {
-      "step": step,
-      "prompt_id": int(rollouts.prompts.ids[at[0]]),
-      "prompt": row.prompt,
-      "answer": row.answer,
-      "level": row.level,
-      "mode": tags.MODES[mode] if mode != tags.INVALID_MODE else "invalid",
-      "sample": at[2],
-      "text": scored.texts[at],
-      "token_ids": rollouts.responses[at][: rollouts.lengths[at]].tolist(),
-      "finish_reason": FINISH_REASONS[rollouts.finish_reason[at]],
-      "score": _number(scored.scores[at]),
-      "advantage_tag": _number(found.tag[at]),
-      "advantage_body": _number(found.body[at]),
-      "policy_version": int(rollouts.policy_version),
-    }
-    if found.r_inter is not None:
-      line |= {"r_inter": _number(found.r_inter[at]), "r_intra": _number(found.r_intra[at])}
-    lines.append(json.dumps(line, ensure_ascii=False))
-  # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
-  with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-    file.write("\n".join(lines) + "\n")
-
-
-def _number(x: np.ndarray) -> float | str:
-  """Returns a float, or text for non-finite values, which JSON lacks."""
-  return float(x) if np.isfinite(x) else str(x)
 
 
 def as_markdown(scored: ScoredRollouts, prompts: int = 6) -> str:

@@ -52,15 +52,18 @@ class RunFolder:
     saved: the whole checkpoint that each stage resumes from, `None` without one.
   """
 
-  def __init__(self, workdir: str, config: ConfigDict | Config, stages: Sequence[str]):
+  def __init__(
+    self, workdir: str, config: ConfigDict | Config, stages: Sequence[str], parts: str = ""
+  ):
     """Args:
     workdir: a folder or, on one host, the URL of one in a bucket; created if missing.
     config: config of the run.
     stages: training stages in order; empty for a job that never resumes, such as an evaluation.
+    parts: pattern of the files that a job without stages adds to; it resumes if there are any.
     """
     self.path, self._workdir = pathlib.Path(workdir), workdir
     self._bucket: Bucket | None = None
-    self._config, self._stages = config, stages
+    self._config, self._stages, self._parts = config, stages, parts
     self._locks: list[IO[str] | int] = []  # on the file "lock", and on the folder
     self._changed: dict[str, Any] = {}  # config keys that a resumed run changes
     self.checkpoints: dict[str, Checkpoints] = {}
@@ -92,7 +95,7 @@ class RunFolder:
       if parallel.is_writer():
         if self.newest:
           self._cut_logs(self.newest)
-        elif aside := log_files.set_aside(self.path):
+        elif not self._has_parts and (aside := log_files.set_aside(self.path)):
           print(f"{self.path} has no checkpoint to resume from; its logs are now in {aside.name}.")
       if self._bucket:
         self._bucket.upload()  # a bucket that cannot be written fails before anything is computed
@@ -212,7 +215,7 @@ class RunFolder:
     if self._bucket and (aside := self._bucket.take_over()):
       print(f"{self._workdir} holds another run than this machine's copy, which is now in {aside}.")
     (self.path / "checkpoints").mkdir(exist_ok=True)
-    if any((self.path / "checkpoints").glob("*/*")):
+    if self._has_parts or any((self.path / "checkpoints").glob("*/*")):
       self._check_config()
 
   def _lock_folder(self) -> None:
@@ -239,9 +242,17 @@ class RunFolder:
     self._locks[0].write(f"process {os.getpid()} on {platform.node()}")
     self._locks[0].flush()
 
+  @property
+  def _has_parts(self) -> bool:
+    return bool(self._parts) and any(self.path.glob(self._parts))
+
   def _check_config(self) -> None:
-    if not self._stages:
-      raise UserError(f"--workdir={self.path} holds a training run. Choose another folder.")
+    trained = {path.parent.name for path in (self.path / "checkpoints").glob("*/*")}
+    if trained and not trained & set(self._stages):
+      raise UserError(
+        f"--workdir={self.path} holds a training run ({', '.join(sorted(trained))}). Choose "
+        "another folder."
+      )
     path = self.path / "config.json"
     if not path.exists():
       raise UserError(

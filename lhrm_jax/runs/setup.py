@@ -31,7 +31,7 @@ from lhrm_jax.text import Tokenizer
 from lhrm_jax.text.characters import printable
 
 _LARGEST_JSON = 2**26
-STAGES = HFT, HGPO = ("hft", "hgpo")
+STAGES = HFT, HGPO, DPO, RFT = ("hft", "hgpo", "dpo", "rft")  # each a section of the config
 # Parts of a run in a bucket that are not fetched to start from it.
 _LOGS = ("dumps/", "profile/", "rollouts/", "tensorboard/")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -197,7 +197,7 @@ def load_policy(
   """Loads a run's policy, or a pretrained model.
 
   Args:
-    init_from: a run folder (its newest HGPO checkpoint, else HFT's), one stage's folder of
+    init_from: a run folder (the newest checkpoint of its last stage), one stage's folder of
       checkpoints (its newest), one checkpoint, or what `policy.load_pretrained` takes: a model's
       folder, a hub id, a GGUF file, `package:NAME`. A folder may be a URL in a bucket.
     mesh: mesh that the parameters are placed on.
@@ -277,11 +277,12 @@ def absolute(path: str) -> str:
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
-  """Makes each `init_from` absolute, in place, so that the run's record can be read anywhere."""
-  for section in (config, config.get("reward_model")):
+  """Makes each path absolute, in place, so that the run's record can be read anywhere."""
+  for section, name in (("", "init_from"), ("reward_model", "init_from"), ("rollouts", "path")):
+    section = config.get(section) if section else config
     # `from_config_dict` reports any other type.
-    if isinstance(section, ConfigDict) and isinstance(section.get("init_from"), str):
-      section.init_from = absolute(section.init_from)
+    if isinstance(section, ConfigDict) and isinstance(section.get(name), str):
+      section[name] = absolute(section[name])
   return config
 
 
@@ -324,7 +325,7 @@ def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
       raise UserError(f"init_from={init_from!r} is damaged: {problem}.")
     return run, path
   within = path not in (run, run / "checkpoints")
-  stages = [path] if within else [run / "checkpoints" / stage for stage in (HGPO, HFT)]
+  stages = [path] if within else [run / "checkpoints" / stage for stage in reversed(STAGES)]
   for stage in stages:
     with contextlib.suppress(FileNotFoundError):
       return run, checkpoints.newest(stage)

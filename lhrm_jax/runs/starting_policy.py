@@ -22,6 +22,14 @@ def fresh_state(run: Setup, optimizer: optax.GradientTransformation) -> TrainSta
   return train_state.restart(run.policy_config, optimizer, run.mesh, run.params)
 
 
+def starting_policy(run: Setup, folder: RunFolder, stage: str) -> policy.Params | None:
+  """The policy that a stage starts from and is held against: its step 0, or that of `init_from`."""
+  if saved := folder.saved[stage]:
+    start = saved.path.with_name("0")
+    return checkpoints.restore_params(start, run.policy_config, run.mesh)
+  return run.params
+
+
 def cold_start(
   run: Setup, folder: RunFolder, report: Reporting, train: Callable[[], tuple[int, policy.Params]]
 ) -> tuple[int, policy.Params]:
@@ -33,11 +41,10 @@ def cold_start(
     report: report that the seconds of Hybrid Fine-Tuning are added to.
     train: function that runs Hybrid Fine-Tuning, called where there is no other starting policy.
   """
-  if saved := folder.saved[HGPO]:
-    start = saved.path.with_name("0")
-    params = checkpoints.restore_params(start, run.policy_config, run.mesh)
-    before = folder.saved[HFT]
-    if before:
-      report.took(HFT, before.record["seconds"])
-    return before.step if before else 0, params
-  return (0, run.params) if run.params is not None else train()
+  params, before = starting_policy(run, folder, HGPO), folder.saved[HFT]
+  if params is None:
+    return train()
+  if folder.saved[HGPO] and before:
+    report.took(HFT, before.record["seconds"])
+    return before.step, params
+  return 0, params

@@ -103,7 +103,11 @@ def test_metrics_bear_the_promised_names(workdir):
     "time/logprob", "time/update", "time/checkpoint", "perf/tokens_per_second", "perf/mfu",
     "perf/compiles", "perf/live_slots", "mode/think/malformed_rate", "mode/no_think/leak_rate",
     "mode/no_think/malformed_rate", "mode/think/empty_rate", "completions/malformed_rate",
+    "rollout/tokens_total",
   }  # fmt: skip
+  assert [(row["rollout/samples_total"], row["updates"]) for row in steps] == [
+    (16, 2), (32, 4), (48, 6)
+  ]  # fmt: skip
   # The second mini-batch of a step meets a policy that the first has moved, a little.
   assert all(1e-7 < abs(row["importance_ratio/mean"] - 1) < 0.1 for row in steps)
   assert steps[0]["kl"] == pytest.approx(0, abs=5e-3), "the reference is where HGPO starts"

@@ -18,7 +18,8 @@ import optax
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.arithmetic import Arithmetic
-from lhrm_jax.data.batches import encode_demonstrations, encode_prompts
+from lhrm_jax.data.batches import encode, encode_demonstrations, encode_prompts
+from lhrm_jax.data.pairs import pack_pairs
 from lhrm_jax.objectives import hgpo
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.runs import checkpoints
@@ -26,6 +27,7 @@ from lhrm_jax.sampling import Prompts, SamplerSpec, sample
 from lhrm_jax.training import hft
 from lhrm_jax.training import hgpo as hgpo_training
 from lhrm_jax.training import state as train_state
+from lhrm_jax.training.dpo import DPOConfig, make_dpo_step
 from lhrm_jax.training.rollout_logprobs import make_score
 
 PROMPTS = 8
@@ -82,6 +84,14 @@ def train(sizes: tuple[int, int, int], hft_steps: int, hgpo_steps: int):
     batch = hgpo_training.HGPOBatch(placed, parallel.global_batch(mesh, advantages, PROMPTS), ref)
     state, metrics = update(state, batch)
     losses.append(float(metrics["loss"]))
+
+  # Five pairs, in three rows.
+  of_modes = zip(*TASK.demonstrations(0, 0, 5, 5), strict=True)
+  pairs = [[encode(TOKENIZER, row) for row in rows] for rows in of_modes]
+  batches, _ = pack_pairs(pairs, None, 160, 3, 4)
+  step = make_dpo_step(CONFIG, DPOConfig(), OPTIMIZER, SCHEDULE, mesh)
+  state, metrics = step(state, parallel.shard_rows(mesh, batches))
+  losses += [float(metrics["logps/chosen"]) / 100, float(metrics["grad_norm"]) / 100]
   return np.array(losses), sampled, state
 
 
@@ -118,6 +128,7 @@ def restored_elsewhere(state: train_state.TrainState, sizes: tuple[int, int, int
     restored = checkpoints.restore(found, CONFIG, OPTIMIZER, mesh)
   assert restored.params["embedding"].sharding.mesh == mesh
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
+  assert policy.fingerprint(restored.params) == policy.fingerprint(state.params)
 
 
 if __name__ == "__main__":
