@@ -1,6 +1,7 @@
 """Registry of what a config chooses by name: rewards, advantages, tasks, objectives."""
 
 import difflib
+import os
 import sys
 from typing import Any, Generic, TypeVar
 
@@ -82,7 +83,8 @@ def _place() -> _Place:
   frame = sys._getframe(1)
   while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
     frame = frame.f_back
-  return frame.f_code.co_filename, frame.f_lineno, frame.f_globals
+  # A file may be executed under its relative path and imported under its absolute one.
+  return os.path.abspath(frame.f_code.co_filename), frame.f_lineno, frame.f_globals
 
 
 def _executed_again(now: _Place, before: _Place | None) -> bool:

@@ -68,10 +68,11 @@ REGISTERING = {
 
 
 @pytest.mark.parametrize("kind", REGISTERING)
-def test_a_file_that_is_executed_again_registers_again(registry, tmp_path, kind):
+def test_a_file_that_is_executed_again_registers_again(registry, tmp_path, monkeypatch, kind):
   file = tmp_path / "config.py"
   file.write_text(REGISTERING[kind])
-  first = runpy.run_path(str(file), {"registry": registry})
+  monkeypatch.chdir(tmp_path)
+  first = runpy.run_path("config.py", {"registry": registry})  # as --config names it
   entry = registry.get("mine")
   second = runpy.run_path(str(file), {"registry": registry})
   assert registry.get("mine") is not entry and first is not second
