@@ -39,7 +39,7 @@ _STAGES = (setup.HFT, setup.HGPO)
 def train(
   run: setup.Setup, stage: Stage, start: policy.Params, report: Reporting
 ) -> tuple[int, policy.Params]:
-  """Runs HGPO from `start`, or what is left of it; returns its last step and parameters."""
+  """Runs or resumes HGPO from `start`; returns its last step and parameters."""
   c, mesh, opening = run.config.hgpo, run.mesh, run.tokenizer.tag_ids.opening
 
   # ---- Policy, reference, optimiser

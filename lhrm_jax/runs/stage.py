@@ -53,7 +53,7 @@ class Stage:
     return checkpoints.restore(self._saved, run.policy_config, optimizer, run.mesh)
 
   def reference(self, start: policy.Params) -> policy.Params:
-    """The reference policy to go on with: the checkpoint's where it has one, or `start`."""
+    """Reference policy to resume with: that of the checkpoint if it has one, else `start`."""
     if self._saved is None or not (self._saved.path / checkpoints.REFERENCE).is_dir():
       return start
     run = self._run
@@ -82,7 +82,7 @@ class Stage:
       done: steps made.
       finished: whether it was the last.
       metrics: of an evaluation.
-      reference: policy to go on with, where it is no longer the one of step 0.
+      reference: reference policy, if it is no longer that of step 0.
 
     Raises:
       Preempted: the run was asked to stop; the state is saved.
