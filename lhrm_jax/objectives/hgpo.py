@@ -163,6 +163,9 @@ def advantages(
   estimator, the scope and the tie rule: with all of its responses tied at 1, a scope beyond the
   mode would reward a mode that is wrong throughout.
 
+  Its nine arguments are the scores and one per choice that the paper leaves open: they are the keys
+  of a config, by name.
+
   Args:
     scores: `[B, 2, G]`.
     alpha: weight of the inter term on the opening tag.

@@ -1,11 +1,10 @@
 """Checkpoints of a training stage, through Orbax v1. The only module that imports Orbax.
 
-A stage's folder holds one folder per saved step with two checkpointables, `params`, which
-evaluation and export load alone, and `training`, the optimiser and the counters, and a third,
-`reference`, where HGPO's reference policy is no longer that of step 0; a JSON record of
-whatever else the run needs to resume (`Saved.record`); and SHA-256 checksums of every file, in the
-format of `sha256sum`. Orbax makes a step's folder appear at once or not at all; its checksums are
-written last, so a folder whose checksums match is whole (`checksums.damage`).
+A stage's folder holds one folder per saved step. In it are the checkpointables `params`, all that
+evaluation and export load, `training`, the optimiser state and the counters, and `reference`, if
+HGPO's reference has moved since step 0; a JSON record of what else a run needs to resume
+(`Saved.record`); and SHA-256 checksums of every file, in the format of `sha256sum`. Orbax writes a
+step's folder atomically; its checksums come last, so a folder whose checksums match is whole.
 
 Older steps are deleted after the checksums are written. Orbax's `Checkpointer` deletes them before,
 and takes no metric when it decides whether to save; so only its preservation policies are used.
