@@ -15,13 +15,12 @@ import numpy as np
 from lhrm_jax import parallel, policy
 from lhrm_jax.errors import UserError
 from lhrm_jax.rewards.rollout_files import write_rollouts
-from lhrm_jax.rewards.scored_rollouts import ScoredRollouts, sample_and_score
+from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
 from lhrm_jax.runs import command_line, instruments, rollouts, setup
 from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.runs.preemption import Preempted, Preemption
 from lhrm_jax.runs.progress import ProgressBar
 from lhrm_jax.runs.run_folder import RunFolder
-from lhrm_jax.sampling import Prompts
 from lhrm_jax.text import tags
 
 _PARTS = "rollouts/step-*.jsonl"
@@ -29,10 +28,9 @@ _PARTS = "rollouts/step-*.jsonl"
 
 def sample_steps(run: setup.Setup, folder: RunFolder, preemption: Preemption) -> None:
   """Samples every step that has no file yet; each appears whole or not at all."""
-  c, mesh = run.config.hgpo, run.mesh
+  c = run.config.hgpo
   params, sampled_by = run.sampling_params(run.params), policy.fingerprint(run.params)
   rollout_fn = rollouts.make_rollout_fn(run)
-  mine = parallel.local_rows(mesh, c.prompts_per_step)
   clock = instruments.Stopwatch()
   paths = [
     folder.path / "rollouts" / f"step-{step:08d}.jsonl"
@@ -46,13 +44,8 @@ def sample_steps(run: setup.Setup, folder: RunFolder, preemption: Preemption) ->
       if there[step]:
         continue
       drawn = rollouts.draw_prompts(run, step)  # of all hosts; each samples and scores its own
-      prompts = Prompts(*(x[mine] for x in drawn.encoded))
       sample_chunk = functools.partial(rollout_fn, params, step=step)
-      pending = sample_and_score(
-        sample_chunk, scorer, run.tokenizer, [drawn.rows[i] for i in mine],
-        prompts.split(c.sampling_chunks), clock,
-      )  # fmt: skip
-      scored = pending.wait().gathered(mesh, c.prompts_per_step)
+      scored = rollouts.start(run, scorer, clock, drawn, sample_chunk).wait().gathered()
       if parallel.is_writer():
         unfinished = path.with_suffix(".tmp")
         unfinished.unlink(missing_ok=True)
