@@ -64,7 +64,7 @@ class StandIn(SimpleNamespace):
 
 
 # An update of its own is compiled for each; these have the parts that act beyond the loss.
-QUICK = {"adapt_think", "dapo", "thinkless"}
+QUICK = {"adapt_think"}
 
 
 @pytest.mark.parametrize("method", methods.names())

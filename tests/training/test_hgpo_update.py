@@ -128,7 +128,10 @@ def plain_loss(config, spec, opening, params, batch):
       {"aggregation": "sequence_mean", "estimator": "reinforce_pp", "gamma": 0.9},
       marks=pytest.mark.slow,
     ),
-    {"aggregation": "constant_length", "tag_weight": 3.0, "tag_kl": "exact"},
+    pytest.param(
+      {"aggregation": "constant_length", "tag_weight": 3.0, "tag_kl": "exact"},
+      marks=pytest.mark.slow,
+    ),
     {
       "aggregation": "sequence_mean",
       "separate_tag": True,
@@ -299,7 +302,8 @@ def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregat
     assert_trees_close(jax.tree.map(lambda g, n=total.count: g / n, grads), grad)
 
 
-@pytest.mark.parametrize("pieces", some_slow([2, 3], 3))
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", [2, 3])
 def test_a_separate_tag_is_divided_by_the_whole_update(config, params, tokenizer, batch, pieces):
   """Micro-batches hold different numbers of tokens."""
   fields = {"separate_tag": True, "tag_weight": 0.3, "mask_truncated": True}
