@@ -27,7 +27,9 @@ def slow_if_it_trains(path):
   return pytest.param(path, marks=pytest.mark.slow if path.stem[:2] in ("01", "02") else ())
 
 
-@pytest.mark.parametrize("path", [slow_if_it_trains(path) for path in NOTEBOOKS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  "path", [slow_if_it_trains(path) for path in NOTEBOOKS], ids=lambda path: path.stem
+)
 def test_a_notebook_runs_at_its_tiny_size(path, monkeypatch):
   ran = execute(path, monkeypatch, tiny=True)
   assert len(pictures(ran)) == len(pictures(nbformat.read(path, as_version=4)))
