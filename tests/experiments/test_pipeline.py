@@ -172,6 +172,7 @@ def test_later_jobs_start_from_the_run(workdir, tmp_path):
   assert refused.returncode == 2 and "never seen" in refused.stderr
 
 
+@pytest.mark.slow
 def test_hgpo_continues_a_cold_start(workdir, tmp_path):
   start = workdir / "checkpoints" / "hft"
   run("hgpo", "--config", CONFIG, f"--config.init_from={start}", "--workdir", str(tmp_path / "h"),

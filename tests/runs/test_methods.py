@@ -63,19 +63,13 @@ class StandIn(SimpleNamespace):
     )  # fmt: skip
 
 
-# An update of its own is compiled for each; these have the parts that act beyond the loss.
-QUICK = {"adapt_think"}
-
-
 @pytest.mark.parametrize("method", methods.names())
 def test_a_method_is_a_config(method):
   from_config_dict(of(method))
 
 
-@pytest.mark.parametrize(
-  "method",
-  [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow) for m in methods.names()],
-)
+@pytest.mark.slow  # an update of its own is compiled for each
+@pytest.mark.parametrize("method", methods.names())
 def test_a_method_trains(method, run, tmp_path, monkeypatch):
   monkeypatch.setattr(hgpo, "make_score", functools.cache(make_score))
   stand_in = StandIn(tmp_path)

@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import Future
 
 import numpy as np
+import pytest
 
 from experiments import hgpo
 from lhrm_jax.objectives import advantages
@@ -53,6 +54,7 @@ def logged(workdir):
   return rows, texts, [x.tobytes() for tree in arrays for _, x in sorted(tree.items())]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_one_left_alone(tmp_path, cache, monkeypatch):  # noqa: F811
   monkeypatch.setattr(advantages.REGISTRY, "entries", dict(advantages.REGISTRY.entries))
   monkeypatch.setattr(Reporting, "evaluate", lambda *_: None)

@@ -45,7 +45,7 @@ def test_data_rules_and_verifier_read_the_same_box():
 
 @pytest.mark.parametrize("text", [r"\boxed{" * 20_000, r"\boxed" + " " * 100_000])
 def test_hostile_text_takes_linear_time(text):
-  start = time.perf_counter()
+  start = time.thread_time()  # whatever else the machine does
   boxes.outermost(text)
   boxes.last(text)
-  assert time.perf_counter() - start < 1.0
+  assert time.thread_time() - start < 1.0

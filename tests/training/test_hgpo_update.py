@@ -118,7 +118,7 @@ def plain_loss(config, spec, opening, params, batch):
   return SumCount(loss.total + extra, loss.count), metrics
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
   "fields",
   [
