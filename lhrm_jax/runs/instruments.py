@@ -89,7 +89,6 @@ class Instruments:
   Attributes:
     clock: stopwatch of the parts of a step.
     compiles: counter of the programs compiled so far.
-    timeline: spans of the last step, in seconds from its start.
   """
 
   def __init__(self, config: PolicyConfig, logged: Sequence[Mapping[str, float]] = ()):
@@ -102,7 +101,6 @@ class Instruments:
     self._flops = 0.0  # of the step
     self._config, self._ceilings = config, all_devices(ceilings(config.dtype))
     self.clock, self.compiles = Stopwatch(), CompileCounter()
-    self.timeline: list[Span] = []
 
   def sampled(self, rollouts: Rollouts) -> None:
     """Counts rollouts on the host as sampled, whether or not an update uses them."""
@@ -122,9 +120,7 @@ class Instruments:
       scored_old: whether the trainer scored the rollouts under the sampling policy.
     """
     seconds = time.perf_counter() - began
-    spans = self.clock.take()
-    self.timeline = [Span(s.name, s.began - began, s.ended - began) for s in spans]
-    parts = seconds_by_name(spans)
+    parts = seconds_by_name(self.clock.take())
     # Beside sampling, forward for the reference, and for old log-probabilities where they are
     # needed; forward and backward (twice the work) in every update.
     passes = 1 + scored_old + 3 * epochs

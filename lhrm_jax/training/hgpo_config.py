@@ -23,7 +23,7 @@ class HGPOConfig(PolicyObjectiveConfig, HGPOAdvantageConfig, RolloutConfig, Opti
     whole(1, 1024),
     "Processes that judge `math` and `multiple_choice`; twice as many sandboxes run at a time.",
   )
-  advantage: str = knob("hgpo", NAME, "Registered advantage function (docs/method.md).")
+  advantage: str = knob("hgpo", NAME, "Registered advantage function (docs/algorithms.md).")
   advantage_options: Mapping[str, Any] = knob(
     {}, OPTIONS, "Arguments of an advantage function beyond the keys here."
   )
