@@ -5,12 +5,13 @@
 
 Each arm and seed is a run folder of its own, WORKDIR/arms/ARM/SEED. The same command resumes: what
 is finished is not run again. Without init_from the cold start of each seed is made first, in
-WORKDIR/start/SEED; with it, {seed} in it stands for the seed. WORKDIR/compare.html is the report.
+WORKDIR/start/SEED; with it, {seed} in it stands for the seed. Arms that train offline share the
+rollouts in WORKDIR/rollouts/SEED. WORKDIR/compare.html is the report.
 """
 
 import pathlib
 
-from experiments import evaluate, hft, hgpo
+from experiments import dpo, evaluate, hft, hgpo, rft, rollouts
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation.comparison import compare as compared
@@ -24,15 +25,17 @@ from lhrm_jax.runs.run_folder import warn
 from lhrm_jax.storage import urls
 
 # What trains an arm: functions of a config, a run folder and what listens for signals.
-JOBS = {"hft": evaluate.job, "hgpo": hgpo.job}
+JOBS = {"hft": evaluate.job, "hgpo": hgpo.job, "dpo": dpo.job, "rft": rft.job}
 
 
-def run_once(job, config, folder: pathlib.Path, preemption: Preemption) -> None:
+def run_once(
+  job, config, folder: pathlib.Path, preemption: Preemption, write=compare_records.write
+) -> None:
   """Runs a job, or what is left of it, unless it is over."""
   if not compare_records.finished(folder, config):
     job(config, str(folder), preemption)
     if parallel.is_writer():
-      compare_records.write(folder, config)
+      write(folder, config)
 
 
 def run_arm(plan: compare.Comparison, arm: compare.Arm, seed: int, workdir, preemption) -> None:
@@ -47,7 +50,13 @@ def run_arm(plan: compare.Comparison, arm: compare.Arm, seed: int, workdir, pree
     evaluation = pathlib.Path("evaluation") / f"{setup.HFT}.json"
     if parallel.is_writer():
       compare_records.share_evaluation(made / evaluation, folder / evaluation, step)
-  run_once(JOBS[arm.job], plan.config(arm, seed, start), folder, preemption)
+  sampled = ""
+  if arm.job in compare.OFFLINE:
+    samples = workdir / "rollouts" / str(seed)
+    sampling = plan.start(seed, start)
+    run_once(rollouts.job, sampling, samples, preemption, compare_records.write_config)
+    sampled = str(samples)
+  run_once(JOBS[arm.job], plan.config(arm, seed, start, sampled), folder, preemption)
 
 
 def write_report(plan: compare.Comparison, workdir, failed: dict[str, str]) -> None:

@@ -11,13 +11,14 @@ command resumes: it samples the steps that are missing.
 import functools
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.errors import UserError
 from lhrm_jax.rewards.rollout_files import write_rollouts
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
 from lhrm_jax.runs import command_line, instruments, rollouts, setup
-from lhrm_jax.runs.config import from_config_dict
+from lhrm_jax.runs.config import Config, from_config_dict
 from lhrm_jax.runs.preemption import Preempted, Preemption
 from lhrm_jax.runs.progress import ProgressBar
 from lhrm_jax.runs.run_folder import RunFolder
@@ -68,20 +69,23 @@ def summary(scored: ScoredRollouts) -> dict[str, float]:
   return shown
 
 
-def main(_) -> None:
-  config = from_config_dict(setup.with_absolute_paths(_CONFIG.value))
+def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> None:
+  """Samples the policy that `init_from` names into a folder, or what is left of it."""
+  config = from_config_dict(config)
   if not config.init_from:
     raise UserError("Name the policy to sample from: --config.init_from=RUN.")
   if not (config.rollouts.steps or config.hgpo.steps):
     raise UserError("hgpo.steps=0 leaves nothing to sample: set --config.rollouts.steps=N.")
-  with (
-    Preemption() as preemption,
-    RunFolder(_WORKDIR.value, config, stages=(), parts=_PARTS) as folder,
-  ):
+  with RunFolder(workdir, config, stages=(), parts=_PARTS) as folder:
     run = setup.make(config)
     setup.check_rows(run, (setup.HGPO,))
     folder.describe(run)
     sample_steps(run, folder, preemption)
+
+
+def main(_) -> None:
+  with Preemption() as preemption:
+    job(setup.with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from lhrm_jax.data.arithmetic import Arithmetic
 from lhrm_jax.data.config import DataConfig
+from lhrm_jax.data.guessing import Guessing
 from lhrm_jax.data.reasoning_tasks import ReasoningTasks
 from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.data.schema import HFTRow, PromptRow
@@ -48,6 +49,7 @@ ROWS = "rows"  # made from the config's sources, see `row_task`
 REGISTRY: Registry[Callable[..., Task]] = Registry("task")
 register, names = REGISTRY.register, REGISTRY.names
 register("arithmetic", Arithmetic)
+register("guessing", Guessing)
 register("reasoning", ReasoningTasks)
 register(ROWS, RowTask.from_config)
 

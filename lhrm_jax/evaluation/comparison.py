@@ -150,7 +150,11 @@ def _at_budget(records: Sequence[Record], budget: float | None) -> dict[str, flo
     lines = [
       [(p["sampled_tokens"], p[name]) for p in record["curve"] if name in p] for record in records
     ]
-    if budget is not None and all(lines) and all(line[-1][0] >= budget for line in lines):
+    if (
+      budget is not None
+      and all(lines)
+      and all(line[0][0] <= budget <= line[-1][0] for line in lines)
+    ):
       values = [np.interp(budget, *zip(*line, strict=True)) for line in lines]
       found[name] = float(np.mean(values))
   return found

@@ -1,5 +1,7 @@
 """FLOPs and bytes that a policy's arithmetic needs, without padding or recomputation."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +29,12 @@ def forward_flops(config: PolicyConfig, tokens: float, attended: float, predicte
   blocks, head = matrix_params(config)
   attention = 4 * config.num_layers * config.num_heads * config.head_dim
   return 2.0 * blocks * tokens + attention * attended + 2.0 * head * predicted
+
+
+def sequence_flops(config: PolicyConfig, lengths: Sequence[int], predicted: float) -> float:
+  """FLOPs of one forward pass over whole sequences of these lengths (`forward_flops`)."""
+  lengths = np.asarray(lengths, np.float64)
+  return forward_flops(config, lengths.sum(), np.sum(lengths * (lengths + 1) / 2), predicted)
 
 
 def rollout_flops(config: PolicyConfig, rollouts: Rollouts) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from lhrm_jax.data import guessing
 from lhrm_jax.rewards.registry import BadAnswer, CannotJudge, register
 from lhrm_jax.text import boxes
 from lhrm_jax.text.responses import parse_response
@@ -27,6 +28,16 @@ def exact_match(prompt: str, response: str, answer: str) -> float:
   part = parse_response(response).answer
   final = None if part is None else _final(part)
   return float(final is not None and final.strip() == answer.strip())
+
+
+@register("guess")
+def guess(prompt: str, response: str, answer: str) -> float:
+  """1.0 where the guess of `data.guessing` is right, which its mode decides too."""
+  del answer
+  parsed = parse_response(response)
+  if parsed.answer is None:
+    return 0.0
+  return float(guessing.is_right(prompt, parsed.mode, parsed.answer.strip()))
 
 
 @register("math")
@@ -158,4 +169,4 @@ def reward_model(prompt: str, response: str, answer: str) -> float:
 
 
 # Rewards whose scores are 0 or 1, so that a group's mean is a multiple of 1 / G.
-BINARY = (exact_match, math, numeric, code, multiple_choice)
+BINARY = (exact_match, guess, math, numeric, code, multiple_choice)

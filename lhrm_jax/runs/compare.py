@@ -23,11 +23,13 @@ from lhrm_jax.runs.config import KNOBS, Config, from_config_dict, problems, to_d
 JOB = "job"  # of an arm: the key beside its overrides
 _DEFAULT_JOB = "hgpo"
 EVALUATION_ONLY = "hft"  # the job that trains nothing
+OFFLINE = ("dpo", "rft")  # those that train on rollouts sampled before
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SEED = "{seed}"
 # What all arms share: they start from the same policy and are evaluated alike.
 _SHARED = ("allow_config_change", "data", "evaluation", "hft", "init_from", "policy", "reward",
-           "reward_by_source", "reward_model", "reward_weights", "seed", "task")  # fmt: skip
+           "reward_by_source", "reward_model", "reward_weights", "rollouts", "seed",
+           "task")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +65,16 @@ class Comparison:
     """What the arms of a seed start from; "" where the comparison makes it."""
     return setup.absolute(self.base.init_from.replace(_SEED, str(seed)))
 
-  def start(self, seed: int) -> Config:
-    """The config of the cold start that all arms of a seed share."""
-    return from_config_dict(_with(self.base, {"seed": seed}))
+  def start(self, seed: int, start: str = "") -> Config:
+    """The config of what all arms of a seed share: the cold start, or the rollouts of `start`."""
+    return from_config_dict(_with(self.base, {"seed": seed, "init_from": start}))
 
-  def config(self, arm: Arm, seed: int, start: str) -> Config:
-    """The config of one arm from what `start` names."""
-    return from_config_dict(_with(self.base, {**arm.overrides, "seed": seed, "init_from": start}))
+  def config(self, arm: Arm, seed: int, start: str, rollouts: str = "") -> Config:
+    """The config of one arm from what `start` names, on the rollouts in a folder if given."""
+    values = {**arm.overrides, "seed": seed, "init_from": start}
+    if rollouts:
+      values["rollouts.path"] = rollouts
+    return from_config_dict(_with(self.base, values))
 
 
 def arms(overrides: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
@@ -107,7 +112,7 @@ def of_config(config: ConfigDict, jobs: Collection[str]) -> Comparison:
     if not (_NAME.fullmatch(name) and isinstance(section, ConfigDict)):
       wrong.append(f"arms.{short(name)}: a name of letters, digits, - and _, with a section.")
       continue
-    overrides = dict(flatten(section, KNOBS))
+    overrides = dict(flatten(section.to_dict(), KNOBS))
     arm = Arm(name, overrides.pop(JOB, _DEFAULT_JOB), overrides)
     found.append(arm)
     of_arm = _problems(arm, base, seeds, jobs)

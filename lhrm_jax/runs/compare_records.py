@@ -8,6 +8,8 @@ from typing import Any
 
 from lhrm_jax.evaluation.comparison import CURVE
 from lhrm_jax.runs import reporting, resuming, setup
+from lhrm_jax.runs.budget import FLOPS, TOKENS
+from lhrm_jax.runs.compare import OFFLINE
 from lhrm_jax.runs.config import Config, plain
 from lhrm_jax.runs.metric_writer import read_metrics
 
@@ -45,6 +47,11 @@ def write(folder: pathlib.Path, config: Config) -> None:
   )
 
 
+def write_config(folder: pathlib.Path, config: Config) -> None:
+  """Marks rollouts of this config as sampled."""
+  setup.write_json(folder / _FILE, {"config": plain(config)})
+
+
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
   """What `write` wrote; `None` where the run is not over."""
   path = folder / _FILE
@@ -56,13 +63,17 @@ def _curve_and_cost(
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
   """Evaluations on the way with the tokens sampled before each, and the cost of the whole stage.
 
-  Evaluations are no training: what they sample is not counted.
+  Evaluations are no training: what they sample is not counted. A stage that trains on rollouts
+  sampled before has sampled them all before its first step.
   """
-  tokens = flops = 0.0
+  rows = read_metrics(folder, stage)
+  offline = stage in OFFLINE
+  tokens = next((row[TOKENS] for row in rows if TOKENS in row), 0.0) if offline else 0.0
+  flops = 0.0
   curve: list[dict[str, float]] = []
-  for row in read_metrics(folder, stage):
-    tokens = row.get("rollout/tokens_total", tokens)
-    flops = row.get("perf/flops_total", flops)
+  for row in rows:
+    tokens = row.get(TOKENS, tokens)
+    flops = row.get(FLOPS, flops)
     at = {name: row[key] for name, key in CURVE.items() if isinstance(row.get(key), float)}
     if at:
       curve.append({"step": row["step"], "sampled_tokens": tokens, **at})

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.data.batches import Encoded, TokenBatch
+from lhrm_jax.data.batches import Encoded
 from lhrm_jax.data.packing import pack_micro_batches
 from lhrm_jax.data.pairs import PairBatch, pack_pairs
 from lhrm_jax.errors import UserError, as_user_error
+from lhrm_jax.planning.flops import sequence_flops
 from lhrm_jax.rewards import selection
 from lhrm_jax.rewards.rollout_files import read_rollouts
 from lhrm_jax.rewards.selection import Pair
@@ -42,6 +43,14 @@ def check(config: Config, workdir: str, stage: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Batches:
+  """The micro-batches of a step, over the mesh, and the FLOPs of the update by them."""
+
+  parts: tuple[Any, ...]
+  flops: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Preferences:
   """The pairs of a run.
 
@@ -50,8 +59,9 @@ class Preferences:
     length: tokens of a row that they are packed into.
     most: pairs that fit into a row at most.
     ref_logprobs: `[P, 2]` of whole responses under the policy that training starts from.
-    spent: what their rollouts cost.
+    spent: what their rollouts and their log-probabilities cost.
     facts: metrics of the data.
+    epochs_per_step: passes over the data that a step makes.
   """
 
   pairs: Sequence[Pair]
@@ -60,6 +70,7 @@ class Preferences:
   ref_logprobs: np.ndarray
   spent: Budget
   facts: dict[str, float]
+  epochs_per_step: float
 
 
 def preferences(run: Setup, reference: policy.Params) -> Preferences:
@@ -68,7 +79,8 @@ def preferences(run: Setup, reference: policy.Params) -> Preferences:
   Raises:
     UserError: the rollouts cannot be read, are not this policy's, or give no pair.
   """
-  c, spent, pairs, queries = run.config.dpo, Budget(), [], 0
+  c, spent = run.config.dpo, Budget(run.policy_config)
+  pairs, queries = [], 0
   for scored in _rollouts(run, reference, spent):
     pairs += selection.preference_pairs(scored)
     queries += len(scored.rows)
@@ -87,7 +99,9 @@ def preferences(run: Setup, reference: policy.Params) -> Preferences:
     "pairs/chosen_think_frac": float(np.mean([pair.mode == tags.THINK for pair in pairs])),
   }
   unknown = np.zeros((len(pairs), 2), np.float32)
-  found = Preferences(pairs, length, length // min(slots), unknown, spent, facts)
+  spent.flops += _flops(run, sequences)
+  epochs = c.pairs_per_step / len(pairs)
+  found = Preferences(pairs, length, length // min(slots), unknown, spent, facts, epochs)
   return dataclasses.replace(found, ref_logprobs=_reference_logprobs(run, found, reference))
 
 
@@ -99,10 +113,13 @@ def _reference_logprobs(run: Setup, found: Preferences, reference: policy.Params
   return rows[place[:, 0], place[:, 1]]
 
 
-def pair_batches(run: Setup, found: Preferences, step: int) -> tuple[PairBatch, ...]:
-  """The micro-batches of one DPO step, over the mesh: a function of the seed and the step alone."""
+def pair_batches(run: Setup, found: Preferences, step: int) -> Batches:
+  """The micro-batches of one DPO step: a function of the seed and the step alone."""
   at = drawn(run.config.seed, step, run.config.dpo.pairs_per_step, len(found.pairs))
-  return parallel.shard_rows(run.mesh, _packed(run, found, at)[0])
+  sequences = [x for i in at for x in (found.pairs[i].chosen, found.pairs[i].rejected)]
+  return Batches(
+    parallel.shard_rows(run.mesh, _packed(run, found, at)[0]), 3 * _flops(run, sequences)
+  )
 
 
 def _packed(
@@ -124,12 +141,14 @@ class BestResponses:
     length: tokens of a row that they are packed into.
     spent: what their rollouts cost.
     facts: metrics of the data.
+    epochs_per_step: passes over the data that a step makes.
   """
 
   pools: Sequence[Sequence[Encoded]]
   length: int
   spent: Budget
   facts: dict[str, float]
+  epochs_per_step: float
 
 
 def best_responses(run: Setup, start: policy.Params) -> BestResponses:
@@ -138,7 +157,8 @@ def best_responses(run: Setup, start: policy.Params) -> BestResponses:
   Raises:
     UserError: the rollouts cannot be read, are not this policy's, or none is good enough.
   """
-  c, spent, found, queries = run.config.rft, Budget(), [], 0
+  c, spent = run.config.rft, Budget(run.policy_config)
+  found, queries = [], 0
   rng = np.random.default_rng([run.config.seed, 0])
   for scored in _rollouts(run, start, spent):
     found += selection.best_responses(
@@ -164,11 +184,11 @@ def best_responses(run: Setup, start: policy.Params) -> BestResponses:
     "responses/think_frac": len(by_mode[tags.THINK]) / len(kept),
   }
   length = _row_length(c.packed_length, [encoded.slots for encoded in sequences], "rft")
-  return BestResponses(pools, length, spent, facts)
+  return BestResponses(pools, length, spent, facts, c.responses_per_step / len(kept))
 
 
-def response_batches(run: Setup, found: BestResponses, step: int) -> tuple[TokenBatch, ...]:
-  """The micro-batches of one RFT step, over the mesh: a function of the seed and the step alone."""
+def response_batches(run: Setup, found: BestResponses, step: int) -> Batches:
+  """The micro-batches of one RFT step: a function of the seed and the step alone."""
   c, sequences = run.config.rft, []
   for pool in found.pools:
     count = c.responses_per_step // len(found.pools)
@@ -176,7 +196,13 @@ def response_batches(run: Setup, found: BestResponses, step: int) -> tuple[Token
   packed = pack_micro_batches(
     sequences, found.length, c.micro_batch_rows, pad_id=run.tokenizer.pad_id
   )
-  return parallel.shard_rows(run.mesh, packed)
+  return Batches(parallel.shard_rows(run.mesh, packed), 3 * _flops(run, sequences))
+
+
+def _flops(run: Setup, sequences: Sequence[Encoded]) -> float:
+  """FLOPs of one forward pass; an update takes three times as many."""
+  predicted = sum(sum(weight > 0 for weight in sequence.weights) for sequence in sequences)
+  return sequence_flops(run.policy_config, [x.slots for x in sequences], predicted)
 
 
 def _rollouts(run: Setup, start: policy.Params, spent: Budget) -> Any:

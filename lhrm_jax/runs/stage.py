@@ -19,6 +19,7 @@ class Stage:
   """One training stage of a run: where it resumes, what it saves, when it ends.
 
   Attributes:
+    name: the stage's.
     workdir: run folder.
     start: number of updates made before this process.
     finished: whether the stage has ended.
@@ -30,7 +31,7 @@ class Stage:
     self, name: str, run: setup.Setup, folder: RunFolder, writer: MetricWriter,
     preemption: Preemption,
   ):  # fmt: skip
-    self._name, self._run, self._folder = name, run, folder
+    self.name, self._run, self._folder = name, run, folder
     self._writer, self._preemption = writer, preemption
     self._checkpoints, self._saved = folder.checkpoints[name], folder.saved[name]
     self.workdir = folder.path
@@ -95,7 +96,7 @@ class Stage:
     )
     if stop:
       self._checkpoints.wait()
-      raise Preempted(f"{self._name} step {done} is saved")
+      raise Preempted(f"{self.name} step {done} is saved")
 
   def seconds(self) -> float:
     """Returns the wall seconds spent in this stage, earlier processes included."""

@@ -75,6 +75,14 @@ def test_costs_are_means_and_budgets_are_what_all_have_spent():
   assert last == {"step": 2, "sampled_tokens": 200, "accuracy": [0.75, 0.5, 1.0]}
 
 
+def test_what_sampled_more_before_its_first_step_is_not_compared_at_less():
+  offline = record([1] * 4, [0] * 4)
+  offline["curve"] = [{"step": step, "sampled_tokens": 500, "accuracy": 0.5} for step in (0, 1)]
+  result = compare({"first": {0: record([1] * 4, [0] * 4)}, "offline": {0: offline}})
+  assert result["budget"] < 500
+  assert result["arms"]["offline"]["at_budget"] == {}
+
+
 def test_other_prompts_are_no_comparison():
   arms = {"a": {0: record([1] * 4, [0] * 4)}, "b": {0: record([1] * 4, [0] * 4, level=[1] * 4)}}
   with pytest.raises(ValueError, match="different prompts"):

@@ -18,7 +18,7 @@ from experiments.configs import compare_arithmetic
 
 def get_config():
   config = compare_arithmetic.get_config()
-  for arm in ("hgpo_rloo", "hgpo_reinforce_pp"):
+  for arm in {*config.arms} - {"hgpo", "grpo", "hft"}:
     del config.arms[arm]
   config.seeds = (0, 1)
   return config

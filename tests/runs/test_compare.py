@@ -1,5 +1,7 @@
 """The arms of a comparison: read from a config, and refused with everything that is wrong."""
 
+import json
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -40,6 +42,21 @@ def test_options_of_an_advantage_may_be_overridden():
   assert plan.config(plan.arms[0], 0, "x").hgpo.advantage_options == {"target_length": 9}
 
 
+def test_every_arm_of_the_shipped_comparison_can_be_written_as_json():
+  plan = compare.of_config(config(), JOBS)
+  assert {"hgpo", "thinkless", "hft", "hft_rft", "hft_dpo"} <= {arm.name for arm in plan.arms}
+  json.dumps([dict(arm.overrides) for arm in plan.arms])
+
+
+def test_offline_arms_train_on_the_rollouts_of_their_start():
+  plan = compare.of_config(config(), JOBS)
+  arm = next(arm for arm in plan.arms if arm.job == "dpo")
+  c = plan.config(arm, 3, "start", "rollouts-of-3")
+  assert (c.rollouts.path, c.dpo.pairs_per_step) == ("rollouts-of-3", c.hgpo.prompts_per_step)
+  sampling = plan.start(3, "start")
+  assert (sampling.init_from, sampling.hgpo.pairing) == ("start", "paired")
+
+
 def test_a_start_per_seed_may_be_named(tmp_path):
   (tmp_path / "run-3").mkdir()
   plan = compare.of_config(config(init_from=f"{tmp_path}/run-{{seed}}"), JOBS)
@@ -60,7 +77,7 @@ def test_everything_that_is_wrong_is_said_at_once():
   )
   for part in (
     "7 of the comparison's values", "arms.'a/b'", "Did you mean hgpo.delta", "arms.beyond: ",
-    "job='ppo' must be one of hft, hgpo", "hgpo.delta has no effect",
+    "job='ppo' must be one of dpo, hft, hgpo, rft", "hgpo.delta has no effect",
     "evaluation.prompts, seed: all arms share these", "seeds=(1, 1) must be",
   ):  # fmt: skip
     assert part in said
