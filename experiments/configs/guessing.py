@@ -2,7 +2,8 @@
 
   python -m experiments.hgpo --config experiments/configs/guessing.py --workdir runs/guessing
 
-The start thinks on half of all prompts; `get_config(think_prior=0.02)` is for another share.
+The start thinks on half of all prompts; `--config experiments/configs/guessing.py:0.02` has one
+that thinks on 2 %.
 """
 
 import functools
@@ -14,7 +15,8 @@ from lhrm_jax.data import tasks
 from lhrm_jax.data.guessing import Guessing
 
 
-def get_config(think_prior: float = 0.5) -> ConfigDict:
+def get_config(think_prior: float | str = 0.5) -> ConfigDict:
+  think_prior = float(think_prior)
   config = arithmetic.get_config()
   config.task = "guessing"
   if think_prior != 0.5:
