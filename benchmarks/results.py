@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.comparison_results import guessing_table, starts_table
 from lhrm_jax.evaluation.comparison import as_markdown
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -152,9 +153,21 @@ def arithmetic_seeds(results: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def compare_arithmetic(results: dict[str, Any]) -> str:
-  """Methods against each other on the demo's task: the compare.json of `experiments.compare`."""
-  return as_markdown(results)
+def compare_short(results: dict[str, Any]) -> str:
+  """What each method comes to on the demo's task, a line each."""
+  head = ("method", "accuracy", "tokens", "think rate on levels 1, 2 / 3 / 4 to 6",
+          "HAcc (95 % interval)", "sampled tokens")  # fmt: skip
+  lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+  for name, arm in results["arms"].items():
+    of = arm["metrics"]
+    rates = [arm["by_level"][str(level)]["think_rate"]["mean"] for level in range(1, 7)]
+    shown = " / ".join(f"{np.mean(part):.2f}" for part in (rates[:2], rates[2:3], rates[3:]))
+    low, high = of["hacc"]["interval"]
+    lines.append(
+      f"| `{name}` | {of['accuracy']['mean']:.3f} | {of['mean_tokens']['mean']:.1f} | {shown} | "
+      f"{of['hacc']['mean']:.3f} ({low:.3f}, {high:.3f}) | {arm['cost']['sampled_tokens']:,.0f} |"
+    )
+  return "\n".join(lines)
 
 
 def _peers(results: dict[str, Any], mix: str, title: str) -> str:
@@ -316,7 +329,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "smollm2-over-time": ("smollm2_135m/summary.json", smollm2_over_time),
   "arithmetic-summary": ("arithmetic.json", arithmetic_summary),
   "arithmetic-seeds": ("arithmetic.json", arithmetic_seeds),
-  "compare-arithmetic": ("compare_arithmetic.json", compare_arithmetic),
+  "compare-arithmetic": ("compare_arithmetic.json", as_markdown),
+  "compare-short": ("compare_arithmetic.json", compare_short),
+  "compare-ablations": ("compare_ablations.json", as_markdown),
+  "compare-guessing": ("compare_guessing.json", guessing_table),
+  "compare-starts": ("compare_starts.json", starts_table),
   "peers": ("peers.json", peers_tables),
   "peers-summary": ("peers.json", peers_summary),
 }
