@@ -46,7 +46,7 @@ def dr_grpo(scores: Array) -> Advantages:
 
 
 def rloo(scores: Array) -> Advantages:
-  """`r` less the mean of the others (https://arxiv.org/abs/2402.14740, eq. 8); unbiased."""
+  """`r` less the mean of the others (https://arxiv.org/abs/2402.14740, sec. 2.3); unbiased."""
   return one_group(leave_one_out(jnp.asarray(scores, jnp.float32), QUERY))
 
 
@@ -54,7 +54,8 @@ def reinforce_pp(scores: Array, *, literal: bool = False) -> Advantages:
   """`r` whitened over the batch: REINFORCE++ (https://arxiv.org/abs/2501.03262).
 
   The score is a reward at the last token; its discount is applied where the tokens are known, see
-  `losses.token_advantages`.
+  `losses.token_advantages`. The authors' code whitens the return of every token, a KL penalty in
+  the reward included: long responses weigh more in its mean and deviation.
 
   Args:
     scores: `[B, M, G]`.
@@ -80,7 +81,7 @@ def dapo(
     lengths: `[B, M, G]` response tokens.
     max_length: see `overlong_penalty`.
     overlong_buffer: likewise; 0 for a fifth of `max_length`, as the authors' 4,096 of 20,480.
-    ddof: 0 for the population's standard deviation, 1 for the sample's.
+    ddof: 0 for the population's standard deviation, 1 for the sample's (the authors').
   """
   rewards = 2.0 * jnp.asarray(scores, jnp.float32) - 1.0
   buffer = overlong_buffer or max(max_length // 5, 1)

@@ -30,10 +30,10 @@ def exact_length_reward(
 def max_length_reward(
   scores: Array, lengths: Array, *, target_length: float, length_weight: float
 ) -> Array:
-  """`r (clip(w (n - L), -1, 1) + 1) / 2`, LCPO-Max as its authors' code has it.
+  """`r (clip(w (n - L), -1, 1) + 1) / 2`, LCPO-Max as its authors' code has it, with `w = 1/500`.
 
-  The paper prints `r clip(w (n - L) + 0.5, 0, 1)` (https://arxiv.org/abs/2503.04697, eq. 2), which
-  is the same with half the weight.
+  The paper prints `r clip(w (n - L) + 0.5, 0, 1)` (https://arxiv.org/abs/2503.04697, eq. 2), the
+  same with half the weight, and gives `w` as 0.0003.
   """
   return scores * (jnp.clip(length_weight * (target_length - lengths), -1.0, 1.0) + 1.0) / 2.0
 

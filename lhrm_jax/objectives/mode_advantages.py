@@ -83,7 +83,8 @@ def auto_think(
   AutoThink (https://arxiv.org/abs/2505.10832, its authors' code): 1 or 0 for a right or wrong
   thought, 2 or -1 for a right or wrong direct answer. Stage 1 takes `min(1, 2 (share - 1/2))` off
   the rewards of a mode whose share of the batch is above half; stage 3 adds
-  `relative_length_reward`. A response of neither mode earns -1, as a wrong direct answer does.
+  `relative_length_reward`. A response of neither mode earns -1, as a wrong direct answer does; the
+  authors count it as a thought. Their -2 for a wrong response that repeats itself is left out.
 
   Args:
     scores: `[B, M, G]`, 0 to 1; above 0.5 a response counts as right in stage 3.
@@ -146,7 +147,8 @@ def l1_exact(
 ) -> Advantages:
   """GRPO's advantage of `exact_length_reward`: L1-Exact (https://arxiv.org/abs/2503.04697, eq. 1).
 
-  The paper draws a target per prompt and says it there; here all prompts have one.
+  The authors draw a target per prompt, uniform from 100 to 4,000 tokens of at most 4,096, and say
+  it there ("Think for 731 tokens."); here all prompts have one, which no prompt says.
 
   Args:
     scores: `[B, M, G]`, 0 to 1.
@@ -169,12 +171,14 @@ def l1_max(
   lengths: Array,
   max_length: int,
   target_length: float = 0.0,
-  length_weight: float = 0.0003,
+  length_weight: float = 0.002,
   ddof: int = 0,
 ) -> Advantages:
   """GRPO's advantage of `max_length_reward`: L1-Max (https://arxiv.org/abs/2503.04697, eq. 2).
 
-  Arguments as in `l1_exact`; a wrong response earns 0 however short it is.
+  Arguments as in `l1_exact`; a wrong response earns 0 however short it is. The authors start from
+  L1-Exact, and half of their prompts still ask for an exact length, the others "for maximum 731
+  tokens".
   """
   scores = jnp.asarray(scores, jnp.float32)
   rewards = max_length_reward(

@@ -92,7 +92,7 @@ def clipped_loss(
     clip_low: epsilon below 1.
     clip_high: epsilon above 1.
     dual_clip: above 1, bounds the loss of a negative advantage by `dual_clip * |A|`, where a ratio
-      that exploded would have no bound (dual-clip PPO, https://arxiv.org/abs/1912.09729, eq. 5).
+      that exploded would have no bound (dual-clip PPO, https://arxiv.org/abs/1912.09729).
       0 for none.
 
   Raises:
@@ -113,7 +113,7 @@ def cispo_loss(
 ) -> Array:
   """`-stop_gradient(clip(rho, 1 - low, 1 + high)) A log pi`, per token.
 
-  CISPO (https://arxiv.org/abs/2506.13585, eq. 4): no token loses its gradient, however far
+  CISPO (https://arxiv.org/abs/2506.13585, eqs. 4, 5): no token loses its gradient, however far
   its ratio is. The authors leave the lower bound out (`clip_low` of 1).
   """
   weights = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)

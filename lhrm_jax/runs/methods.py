@@ -37,6 +37,8 @@ _DEFAULTS = {
   for key in knobs(section)
 }
 _PPO = {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.0, "pairing": "free", "advantage_options": {}}
+# What the authors' scripts leave at the defaults of verl at the time.
+_VERL = {"aggregation": "token_mean", "entropy_bonus": 0.001}
 
 
 def _rival(advantage: str, **changes: Any) -> dict[str, Any]:
@@ -56,29 +58,28 @@ for _name, _values in {
   "dr_grpo": _rival("dr_grpo", aggregation="constant_length"),
   "rloo": _rival("rloo", beta=0.03, kl_in="reward", kl_estimator="k1"),
   "reinforce_pp": _rival(
-    "reinforce_pp", gamma=1.0, beta=0.01, kl_in="reward", kl_estimator="k1",
+    "reinforce_pp", literal=True, gamma=1.0, beta=0.01, kl_in="reward", kl_estimator="k1",
     aggregation="token_mean",
   ),
   # Its buffer is a fifth of the limit, as the authors' 4,096 of 20,480 tokens.
-  "dapo": _rival("dapo", clip_high=0.28, aggregation="token_mean", refill=10),
+  "dapo": _rival("dapo", ddof=1, clip_high=0.28, aggregation="token_mean", refill=10),
   "gspo": _rival(
     "grpo", ratio="sequence", clip_low=3e-4, clip_high=4e-4, aggregation="sequence_mean"
   ),
-  # The paper does not say its upper bound; weights of at most 5 are what later work found good.
+  # With DAPO's length penalty and refilling. The paper does not say its upper bound; weights of at
+  # most 5 are what ScaleRL recommends (https://arxiv.org/abs/2510.13786).
   "cispo": _rival(
-    "grpo", surrogate="cispo", clip_low=1.0, clip_high=4.0, aggregation="token_mean"
+    "dapo", surrogate="cispo", clip_low=1.0, clip_high=4.0, aggregation="token_mean", refill=10
   ),
-  "thinkless": _rival(
-    "thinkless", beta=0.001, separate_tag=True, tag_weight=0.001, aggregation="token_mean"
-  ),
+  "thinkless": _rival("thinkless", separate_tag=True, tag_weight=0.001, beta=0.001, **_VERL),
   # The authors' code; the paper prints ratio="product". Paired rollouts are forced half and half.
   "adapt_think": _rival(
     "adapt_think", pairing="paired", tag_old="behaviour", tag_normalisation="vocabulary",
     neither_penalty=0.0, ratio="sequence", aggregation="sequence_mean",
   ),
-  "auto_think": _rival("auto_think", ddof=1, aggregation="token_mean"),  # a third each stage
-  "ada_grpo": _rival("ada_grpo", ddof=1, beta=0.001, aggregation="token_mean"),
-  "l1_exact": _rival("l1_exact", ddof=1, beta=0.001, aggregation="token_mean"),
-  "l1_max": _rival("l1_max", ddof=1, beta=0.001, aggregation="token_mean"),
+  "auto_think": _rival("auto_think", ddof=1, **_VERL),  # a third of the run each stage
+  "ada_grpo": _rival("ada_grpo", ddof=1, beta=0.001, **_VERL),
+  "l1_exact": _rival("l1_exact", ddof=1, beta=0.001, **_VERL),
+  "l1_max": _rival("l1_max", ddof=1, beta=0.001, **_VERL),
 }.items():  # fmt: skip
   register(_name, _values)

@@ -174,6 +174,19 @@ def test_l1_by_hand(name, rewards, jit):
   assert_grpo_of(found, rewards, jit)
 
 
+@BOTH
+@pytest.mark.parametrize(
+  "name, rewards",
+  [
+    ("l1_exact", [1, 0.925, 0.79, -0.15]),  # 0.0003 per token
+    ("l1_max", [0.5, 0.75, 0, 0]),  # 0.001 per token, from 0.5 at the target
+  ],
+)
+def test_l1_takes_its_authors_weights_and_half_of_the_limit(name, rewards, jit):
+  arrays = of_one_query(scores=[1.0, 1, 1, 0], lengths=[500, 250, 1200, 0])
+  assert_grpo_of(call(name, jit, arrays, max_length=1000), rewards, jit)
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_a_config_can_name_every_argument(name):
   """Settings, what rollouts and the run give, and options that are numbers or flags."""

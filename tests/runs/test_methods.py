@@ -1,9 +1,12 @@
 """Methods by name: each is a config that trains, through the loop of the real job."""
 
+import ast
 import contextlib
 import dataclasses
 import functools
 import math
+import pathlib
+import re
 from types import SimpleNamespace
 
 import jax
@@ -18,6 +21,10 @@ from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.runs.metric_writer import SilentWriter
 from lhrm_jax.training.rollout_logprobs import make_score
 from tests.runs.test_fuzzed_configs import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+ROW = r"^\| (`[^|]*) \| (\w+) \| ([^|]*) \|$"  # names, modes, knobs
+KNOB = r"`(\w+)=([^`]+)`"
 
 
 def of(method):
@@ -84,6 +91,26 @@ def test_a_method_trains(method, run, tmp_path, monkeypatch):
   )
   thoughts = (tmp_path / "rollouts" / "reference.jsonl").exists()
   assert thoughts == ("ref_accuracy" in advantages.context_of(run.config.hgpo.advantage))
+
+
+def test_the_page_of_algorithms_tells_what_each_method_sets():
+  """Of every method there is a row; a knob that it does not name is off, or PPO's."""
+  page = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+  told = {}
+  for names, modes, knobs in re.findall(ROW, page, re.MULTILINE):
+    stated = {f"hgpo.{key}": ast.literal_eval(value) for key, value in re.findall(KNOB, knobs)}
+    told |= {name: (modes, knobs, stated) for name in re.findall(r"`(\w+)`", names)}
+  assert set(methods.names()) <= told.keys()
+  for name in methods.names():
+    (modes, knobs, stated), values = told[name], methods.overrides(name)
+    assert values["hgpo.pairing"] == modes
+    if name.startswith("hgpo"):
+      continue
+    off = {f"hgpo.{key}": 0.0 for key in ("beta", "entropy_bonus", "refill", "ddof")}
+    clip = {"hgpo.clip_low": 0.2, "hgpo.clip_high": 0.2}
+    expected = {**off, **clip, **stated}
+    assert {key: values.get(key, 0) for key in expected} == expected
+    assert values["hgpo.aggregation"] in knobs
 
 
 def test_the_nearest_method_is_named():
