@@ -96,7 +96,7 @@ def token_advantages(
     tag: `[N]`.
     body: `[N]`.
     tokens: `T`.
-    gamma: discount of the body term as a reward at the last token (REINFORCE++, 0.99 in the paper).
+    gamma: discount of the body term as a reward at the last token (0.99 in HGPO's paper).
     lengths: `[N]`, needed with `gamma` below 1 or `every_token`.
     every_token: the body term is a reward at every token, whose advantage is the discounted sum of
       those left, its own included (eq. 22 as printed).

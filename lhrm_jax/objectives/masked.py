@@ -89,7 +89,8 @@ def group_normalise(x: Array, axis: int | tuple[int, ...], *, ddof: int = 0) -> 
 
 
 def leave_one_out(x: Array, axis: int | tuple[int, ...]) -> Array:
-  """`x` less the mean of the others of its group: RLOO (https://arxiv.org/abs/2402.14740, eq. 8).
+  """`x` less the mean of the others of its group: RLOO, section 2.3 of
+  https://arxiv.org/abs/2402.14740.
 
   Groups of one give 0.
   """
