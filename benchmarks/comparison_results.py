@@ -52,6 +52,9 @@ def starts_table(results: dict[str, Any]) -> str:
   for name in results[priors[0]]["arms"]:
     cells = []
     for prior in priors:
+      if name not in results[prior]["arms"]:
+        cells.append("")
+        continue
       by_level = results[prior]["arms"][name]["by_level"]
       hard, easy = (by_level[level]["think_rate"]["by_seed"] for level in ("1", "5"))
       right = (sum(x > 0.5 for x in hard), sum(x < 0.5 for x in easy))

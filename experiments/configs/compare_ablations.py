@@ -21,8 +21,7 @@ def inter_only(scores, *, alpha: float, delta: float) -> Advantages:
 
 def get_config() -> ConfigDict:
   config = arithmetic.get_config()
-  config.hgpo.eval_every = 20
-  config.hgpo.eval_hacc = True
+  config.hgpo.eval_every = 50
   config.seeds = (0, 1, 2)
   config.arms = arms(
     {
