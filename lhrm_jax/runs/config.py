@@ -38,6 +38,7 @@ from lhrm_jax.data import tasks
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import EvaluationConfig
+from lhrm_jax.evaluation.config import judged
 from lhrm_jax.parallel import MeshConfig, SamplingMeshConfig
 from lhrm_jax.policy.config import PolicySettings
 from lhrm_jax.registry import UnknownName
@@ -261,7 +262,20 @@ def _by_source(c: Config) -> str:
 
 @idle(Config, *(f"reward_model.{field.name}" for field in dataclasses.fields(RewardModelConfig)))
 def _no_reward_model(c: Config) -> str:
-  return "" if "reward_model" in rewards_named(c) else "rewards that do not name 'reward_model'"
+  judges = judged(c.evaluation) and not c.evaluation.judge.endpoint
+  named = judges or "reward_model" in rewards_named(c)
+  return "" if named else "rewards that do not name 'reward_model'"
+
+
+@together(Config, "evaluation.suites", "evaluation.judge.endpoint", "reward_model.init_from")
+def _judge(c: Config) -> str:
+  named = judged(c.evaluation)
+  if not named or c.evaluation.judge.endpoint or c.reward_model.init_from:
+    return ""
+  return (
+    f"evaluation.suites names {', '.join(named)}, which a judge scores: set "
+    "evaluation.judge.endpoint to an OpenAI-compatible API, or reward_model.init_from."
+  )
 
 
 @idle(Config, "reward_model.scale")

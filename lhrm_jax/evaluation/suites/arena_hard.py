@@ -24,6 +24,18 @@ def read(fields: Fields) -> SuiteRow:
   )  # fmt: skip
 
 
+def with_baseline(fields: Fields, answers: Mapping[str, str]) -> Fields:
+  """A question with its baseline's answer.
+
+  Raises:
+    BadRow: there is none.
+  """
+  uid = text_field(fields, "uid")
+  if uid not in answers:
+    raise BadRow(f"the baseline has no answer to uid={uid!r}")
+  return {**fields, "baseline": answers[uid]}
+
+
 def baseline_answers(path: str) -> Mapping[str, str]:
   """A baseline's answers by `uid`.
 

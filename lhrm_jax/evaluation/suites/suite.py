@@ -128,13 +128,17 @@ def names_and_paths(named: str) -> dict[str, str]:
   return found
 
 
-def load(name: str, path: str = "", wanted: Callable[[Fields], bool] | None = None) -> Loaded:
+def load(
+  name: str, path: str = "", *, subset: str = "",
+  prepare: Callable[[Fields], Fields | None] | None = None,
+) -> Loaded:  # fmt: skip
   """Reads a suite.
 
   Args:
     name: a registered suite.
     path: a file, `hf:NAME` or `tfds:NAME` in the same format; "" for the usual place on the hub.
-    wanted: rows to read, of those in the source; all by default.
+    subset: on the hub, in place of the usual one.
+    prepare: completes the fields of a row, or returns `None` for one that is not wanted.
 
   Raises:
     UnknownName: there is no such suite.
@@ -142,13 +146,16 @@ def load(name: str, path: str = "", wanted: Callable[[Fields], bool] | None = No
     ValueError: a row is bad, with file and line; or there are none.
   """
   suite = REGISTRY.get(name)
-  source = suite.source
+  source = dataclasses.replace(suite.source, subset=subset or suite.source.subset)
   if path:
     split = "train" if path.endswith(sources.SUFFIXES) else source.split
     source = dataclasses.replace(source, path=path, split=split, subset="")
-  if wanted is None:
-    return sources.load(source, suite.to_row)
-  return sources.load(source, lambda fields: suite.to_row(fields) if wanted(fields) else None)
+
+  def to_row(fields: Fields) -> SuiteRow | None:
+    prepared = prepare(fields) if prepare else fields
+    return None if prepared is None else suite.to_row(prepared)
+
+  return sources.load(source, to_row)
 
 
 def scorers(suites: Sequence[str]) -> Mapping[str, str]:

@@ -1,0 +1,111 @@
+"""What a config evaluates on and what judges the replies: suites, or the task's own prompts."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from lhrm_jax import rewards
+from lhrm_jax.data import tasks
+from lhrm_jax.data.fields import Fields
+from lhrm_jax.errors import UserError
+from lhrm_jax.evaluation import judge, suites
+from lhrm_jax.evaluation.config import EvaluationConfig, judged
+from lhrm_jax.evaluation.suites import arena_hard, livecodebench
+from lhrm_jax.evaluation.suites.suite import SuiteRow
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.rewards import RewardFn
+from lhrm_jax.rewards import model as reward_model
+from lhrm_jax.runs.config import Config
+
+_SEED = 3  # of the choice among a suite's rows
+
+
+def suite_rows(c: EvaluationConfig) -> list[SuiteRow]:
+  """The rows of the suites that a config names, at most `c.prompts` of each, in their order.
+
+  Raises:
+    UserError: a suite cannot be read, or none of its rows is wanted.
+  """
+  rows: list[SuiteRow] = []
+  for name, path in suites.names_and_paths(c.suites).items():
+    subset = c.livecodebench.version if name == "livecodebench" else ""
+    try:
+      found = suites.load(name, path, subset=subset, prepare=_prepare(name, c)).rows
+    except (ImportError, OSError, ValueError) as error:
+      raise UserError(f"evaluation.suites: {name}: {error}") from error
+    chosen = np.random.default_rng(_SEED).permutation(len(found))[: c.prompts]
+    rows += [found[i] for i in sorted(chosen)]
+  return rows
+
+
+def _prepare(name: str, c: EvaluationConfig) -> Callable[[Fields], Fields | None] | None:
+  if name == "livecodebench":
+    return lambda fields: fields if livecodebench.in_window(fields, c.livecodebench) else None
+  if name == "arena_hard" and c.judge.baseline:
+    answers = arena_hard.baseline_answers(c.judge.baseline)
+    return functools.partial(arena_hard.with_baseline, answers=answers)
+  return None
+
+
+def suite_reward(c: Config, mesh: Mesh) -> RewardFn:
+  """The reward of replies to suites: each row's scorer is that of its suite.
+
+  Args:
+    c: the config.
+    mesh: of this process's devices, for a reward model that judges.
+
+  Raises:
+    UserError: the reward model cannot be loaded.
+  """
+  names = suites.names_and_paths(c.evaluation.suites)
+  own: dict[str, Any] = {}
+  if judged(c.evaluation):
+    own[suites.JUDGE] = _judge(c, mesh)
+  return rewards.chosen("", None, suites.scorers(list(names)), **own)
+
+
+def _judge(c: Config, mesh: Mesh) -> RewardFn:
+  if c.evaluation.judge.endpoint:
+    return judge.EndpointJudge(c.evaluation.judge)
+  try:
+    model = reward_model.from_config(c.reward_model, mesh)
+  except (ImportError, OSError, ValueError) as error:
+    raise UserError(f"reward_model: {error}") from error
+  return judge.by_reward_model(model.with_scale("raw").score_batch)
+
+
+def check_positions(c: Config, policy: PolicyConfig) -> None:
+  """Checks the lengths of an evaluation against the policy's positions.
+
+  Raises:
+    UserError: they exceed these.
+  """
+  prompt = c.evaluation.max_prompt_tokens or c.data.max_prompt_tokens
+  response = c.evaluation.max_response_tokens or c.data.max_response_tokens
+  if prompt + response <= policy.max_positions:
+    return
+  raise UserError(
+    f"an evaluation needs {prompt + response} positions (max_prompt_tokens={prompt} + "
+    f"max_response_tokens={response} of evaluation or data), more than policy.max_positions="
+    f"{policy.max_positions}. Lower them; or set policy.max_positions={prompt + response}: rotary "
+    "positions are computed, whether or not the policy was trained on them."
+  )
+
+
+def training_texts(c: Config, task: tasks.Task) -> Iterator[str] | None:
+  """Prompts and responses that a config trains on; `None` where it names no rows."""
+  if c.task != tasks.ROWS or not (c.data.prompts or c.data.demonstrations):
+    return None
+
+  def texts() -> Iterator[str]:
+    if c.data.prompts:
+      yield from (row.prompt for row in task.queries)
+    if c.data.demonstrations:
+      for row in task.shown:
+        yield row.prompt
+        yield row.response
+
+  return texts()
