@@ -19,6 +19,8 @@ from lhrm_jax.data.fields import BadRow, Fields, text_field
 from lhrm_jax.evaluation.suites import programs
 from lhrm_jax.evaluation.suites.suite import SuiteRow, register, row
 
+# Starter code is annotated with them and imports none.
+_TYPES = "from typing import Any, Dict, List, Optional, Set, Tuple"
 _MOST_BYTES = 2**28  # of the tests of one problem, unpacked
 
 
@@ -99,7 +101,7 @@ def _tests(tests: list[Any], fields: Fields) -> dict[str, Any]:
     ]
   except (KeyError, TypeError, AttributeError, ValueError) as error:
     raise BadRow(f"the tests are not LiveCodeBench's: {error!r}") from None
-  return {"calls": calls, "setup": "from typing import *"}
+  return {"calls": calls, "setup": _TYPES}
 
 
 def _hidden(text: str) -> list[Any]:
