@@ -15,7 +15,7 @@ from lhrm_jax.evaluation.hybrid_accuracy import wilson_interval
 
 _Z = 1.959964  # of a 95 % interval
 PERCENTILES = (5, 25, 50, 75, 95, 99)
-_RIGHT = 0.5  # a higher score counts as right
+RIGHT = 0.5  # a higher score counts as right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def pass_at_k(scores: np.ndarray, k: int) -> float:
   n = scores.shape[1]
   if not 1 <= k <= n:
     raise ValueError(f"pass@{k} of {n} replies: k must be from 1 to {n}.")
-  right = (scores > _RIGHT).sum(axis=1)
+  right = (scores > RIGHT).sum(axis=1)
   failed = [math.comb(n - int(c), k) / math.comb(n, k) for c in right]
   return 1.0 - float(np.mean(failed))
 
@@ -102,14 +102,15 @@ def majority_at_k(scores: np.ndarray, answers: Sequence[Sequence[str | None]]) -
 
   Args:
     scores: `[K, n]`; more than 0.5 is right.
-    answers: `[K][n]` texts, normalised; `None` for a reply without an answer.
+    answers: `[K][n]` texts, normalised; `None` for a reply without an answer, and unread for right
+      ones.
   """
   scores = _checked(scores)
   found = []
   for row, texts in zip(scores, answers, strict=True):
     by_answer: dict[str, list[float]] = collections.defaultdict(list)
     for score, text in zip(row, texts, strict=True):
-      if score > _RIGHT:
+      if score > RIGHT:
         by_answer["right"].append(score)
       elif text is not None:
         by_answer[f"text:{text}"].append(score)

@@ -143,7 +143,13 @@ def repeated(replies: Replies, mode_axis: int, *, can_vote: bool) -> dict[str, A
   """avg@k with its errors, pass@k by k and maj@k (`None` without answers that can be counted)."""
   at = _at(replies, mode_axis)
   ks = statistics.powers_up_to(at.scores.shape[1])
-  answers = [[final_answer(text) for text in texts] for texts in at.texts] if can_vote else None
+  answers = None
+  if can_vote:  # right replies are one answer, whose text does not matter
+    wrong = at.scores <= statistics.RIGHT
+    answers = [
+      [final_answer(text) if parse else None for text, parse in zip(*row, strict=True)]
+      for row in zip(at.texts, wrong, strict=True)
+    ]
   return {
     "avg": dataclasses.asdict(statistics.average_at_k(at.scores)),
     "pass": {str(k): statistics.pass_at_k(at.scores, k) for k in ks},
