@@ -6,9 +6,9 @@
       --config.evaluation.judge.baseline=gpt-4o-mini.jsonl
 
 MATH500, AIME24, AMC23, OlympiadBench, LiveCodeBench, MBPP, MBPP+, AlpacaEval 2 and Arena-Hard v2.0
-at temperature 0.6 and top-p 0.95, with up to 35,000 tokens a reply; Hybrid Accuracy on MATH500 is in
-its suite's summary. The paper reports one reply per problem; four are sampled here, so that avg@4
-has a standard error, and pass@1 is their mean.
+at temperature 0.6 and top-p 0.95, with up to 35,000 tokens a reply; Hybrid Accuracy on MATH500 is
+in its suite's summary. The paper reports one reply per problem; four are sampled here, so that
+avg@4 has a standard error, and pass@1 is their mean.
 
 The judge is an OpenAI-compatible endpoint of yours, and Arena-Hard's baseline a file of its
 answers; in think mode only the answer goes to the judge. Scores of another judge than the paper's

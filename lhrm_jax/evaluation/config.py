@@ -3,6 +3,7 @@
 import dataclasses
 
 from lhrm_jax.config import (
+  FLAG,
   MOST_ROWS,
   MOST_TOKENS,
   NAMES,
@@ -85,6 +86,12 @@ class EvaluationConfig:
     "for no bound but `batch_prompts`.",
   )
   top_k: int = knob(0, whole(0), "Top-k sampling of all replies, 0 for none.")
+  score_malformed: bool = knob(
+    False,
+    FLAG,
+    "Whether a malformed reply is scored by its text without tags, not 0: for models that were "
+    "never trained on the tags.",
+  )
   think: ModeSamplingConfig = section(ModeSamplingConfig)
   no_think: ModeSamplingConfig = section(ModeSamplingConfig)
   livecodebench: LiveCodeBenchConfig = section(LiveCodeBenchConfig)

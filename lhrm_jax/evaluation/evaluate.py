@@ -1,6 +1,7 @@
 """Evaluates a policy: free choice, both forced modes, Hybrid Accuracy."""
 
 import collections
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,9 +77,9 @@ class Evaluator:
     for row in rows:
       check_answer(reward_fn, row.answer, row.source)
     self._config, self._tokenizer, self._reward_fn = config, tokenizer, reward_fn
-    self._scorer = scoring.Scorer(
-      reward_fn, background=False, tag_ids=tokenizer.tag_ids, **scoring_options
-    )
+    # Without their ids, the tags that `_scored` adds decide the mode.
+    tag_ids = None if settings.score_malformed else tokenizer.tag_ids
+    self._scorer = scoring.Scorer(reward_fn, background=False, tag_ids=tag_ids, **scoring_options)
     self.rows, self.settings, self._task = list(rows), settings, task
     self.max_prompt_tokens = settings.max_prompt_tokens or data.max_prompt_tokens
     self.max_response_tokens = settings.max_response_tokens or data.max_response_tokens
@@ -147,8 +148,7 @@ class Evaluator:
       for batch, rollouts, seconds in self._sampled(params, spec, missing, seed):
         new: list[Sample] = []
         if batch is not None:
-          rows = [self.rows[i] for i in batch.places]
-          scored = ScoredRollouts.read(self._tokenizer, rows, rollouts).judged_by(self._scorer)
+          scored = self._scored([self.rows[i] for i in batch.places], rollouts)
           failed.update(scored.judged.failed)
           new = pass_replies.to_samples(scored, names, seed=seed, seconds=seconds, dial=dial)
         for part in parallel.gather_objects(new):
@@ -158,6 +158,14 @@ class Evaluator:
             log.append(kept)
     shape = (len(self.rows), len(names), samples * seeds)
     return pass_replies.from_samples(found, shape, names, samples, dict(failed))
+
+  def _scored(self, rows: Sequence[PromptRow], rollouts: Rollouts) -> ScoredRollouts:
+    scored = ScoredRollouts.read(self._tokenizer, rows, rollouts)
+    if not self.settings.score_malformed:
+      return scored.judged_by(self._scorer)
+    texts = np.vectorize(summaries.well_formed_text, otypes=[object])(scored.texts)
+    judged = dataclasses.replace(scored, texts=texts).judged_by(self._scorer).judged
+    return dataclasses.replace(scored, judged=judged)
 
   def _batches(self, replies: int) -> list[Batch]:
     c = self.settings
@@ -277,6 +285,7 @@ class Evaluator:
     found = summaries.summarise_all(
       self.rows, measured, self.suites, self.prompt_lengths, margin=self.settings.margin,
       votes=functools.partial(summaries.has_votes, self._reward_fn),
+      score_malformed=self.settings.score_malformed,
     )  # fmt: skip
     return {**found, "sampling": self.sampling_settings()}
 

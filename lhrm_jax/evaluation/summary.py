@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -17,6 +18,7 @@ from lhrm_jax.evaluation.hybrid_accuracy import better_modes, hybrid_accuracy
 from lhrm_jax.evaluation.replies import Measured, Replies
 from lhrm_jax.rewards import BySource, RewardFn, name_of, parts_of
 from lhrm_jax.text import boxes, form, parse_response, tags
+from lhrm_jax.text.responses import without_tags
 
 # What a reply's first token decides, in the order of `sampling.mode_logprobs`.
 FIRST_TOKENS = (*tags.MODES, "neither")
@@ -29,7 +31,7 @@ Votes = Callable[[str], bool]
 
 def summarise_all(
   rows: Sequence[PromptRow], measured: Measured, suites: Sequence[str], lengths: np.ndarray, *,
-  margin: float, votes: Votes,
+  margin: float, votes: Votes, score_malformed: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
   """The whole evaluation of one policy.
 
@@ -40,6 +42,7 @@ def summarise_all(
     lengths: `[K]` tokens of the prompts.
     margin: of Hybrid Accuracy.
     votes: whether replies to rows of a source give answers that can be counted, for maj@k.
+    score_malformed: whether malformed replies have answers too.
 
   Returns:
     "auto", "think" and "no_think", each as `summarise` returns, with "avg", "pass" and "maj" (see
@@ -50,33 +53,39 @@ def summarise_all(
   """
   rows, of = list(rows), np.array(suites)
   names = list(dict.fromkeys(suites))
-  whole = _one(rows, measured, lengths, margin, votes)
+  read = final_answer
+  if score_malformed:
+    read = lambda text: final_answer(well_formed_text(text))  # noqa: E731
+
+  one = functools.partial(_one, margin=margin, votes=votes, read=read)
+  whole = one(rows, measured, lengths)
   if len(names) == 1:
     return {**whole, "suites": {names[0]: whole}}
   found = {}
   for name in names:
     places = np.flatnonzero(of == name)
     mine = [rows[i] for i in places]
-    found[name] = _one(mine, measured.take(places), lengths[places], margin, votes)
+    found[name] = one(mine, measured.take(places), lengths[places])
   return {**whole, "suites": found}
 
 
 def _one(
-  rows: Sequence[PromptRow], measured: Measured, lengths: np.ndarray, margin: float, votes: Votes
-) -> dict[str, Any]:
+  rows: Sequence[PromptRow], measured: Measured, lengths: np.ndarray, *, margin: float,
+  votes: Votes, read: Callable[[str], str | None],
+) -> dict[str, Any]:  # fmt: skip
   auto, forced, judged = measured.auto, measured.forced, measured.judged
   hacc = hybrid_accuracy(
     judged.scores, judged.lengths, chosen_modes(auto), margin=margin, mode_probs=measured.first
   )
   passes = {"auto": (auto, 0), **{mode: (forced, m) for m, mode in enumerate(tags.MODES)}}
-  can_vote = all(votes(row.source) for row in rows)
+  read_votes = read if all(votes(row.source) for row in rows) else None
   first = summarise_first_token(rows, measured.first)
   if measured.greedy is not None:
     shares = [(measured.greedy == m).mean() for m in (tags.THINK, tags.NO_THINK, tags.INVALID_MODE)]
     first["greedy"] = dict(zip(FIRST_TOKENS, map(float, shares), strict=True))
   return {
     **{
-      name: summarise(rows, of, m, lengths) | repeated(of, m, can_vote=can_vote)
+      name: summarise(rows, of, m, lengths) | repeated(of, m, read_votes)
       for name, (of, m) in passes.items()
     },
     "first_token": first,
@@ -139,15 +148,23 @@ def summarise(
   return summary
 
 
-def repeated(replies: Replies, mode_axis: int, *, can_vote: bool) -> dict[str, Any]:
-  """avg@k with its errors, pass@k by k and maj@k (`None` without answers that can be counted)."""
+def repeated(
+  replies: Replies, mode_axis: int, read: Callable[[str], str | None] | None
+) -> dict[str, Any]:
+  """avg@k with its errors, pass@k by k and maj@k.
+
+  Args:
+    replies: of all prompts.
+    mode_axis: place on the mode axis.
+    read: the answer of a reply, for maj@k; `None` where answers cannot be counted.
+  """
   at = _at(replies, mode_axis)
   ks = statistics.powers_up_to(at.scores.shape[1])
   answers = None
-  if can_vote:  # right replies are one answer, whose text does not matter
+  if read:  # right replies are one answer, whose text does not matter
     wrong = at.scores <= statistics.RIGHT
     answers = [
-      [final_answer(text) if parse else None for text, parse in zip(*row, strict=True)]
+      [read(text) if parse else None for text, parse in zip(*row, strict=True)]
       for row in zip(at.texts, wrong, strict=True)
     ]
   return {
@@ -224,6 +241,14 @@ def final_answer(text: str) -> str | None:
     return str(Fraction(final.replace(",", ""))) if len(final) <= 60 else final
   except (ValueError, ZeroDivisionError):
     return final
+
+
+def well_formed_text(text: str) -> str:
+  """A reply as a well-formed one: a malformed one becomes a direct answer of its text."""
+  if parse_response(text).well_formed:
+    return text
+  opening, closing = (of[tags.NO_THINK] for of in (tags.OPENING_TAGS, tags.CLOSING_TAGS))
+  return f"{opening}{without_tags(text)}{closing}"
 
 
 def _at(replies: Replies, mode_axis: int) -> Replies:

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from lhrm_jax.evaluation import EvaluationConfig, evaluate, samples
+from lhrm_jax.text.responses import without_tags
 from tests.evaluation import fake_policy
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -136,3 +137,26 @@ def test_a_sample_says_all_that_another_scorer_needs(calls, tmp_path):
   assert line["ids"] == list(fake_policy.TOKENIZER.encode_response(line["text"]))
   assert line["tokens"] == len(line["ids"]) and line["finish"] == "stop" and line["well_formed"]
   assert free["mode"] == "" and not free["well_formed"] and free["dial"] == {}
+
+
+def test_malformed_replies_are_scored_by_their_text_on_request(calls, monkeypatch):
+  """The fourth prompt's free reply is its gold without tags; it stays malformed."""
+  monkeypatch.setattr(fake_policy, "text_of", lambda place, *_: fake_policy.ROWS[place].answer)
+  for score_malformed in (False, True):
+    settings = EvaluationConfig(samples=1, score_malformed=score_malformed)
+    evaluator = fake_policy.evaluator(settings)
+    found = evaluator.summary(evaluator.measure({}, first_tokens=fake_policy.FIRST))["auto"]
+    assert found["accuracy"] == found["maj"] == score_malformed and found["malformed_rate"] == 1
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("<think>a</think>b</think>c", "c"),
+    ("<no_think>7", "7"),
+    ("<no_think>7</no_think>", "7"),
+    ("plain", "plain"),
+  ],
+)
+def test_text_without_tags(text, said):
+  assert without_tags(text) == said
