@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from lhrm_jax import rewards
+from lhrm_jax import parallel, rewards
 from lhrm_jax.data import tasks
 from lhrm_jax.data.fields import Fields
 from lhrm_jax.errors import UserError
@@ -20,6 +20,7 @@ from lhrm_jax.rewards import RewardFn
 from lhrm_jax.rewards import model as reward_model
 from lhrm_jax.runs.config import Config
 
+_CODE = "code"
 _SEED = 3  # of the choice among a suite's rows
 
 
@@ -36,9 +37,31 @@ def suite_rows(c: EvaluationConfig) -> list[SuiteRow]:
       found = suites.load(name, path, subset=subset, prepare=_prepare(name, c)).rows
     except (ImportError, OSError, ValueError) as error:
       raise UserError(f"evaluation.suites: {name}: {error}") from error
+    if suites.REGISTRY.get(name).scorer == _CODE:
+      found = _judgeable(name, found)
     chosen = np.random.default_rng(_SEED).permutation(len(found))[: c.prompts]
     rows += [found[i] for i in sorted(chosen)]
   return rows
+
+
+def _judgeable(name: str, rows: list[SuiteRow]) -> list[SuiteRow]:
+  """The programs whose tests can be judged; says how many cannot.
+
+  Raises:
+    UserError: none can.
+  """
+  kept, why = [], ""
+  for row in rows:
+    try:
+      rewards.check_answer(rewards.get(_CODE), row.answer)
+      kept.append(row)
+    except rewards.BadAnswer as error:
+      why = str(error)
+  if not kept:
+    raise UserError(f"evaluation.suites: {name}: no problem can be judged: {why}")
+  if (left_out := len(rows) - len(kept)) and parallel.is_writer():
+    print(f"{name}: {left_out} of {len(rows)} problems are left out, e.g. {why}", flush=True)
+  return kept
 
 
 def _prepare(name: str, c: EvaluationConfig) -> Callable[[Fields], Fields | None] | None:

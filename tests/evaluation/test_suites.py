@@ -255,3 +255,14 @@ def test_a_suite_that_cannot_be_read_says_which_file(tmp_path):
   write_jsonl(tmp_path / "bad.jsonl", [{"question": "q", "answer": "no mark"}])
   with pytest.raises(UserError, match=r"bad.jsonl:1: the answer holds no '####'"):
     evaluated.suite_rows(EvaluationConfig(suites=f"gsm8k={tmp_path}/bad.jsonl"))
+
+
+def test_a_problem_whose_tests_cannot_be_judged_is_left_out_and_counted(tmp_path, capsys):
+  good, bad = ROWS["mbpp"][0], {**ROWS["mbpp"][0], "test_list": ["assert True"]}
+  write_jsonl(tmp_path / "rows.jsonl", [bad, good])
+  settings = EvaluationConfig(suites=f"mbpp={tmp_path}/rows.jsonl")
+  assert len(evaluated.suite_rows(settings)) == 1
+  assert "mbpp: 1 of 2 problems are left out, e.g. " in capsys.readouterr().out
+  write_jsonl(tmp_path / "rows.jsonl", [bad])
+  with pytest.raises(UserError, match="no problem can be judged"):
+    evaluated.suite_rows(settings)

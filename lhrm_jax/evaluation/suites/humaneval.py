@@ -25,7 +25,6 @@ def read(fields: Fields) -> SuiteRow | None:
   asserts = [test for test in asserts if test]
   if not asserts:
     return None
-  # A docstring may describe a helper that the prompt defines; the tests may call it too.
   return programs.program_row("humaneval", _task(fields), asserts, entry_point=name)
 
 
