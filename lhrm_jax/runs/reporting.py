@@ -109,7 +109,7 @@ class Reporting:
     if config["reward_by_source"] or config["reward_model"]["init_from"]:
       key |= {name: config[name] for name in ("reward_by_source", "reward_model")}
     found = kept_evaluation(path)
-    if _with_defaults(found.get("key")) != key:
+    if with_defaults(found.get("key")) != key:
       found = self._measure(path.with_suffix(""), key, params)
       if parallel.is_writer():
         keep_evaluation(path, found)
@@ -124,7 +124,7 @@ class Reporting:
     """An evaluation, whose samples go into `folder`."""
     began, sampled = time.perf_counter(), self.evaluator.generation_seconds
     params = self._run.sampling_params(params)
-    log = _open_log(folder, key) if parallel.is_writer() else None
+    log = open_log(folder, key) if parallel.is_writer() else None
     with self._preemption.interruptible():
       first = self.evaluator.first_tokens(params)
       if parallel.is_writer():
@@ -211,8 +211,8 @@ def tensorboard_command(folder: pathlib.Path) -> str:
   return f"{name} --logdir {shlex.quote(str(folder))}"
 
 
-def _open_log(folder: pathlib.Path, key: dict[str, Any]) -> samples.SampleLog:
-  """The samples of an evaluation, with those that an earlier process made under the same key."""
+def open_log(folder: pathlib.Path, key: dict[str, Any]) -> samples.SampleLog:
+  """Opens an evaluation's samples, with those that an earlier process made under the same key."""
   path = folder / "key.json"
   try:
     if path.exists() and setup.read_json(path) == key:
@@ -224,8 +224,8 @@ def _open_log(folder: pathlib.Path, key: dict[str, Any]) -> samples.SampleLog:
   return log
 
 
-def _with_defaults(key: Any) -> Any:
-  """The key of an evaluation that may be older than some of the knobs."""
+def with_defaults(key: Any) -> Any:
+  """Returns the key of an evaluation that may be older than some of the knobs."""
   if not isinstance(key, dict) or not isinstance(key.get("evaluation"), dict):
     return key
   return {**key, "evaluation": {**plain(EvaluationConfig()), **key["evaluation"]}}
