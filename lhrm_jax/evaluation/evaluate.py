@@ -152,10 +152,9 @@ class Evaluator:
           failed.update(scored.judged.failed)
           new = pass_replies.to_samples(scored, names, seed=seed, seconds=seconds, dial=dial)
         for part in parallel.gather_objects(new):
-          kept = [known.get(sample.key, sample) for sample in part]
-          found += kept
           if log is not None:
-            log.append(kept)
+            log.append(part)
+          found += [known.get(sample.key, sample).without_ids() for sample in part]
     shape = (len(self.rows), len(names), samples * seeds)
     return pass_replies.from_samples(found, shape, names, samples, dict(failed))
 

@@ -2,16 +2,16 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, rewards
-from lhrm_jax.data import tasks
+from lhrm_jax.data import limits, tasks
 from lhrm_jax.data.fields import Fields
-from lhrm_jax.errors import UserError
-from lhrm_jax.evaluation import judge, suites
+from lhrm_jax.errors import UserError, as_user_error
+from lhrm_jax.evaluation import Evaluator, judge, suites
 from lhrm_jax.evaluation.config import EvaluationConfig, judged
 from lhrm_jax.evaluation.suites import arena_hard, livecodebench
 from lhrm_jax.evaluation.suites.suite import SuiteRow
@@ -19,6 +19,9 @@ from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.rewards import model as reward_model
 from lhrm_jax.runs.config import Config
+
+if TYPE_CHECKING:
+  from lhrm_jax.runs.setup import Setup
 
 _CODE = "code"
 _SEED = 3  # of the choice among a suite's rows
@@ -98,6 +101,35 @@ def _judge(c: Config, mesh: Mesh) -> RewardFn:
   except (ImportError, OSError, ValueError) as error:
     raise UserError(f"reward_model: {error}") from error
   return judge.by_reward_model(model.with_scale("raw").score_batch)
+
+
+def make_evaluator(run: "Setup") -> Evaluator:
+  """Returns the evaluator that a job's config describes.
+
+  Raises:
+    UserError: a prompt is too long or cannot be encoded, or the policy has too few positions.
+  """
+  c, data = run.config.evaluation, run.config.data
+  check_positions(run.config, run.policy_config)
+  key = "evaluation" if c.max_prompt_tokens else "data"
+  most = c.max_prompt_tokens or data.max_prompt_tokens
+  with as_user_error(ValueError):
+    rows, long = limits.within_limits(
+      list(run.suite_rows) or list(run.task.evaluation(c.prompts)), run.tokenizer,
+      max_tokens=most, long_prompts=data.long_prompts,
+    )  # fmt: skip
+    if long and parallel.is_writer():
+      done = {"skip": "left out", "truncate_left": "cut"}[data.long_prompts]
+      print(
+        f"{long:,} evaluation prompts have more than {key}.max_prompt_tokens={most} tokens and are "
+        f"{done}.",
+        flush=True,
+      )
+    own = suite_reward(run.config, run.sampling.mesh) if run.suite_rows else run.reward_fn
+    return Evaluator(
+      run.policy_config, run.tokenizer, own, rows, c, data, task=run.config.task,
+      **run.scoring_options(),
+    )  # fmt: skip
 
 
 def check_positions(c: Config, policy: PolicyConfig) -> None:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy, rewards, text
-from lhrm_jax.data import limits, tasks
+from lhrm_jax.data import tasks
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.evaluation import Evaluator
@@ -76,29 +76,7 @@ class Setup:
       UserError: a prompt is longer than the evaluation's or the data's `max_prompt_tokens`, or
         cannot be encoded; or the policy has too few positions.
     """
-    c, data = self.config.evaluation, self.config.data
-    evaluated.check_positions(self.config, self.policy_config)
-    most = c.max_prompt_tokens or data.max_prompt_tokens
-    with as_user_error(ValueError):
-      rows, long = limits.within_limits(
-        list(self.suite_rows) or list(self.task.evaluation(c.prompts)), self.tokenizer,
-        max_tokens=most, long_prompts=data.long_prompts,
-      )  # fmt: skip
-      if long and parallel.is_writer():
-        done = {"skip": "left out", "truncate_left": "cut"}[data.long_prompts]
-        key = "evaluation" if c.max_prompt_tokens else "data"
-        print(
-          f"{long:,} evaluation prompts have more than {key}.max_prompt_tokens={most} tokens and "
-          f"are {done}.",
-          flush=True,
-        )
-      reward_fn = self.reward_fn
-      if self.suite_rows:
-        reward_fn = evaluated.suite_reward(self.config, self.sampling.mesh)
-      return Evaluator(
-        self.policy_config, self.tokenizer, reward_fn, rows, c, data, task=self.config.task,
-        **self.scoring_options(),
-      )  # fmt: skip
+    return evaluated.make_evaluator(self)
 
   def scoring_options(self) -> dict[str, Any]:
     """Returns the options of `rewards.scoring.Scorer`, shared by training and evaluation."""
