@@ -103,8 +103,8 @@ def summarise(
     Accuracy (mean score), mean tokens, think rate, share of malformed replies and number of
     prompts: whole, by level, by source, by both, by subject where rows have one and by the length
     of the prompt where `lengths` are given. Of the whole also "form" (`form.form_rates`),
-    "truncated_rate", "interval" of the first three, "percentiles" of tokens, the means "by_mode"
-    and "seconds_per_reply".
+    "truncated_rate", "interval" of the first three, "percentiles" of tokens and the means
+    "by_mode". Nothing here depends on the machine's speed.
   """
   at = _at(replies, mode_axis)
   levels = np.array([row.level for row in rows])
@@ -143,8 +143,6 @@ def summarise(
     summary["by_length"] = by(_length_groups(lengths))
   if at.truncated is not None:
     summary["truncated_rate"] = float(at.truncated.mean())
-  if at.seconds is not None:
-    summary["seconds_per_reply"] = float(at.seconds.mean())
   return summary
 
 

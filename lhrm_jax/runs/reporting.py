@@ -137,6 +137,10 @@ class Reporting:
       "by_prompt": self.evaluator.by_prompt(measured),
       "seconds": time.perf_counter() - began,
       "generation_seconds": self.evaluator.generation_seconds - sampled,
+      "seconds_per_reply": {
+        name: float(of.seconds.mean())
+        for name, of in (("free", measured.auto), ("forced", measured.forced))
+      },
     }
     return finite(found)  # now, so that a resumed run reads back the same values
 
