@@ -101,7 +101,15 @@ def evaluation_prompts(
   Raises:
     ValueError: `long_prompts` is unknown, or none fits.
   """
-  rows = list(task.evaluation(count))
+  return within_limits(
+    list(task.evaluation(count)), tokenizer, max_tokens=max_tokens, long_prompts=long_prompts
+  )
+
+
+def within_limits(
+  rows: list[PromptRow], tokenizer: Tokenizer, *, max_tokens: int, long_prompts: str = "raise"
+) -> tuple[list[PromptRow], int]:
+  """Evaluation queries that fit, and how many were too long; as `evaluation_prompts`."""
   if _check(long_prompts, LONG_PROMPTS, "long_prompts") == "raise":
     return rows, 0
   fitting = [fits(tokenizer, row, max_tokens) for row in rows]
@@ -114,8 +122,8 @@ def evaluation_prompts(
   kept = [row for row, fit in zip(rows, fitting, strict=True) if fit]
   if not kept:
     raise ValueError(
-      f"None of {count} evaluation prompts has at most data.max_prompt_tokens={max_tokens} tokens: "
-      "raise the limit."
+      f"None of {len(rows)} evaluation prompts has at most data.max_prompt_tokens={max_tokens} "
+      "tokens: raise the limit."
     )
   return kept, long
 

@@ -51,12 +51,14 @@ class RowTask:
     demonstration_sources: of HFT's demonstrations, by name.
     evaluation_sources: of the evaluation's queries, by name; may be empty.
     on_bad_row: "raise" or "skip".
+    reserved: queries that are evaluated in place of the task's own, and so never trained on.
   """
 
   prompt_sources: Mapping[str, Dataset]
   demonstration_sources: Mapping[str, Dataset]
   evaluation_sources: Mapping[str, Dataset]
   on_bad_row: str = "raise"
+  reserved: Sequence[PromptRow] = ()
 
   @classmethod
   def from_config(cls, data: DataConfig) -> "RowTask":
@@ -108,6 +110,15 @@ class RowTask:
       ValueError: no source is named, or a row is bad.
     """
     return self._prompt_pool.rows
+
+  @property
+  def shown(self) -> Sequence[HFTRow]:
+    """All demonstrations.
+
+    Raises:
+      ValueError: no source is named, or a row is bad.
+    """
+    return self._demonstration_pool.rows
 
   def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
     """Training queries of one step: every query once per pass, in a new order each pass.
@@ -174,7 +185,7 @@ class RowTask:
 
   @functools.cached_property
   def _asked(self) -> questions.Asked:
-    return questions.Asked(self._evaluation_pool.rows)
+    return questions.Asked(self.reserved or self._evaluation_pool.rows)
 
   @functools.cached_property
   def _prompt_pool(self) -> "_Pool":
@@ -197,7 +208,8 @@ class RowTask:
     pool = self._load(key, named)
 
     def reserved(row: PromptRow | HFTRow) -> bool:
-      held_out = not self.evaluation_sources and is_held_out(row.prompt)
+      own = not self.evaluation_sources and not self.reserved
+      held_out = own and is_held_out(row.prompt)
       return held_out or row in self._asked
 
     kept = [row for row in pool.rows if not reserved(row)]

@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -11,101 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.config import MOST_ROWS, TEMPERATURE_OR_GREEDY, idle, knob, real, whole
-from lhrm_jax.data.batches import encode_prompts
+from lhrm_jax.data.batches import prompt_ids
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.evaluation.hybrid_accuracy import HybridAccuracy, better_modes, hybrid_accuracy
+from lhrm_jax.evaluation import replies as pass_replies
+from lhrm_jax.evaluation import samples as files
+from lhrm_jax.evaluation import summary as summaries
+from lhrm_jax.evaluation.batching import Batch, make_batches
+from lhrm_jax.evaluation.config import EvaluationConfig
+from lhrm_jax.evaluation.hybrid_accuracy import HybridAccuracy, hybrid_accuracy
+from lhrm_jax.evaluation.replies import Measured, Replies
+from lhrm_jax.evaluation.samples import PromptRecord, Sample, SampleKey, SampleLog
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn, check_answer, scoring
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
-from lhrm_jax.sampling import (
-  Prompts,
-  Rollouts,
-  SamplerSpec,
-  mode_logprobs,
-  prefill,
-  sample,
-)
-from lhrm_jax.text import Tokenizer, form, tags
+from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, mode_logprobs, prefill, sample
+from lhrm_jax.text import Tokenizer, tags
 
-# What a reply's first token decides, in the order of `sampling.mode_logprobs`.
-FIRST_TOKENS = (*tags.MODES, "neither")
-
-
-_SEED = 0  # of all sampling here, for every stage: stages compare on equal terms
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-  """Knobs of an evaluation, the section `evaluation` of a config."""
-
-  prompts: int = knob(500, whole(1, MOST_ROWS), "Evaluation prompts, at most.")
-  batch_prompts: int = knob(100, whole(1, MOST_ROWS), "Prompts sampled at a time.")
-  temperature: float = knob(
-    0.6, TEMPERATURE_OR_GREEDY, "Sampling temperature of the free and the forced replies."
-  )
-  top_p: float = knob(0.95, real(0, 1, above=True), "Nucleus sampling of all replies.")
-  samples: int = knob(4, whole(1, 2**16), "Replies per mode and prompt, for Hybrid Accuracy.")
-  hacc_temperature: float = knob(
-    0.6, TEMPERATURE_OR_GREEDY, "Sampling temperature for Hybrid Accuracy."
-  )
-  margin: float = knob(0.0, real(0), "Lead below which Hybrid Accuracy counts two modes as tied.")
-
-
-@idle(EvaluationConfig, "top_p")
-def _all_greedy(c: EvaluationConfig) -> str:
-  if c.temperature or c.hacc_temperature or c.top_p == 1:
-    return ""
-  return "evaluation.temperature=0 and evaluation.hacc_temperature=0 (greedy)"
-
-
-@idle(EvaluationConfig, "samples")
-def _same_samples(c: EvaluationConfig) -> str:
-  if c.hacc_temperature or c.samples == 1:
-    return ""
-  return "evaluation.hacc_temperature=0: greedy samples are all the same"
-
-
-@dataclasses.dataclass(frozen=True)
-class Replies:
-  """Scored replies to all evaluation prompts, numpy.
-
-  Attributes:
-    scores: `[K, M, n]` float32.
-    lengths: `[K, M, n]` int32, tokens.
-    modes: `[K, M, n]` int, by the first token; -1 where it is not a tag.
-    well_formed: `[K, M, n]` bool; not so where the reply was cut off.
-    texts: `[K, M, n]` str objects.
-    failed: number of judgements that failed, scored 0, by reason.
-  """
-
-  scores: np.ndarray
-  lengths: np.ndarray
-  modes: np.ndarray
-  well_formed: np.ndarray
-  texts: np.ndarray
-  failed: dict[str, int] = dataclasses.field(default_factory=dict)
-
-
-_ARRAYS = ("scores", "lengths", "modes", "well_formed", "texts")  # of `Replies`
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-  """All replies of one evaluation.
-
-  Attributes:
-    auto: with the mode left to the policy, `[K, 1, 1]`.
-    forced: in both modes, `[K, 2, 1]`.
-    judged: in both modes, for Hybrid Accuracy, `[K, 2, n]`.
-    first: `[K, 3]` probabilities of the first token, see `Evaluator.first_token_probs`.
-  """
-
-  auto: Replies
-  forced: Replies
-  judged: Replies
-  first: np.ndarray
+_SEED = 0  # the first of all sampling here, for every stage: stages compare on equal terms
 
 
 class Evaluator:
@@ -114,9 +39,11 @@ class Evaluator:
   Scores come from a `Scorer`, whose worker processes serve all evaluations until `close`.
 
   Attributes:
-    rows: the `K` queries.
+    rows: the `K` queries; a row's place is its prompt's id.
     settings: how to sample.
-    batches: rows and encoded prompts, in batches of equal size.
+    max_prompt_tokens: longest prompt.
+    max_response_tokens: longest reply.
+    generation_seconds: wall seconds in which replies were being sampled, all passes so far.
   """
 
   def __init__(
@@ -127,6 +54,8 @@ class Evaluator:
     rows: Sequence[PromptRow],
     settings: EvaluationConfig,
     data: DataConfig,
+    *,
+    task: str = "task",
     **scoring_options: Any,
   ):
     """Keeps the prompts.
@@ -137,56 +66,147 @@ class Evaluator:
       reward_fn: scores a response.
       rows: the queries.
       settings: how to sample.
-      data: whose limits on length hold.
+      data: whose limits on length hold where `settings` has none.
+      task: suite of rows that belong to none.
       **scoring_options: of `rewards.scoring.Scorer`.
 
     Raises:
-      ValueError: a prompt cannot be encoded, or a row's answer is not what the reward needs.
+      ValueError: a prompt cannot be encoded or is too long, or a row's answer is not what the
+        reward needs.
     """
     for row in rows:
       check_answer(reward_fn, row.answer, row.source)
-    self._config, self._tokenizer = config, tokenizer
-    self._scorer = scoring.Scorer(
-      reward_fn, background=False, tag_ids=tokenizer.tag_ids, **scoring_options
-    )
-    self.rows, self.settings = list(rows), settings
-    self._max_tokens = data.max_response_tokens
-    self.batches = []
-    size = min(settings.batch_prompts, settings.prompts)
-    for start in range(0, len(self.rows), size):
-      batch = self.rows[start : start + size]
-      # A short last batch is filled up with its first row, so that one program serves all.
-      filled = batch + [batch[0]] * (size - len(batch))
-      encoded = encode_prompts(tokenizer, filled, start, data.max_prompt_tokens)
-      self.batches.append((batch, Prompts(*encoded)))
+    self._config, self._tokenizer, self._reward_fn = config, tokenizer, reward_fn
+    # Without their ids, the tags that `_scored` adds decide the mode.
+    tag_ids = None if settings.score_malformed else tokenizer.tag_ids
+    self._scorer = scoring.Scorer(reward_fn, background=False, tag_ids=tag_ids, **scoring_options)
+    self.rows, self.settings, self._task = list(rows), settings, task
+    self.max_prompt_tokens = settings.max_prompt_tokens or data.max_prompt_tokens
+    self.max_response_tokens = settings.max_response_tokens or data.max_response_tokens
+    self._encoded = [prompt_ids(tokenizer, row) for row in self.rows]
+    self._check_lengths()
+    self.generation_seconds = 0.0
+
+  def _check_lengths(self) -> None:
+    key = "evaluation" if self.settings.max_prompt_tokens else "data"
+    for row, ids in zip(self.rows, self._encoded, strict=True):
+      if len(ids) > self.max_prompt_tokens:
+        raise ValueError(
+          f"A prompt has {len(ids)} tokens, more than {key}.max_prompt_tokens="
+          f"{self.max_prompt_tokens}: {row.prompt[:80]!r}. Raise the limit, or set "
+          "data.long_prompts to 'skip' or 'truncate_left'."
+        )
+
+  @property
+  def prompt_lengths(self) -> np.ndarray:
+    """`[K]` int, tokens of each prompt."""
+    return np.array([len(ids) for ids in self._encoded])
+
+  @property
+  def suites(self) -> list[str]:
+    """`K` names of the suites that the rows belong to."""
+    return [row.source if hasattr(row, "subject") else self._task for row in self.rows]
+
+  # ---- Sampling
 
   def replies(
-    self, params: policy.Params, *, paired: bool, samples: int = 1, temperature: float
-  ) -> Replies:
-    """Samples and scores `samples` replies per prompt, in both modes or freely.
+    self, params: policy.Params, *, paired: bool, samples: int = 1, temperature: float,
+    seeds: int = 1, dial: Mapping[str, Any] | None = None, log: SampleLog | None = None,
+    **changes: Any,
+  ) -> Replies:  # fmt: skip
+    """Samples and scores replies to every prompt, in both modes or freely.
 
-    Every process of a job takes its share of the batches, and gets the replies to all.
+    Every process of a job takes its share of the batches, and gets the replies to all. While one
+    batch is scored, the next is sampled.
+
+    Args:
+      params: the policy's.
+      paired: whether to force both modes.
+      samples: replies per prompt, mode and seed.
+      temperature: of modes without one of their own.
+      seeds: number of seeds.
+      dial: recorded with each sample, see `Sample`.
+      log: kept samples are taken from here, and new ones appended batch by batch; of the process
+        that writes.
+      **changes: fields of `SamplerSpec` in place of the settings'.
     """
-    sampler = SamplerSpec.of(
-      self._tokenizer, samples=samples, max_tokens=self._max_tokens, paired=paired,
-      temperature=temperature, top_p=self.settings.top_p,
+    names = tags.MODES if paired else (files.FREE,)
+    spec = SamplerSpec.of(self._tokenizer, **{
+      "samples": samples, "max_tokens": self.max_response_tokens, "paired": paired,
+      **self.settings.drawing(temperature), **changes,
+    })  # fmt: skip
+    known = parallel.gather_objects(log.known if log else {})[0]
+    batches = self._batches(len(names) * samples)
+    failed: collections.Counter[str] = collections.Counter()
+    found: list[Sample] = []
+    dial = dict(dial or {})
+    for seed in range(seeds):
+      keys = functools.partial(_keys, names=names, samples=samples, seed=seed, dial=dial)
+      missing = [batch for batch in batches if not all(key in known for key in keys(batch))]
+      done = {id(batch) for batch in missing}
+      found += [known[key] for batch in batches if id(batch) not in done for key in keys(batch)]
+      for batch, rollouts, seconds in self._sampled(params, spec, missing, seed):
+        new: list[Sample] = []
+        if batch is not None:
+          scored = self._scored([self.rows[i] for i in batch.places], rollouts)
+          failed.update(scored.judged.failed)
+          new = pass_replies.to_samples(scored, names, seed=seed, seconds=seconds, dial=dial)
+        for part in parallel.gather_objects(new):
+          if log is not None:
+            log.append(part)
+          found += [known.get(sample.key, sample).without_ids() for sample in part]
+    shape = (len(self.rows), len(names), samples * seeds)
+    return pass_replies.from_samples(found, shape, names, samples, dict(failed))
+
+  def _scored(self, rows: Sequence[PromptRow], rollouts: Rollouts) -> ScoredRollouts:
+    scored = ScoredRollouts.read(self._tokenizer, rows, rollouts)
+    if not self.settings.score_malformed:
+      return scored.judged_by(self._scorer)
+    texts = np.vectorize(summaries.well_formed_text, otypes=[object])(scored.texts)
+    judged = dataclasses.replace(scored, texts=texts).judged_by(self._scorer).judged
+    return dataclasses.replace(scored, judged=judged)
+
+  def _batches(self, replies: int) -> list[Batch]:
+    c = self.settings
+    return make_batches(
+      self._encoded, pad_id=self._tokenizer.pad_id, max_prompt_tokens=self.max_prompt_tokens,
+      batch_prompts=min(c.batch_prompts, c.prompts), replies=replies,
+      max_response_tokens=self.max_response_tokens, batch_tokens=c.batch_tokens,
     )  # fmt: skip
-    mine: dict[int, Replies] = {}
-    for i in range(jax.process_index(), len(self.batches), jax.process_count()):
-      rows, prompts = self.batches[i]
-      rollouts = sample(self._config, sampler, params, prompts, jax.random.key(_SEED))
-      rollouts = _first(jax.device_get(rollouts), len(rows))
-      scored = ScoredRollouts.read(self._tokenizer, rows, rollouts).judged_by(self._scorer)
-      mine[i] = Replies(
-        **{name: getattr(scored, name) for name in _ARRAYS}, failed=scored.judged.failed
-      )
-    found = {i: part for of in parallel.gather_objects(mine) for i, part in of.items()}
-    parts = [found[i] for i in range(len(self.batches))]
-    failed = sum((collections.Counter(part.failed) for part in parts), collections.Counter())
-    return Replies(
-      **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS},
-      failed=dict(failed),
-    )
+
+  def _sampled(
+    self, params: policy.Params, spec: SamplerSpec, batches: Sequence[Batch], seed: int
+  ) -> Iterator[tuple[Batch | None, Rollouts | None, float]]:
+    """Yields this process's batches with their rollouts, on the host, and wall seconds.
+
+    The next batch is under way while the caller handles one. All processes get equally many;
+    `None` stands for a batch that another process alone has.
+    """
+    step, first = jax.process_count(), jax.process_index()
+    mine = [
+      batches[i + first] if i + first < len(batches) else None for i in range(0, len(batches), step)
+    ]
+    key, free_at = jax.random.key(_SEED + seed), 0.0
+
+    def start(batch: Batch | None) -> tuple[float, Future | None]:
+      began = time.perf_counter()
+      if batch is None:
+        return began, None
+      rollouts = sample(self._config, spec, params, batch.prompts, key)
+      return began, waiter.submit(_fetched, rollouts, len(batch.places))
+
+    # The thread only waits: programs of two threads could reach the devices in different orders.
+    with ThreadPoolExecutor(1) as waiter:
+      following = start(mine[0]) if mine else None
+      for i, batch in enumerate(mine):
+        (began, future), following = following, start(mine[i + 1]) if i + 1 < len(mine) else None
+        if future is None:
+          yield None, None, 0.0
+          continue
+        rollouts, ready = future.result()
+        seconds, free_at = ready - max(began, free_at), ready
+        self.generation_seconds += seconds
+        yield batch, rollouts, seconds
 
   def close(self) -> None:
     """Ends the worker processes of the scoring, where it has any."""
@@ -205,128 +225,144 @@ class Evaluator:
     c = self.settings
     return self.replies(params, paired=True, samples=c.samples, temperature=c.hacc_temperature)
 
-  def measure(self, params: policy.Params) -> Measured:
-    """Samples and scores all that an evaluation needs."""
-    return Measured(
-      self.auto(params), self.forced(params), self.judged(params), self.first_token_probs(params)
-    )
+  def measure(
+    self, params: policy.Params, log: SampleLog | None = None,
+    first_tokens: tuple[np.ndarray, np.ndarray] | None = None,
+  ) -> Measured:  # fmt: skip
+    """Samples and scores all that an evaluation needs.
 
-  def evaluate(self, params: policy.Params) -> dict[str, Any]:
-    """The whole evaluation of one policy: the `summary` of what it replies."""
-    return self.summary(self.measure(params))
+    Where forced replies and those for Hybrid Accuracy are sampled alike, they are the same ones.
 
-  def summary(self, measured: Measured) -> dict[str, Any]:
-    """An evaluation as plain JSON-like values.
-
-    Returns:
-      For "auto", "think" and "no_think": accuracy, mean tokens, think rate, the share of malformed
-      replies, and these by level, with `form.form_rates`; for "first_token" the mean probabilities
-      of "think", "no_think" and "neither" where it is sampled at temperature 1, whole and by level;
-      for "hacc" the fields of `HybridAccuracy`.
+    Args:
+      params: the policy's.
+      log: see `replies`.
+      first_tokens: of these parameters, where they are known.
     """
-    hacc = self.hybrid_accuracy(measured.auto, measured.judged, measured.first)
-    return {
-      "auto": self.summarise(measured.auto, 0),
-      **{mode: self.summarise(measured.forced, m) for m, mode in enumerate(tags.MODES)},
-      "first_token": self.summarise_first_token(measured.first),
-      "hacc": dataclasses.asdict(hacc),
-    }
-
-  def hybrid_accuracy(self, auto: Replies, judged: Replies, first: np.ndarray) -> HybridAccuracy:
-    """Hybrid Accuracy of free replies; see `Measured` for the arguments."""
-    return hybrid_accuracy(
-      judged.scores, judged.lengths, _chosen(auto), margin=self.settings.margin, mode_probs=first
+    c = self.settings
+    first, greedy = first_tokens or self.first_tokens(params)
+    auto = self.replies(
+      params, paired=False, samples=c.free_samples, temperature=c.temperature, seeds=c.seeds,
+      log=log,
+    )  # fmt: skip
+    judged = self.replies(
+      params, paired=True, samples=c.samples, temperature=c.hacc_temperature, seeds=c.seeds, log=log
     )
-
-  def by_prompt(self, measured: Measured) -> dict[str, list]:
-    """What pairs two policies prompt by prompt.
-
-    Returns:
-      Lists of `K`: "level"; of the free reply "score", "tokens", "mode" (-1 where it is malformed
-      or has none); "better", the mode that Hybrid Accuracy calls the better one.
-    """
-    judged = measured.judged
-    better, _ = better_modes(judged.scores, judged.lengths, self.settings.margin)
-    return {
-      "level": [row.level for row in self.rows],
-      "score": measured.auto.scores[:, 0, 0].tolist(),
-      "tokens": measured.auto.lengths[:, 0, 0].tolist(),
-      "mode": _chosen(measured.auto).tolist(),
-      "better": better.tolist(),
-    }
+    forced = judged
+    if c.drawing(c.temperature) != c.drawing(c.hacc_temperature):
+      dial = {"temperature": c.temperature}
+      forced = self.replies(params, paired=True, temperature=c.temperature, dial=dial, log=log)
+    return Measured(auto, forced, judged, first, greedy)
 
   def first_token_probs(self, params: policy.Params) -> np.ndarray:
     """`[K, 3]` probabilities that a reply opens with `<think>`, `<no_think>` or neither.
 
     At temperature 1 and of the whole vocabulary, whatever the evaluation samples at.
     """
+    return self.first_tokens(params)[0]
+
+  def first_tokens(self, params: policy.Params) -> tuple[np.ndarray, np.ndarray]:
+    """`first_token_probs`, and the mode `[K]` of the most likely first token, -1 for neither."""
     opening = self._tokenizer.tag_ids.opening
+    probs = np.zeros((len(self.rows), 1 + len(opening)), np.float32)
+    greedy = np.zeros(len(self.rows), int)
     with parallel.laid_out_like(params):
-      parts = [
-        np.asarray(_first_token_probs(self._config, opening, params, prompts))[: len(rows)]
-        for rows, prompts in self.batches
-      ]
-    return np.concatenate(parts)
+      for batch in self._batches(0):
+        found, tokens = _first_tokens(self._config, opening, params, batch.prompts)
+        probs[batch.places] = np.asarray(found)[: len(batch.places)]
+        modes = map(self._tokenizer.tag_ids.mode_of, np.asarray(tokens).tolist())
+        greedy[batch.places] = list(modes)[: len(batch.places)]
+    return probs, greedy
 
-  def summarise_first_token(self, probs: np.ndarray) -> dict[str, Any]:
-    """Mean probabilities of a first token, `[K, 3]`, whole and by level."""
-    levels = np.array([row.level for row in self.rows])
+  # ---- Results
 
-    def over(chosen: np.ndarray) -> dict[str, float]:
-      means = probs[chosen].mean(axis=0)
-      return dict(zip(FIRST_TOKENS, means.tolist(), strict=True))
+  def evaluate(self, params: policy.Params) -> dict[str, Any]:
+    """The whole evaluation of one policy: the `summary` of what it replies."""
+    return self.summary(self.measure(params))
 
-    return {
-      **over(np.ones(len(levels), bool)),
-      "by_level": {str(level): over(levels == level) for level in sorted(set(levels.tolist()))},
-    }
+  def summary(self, measured: Measured) -> dict[str, Any]:
+    """An evaluation as plain JSON-like values: `summary.summarise_all`, and its settings."""
+    found = summaries.summarise_all(
+      self.rows, measured, self.suites, self.prompt_lengths, margin=self.settings.margin,
+      votes=functools.partial(summaries.has_votes, self._reward_fn),
+      score_malformed=self.settings.score_malformed,
+    )  # fmt: skip
+    return {**found, "sampling": self.sampling_settings()}
 
-  def summarise(self, replies: Replies, mode_axis: int) -> dict[str, Any]:
-    """Accuracy, mean tokens and think rate of one place on the mode axis: whole, by level, by where
-    the rows come from, and by both.
-    """
-    levels = np.array([row.level for row in self.rows])
-    sources = np.array([row.source for row in self.rows])
-    texts = replies.texts[:, mode_axis].ravel().tolist()
+  def sampling_settings(self) -> dict[str, Any]:
+    """How replies were sampled: settings by mode, seeds, and limits on length."""
+    c = self.settings
 
-    def over(chosen: np.ndarray) -> dict[str, Any]:
+    def by_mode(temperature: float) -> dict[str, dict[str, float]]:
+      drawing = c.drawing(temperature)
       return {
-        "accuracy": float(replies.scores[chosen, mode_axis].mean()),
-        "mean_tokens": float(replies.lengths[chosen, mode_axis].mean()),
-        "think_rate": float((replies.modes[chosen, mode_axis] == tags.THINK).mean()),
-        "malformed_rate": float((~replies.well_formed[chosen, mode_axis]).mean()),
-        "prompts": int(chosen.sum()),
+        mode: {n: x[m] if isinstance(x, tuple) else x for n, x in drawing.items()}
+        for m, mode in enumerate((*tags.MODES, "neither"))
       }
 
     return {
-      **over(np.ones(len(levels), bool)),
-      "form": form.form_rates(
-        replies.modes[:, mode_axis], replies.well_formed[:, mode_axis], texts
-      ),
-      "by_level": {str(level): over(levels == level) for level in sorted(set(levels.tolist()))},
-      "by_source": {name: over(sources == name) for name in sorted(set(sources.tolist()))},
-      "by_source_and_level": {
-        name: {
-          str(level): over((sources == name) & (levels == level))
-          for level in sorted(set(levels[sources == name].tolist()))
-        }
-        for name in sorted(set(sources.tolist()))
-      },
-    }
+      "free": by_mode(c.temperature), "forced": by_mode(c.temperature),
+      "hacc": by_mode(c.hacc_temperature), "seeds": list(range(c.seeds)),
+      "free_samples": c.free_samples, "samples": c.samples,
+      "max_prompt_tokens": self.max_prompt_tokens,
+      "max_response_tokens": self.max_response_tokens,
+    }  # fmt: skip
+
+  def prompt_records(self, first: np.ndarray, greedy: np.ndarray) -> list[PromptRecord]:
+    """The prompts as `prompts.jsonl` keeps them; see `first_tokens` for the arguments."""
+    return [
+      PromptRecord(
+        prompt_id=i, suite=suite, prompt=row.prompt, answer=row.answer, level=row.level,
+        subject=getattr(row, "subject", ""), source=row.source, p_think=p[tags.THINK],
+        p_no_think=p[tags.NO_THINK], p_neither=p[-1],
+        greedy_mode=tags.MODES[mode] if mode != tags.INVALID_MODE else "",
+        prompt_tokens=len(self._encoded[i]),
+      )
+      for i, (row, suite, p, mode) in enumerate(
+        zip(self.rows, self.suites, first.tolist(), greedy.tolist(), strict=True)
+      )
+    ]  # fmt: skip
+
+  def hybrid_accuracy(self, auto: Replies, judged: Replies, first: np.ndarray) -> HybridAccuracy:
+    """Hybrid Accuracy of free replies; see `Measured` for the arguments."""
+    chosen = summaries.chosen_modes(auto)
+    return hybrid_accuracy(
+      judged.scores, judged.lengths, chosen, margin=self.settings.margin, mode_probs=first
+    )
+
+  def by_prompt(self, measured: Measured) -> dict[str, list]:
+    """What pairs two policies prompt by prompt, see `summary.by_prompt`."""
+    return summaries.by_prompt(self.rows, measured, self.settings.margin)
+
+  def summarise_first_token(self, probs: np.ndarray) -> dict[str, Any]:
+    """Mean probabilities of a first token, `[K, 3]`, whole and by level."""
+    return summaries.summarise_first_token(self.rows, probs)
+
+  def summarise(self, replies: Replies, mode_axis: int) -> dict[str, Any]:
+    """Accuracy, tokens and think rate of one place on the mode axis, see `summary.summarise`."""
+    return summaries.summarise(self.rows, replies, mode_axis, self.prompt_lengths)
+
+
+def _keys(
+  batch: Batch, *, names: Sequence[str], samples: int, seed: int, dial: Mapping[str, Any]
+) -> list[SampleKey]:
+  of_dial = tuple(sorted(dial.items()))
+  return [
+    (int(place), name, seed, number, of_dial)
+    for place in batch.places for name in names for number in range(samples)
+  ]  # fmt: skip
+
+
+def _fetched(rollouts: Rollouts, prompts: int) -> tuple[Rollouts, float]:
+  """The first prompts' rollouts on the host, and when they were there."""
+  found = jax.device_get(rollouts)
+  ready = time.perf_counter()
+  return jax.tree.map(lambda x: x[:prompts] if np.ndim(x) else x, found), ready
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _first_token_probs(
+def _first_tokens(
   config: PolicyConfig, opening: tuple[int, int], params: policy.Params, prompts: Prompts
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
   hidden, _ = prefill(config, params, prompts)
-  return jnp.exp(mode_logprobs(policy.next_token_logits(config, params, hidden), opening))
-
-
-def _chosen(auto: Replies) -> np.ndarray:
-  """`[K]` modes of free replies, of which a malformed one has none."""
-  return np.where(auto.well_formed, auto.modes, tags.INVALID_MODE)[:, 0, 0]
-
-
-def _first(rollouts: Rollouts, prompts: int) -> Rollouts:
-  return jax.tree.map(lambda x: x[:prompts] if np.ndim(x) else x, rollouts)
+  logits = policy.next_token_logits(config, params, hidden)
+  return jnp.exp(mode_logprobs(logits, opening)), jnp.argmax(logits, axis=-1)

@@ -38,6 +38,7 @@ from lhrm_jax.data import tasks
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import EvaluationConfig
+from lhrm_jax.evaluation.config import judged
 from lhrm_jax.parallel import MeshConfig, SamplingMeshConfig
 from lhrm_jax.policy.config import PolicySettings
 from lhrm_jax.registry import UnknownName
@@ -238,12 +239,16 @@ def _profile(c: Config) -> str:
   return ""
 
 
-@together(Config, "checkpoint.best", "hgpo.eval_every", "hgpo.steps")
+@together(Config, "checkpoint.best", "hgpo.eval_every", "hgpo.eval_hacc", "hgpo.steps")
 def _best(c: Config) -> str:
   metric = c.checkpoint.best
-  known = ("eval/accuracy", "eval/mean_tokens", "eval/think", "eval/no_think", "mode/think_rate")
-  if not metric or metric in known or metric.startswith("mode/think_rate/level_"):
-    if metric not in known[:2] or c.hgpo.eval_every or not c.hgpo.steps:
+  known = ("eval/accuracy", "hacc/score", "eval/mean_tokens", "eval/think", "eval/no_think",
+           "mode/think_rate")  # fmt: skip
+  of_groups = ("mode/think_rate/level_", "mode/think_rate/source_", "eval/accuracy/source_")
+  if metric == "hacc/score" and not c.hgpo.eval_hacc and c.hgpo.eval_every:
+    return "checkpoint.best='hacc/score' is measured with hgpo.eval_hacc: set that to True."
+  if not metric or metric in known or metric.startswith(of_groups):
+    if metric not in known[:3] or c.hgpo.eval_every or not c.hgpo.steps:
       return ""
     return f"checkpoint.best={metric!r} is measured every hgpo.eval_every steps: set that above 0."
   return f"checkpoint.best={short(metric)} must be '' or one of {', '.join(known)}."
@@ -261,7 +266,20 @@ def _by_source(c: Config) -> str:
 
 @idle(Config, *(f"reward_model.{field.name}" for field in dataclasses.fields(RewardModelConfig)))
 def _no_reward_model(c: Config) -> str:
-  return "" if "reward_model" in rewards_named(c) else "rewards that do not name 'reward_model'"
+  judges = judged(c.evaluation) and not c.evaluation.judge.endpoint
+  named = judges or "reward_model" in rewards_named(c)
+  return "" if named else "rewards that do not name 'reward_model'"
+
+
+@together(Config, "evaluation.suites", "evaluation.judge.endpoint", "reward_model.init_from")
+def _judge(c: Config) -> str:
+  named = judged(c.evaluation)
+  if not named or c.evaluation.judge.endpoint or c.reward_model.init_from:
+    return ""
+  return (
+    f"evaluation.suites names {', '.join(named)}, which a judge scores: set "
+    "evaluation.judge.endpoint to an OpenAI-compatible API, or reward_model.init_from."
+  )
 
 
 @idle(Config, "reward_model.scale")

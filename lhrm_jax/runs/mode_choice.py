@@ -78,6 +78,12 @@ def free_metrics(
   for level, of_level in values["by_level"].items():
     metrics[f"mode/think_rate/level_{level}"] = of_level["think_rate"]
     metrics[f"eval/neither_prob/level_{level}"] = first["by_level"][level]["neither"]
+  if len(values["by_source"]) > 1:  # e.g. the think rate on code while RL runs on mathematics
+    for source, of_source in values["by_source"].items():
+      name = f"source_{source or 'unnamed'}"
+      metrics[f"mode/think_rate/{name}"] = of_source["think_rate"]
+      metrics[f"eval/accuracy/{name}"] = of_source["accuracy"]
+      metrics[f"eval/mean_tokens/{name}"] = of_source["mean_tokens"]
   if hacc:
     found = evaluator.hybrid_accuracy(replies, evaluator.judged(params), probs)
     metrics["hacc/score"] = found.score

@@ -11,9 +11,10 @@ from typing import Any
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import flatten
-from lhrm_jax.evaluation import Evaluator, Measured, figures
+from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, figures, samples
+from lhrm_jax.evaluation.overlap import overlap
 from lhrm_jax.evaluation.report import finite, write_report
-from lhrm_jax.runs import setup, validation
+from lhrm_jax.runs import evaluated, setup, validation
 from lhrm_jax.runs.config import KNOBS, Config, plain
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.runs.preemption import Preemption
@@ -48,6 +49,7 @@ class Reporting:
     self._started = time.perf_counter()
     self._samples: list[dict[str, Any]] = []
     self._notes = list(run.task.notes)
+    self._overlaps: dict[str, Any] | None = None
     if parallel.is_writer():
       self.writer = MetricWriter(self._workdir, plain(run.config), hyperparameters(run.config))
     else:
@@ -92,7 +94,9 @@ class Reporting:
   def evaluate(self, stage: str, step: int, params: policy.Params) -> dict[str, Any]:
     """Evaluates a stage's policy for the report and returns the summary.
 
-    A resumed run reads an evaluation that it has already made from `evaluation/STAGE.json`.
+    Every sample is kept in `evaluation/STAGE/` as it is made (`evaluation.samples`). A resumed run
+    samples only what is missing there, and reads an evaluation that it has already made from
+    `evaluation/STAGE.json`.
 
     Args:
       stage: stage that trained the policy.
@@ -105,25 +109,48 @@ class Reporting:
     if config["reward_by_source"] or config["reward_model"]["init_from"]:
       key |= {name: config[name] for name in ("reward_by_source", "reward_model")}
     found = kept_evaluation(path)
-    if found.get("key") != key:
-      began = time.perf_counter()
-      params = self._run.sampling_params(params)
-      with self._preemption.interruptible():
-        measured = self.evaluator.measure(params)
-      found = {
-        "key": key,
-        "summary": self.evaluator.summary(measured),
-        "samples": sample_replies(self.evaluator, measured),
-        "by_prompt": self.evaluator.by_prompt(measured),
-        "seconds": time.perf_counter() - began,
-      }
-      found = finite(found)  # now, so that a resumed run reads back the same values
+    if with_defaults(found.get("key")) != key:
+      found = self._measure(path.with_suffix(""), key, params)
       if parallel.is_writer():
         keep_evaluation(path, found)
     self.took("evaluation", found["seconds"])
     self._stages[stage], self._samples = found["summary"], found["samples"]
     self._log(stage, step, found["summary"])
     return found["summary"]
+
+  def _measure(
+    self, folder: pathlib.Path, key: dict[str, Any], params: policy.Params
+  ) -> dict[str, Any]:
+    """An evaluation, whose samples go into `folder`."""
+    began, sampled = time.perf_counter(), self.evaluator.generation_seconds
+    params = self._run.sampling_params(params)
+    log = open_log(folder, key) if parallel.is_writer() else None
+    with self._preemption.interruptible():
+      first = self.evaluator.first_tokens(params)
+      if parallel.is_writer():
+        samples.write_prompts(folder, self.evaluator.prompt_records(*first))
+      measured = self.evaluator.measure(params, log, first)
+    found = {
+      "key": key,
+      "summary": self.evaluator.summary(measured) | {"overlap": self._overlap()},
+      "samples": sample_replies(self.evaluator, measured),
+      "by_prompt": self.evaluator.by_prompt(measured),
+      "seconds": time.perf_counter() - began,
+      "generation_seconds": self.evaluator.generation_seconds - sampled,
+      "seconds_per_reply": {
+        name: float(of.seconds.mean())
+        for name, of in (("free", measured.auto), ("forced", measured.forced))
+      },
+    }
+    return finite(found)  # now, so that a resumed run reads back the same values
+
+  def _overlap(self) -> dict[str, Any] | None:
+    """Overlap of the evaluation prompts with the training data; `None` where none is named."""
+    if self._overlaps is None:
+      texts = evaluated.training_texts(self._run.config, self._run.task)
+      if texts is not None:
+        self._overlaps = overlap([row.prompt for row in self.evaluator.rows], texts)
+    return self._overlaps
 
   def _log(self, stage: str, trained: int, summary: dict[str, Any]) -> None:
     step = setup.STAGES.index(stage)
@@ -186,6 +213,26 @@ def tensorboard_command(folder: pathlib.Path) -> str:
   program = pathlib.Path(sys.executable).with_name("tensorboard")
   name = str(program) if program.exists() else f"{sys.executable} -m tensorboard.main"
   return f"{name} --logdir {shlex.quote(str(folder))}"
+
+
+def open_log(folder: pathlib.Path, key: dict[str, Any]) -> samples.SampleLog:
+  """Opens an evaluation's samples, with those that an earlier process made under the same key."""
+  path = folder / "key.json"
+  try:
+    if path.exists() and setup.read_json(path) == key:
+      return samples.open_log(folder, resume=True)
+  except (OSError, ValueError) as error:
+    warn(f"{printable(str(error))}. The evaluation is repeated.")
+  log = samples.open_log(folder, resume=False)
+  setup.write_json(path, key)
+  return log
+
+
+def with_defaults(key: Any) -> Any:
+  """Returns the key of an evaluation that may be older than some of the knobs."""
+  if not isinstance(key, dict) or not isinstance(key.get("evaluation"), dict):
+    return key
+  return {**key, "evaluation": {**plain(EvaluationConfig()), **key["evaluation"]}}
 
 
 def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:

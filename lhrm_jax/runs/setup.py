@@ -17,13 +17,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy, rewards, text
-from lhrm_jax.data import limits, tasks
+from lhrm_jax.data import tasks
+from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.evaluation import Evaluator
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.rewards import model as reward_model
-from lhrm_jax.runs import checkpoints, policy_settings, validation
+from lhrm_jax.runs import checkpoints, evaluated, policy_settings, validation
 from lhrm_jax.runs.config import Config, from_config_dict
 from lhrm_jax.storage import bucket, urls
 from lhrm_jax.storage.urls import BucketError
@@ -50,6 +51,7 @@ class Setup:
     task: source of rows.
     reward_fn: reward of a response.
     params: parameters that `init_from` names; `None` for random ones or a resumed run.
+    suite_rows: rows of the suites that are evaluated; empty for the task's own prompts.
   """
 
   config: Config
@@ -60,6 +62,7 @@ class Setup:
   task: tasks.Task
   reward_fn: RewardFn
   params: policy.Params | None
+  suite_rows: Sequence[PromptRow] = ()
 
   def sampling_params(self, params: policy.Params) -> policy.Params:
     """Returns this host's copy of the parameters, for sampling and evaluation."""
@@ -70,24 +73,10 @@ class Setup:
     """Returns the evaluator that the config describes.
 
     Raises:
-      UserError: a prompt is longer than `data.max_prompt_tokens`, or cannot be encoded.
+      UserError: a prompt is longer than the evaluation's or the data's `max_prompt_tokens`, or
+        cannot be encoded; or the policy has too few positions.
     """
-    c, data = self.config.evaluation, self.config.data
-    with as_user_error(ValueError):
-      rows, long = limits.evaluation_prompts(
-        self.task, self.tokenizer, c.prompts,
-        max_tokens=data.max_prompt_tokens, long_prompts=data.long_prompts,
-      )  # fmt: skip
-      if long and parallel.is_writer():
-        done = {"skip": "left out", "truncate_left": "cut"}[data.long_prompts]
-        print(
-          f"{long:,} evaluation prompts have more than data.max_prompt_tokens="
-          f"{data.max_prompt_tokens} tokens and are {done}.",
-          flush=True,
-        )
-      return Evaluator(
-        self.policy_config, self.tokenizer, self.reward_fn, rows, c, data, **self.scoring_options()
-      )
+    return evaluated.make_evaluator(self)
 
   def scoring_options(self) -> dict[str, Any]:
     """Returns the options of `rewards.scoring.Scorer`, shared by training and evaluation."""
@@ -111,6 +100,9 @@ def make(config: ConfigDict | Config, saved_policy: pathlib.Path | None = None) 
   with as_user_error(KeyError, OSError, ValueError):
     mesh = parallel.make_mesh(**vars(config.mesh))
     task = tasks.get(config.task, config.data)
+    suite_rows = evaluated.suite_rows(config.evaluation)
+    if suite_rows and config.task == tasks.ROWS:
+      task = dataclasses.replace(task, reserved=suite_rows)
     sampling = parallel.SamplingLayout.make(**vars(config.sampling_mesh))
     reward_fn = _reward(config, sampling.mesh)
     if saved_policy is not None:
@@ -128,7 +120,7 @@ def make(config: ConfigDict | Config, saved_policy: pathlib.Path | None = None) 
   validation.check_shards(policy_config, sampling.mesh, "sampling_mesh")
   validation.check_policy(config, policy_config, tokenizer)
   truth = policy_settings.recorded(config, policy_config)
-  return Setup(truth, mesh, sampling, policy_config, tokenizer, task, reward_fn, params)
+  return Setup(truth, mesh, sampling, policy_config, tokenizer, task, reward_fn, params, suite_rows)
 
 
 def _reward(config: Config, mesh: Mesh) -> RewardFn:
@@ -166,7 +158,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
   if HFT in stages and c.steps:
     validation.check_memory(run.config, run.policy_config)
   try:
-    queries = run.task.evaluation(run.config.evaluation.prompts)
+    # The evaluator checks the rows of suites, whose rewards are their own.
+    queries = [] if run.suite_rows else run.task.evaluation(run.config.evaluation.prompts)
     if HFT in stages:
       run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
     if HGPO in stages:
@@ -278,12 +271,22 @@ def absolute(path: str) -> str:
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
   """Makes each path absolute, in place, so that the run's record can be read anywhere."""
-  for section, name in (("", "init_from"), ("reward_model", "init_from"), ("rollouts", "path")):
-    section = config.get(section) if section else config
+  for key in ("init_from", "reward_model.init_from", "rollouts.path", "evaluation.judge.baseline"):
+    *above, name = key.split(".")
+    section = functools.reduce(lambda found, part: found and found.get(part), above, config)
     # `from_config_dict` reports any other type.
     if isinstance(section, ConfigDict) and isinstance(section.get(name), str):
       section[name] = absolute(section[name])
+  section = config.get("evaluation")
+  if isinstance(section, ConfigDict) and isinstance(section.get("suites"), str):
+    section["suites"] = ",".join(map(_with_absolute_path, section["suites"].split(",")))
   return config
+
+
+def _with_absolute_path(suite: str) -> str:
+  """An entry of `evaluation.suites`, as "gsm8k" or "gsm8k=test.jsonl"."""
+  name, given, path = suite.partition("=")
+  return f"{name.strip()}={absolute(path.strip())}" if given else suite
 
 
 def run_folder(init_from: str) -> pathlib.Path | None:

@@ -8,13 +8,14 @@ from lhrm_jax.sampling.rollouts import (
   Rollouts,
   concatenate,
 )
-from lhrm_jax.sampling.sampler import SamplerSpec, prefill, sample
+from lhrm_jax.sampling.sampler import ByMode, SamplerSpec, prefill, sample
 from lhrm_jax.sampling.tokens import mode_logprobs, sample_tokens
 
 __all__ = [
   "FINISH_REASONS",
   "LENGTH",
   "STOPPED",
+  "ByMode",
   "Prompts",
   "Rollouts",
   "SamplerSpec",

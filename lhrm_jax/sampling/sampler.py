@@ -24,6 +24,9 @@ from lhrm_jax.text import TagIds, Tokenizer
 # Index of free sampling, beside the modes THINK and NO_THINK, in a row's random key.
 _FREE = 2
 
+# A setting of all replies, or one of those that open `<think>`, `<no_think>` and neither.
+ByMode = float | tuple[float, float, float]
+
 
 class Clock(Protocol):
   """A stopwatch for `sample`, e.g. `runs.instruments.Stopwatch`."""
@@ -92,9 +95,10 @@ class SamplerSpec:
     opening: ids of the two opening tags.
     eos_ids: ids that end a response.
     pad_id: id that fills the slots after a response.
-    temperature: sampling temperature; 0 is greedy.
-    top_p: see `sample_tokens`.
-    top_k: see `sample_tokens`.
+    temperature: sampling temperature; 0 is greedy. A scalar, or `[3]` by the mode of the reply:
+      think, no_think and neither, of which the last draws the first token too.
+    top_p: see `sample_tokens`; by mode as the temperature.
+    top_k: see `sample_tokens`; by mode as the temperature.
     forced: of the responses that are not paired, how many begin with a forced tag.
   """
 
@@ -111,7 +115,7 @@ class SamplerSpec:
 
   @classmethod
   def of(
-    cls, tokenizer: Tokenizer, *, samples: int, max_tokens: int, paired: bool, **drawing: float
+    cls, tokenizer: Tokenizer, *, samples: int, max_tokens: int, paired: bool, **drawing: ByMode
   ) -> "SamplerSpec":
     """The spec for a tokenizer's tags and end of sequence; `drawing` are the other fields."""
     tags: TagIds = tokenizer.tag_ids
@@ -237,10 +241,15 @@ def _respond(
   uniforms = row_uniforms(spec, prompts.ids, key)  # [T, N]
   limits = prompts.limits.reshape(n)
 
+  settings = (spec.temperature, spec.top_p, spec.top_k)
+  of_first = tuple(x[-1] if jnp.ndim(x) else x for x in settings)  # the mode is not known yet
+
+  def draw_first(logits: Array, rows: Array) -> tuple[Array, Array]:
+    return sample_tokens(logits, uniforms[0, rows], *of_first)
+
   def draw(logits: Array, step: Array, rows: Array) -> tuple[Array, Array]:
-    return sample_tokens(
-      logits, uniforms[step, rows], spec.temperature, spec.top_p, spec.top_k
-    )  # fmt: skip
+    of_rows = (x[mode[rows]] if jnp.ndim(x) else x for x in settings)
+    return sample_tokens(logits, uniforms[step, rows], *of_rows)
 
   def is_eos(tokens: Array) -> Array:
     return jnp.isin(tokens, jnp.array(spec.eos_ids, jnp.int32))
@@ -251,12 +260,14 @@ def _respond(
   logits = policy.next_token_logits(config, params, prompts.last)  # [B, V]
   modes = np.tile(forced_modes(*shape[1:], spec.forced), shape[0])  # [N]
   token = jnp.array(spec.opening, jnp.int32)[np.maximum(modes, 0)]
-  temperature = jnp.where(spec.temperature > 0, spec.temperature, 1.0)
+  temperature = jnp.where(of_first[0] > 0, of_first[0], 1.0)
   logprobs = jax.nn.log_softmax(logits / temperature)
   logprob = logprobs[jnp.repeat(jnp.arange(shape[0]), per_prompt), token]
   if (chosen := modes < 0).any():
-    drawn = draw(jnp.repeat(logits, per_prompt, axis=0), 0, jnp.arange(n))
+    drawn = draw_first(jnp.repeat(logits, per_prompt, axis=0), jnp.arange(n))
     token, logprob = jnp.where(chosen, drawn[0], token), jnp.where(chosen, drawn[1], logprob)
+  think, no_think = (token == tag for tag in spec.opening)
+  mode = jnp.where(think, 0, jnp.where(no_think, 1, 2))  # [N], the place in a setting by mode
   first = Responses(
     tokens=jnp.full((t, n), spec.pad_id, jnp.int32).at[0].set(token),
     logprobs=jnp.zeros((t, n), jnp.float32).at[0].set(logprob),

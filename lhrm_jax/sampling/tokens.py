@@ -26,22 +26,23 @@ def sample_tokens(
   Args:
     logits: `[N, V]` float32.
     uniforms: `[N]` in [0, 1).
-    temperature: scalar; 0 takes the most likely token.
-    top_p: scalar in (0, 1]: draws from the smallest set of tokens whose probability reaches it, by
-      sums in float32. Among equally likely tokens, lower ids come first.
-    top_k: scalar int: draws from the `top_k` most likely tokens, with ties as in top-p; 0 means no
-      limit. All three are traced: changing them compiles nothing.
+    temperature: scalar or `[N]`; 0 takes the most likely token.
+    top_p: scalar or `[N]` in (0, 1]: draws from the smallest set of tokens whose probability
+      reaches it, by sums in float32. Among equally likely tokens, lower ids come first.
+    top_k: scalar or `[N]` int: draws from the `top_k` most likely tokens, with ties as in top-p; 0
+      means no limit. All three are traced: changing them compiles nothing.
 
   Returns:
     Tokens `[N]` int32, and their log-probabilities `[N]` at that temperature (at 1 where it is 0),
     before top-p and top-k. Logits with NaN yield some token of the vocabulary.
   """
   greedy = jnp.asarray(temperature) <= 0
-  logits = logits / jnp.where(greedy, 1.0, temperature)
+  divisor = jnp.where(greedy, 1.0, temperature)
+  logits = logits / (divisor[:, None] if divisor.ndim else divisor)
   logprobs = jax.nn.log_softmax(logits, axis=-1)
 
   probs, truncated = _blocks(jnp.exp(logprobs)), ~greedy & ((top_p < 1.0) | (top_k > 0))
-  probs = jax.lax.cond(truncated, _truncate, lambda p, *_: p, probs, top_p, top_k)
+  probs = jax.lax.cond(jnp.any(truncated), _truncate, lambda p, *_: p, probs, top_p, top_k)
   # Greedy on the logits: rounding may make their log-probabilities equal.
   tokens = jnp.where(greedy, _most_likely(_blocks(logits, -jnp.inf)), _draw(probs, uniforms))
   tokens = jnp.minimum(tokens, logits.shape[1] - 1)  # padding, where logits are NaN
@@ -112,8 +113,8 @@ def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -
   Args:
     probs: `[N, blocks, _BLOCK]` probabilities.
     weights: `[N, blocks, _BLOCK]`, the probabilities again; `None` gives every token weight 1.
-    target: scalar above 0.
-    wanted: bool scalar; if false, the mask keeps all tokens.
+    target: scalar or `[N]` above 0.
+    wanted: bool scalar or `[N]`; where false, the mask keeps all tokens.
   """
 
   def least(low: Array) -> Array:

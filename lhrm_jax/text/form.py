@@ -34,6 +34,11 @@ def well_formed(
   return right & (np.array([p.mode for p in parsed], int) == modes)
 
 
+def leaks(text: str) -> bool:
+  """Whether a direct response contains one of `REASONING_MARKERS`."""
+  return _MARKER.search(text) is not None
+
+
 def form_rates(modes: np.ndarray, well_formed: np.ndarray, texts: Sequence[str]) -> dict:
   """Rates of malformed, empty and leaking responses, by mode that any of them opens.
 
@@ -58,6 +63,6 @@ def form_rates(modes: np.ndarray, well_formed: np.ndarray, texts: Sequence[str])
       empty = [well_formed[i] and not parse_response(texts[i]).reasoning.strip() for i in of_mode]
       rates["think/empty_rate"] = float(np.mean(empty))
     else:
-      leaks = [_MARKER.search(texts[i]) is not None for i in of_mode]
-      rates["no_think/leak_rate"] = float(np.mean(leaks))
+      leaking = [leaks(texts[i]) for i in of_mode]
+      rates["no_think/leak_rate"] = float(np.mean(leaking))
   return rates

@@ -29,6 +29,13 @@ class ParsedResponse:
     return not self.problem
 
 
+def without_tags(text: str) -> str:
+  """What a response says after its last closing tag, or all of it, without any tags."""
+  last = max((text.rfind(tag) + len(tag) for tag in tags.CLOSING_TAGS if tag in text), default=0)
+  after = _TAG.sub("", text[last:])
+  return after if after.strip() else _TAG.sub("", text)
+
+
 def parse_response(text: str) -> ParsedResponse:
   """Parses the text of a whole response, opening tag included.
 

@@ -17,8 +17,9 @@ def rollout_metrics(scored: ScoredRollouts, c: HGPOConfig) -> dict[str, float]:
   `mode/within_delta_frac` is the share of queries whose mode means differ by less than `c.delta`,
   so that delta decides the winner: near 1, the scores are on another scale than delta.
   `mode/sampled_think_rate` is present only where the policy chose the mode; `mode/think_rate` is of
-  the evaluation prompts. See `form.form_rates` for malformed (which includes truncated), empty and
-  leaking responses.
+  the evaluation prompts. Where the queries come from several sources, `source/NAME/...` has rewards
+  and lengths of each, by mode too. See `form.form_rates` for malformed (which includes truncated),
+  empty and leaking responses.
 
   Args:
     scored: rollouts with their advantages.
@@ -56,7 +57,29 @@ def rollout_metrics(scored: ScoredRollouts, c: HGPOConfig) -> dict[str, float]:
     metrics["mode/winner_think_frac"] = r_inter[:, tags.THINK, 0].mean()
     metrics["mode/tie_frac"] = (lead <= _TIE_TOLERANCE).mean()
     metrics["mode/within_delta_frac"] = (lead < abs(c.delta) - _TIE_TOLERANCE).mean()
+  metrics |= _by_source(scored, scores)
   return {name: float(value) for name, value in metrics.items()}
+
+
+def _by_source(scored: ScoredRollouts, scores: np.ndarray) -> dict[str, float]:
+  """Mean reward and length of the responses to each source's queries, whole and by mode."""
+  sources = np.array([row.source for row in scored.rows])
+  names = np.unique(sources)
+  if len(names) < 2:
+    return {}
+  metrics = {}
+  for name in names:
+    mine = sources == name
+    of_source, lengths, modes = scores[mine], scored.lengths[mine], scored.modes[mine]
+    prefix = f"source/{name or 'unnamed'}"
+    metrics[f"{prefix}/reward"] = of_source.mean()
+    metrics[f"{prefix}/mean_length"] = lengths.mean()
+    for mode, mode_name in enumerate(tags.MODES):
+      of_mode = modes == mode
+      if of_mode.any():
+        metrics[f"{prefix}/{mode_name}/reward"] = of_source[of_mode].mean()
+        metrics[f"{prefix}/{mode_name}/mean_length"] = lengths[of_mode].mean()
+  return metrics
 
 
 def winning_mode(scored: ScoredRollouts, c: HGPOConfig) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """The task `rows`: sources named in a config, an order that only seed and step decide."""
 
 import collections
+import dataclasses
 import json
 import pathlib
 import re
@@ -11,6 +12,7 @@ from lhrm_jax.data import tasks
 from lhrm_jax.data.catalog import MATH_SUFFIX
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.row_task import in_order
+from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.text import CharacterTokenizer, PretrainedTokenizer, tags
 from tests.data.test_sources import write_jsonl, write_parquet
 
@@ -204,3 +206,12 @@ def test_a_job_without_its_rows_says_which_key_to_set(folder):
     task.demonstrations(0, 0, 1, 1)
   with pytest.raises(ValueError, match="task='rows' needs a pretrained policy: set init_from"):
     tasks.own_tokenizer("rows", task)
+
+
+def test_rows_of_a_suite_in_place_of_the_evaluation_are_left_out_of_training(folder):
+  """Nothing else is: no tenth is held out."""
+  task = make(folder, prompts="DIR/queries.jsonl", demonstrations="DIR/think.jsonl")
+  reserved = [PromptRow(f"{QUESTIONS[3]} {MATH_SUFFIX}", "6")]
+  task = dataclasses.replace(task, reserved=reserved)
+  assert {row.prompt for row in task.queries} == set(QUESTIONS) - {QUESTIONS[3]}
+  assert {row.prompt for row in task.shown} == set(QUESTIONS) - {QUESTIONS[3]}

@@ -6,7 +6,7 @@ import pytest
 
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Replies
+from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, Replies
 from lhrm_jax.sampling import mode_logprobs
 
 
@@ -38,7 +38,7 @@ def test_first_tokens_are_summarised_by_level(evaluator):
   assert summary["by_level"]["2"] == {"think": 0.0, "no_think": 1.0, "neither": 0.0}
 
 
-def test_malformed_replies_are_counted_and_choose_no_mode(evaluator, monkeypatch):
+def test_malformed_replies_are_counted_and_choose_no_mode(evaluator):
   """Free replies: well formed, malformed, and begun with no tag. Forced ones are all alike."""
   shape = (3, 1, 1)
   free = Replies(
@@ -51,12 +51,8 @@ def test_malformed_replies_are_counted_and_choose_no_mode(evaluator, monkeypatch
   modes = np.broadcast_to(np.array([0, 1])[:, None], both)
   forced = Replies(np.ones(both), np.full(both, 3), modes, np.ones(both, bool), texts)
   forced.lengths[:, 0] = 2  # thinking is shorter, and so the better mode
-  monkeypatch.setattr(evaluator, "auto", lambda params: free)
-  monkeypatch.setattr(evaluator, "forced", lambda params: forced)
-  monkeypatch.setattr(evaluator, "replies", lambda *args, **kwargs: forced)
   probs = np.array([[0.5, 0.3, 0.2], [0.7, 0.3, 0.0], [0.9, 0.0, 0.1]])
-  monkeypatch.setattr(evaluator, "first_token_probs", lambda params: probs)
-  summary = evaluator.evaluate(None)
+  summary = evaluator.summary(Measured(free, forced, forced, probs))
   assert summary["hacc"]["score"] == pytest.approx(1 / 3)
   assert summary["hacc"]["invalid_frac"] == pytest.approx(2 / 3)
   assert summary["hacc"]["expected_score"] == pytest.approx(0.7)

@@ -24,12 +24,26 @@ def evaluator_of(config, tokenizer, rows, rollouts, monkeypatch):
   """`make(reward)`: an evaluator whose policy answers every prompt with its gold, or with an 8."""
   whole = jax.device_get(rollouts)
   whole = dataclasses.replace(whole, finish_reason=np.full_like(whole.finish_reason, STOPPED))
-  golds = np.repeat([row.answer for row in rows], whole.lengths[0].size)
-  forms = ["<think></think>{}", "<no_think>{}</no_think>"]
-  modes = np.indices(whole.lengths.shape)[1].ravel()
-  texts = [forms[modes[i]].format(golds[i] if i % 2 else 8) for i in range(len(golds))]
-  monkeypatch.setattr(evaluate, "sample", lambda *_, **__: whole)
-  monkeypatch.setattr(scoring, "decode", lambda *_: texts)
+  forms = ("<think></think>{}", "<no_think>{}</no_think>")
+
+  def sampled(config, spec, params, prompts, key):
+    places = np.asarray(prompts.ids)
+
+    def part(x):
+      x = x[places] if np.ndim(x) else x
+      return x[:, : spec.modes, : spec.samples] if np.ndim(x) > 2 else x
+
+    return jax.tree.map(part, whole)
+
+  def decoded(_, rollouts):
+    golds = [rows[i].answer for i in rollouts.prompts.ids]
+    return [
+      forms[m].format(golds[b] if (b + m + g) % 2 else 8)
+      for b, m, g in np.ndindex(rollouts.lengths.shape)
+    ]
+
+  monkeypatch.setattr(evaluate, "sample", sampled)
+  monkeypatch.setattr(scoring, "decode", decoded)
 
   made = []
 

@@ -49,7 +49,12 @@ def test_summary_has_the_promised_shape(workdir):
   assert set(summary) == {"stages", "seconds", "config", "versions"}
   assert set(summary["stages"]) == {"hft", "hgpo"}
   for stage in summary["stages"].values():
-    assert set(stage) == {"auto", "think", "no_think", "first_token", "hacc"}
+    assert set(stage) == {
+      "auto", "think", "no_think", "first_token", "hacc", "differences", "suites", "sampling",
+      "overlap",
+    }  # fmt: skip
+    assert stage["suites"]["arithmetic"]["hacc"] == stage["hacc"]
+    assert sum(stage["first_token"].pop("greedy").values()) == pytest.approx(1)
     for mode in ("auto", "think", "no_think"):
       assert {"accuracy", "mean_tokens", "think_rate", "malformed_rate"} <= set(stage[mode])
       assert stage[mode]["form"]

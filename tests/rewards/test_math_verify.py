@@ -185,6 +185,11 @@ class TestExtraction:
     assert not verify("D", "\\boxed{\\text{A or D}}\n\n**Answer: D**").correct
     assert not verify("D", "\\boxed{A}\n\n**Answer: D**").correct
 
+  def test_a_statement_keeps_a_point_before_the_first_digit(self):
+    for stated in ("The answer is .5.", "Therefore, x = .50"):
+      assert verify("1/2", stated).correct
+      assert not verify("5", stated).correct
+
   def test_money_is_not_mistaken_for_formulas(self):
     text = "She pays $5 and gets $7 back.\nTherefore she has $12."
     assert verify("12", text).correct is True

@@ -69,6 +69,7 @@ def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
     ({"profile_steps": "9:3"}, "profile_steps='9:3' names no steps"),
     ({"checkpoint.best": "eval/acuracy"}, "must be '' or one of eval/accuracy"),
     ({"checkpoint.best": "eval/accuracy", "hgpo.eval_every": 0}, "set that above 0"),
+    ({"checkpoint.best": "hacc/score"}, "set that to True"),
     ({"reward": "exactmatch"}, "did you mean 'exact_match'"),
     ({"reward_weights": {"mathematics": 1.0}}, "no reward named 'mathematics'"),
     ({"hgpo.top_p": 0.9}, "hgpo.top_p=1 and hgpo.top_k=0"),

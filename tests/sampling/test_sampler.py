@@ -184,3 +184,17 @@ def test_impossible_tokens_are_never_drawn():
   logits = jnp.broadcast_to(jnp.log(probs), (3, 5))
   tokens, _ = sample_tokens(logits, uniforms, 1.0, 1.0, 0)
   np.testing.assert_array_equal(tokens, [1, 3, 3])
+
+
+def test_replies_in_each_mode_follow_the_settings_of_that_mode(config, params, tokenizer, prompts):
+  """Thinking is greedy and direct replies are drawn, as if all were."""
+  key = jax.random.key(7)
+
+  def sampled(**drawing):
+    return sample(config, make_spec(tokenizer, max_tokens=4, **drawing), params, prompts, key)
+
+  greedy, drawn = (sampled(temperature=t).responses for t in ((0.0,) * 3, (1.5,) * 3))
+  both = sampled(temperature=(0.0, 1.5, 1.5)).responses
+  np.testing.assert_array_equal(both[:, 0], greedy[:, 0])
+  np.testing.assert_array_equal(both[:, 1], drawn[:, 1])
+  assert (greedy[:, 1] != drawn[:, 1]).any()

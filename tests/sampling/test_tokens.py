@@ -123,3 +123,18 @@ def test_logits_that_are_not_numbers_give_a_token_of_the_vocabulary(temperature)
       logits, jnp.full(4, 0.9), jnp.float32(temperature), jnp.float32(top_p), jnp.int32(0)
     )
     assert np.asarray(drawn).max() < 3 and np.asarray(drawn).min() >= 0
+
+
+def test_settings_of_each_row_draw_as_the_same_settings_of_all_rows():
+  """Greedy, truncated by mass, by count, and not at all, side by side in one batch."""
+  logits = jnp.asarray(np.stack([logits_like("normal", 500)] * 8))
+  uniforms = jnp.linspace(0.05, 0.95, 8)
+  settings = [(0.0, 1.0, 0), (0.6, 0.8, 0), (1.3, 1.0, 5), (0.9, 1.0, 0)]
+  draw = jax.jit(sample_tokens)
+  alone = [draw(logits, uniforms, *map(jnp.asarray, of_all)) for of_all in settings]
+  row = np.arange(8) % len(settings)
+  columns = (jnp.asarray([of[i] for of in settings])[row] for i in range(3))
+  tokens, logprobs = draw(logits, uniforms, *columns)
+  for i, of_all in enumerate(row):
+    assert tokens[i] == alone[of_all][0][i]
+    np.testing.assert_allclose(logprobs[i], alone[of_all][1][i], rtol=1e-6)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
 from lhrm_jax.rewards.scoring import Judgements
@@ -14,7 +15,7 @@ from lhrm_jax.training.rollout_metrics import rollout_metrics
 TAGS = TagIds(opening=(2, 4), closing=(3, 5))
 
 
-def metrics_of(first, scores, finish=STOPPED, texts=None, delta=0.2):
+def metrics_of(first, scores, finish=STOPPED, texts=None, delta=0.2, sources=None):
   """Metrics of rollouts `[B, M, G]` of which only first tokens, ends and texts mean anything."""
   first, scores = np.asarray(first), np.asarray(scores, np.float32)
   prompts = Prompts(np.zeros((len(first), 1)), np.ones(len(first)), np.arange(len(first)))
@@ -24,11 +25,24 @@ def metrics_of(first, scores, finish=STOPPED, texts=None, delta=0.2):
   whole = form.well_formed(texts, first.ravel(), TAGS).reshape(first.shape) & (finish != LENGTH)
   zeros = np.zeros(scores.shape)
   scored = ScoredRollouts(
-    rows=[None] * len(first), rollouts=rollouts, texts=texts.reshape(first.shape),
+    rows=[PromptRow("", "", source=name) for name in sources or [""] * len(first)],
+    rollouts=rollouts, texts=texts.reshape(first.shape),
     modes=np.vectorize(TAGS.mode_of)(first), well_formed=whole, judged=Judgements(scores, {}, None),
     advantages=Advantages(zeros, zeros, zeros, zeros),
   )  # fmt: skip
   return rollout_metrics(scored, HGPOConfig(delta=delta))
+
+
+def test_sources_are_told_apart_where_there_are_several():
+  """Code: thinking scores 1 and a direct reply 0; mathematics: 0.5 and 0.25."""
+  first = np.array([[[2], [4]]] * 3)
+  scores = np.array([[[1.0], [0]], [[0.5], [0.25]], [[1], [0]]])
+  metrics = metrics_of(first, scores, sources=["code", "math", "code"])
+  assert metrics["source/code/reward"] == 0.5 and metrics["source/math/reward"] == 0.375
+  assert metrics["source/code/think/reward"] == 1 and metrics["source/math/no_think/reward"] == 0.25
+  assert metrics["source/math/mean_length"] == metrics["source/math/think/mean_length"] == 4
+  one = metrics_of(first, scores, sources=["code"] * 3)
+  assert not any(name.startswith("source/") for name in one)
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 0.9])

@@ -163,7 +163,8 @@ _CUE = re.compile(
 )
 # Digits next to a Latin letter belong to a name; other scripts write no space before a word.
 _NUMBER = re.compile(
-  r"(?<![A-Za-z0-9_.,^{/])[-+\u2212]?\s?[$\u20ac\u00a3]?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?\s?%?"
+  r"(?<![A-Za-z0-9_.,^{/])[-+\u2212]?\s?[$\u20ac\u00a3]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+  r"(?:\s*/\s*\d+(?:\.\d+)?)?\s?%?"
   r"(?![A-Za-z0-9_^{])"
 )
 _ENDS_IN = re.compile(
