@@ -187,7 +187,9 @@ def _write(path: pathlib.Path | str, held: Mapping[str, Any]) -> None:
 
 def _read(path: pathlib.Path | str) -> dict[str, Any]:
   path = pathlib.Path(path)
-  if path.exists() and not (path.is_file() and path.stat().st_size <= _LARGEST):
+  if not path.exists():
+    raise FileNotFoundError(f"there is no file {printable(str(path))}.")
+  if not path.is_file() or path.stat().st_size > _LARGEST:
     raise BadRouter(f"{printable(str(path))} is not a file of at most {_LARGEST:,} bytes.")
   try:
     held = json.loads(path.read_bytes())

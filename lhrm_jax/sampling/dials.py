@@ -139,9 +139,12 @@ def closing_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     ValueError: the tokenizer cannot encode the text, or it holds a tag.
   """
   if held := [tag for tag in tags.TAGS if tag in text]:
-    raise ValueError(f"The text that closes a thought holds {held[0]}, which would end it twice.")
+    raise ValueError(f"dials.closing={text!r} holds {held[0]}, which would end the thought twice.")
   think, close = tags.OPENING_TAGS[tags.THINK], tags.CLOSING_TAGS[tags.THINK]
-  ids = tokenizer.encode_response(f"{think}{text}{close}")
+  try:
+    ids = tokenizer.encode_response(f"{think}{text}{close}")
+  except ValueError as error:
+    raise ValueError(f"dials.closing={text!r}: {error}") from error
   return tuple(ids[1 : ids.index(tokenizer.tag_ids.closing[tags.THINK]) + 1])
 
 
