@@ -28,6 +28,7 @@ POLICY, TAG, ORACLE = "policy", "tag", "oracle"
 _OWN_RATE = {"always": tags.THINK, "never": tags.NO_THINK}
 _MEASURES = tuple(field.name for field in dataclasses.fields(Values))
 _CHANCE = "random"
+EXACT = (*_OWN_RATE, _CHANCE)  # compared by what they are, not by the prompts that they drew
 
 
 def compare(

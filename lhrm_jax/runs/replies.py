@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.text import Text
 
-from lhrm_jax.config import build, flatten, section, section_problems
+from lhrm_jax.config import build, flatten, idle, section, section_problems
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import LENGTH, DialsConfig, Prompts, Rollouts
@@ -17,6 +17,11 @@ from lhrm_jax.text.characters import printable
 @dataclasses.dataclass(frozen=True)
 class _Checked:
   dials: DialsConfig = section(DialsConfig)
+
+
+@idle(_Checked, "dials.closing")
+def _never_cut(c: _Checked) -> str:
+  return "" if c.dials.budget else "dials.budget=0"
 
 
 def dials_of(config: ConfigDict) -> DialsConfig:

@@ -14,7 +14,7 @@ from lhrm_jax.config import flatten
 from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, figures, samples
 from lhrm_jax.evaluation.overlap import overlap
 from lhrm_jax.evaluation.report import finite, write_report
-from lhrm_jax.runs import evaluated, setup, validation
+from lhrm_jax.runs import evaluated, setup, tradeoffs, validation
 from lhrm_jax.runs.config import KNOBS, Config, plain
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.runs.preemption import Preemption
@@ -130,9 +130,14 @@ class Reporting:
       if parallel.is_writer():
         samples.write_prompts(folder, self.evaluator.prompt_records(*first))
       measured = self.evaluator.measure(params, log, first)
+      dials = tradeoffs.swept_dials(self.evaluator, measured, params, log)
+    summary = self.evaluator.summary(measured) | {"overlap": self._overlap()}
+    if parallel.is_writer():
+      setup.write_json(folder / tradeoffs.DIALS, dials)
+      summary |= tradeoffs.drift_since(folder.with_name(setup.HFT), folder)
     found = {
       "key": key,
-      "summary": self.evaluator.summary(measured) | {"overlap": self._overlap()},
+      "summary": summary,
       "samples": sample_replies(self.evaluator, measured),
       "by_prompt": self.evaluator.by_prompt(measured),
       "seconds": time.perf_counter() - began,

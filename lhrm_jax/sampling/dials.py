@@ -64,11 +64,6 @@ def _decided(c: DialsConfig) -> str:
   return f"dials.threshold={c.threshold:g}, which decides by the policy's own p(think)"
 
 
-@idle(DialsConfig, "closing")
-def _never_cut(c: DialsConfig) -> str:
-  return "" if c.budget else "dials.budget=0"
-
-
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["tag_bias", "threshold", "budget"],
