@@ -32,8 +32,9 @@ EXACT = (*_OWN_RATE, _CHANCE)  # compared by what they are, not by the prompts t
 
 
 def compare(
-  outcomes: Outcomes, chosen: np.ndarray, p: np.ndarray, rankings: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+  outcomes: Outcomes, chosen: np.ndarray, p: np.ndarray, rankings: Mapping[str, np.ndarray],
+  decided: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:  # fmt: skip
   """Compares routers with the policy on evaluation prompts.
 
   Args:
@@ -41,6 +42,7 @@ def compare(
     chosen: `[K, 2]` shares of the policy's free replies, see `shares_of_modes`.
     p: `[K]` p(think) of the policy, the ranking `tag`: its own tag behind a threshold.
     rankings: `[K]` of other routers by name, higher where they would sooner think.
+    decided: `[K]` modes that they choose at their own thresholds, by name.
 
   Returns:
     Plain values: "think_rate", the policy's; "prompts"; "routers", by name. Of each "point" (see
@@ -49,7 +51,7 @@ def compare(
     it ranks prompts also "curve", points by think rate, and "over_rates", the mean of each measure
     over all think rates as [value, low, high], with "over_rates_minus_tag", against the policy's
     tag. `oracle` takes each prompt's better mode, and ranks by what thinking gained on these very
-    replies, which flatters it.
+    replies, which flatters it. "own_threshold" is the point of what a router decides by itself.
   """
   k = len(p)
   rate = float(chosen[:, tags.THINK].mean())
@@ -73,28 +75,44 @@ def compare(
       entry["over_rates"] = _difference(means[name], None)
       if name != TAG:
         entry["over_rates_minus_tag"] = _difference(means[name], means[TAG])
+    if name in (decided or {}):
+      entry["own_threshold"] = dataclasses.asdict(point(outcomes, np.eye(2)[decided[name]]))
     found[name] = entry
   return {"think_rate": rate, "prompts": k, "routers": found}
 
 
 def remarks(compared: Mapping[str, Any]) -> list[str]:
-  """Sentences on each router of text that does as well as the policy at its think rate.
+  """Sentences on each router that does as well as the policy, at its think rate or over all.
 
-  It does where the interval of its difference in Hybrid Accuracy, or in accuracy, includes 0 or
-  lies above.
+  It does where the interval of its difference in Hybrid Accuracy or accuracy includes 0 or lies
+  above. `always` and `never` have other think rates: their accuracy says nothing here.
   """
-  found = []
+  rate, found = compared["think_rate"], []
+  if one_mode := rate in (0.0, 1.0):
+    found.append(
+      f"The policy thinks on {'all' if rate else 'no'} prompts: at this think rate all routers "
+      "make the same choices, and only their curves differ."
+    )
   for name, entry in compared["routers"].items():
     if name in (POLICY, TAG, ORACLE):
       continue
-    for measure, words in (("hacc", "Hybrid Accuracy"), ("accuracy", "accuracy")):
-      value, low, high = entry["minus_policy"][measure]
-      if high >= 0:
-        does = "beats" if low > 0 else "matches"
-        found.append(
-          f"{name} {does} the policy's choice in {words}: {value:+.3f} ({low:+.3f} to {high:+.3f})."
-        )
+    own, less = name in _OWN_RATE, entry["minus_policy"]
+    if own or not one_mode:
+      found += _as_good(name, "the policy's choice in Hybrid Accuracy", less["hacc"])
+    if not own and not one_mode:
+      found += _as_good(name, "the policy's choice in accuracy", less["accuracy"])
+    if not own:
+      over = entry["over_rates_minus_tag"]["accuracy"]
+      found += _as_good(name, "the policy's tag in accuracy over all think rates", over)
   return found
+
+
+def _as_good(name: str, than: str, difference: list[float]) -> list[str]:
+  value, low, high = difference
+  if high < 0:
+    return []
+  does = "beats" if low > 0 else "matches"
+  return [f"{name} {does} {than}: {value:+.3f} ({low:+.3f} to {high:+.3f})."]
 
 
 def table(compared: Mapping[str, Any]) -> str:

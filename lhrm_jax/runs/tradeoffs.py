@@ -204,14 +204,12 @@ def write_comparison(
   """
   with as_user_error(FileNotFoundError):
     evaluated = Evaluated.read(folder)
-  rankings = {
-    router.name: router.probability(evaluated.prompts)
-    for router in trained
-    if router.name not in routers.EXACT
-  }
+  of_text = [router for router in trained if router.name not in routers.EXACT]
   found = routers.compare(
     Outcomes.of(evaluated.scores, evaluated.lengths, margin=margin),
-    shares_of_modes(evaluated.chosen), p_think(evaluated.first), rankings,
+    shares_of_modes(evaluated.chosen), p_think(evaluated.first),
+    {router.name: router.probability(evaluated.prompts) for router in of_text},
+    {router.name: router.modes(evaluated.prompts) for router in of_text},
   )  # fmt: skip
   seen = set(examples.prompts)
   trained_on = {

@@ -68,7 +68,9 @@ def test_a_reply_in_neither_mode_scores_nothing():
 def test_comparison_at_the_policys_rate_and_over_all_rates():
   """The policy thinks on the first and the last prompt; p(think) is upside down."""
   chosen = shares_of_modes(np.array([[0], [1], [1], [0]]))
-  found = routers.compare(OUTCOMES, chosen, -BEST / 10 + 1, {"best": BEST, "same": BEST * 0})
+  rankings = {"best": BEST, "same": BEST * 0}
+  decided = {"best": np.array([0, 1, 1, 1])}
+  found = routers.compare(OUTCOMES, chosen, -BEST / 10 + 1, rankings, decided)
   json.dumps(found)
   by = found["routers"]
   assert found["think_rate"] == 0.5 and found["prompts"] == 4
@@ -79,6 +81,7 @@ def test_comparison_at_the_policys_rate_and_over_all_rates():
   assert by["best"]["minus_policy"]["accuracy"][0] == pytest.approx(0.25)
   # Paired: better on the second and the last prompt, the same on the others.
   assert 0 <= by["best"]["minus_policy"]["accuracy"][1] <= 0.25
+  assert by["best"]["own_threshold"]["hacc"] == 0.75 and "own_threshold" not in by["same"]
   assert by["tag"]["point"]["hacc"] == 0.0
   assert by["oracle"]["point"]["accuracy"] == 1.0 and by["oracle"]["point"]["hacc"] == 1.0
   assert by["always"]["point"]["think_rate"] == 1.0 and by["never"]["point"]["think_rate"] == 0.0
@@ -102,6 +105,13 @@ def test_remarks_name_the_routers_that_match_the_policy():
   said = "\n".join(routers.remarks(found))
   assert "best matches the policy's choice in Hybrid Accuracy: +0.000 (+0.000 to +0.000)." in said
   assert "noise" not in said and "random" not in said and "never" not in said
+  weak = routers.compare(outcomes, shares_of_one(1, 80), noise, {"best": outcomes.gain})
+  assert "always matches the policy's choice in Hybrid Accuracy" in str(routers.remarks(weak))
+  assert "always beats the policy's choice in accuracy" not in str(routers.remarks(weak))
+  assert routers.remarks(weak)[0].startswith("The policy thinks on no prompts")
+  assert "best beats the policy's tag in accuracy over all think rates" in str(
+    routers.remarks(weak)
+  )
   shown = routers.table(found)
   assert "| `best` | 0.50 | 1.000 (" in shown and shown.count("\n") == 9
 
