@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.comparison_results import guessing_table, starts_table
+from benchmarks.router_results import dials_table, routers_tables
 from lhrm_jax.evaluation.comparison import as_markdown
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -334,6 +335,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "compare-ablations": ("compare_ablations.json", as_markdown),
   "compare-guessing": ("compare_guessing.json", guessing_table),
   "compare-starts": ("compare_starts.json", starts_table),
+  "routers-arithmetic": ("routing_arithmetic.json", routers_tables),
+  "dials-arithmetic": ("routing_arithmetic.json", dials_table),
   "peers": ("peers.json", peers_tables),
   "peers-summary": ("peers.json", peers_summary),
 }

@@ -21,10 +21,12 @@ from lhrm_jax.runs.reporting import Reporting
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.starting_policy import stage_and_step
 
+_PARTS = "evaluation/*/samples.jsonl"  # an evaluation that is there is kept
+
 
 def job(c: Config, workdir: str, preemption: Preemption) -> None:
   """Evaluation of what `init_from` names, routers, and their comparison."""
-  with RunFolder(workdir, c, stages=()) as folder:
+  with RunFolder(workdir, c, stages=(), parts=_PARTS) as folder:
     run = setup.make(c)
     setup.check_rows(run, ())
     folder.describe(run)
