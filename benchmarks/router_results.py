@@ -9,6 +9,7 @@ writes the tables.
 import argparse
 import json
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,8 +71,10 @@ def routers_tables(results: dict[str, Any]) -> str:
   policy = hft["routers"]["policy"]["point"]
   lines += [
     "",
-    f"After HFT the policy thinks on {policy['think_rate']:.0%} of the prompts and has an HAcc of "
-    f"{policy['hacc']:.3f}. Routers in front of it, at their own thresholds: {own}.",
+    _wrapped(
+      f"After HFT the policy thinks on {policy['think_rate']:.0%} of the prompts and has an HAcc "
+      f"of {policy['hacc']:.3f}. Routers in front of it, at their own thresholds: {own}."
+    ),
     "",
     "What `routing.json` remarks after HGPO:",
     "",
@@ -99,9 +102,16 @@ def dials_table(results: dict[str, Any]) -> str:
   low, high = calibration["auroc_interval"]
   return "\n".join([
     *lines, "",
-    f"The demo after HGPO, as in the table of routers below. Its p(think) has an AUROC of "
-    f"{calibration['auroc']:.3f} ({low:.3f} to {high:.3f}) and an ECE of {calibration['ece']:.3f}.",
+    _wrapped(
+      "The demo after HGPO, as in the table of routers below. Its p(think) has an AUROC of "
+      f"{calibration['auroc']:.3f} ({low:.3f} to {high:.3f}) and an ECE of "
+      f"{calibration['ece']:.3f}."
+    ),
   ])  # fmt: skip
+
+
+def _wrapped(text: str) -> str:
+  return textwrap.fill(text, 110, break_long_words=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -48,7 +48,5 @@ def find(named: str) -> routing.TrainedRouter:
 if __name__ == "__main__":
   _CONFIG = command_line.define_config(required=False)  # executed for what it registers
   _ROUTER = flags.DEFINE_string("router", "keywords", "Trained router's file, or a rule.")
-  _THINK_RATE = flags.DEFINE_float(
-    "think_rate", None, "Share of prompts like its training's to think on."
-  )
+  _THINK_RATE = flags.DEFINE_float("think_rate", None, "Think rate on prompts as in training.")
   command_line.run(main, arguments="QUESTION ...")
