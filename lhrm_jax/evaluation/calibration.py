@@ -147,8 +147,8 @@ def reliability(
     right, count = int(outcome[here].sum()), int(here.sum())
     found.append(
       Bin(
-        low=i / bins,
-        high=(i + 1) / bins,
+        low=float(i / bins),
+        high=float((i + 1) / bins),
         prompts=count,
         p_think=float(p[here].mean()),
         think_better=right / count,
