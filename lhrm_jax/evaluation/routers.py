@@ -52,7 +52,12 @@ def compare(
     over all think rates as [value, low, high], with "over_rates_minus_tag", against the policy's
     tag. `oracle` takes each prompt's better mode, and ranks by what thinking gained on these very
     replies, which flatters it. "own_threshold" is the point of what a router decides by itself.
+
+  Raises:
+    ValueError: a router has the name of what is none.
   """
+  if taken := {POLICY, TAG, ORACLE}.intersection(rankings):
+    raise ValueError(f"no router may be called {', '.join(sorted(taken))}: register another name.")
   k = len(p)
   rate = float(chosen[:, tags.THINK].mean())
   ranked = {TAG: np.asarray(p), **rankings, _CHANCE: np.zeros(k), ORACLE: _by_gain(outcomes)}

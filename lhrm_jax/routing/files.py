@@ -117,7 +117,9 @@ def load(path: pathlib.Path | str) -> TrainedRouter:
     threshold = _plain(held.get("threshold"), float)
     thresholds = held.get("thresholds")
     thresholds = None if thresholds is None else _thresholds(thresholds)
-  except (NameError, TypeError, ValueError) as error:
+    if not 0 <= router.probability(["What is 3 + 4?"])[0] <= 1:
+      raise ValueError("its numbers make no probability")
+  except (ArithmeticError, LookupError, NameError, TypeError, ValueError) as error:
     raise BadRouter(f"{printable(str(path))} is damaged: {printable(str(error), 200)}.") from error
   return TrainedRouter(name, router, threshold, thresholds)
 

@@ -200,17 +200,18 @@ def write_comparison(
     examples, and how many of the evaluation's prompts are among them word for word.
 
   Raises:
-    UserError: the evaluation is missing or damaged.
+    UserError: the evaluation is missing or damaged, or a router's name is taken.
   """
   with as_user_error(FileNotFoundError):
     evaluated = Evaluated.read(folder)
   of_text = [router for router in trained if router.name not in routers.EXACT]
-  found = routers.compare(
-    Outcomes.of(evaluated.scores, evaluated.lengths, margin=margin),
-    shares_of_modes(evaluated.chosen), p_think(evaluated.first),
-    {router.name: router.probability(evaluated.prompts) for router in of_text},
-    {router.name: router.modes(evaluated.prompts) for router in of_text},
-  )  # fmt: skip
+  with as_user_error(ValueError):
+    found = routers.compare(
+      Outcomes.of(evaluated.scores, evaluated.lengths, margin=margin),
+      shares_of_modes(evaluated.chosen), p_think(evaluated.first),
+      {router.name: router.probability(evaluated.prompts) for router in of_text},
+      {router.name: router.modes(evaluated.prompts) for router in of_text},
+    )  # fmt: skip
   seen = set(examples.prompts)
   trained_on = {
     "prompts": len(examples.prompts),

@@ -116,6 +116,11 @@ def test_remarks_name_the_routers_that_match_the_policy():
   assert "| `best` | 0.50 | 1.000 (" in shown and shown.count("\n") == 9
 
 
+def test_a_router_cannot_take_the_place_of_the_policy():
+  with pytest.raises(ValueError, match="called oracle, tag"):
+    routers.compare(OUTCOMES, shares_of_one(0, 4), BEST, {"tag": BEST, "oracle": BEST})
+
+
 # ---- Dials
 
 

@@ -176,6 +176,11 @@ def damage(**changes):
     (damage(fields={"weight": True, "intercept": 0.0}), "no finite number"),
     (damage(fields={"weight": math.nan, "intercept": 0.0}), "no finite number"),
     (damage(router="logistic", fields={"terms": [1], "measures": [], "intercept": 0}), "is no"),
+    (damage(router="logistic", fields={"terms": {}, "measures": [1], "intercept": 0}), "damaged"),
+    (
+      damage(router="fasttext", fields={"terms": {"is": 1e308}, "end": 1e308, "intercept": 0}),
+      "damaged",
+    ),
     (damage(threshold=None), "no finite number"),
     (damage(thresholds={"values": [0.5], "prompts": 3}), "1 thresholds, not 101"),
   ],
