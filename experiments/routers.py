@@ -37,19 +37,19 @@ def job(c: Config, workdir: str, preemption: Preemption) -> None:
     if parallel.is_writer():
       trained = tradeoffs.train_routers(examples, folder.path / "routers")
 
-    # ---- The policy's own choice, and its threshold
     with Reporting(run, folder, preemption, stages=()) as report:
+      # ---- The policy's own choice, and its threshold
       stage, step = stage_and_step(c.init_from)
       report.evaluate(stage, step, run.params)
-    thresholds = tradeoffs.thresholds_of(run, rollouts)
+      thresholds = tradeoffs.thresholds_of(run, rollouts)
 
-    # ---- Comparison on the evaluation's prompts
-    if parallel.is_writer():
-      beside = folder.path / "evaluation" / stage
-      routing.save_thresholds(beside / tradeoffs.THRESHOLDS, thresholds)
-      compared = tradeoffs.write_comparison(beside, trained, c.evaluation.margin, examples)
-      print(f"\n{routers.table(compared)}\n", *compared["remarks"], sep="\n")
-      print(f"Routers:     {folder.path / 'routers'}", flush=True)
+      # ---- Comparison on the evaluation's prompts, before the report that shows it
+      if parallel.is_writer():
+        beside = folder.path / "evaluation" / stage
+        routing.save_thresholds(beside / tradeoffs.THRESHOLDS, thresholds)
+        compared = tradeoffs.write_comparison(beside, trained, c.evaluation.margin, examples)
+        print(f"{routers.table(compared)}\n", *compared["remarks"], sep="\n")
+        print(f"Routers:     {folder.path / 'routers'}", flush=True)
 
 
 def main(_) -> None:
