@@ -28,7 +28,6 @@ POLICY, TAG, ORACLE = "policy", "tag", "oracle"
 _OWN_RATE = {"always": tags.THINK, "never": tags.NO_THINK}
 _MEASURES = tuple(field.name for field in dataclasses.fields(Values))
 _CHANCE = "random"
-EXACT = (*_OWN_RATE, _CHANCE)  # compared by what they are, not by the prompts that they drew
 
 
 def compare(
@@ -41,7 +40,8 @@ def compare(
     outcomes: of forced replies.
     chosen: `[K, 2]` shares of the policy's free replies, see `shares_of_modes`.
     p: `[K]` p(think) of the policy, the ranking `tag`: its own tag behind a threshold.
-    rankings: `[K]` of other routers by name, higher where they would sooner think.
+    rankings: `[K]` of other routers by name, higher where they would sooner think. `random` is
+      compared as chance itself, whatever it drew for these prompts.
     decided: `[K]` modes that they choose at their own thresholds, by name.
 
   Returns:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -184,7 +184,7 @@ def train_routers(examples: routing.Examples, folder: pathlib.Path) -> list[rout
 
 
 def write_comparison(
-  folder: pathlib.Path, trained: Iterable[routing.TrainedRouter], margin: float,
+  folder: pathlib.Path, trained: Sequence[routing.TrainedRouter], margin: float,
   examples: routing.Examples,
 ) -> dict[str, Any]:  # fmt: skip
   """Compares routers with the policy on an evaluation, and writes `routing.json` beside it.
@@ -204,13 +204,12 @@ def write_comparison(
   """
   with as_user_error(FileNotFoundError):
     evaluated = Evaluated.read(folder)
-  of_text = [router for router in trained if router.name not in routers.EXACT]
   with as_user_error(ValueError):
     found = routers.compare(
       Outcomes.of(evaluated.scores, evaluated.lengths, margin=margin),
       shares_of_modes(evaluated.chosen), p_think(evaluated.first),
-      {router.name: router.probability(evaluated.prompts) for router in of_text},
-      {router.name: router.modes(evaluated.prompts) for router in of_text},
+      {router.name: router.probability(evaluated.prompts) for router in trained},
+      {router.name: router.modes(evaluated.prompts) for router in trained},
     )  # fmt: skip
   seen = set(examples.prompts)
   trained_on = {

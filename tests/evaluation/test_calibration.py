@@ -54,13 +54,13 @@ def test_the_interval_of_auroc_resamples_prompts():
 def test_ece_is_the_distance_by_bin_weighted_by_prompts():
   """Two prompts at .2 of which one is better, two at .9 that both are, and 1 in the last bin."""
   p = np.array([0.2, 0.2, 0.9, 1.0])
-  scores = forced([[1], [0]], [[1], [1]], [[1], [0]], [[1], [0]])
+  scores = forced([[1], [0]], [[1], [1]], [[0.5], [0]], [[1], [0]])
   lengths = forced([[9], [1]], [[9], [1]], [[9], [1]], [[9], [1]])
   found = calibration(p, scores, lengths)
   assert [(b.low, b.high, b.prompts) for b in found.bins] == [(0.2, 0.3, 2), (0.9, 1.0, 2)]
   np.testing.assert_allclose([b.p_think for b in found.bins], [0.2, 0.95])
   assert [b.think_better for b in found.bins] == [0.5, 1.0]
-  assert [b.gain for b in found.bins] == [0.5, 1.0]
+  assert [b.gain for b in found.bins] == [0.5, 0.75]
   np.testing.assert_allclose(found.bins[1].interval, (0.3424, 1.0), atol=1e-4)  # Wilson, 2 of 2
   np.testing.assert_allclose(found.ece, (2 * 0.3 + 2 * 0.05) / 4)
   assert found.think_better == 0.75

@@ -84,6 +84,8 @@ def test_comparison_at_the_policys_rate_and_over_all_rates():
   assert by["best"]["own_threshold"]["hacc"] == 0.75 and "own_threshold" not in by["same"]
   assert by["tag"]["point"]["hacc"] == 0.0
   assert by["oracle"]["point"]["accuracy"] == 1.0 and by["oracle"]["point"]["hacc"] == 1.0
+  assert by["oracle"]["curve"][5]["accuracy"] == 0.875, "the largest gain first"
+  assert by["oracle"]["curve"][15]["accuracy"] == 1.0, "then what costs nothing but tokens"
   assert by["always"]["point"]["think_rate"] == 1.0 and by["never"]["point"]["think_rate"] == 0.0
   assert by["always"]["point"]["accuracy"] == 0.875 and by["never"]["point"]["accuracy"] == 0.625
   for name in ("random", "same"):
@@ -131,6 +133,13 @@ def test_a_bias_multiplies_the_odds_of_thinking():
   np.testing.assert_allclose(shares, [[0.8 / 1.6, 0.3 / 1.6], [3.6 / 3.7, 0.1 / 3.7]])
   np.testing.assert_allclose(dial_sweep.shares_with_bias(first, -1e4)[0], [0, 0.375])
   np.testing.assert_allclose(dial_sweep.shares_with_bias(first, 1e4), [[1, 0], [1, 0]])
+
+
+def test_a_threshold_of_1_never_thinks_and_0_always_does():
+  p = np.array([1.0, 0.5, 0.0])
+  np.testing.assert_array_equal(dial_sweep.shares_with_threshold(p, 1.0)[:, 0], [0, 0, 0])
+  np.testing.assert_array_equal(dial_sweep.shares_with_threshold(p, 0.5)[:, 0], [1, 1, 0])
+  np.testing.assert_array_equal(dial_sweep.shares_with_threshold(p, 0.0)[:, 0], [1, 1, 1])
 
 
 def test_a_sweep_needs_no_sampling_and_meets_the_forced_modes():
