@@ -112,7 +112,7 @@ class Evaluated:
     """
     with as_user_error(ValueError):
       records = samples.read_prompts(folder)
-      plain = [sample for sample in samples.read_samples(folder) if not sample.dial]
+      plain = [s.without_ids() for s in samples.read_samples(folder) if not s.dial]
     by_pass: dict[str, dict[int, list[samples.Sample]]] = {name: {} for name in samples.PASSES}
     for sample in sorted(plain, key=lambda s: (s.seed, s.sample)):
       by_pass[sample.pass_name].setdefault(sample.prompt_id, []).append(sample)
