@@ -131,13 +131,9 @@ class Reporting:
         samples.write_prompts(folder, self.evaluator.prompt_records(*first))
       measured = self.evaluator.measure(params, log, first)
       dials = tradeoffs.swept_dials(self.evaluator, measured, params, log)
-    summary = self.evaluator.summary(measured) | {"overlap": self._overlap()}
-    if parallel.is_writer():
-      setup.write_json(folder / tradeoffs.DIALS, dials)
-      summary |= tradeoffs.drift_since(folder.with_name(setup.HFT), folder)
     found = {
       "key": key,
-      "summary": summary,
+      "summary": self.evaluator.summary(measured) | {"overlap": self._overlap()},
       "samples": sample_replies(self.evaluator, measured),
       "by_prompt": self.evaluator.by_prompt(measured),
       "seconds": time.perf_counter() - began,
@@ -147,6 +143,9 @@ class Reporting:
         for name, of in (("free", measured.auto), ("forced", measured.forced))
       },
     }
+    if parallel.is_writer():
+      setup.write_json(folder / tradeoffs.DIALS, dials)
+      found |= tradeoffs.drift_since(folder.with_name(setup.HFT), folder)
     return finite(found)  # now, so that a resumed run reads back the same values
 
   def _overlap(self) -> dict[str, Any] | None:

@@ -58,7 +58,9 @@ def _valid(measured: Measured) -> np.ndarray:
 
 
 def drift_since(reference: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
-  """The "mode_leak" of a summary with the drift of direct replies since an earlier stage.
+  """The "mode_leak" of an evaluation with the drift of direct replies since an earlier stage.
+
+  It is kept beside the summary, which is the policy's alone.
 
   Args:
     reference: folder of the earlier stage's evaluation.

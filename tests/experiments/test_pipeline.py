@@ -50,8 +50,8 @@ def test_summary_has_the_promised_shape(workdir):
   assert set(summary["stages"]) == {"hft", "hgpo"}
   for stage in summary["stages"].values():
     assert set(stage) == {
-      "auto", "think", "no_think", "first_token", "hacc", "differences", "suites", "sampling",
-      "overlap",
+      "auto", "think", "no_think", "first_token", "hacc", "calibration", "mode_leak", "differences",
+      "suites", "sampling", "overlap",
     }  # fmt: skip
     assert stage["suites"]["arithmetic"]["hacc"] == stage["hacc"]
     assert sum(stage["first_token"].pop("greedy").values()) == pytest.approx(1)
