@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.comparison_results import guessing_table, starts_table
+from benchmarks.router_results import dials_table, routers_tables
 from lhrm_jax.evaluation.comparison import as_markdown
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -246,6 +247,10 @@ def gpu_table(results: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
+def _with_interval(value: float, interval: Sequence[float]) -> str:
+  return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
 def smollm2_summary(results: dict[str, Any], short: bool = False) -> str:
   """SmolLM2-135M before and after HGPO, with controls; `short` for the README."""
   stages = results["stages"]
@@ -257,8 +262,7 @@ def smollm2_summary(results: dict[str, Any], short: bool = False) -> str:
     return lambda stage: f"{stage[name][key]:{'.1f' if key == 'mean_tokens' else '.3f'}}"
 
   def hacc(stage: dict[str, Any]) -> str:
-    low, high = stage["hacc"]["interval"]
-    return f"{stage['hacc']['score']:.3f} ({low:.3f} to {high:.3f})"
+    return _with_interval(stage["hacc"]["score"], stage["hacc"]["interval"])
 
   def levels(stage: dict[str, Any]) -> str:
     return " / ".join(f"{rate:.2f}" for rate in stage["think_rate_by_level"].values())
@@ -270,10 +274,14 @@ def smollm2_summary(results: dict[str, Any], short: bool = False) -> str:
     ("always_no_think", "HAcc of never thinking"), ("random", "HAcc of chance at this think rate"),
   )[3 if short else 0 :]:  # fmt: skip
     lines.append(row(name, lambda stage, key=key: f"{stage['hacc'][key]:.3f}"))
-  for name, key in (("length", "length"), ("family", "family"), ("regression", "logistic")):
-    cells = (f"{results['controls'][stage][key]['hacc']:.3f}" for stage in ("hft", "hgpo"))
-    if not short:
-      lines.append(f"| HAcc of a router by {name}, same think rate | {' | '.join(cells)} |")
+  if not short:
+    for key in ("length", "keywords", "logistic", "fasttext", "family"):
+      points = (results["routing"][stage]["routers"][key]["point"] for stage in ("hft", "hgpo"))
+      cells = (_with_interval(at["hacc"], at["hacc_interval"]) for at in points)
+      lines.append(f"| HAcc of the router `{key}`, same think rate | {' | '.join(cells)} |")
+    found = (results["routing"][stage]["calibration"] for stage in ("hft", "hgpo"))
+    cells = (_with_interval(c["auroc"], c["auroc_interval"]) for c in found)
+    lines.append(f"| AUROC of p(think) | {' | '.join(cells)} |")
   for key, title in (("accuracy", "accuracy"), ("mean_tokens", "tokens per reply")):
     for name, words in (("auto", "mode left free"), ("think", "thinking forced"),
                         ("no_think", "no thinking forced")):  # fmt: skip
@@ -334,6 +342,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "compare-ablations": ("compare_ablations.json", as_markdown),
   "compare-guessing": ("compare_guessing.json", guessing_table),
   "compare-starts": ("compare_starts.json", starts_table),
+  "routers-arithmetic": ("routing_arithmetic.json", routers_tables),
+  "dials-arithmetic": ("routing_arithmetic.json", dials_table),
   "peers": ("peers.json", peers_tables),
   "peers-summary": ("peers.json", peers_summary),
 }

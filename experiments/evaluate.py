@@ -9,6 +9,7 @@ from lhrm_jax.runs import command_line, output_folders, reporting, setup
 from lhrm_jax.runs.config import Config, from_config_dict
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.run_folder import RunFolder
+from lhrm_jax.runs.starting_policy import stage_and_step
 
 
 def job(c: Config, workdir: str, preemption: Preemption) -> None:
@@ -18,10 +19,7 @@ def job(c: Config, workdir: str, preemption: Preemption) -> None:
     setup.check_rows(run, ())
     folder.describe(run)
     with reporting.Reporting(run, folder, preemption, stages=()) as report:
-      stage, step = setup.HFT, 0  # a pretrained model is reported as HFT's step 0
-      if setup.run_folder(c.init_from):
-        checkpoint = setup.find_checkpoint(c.init_from)[1]
-        stage, step = checkpoint.parent.name, int(checkpoint.name)
+      stage, step = stage_and_step(c.init_from)
       report.evaluate(stage, step, run.params)
 
 

@@ -19,6 +19,8 @@ Each package with an example; modules are imported as in `from lhrm_jax.objectiv
     rows = data.catalog.load("gsm8k").rows
 - `training`: train state, updates of HFT, HGPO and DPO
     step = training.hgpo.make_hgpo_step(config, c, opening, optimizer, schedule, mesh)
+- `routing`: routers that judge the prompt alone, thresholds for a think rate
+    modes = routing.load("runs/routers/routers/logistic.json").modes(prompts)
 - `evaluation`: Hybrid Accuracy, the evaluator, figures, the report
     hacc = evaluation.hybrid_accuracy(scores, lengths, chosen_mode).score
 - `runs`: what a run needs around its maths: config, run folder, checkpoints, logs
@@ -41,8 +43,8 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [
-  "config", "data", "evaluation", "objectives", "parallel", "planning", "policy", "rewards", "runs",
-  "sampling", "storage", "text", "training",
+  "config", "data", "evaluation", "objectives", "parallel", "planning", "policy", "rewards",
+  "routing", "runs", "sampling", "storage", "text", "training",
 ]  # fmt: skip
 
 

@@ -46,6 +46,14 @@ def share_interval(values: np.ndarray) -> tuple[float, float]:
   return min(low, least), max(high, most)
 
 
+def resampled(prompts: int) -> np.ndarray:
+  """Shares `[R, K]` in which each of `R` resamples draws the `K` prompts, the same ones each time.
+
+  Statistics of the same prompts are paired by weighting them with the same rows.
+  """
+  return _weights(1, prompts)[1]
+
+
 @functools.lru_cache(maxsize=16)
 def _weights(seeds: int, prompts: int) -> tuple[np.ndarray, np.ndarray]:
   """How often each seed and each prompt is drawn, as shares, `[R, S]` and `[R, K]`."""

@@ -20,7 +20,7 @@ from lhrm_jax.config import (
 from lhrm_jax.evaluation import suites
 from lhrm_jax.evaluation.judge import JudgeConfig
 from lhrm_jax.evaluation.suites.livecodebench import LiveCodeBenchConfig
-from lhrm_jax.sampling import ByMode
+from lhrm_jax.sampling import ByMode, DialsConfig
 from lhrm_jax.text import tags
 
 _AS_ALL = -1  # of a mode's own settings: as the others
@@ -94,6 +94,16 @@ class EvaluationConfig:
   )
   think: ModeSamplingConfig = section(ModeSamplingConfig)
   no_think: ModeSamplingConfig = section(ModeSamplingConfig)
+  dials: DialsConfig = section(DialsConfig)
+  budgets: tuple[int, ...] = knob(
+    (),
+    Range(
+      lambda x: isinstance(x, list | tuple) and all(whole(1, MOST_TOKENS).holds(n) for n in x),
+      "budgets of thoughts in tokens, whole numbers above 0, as in (64, 256)",
+    ),
+    "Budgets of thoughts to sweep in dials.json: each samples the forced replies once more, with "
+    "`dials.closing`.",
+  )
   livecodebench: LiveCodeBenchConfig = section(LiveCodeBenchConfig)
   judge: JudgeConfig = section(JudgeConfig)
 
@@ -138,6 +148,13 @@ def _same_samples(c: EvaluationConfig) -> str:
   if c.hacc_temperature or c.samples == 1 or any(_draws(c, mode) for mode in tags.MODES):
     return ""
   return "evaluation.hacc_temperature=0: greedy samples are all the same"
+
+
+@idle(EvaluationConfig, "dials.closing")
+def _never_cut(c: EvaluationConfig) -> str:
+  if c.dials.budget or c.budgets:
+    return ""
+  return "evaluation.dials.budget=0 and evaluation.budgets=()"
 
 
 @idle(EvaluationConfig, "free_samples")

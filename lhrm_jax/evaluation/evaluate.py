@@ -27,7 +27,8 @@ from lhrm_jax.evaluation.samples import PromptRecord, Sample, SampleKey, SampleL
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn, check_answer, scoring
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
-from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, mode_logprobs, prefill, sample
+from lhrm_jax.sampling import Dials, Prompts, Rollouts, SamplerSpec, mode_logprobs, prefill, sample
+from lhrm_jax.sampling.dials import closing_ids
 from lhrm_jax.text import Tokenizer, tags
 
 _SEED = 0  # the first of all sampling here, for every stage: stages compare on equal terms
@@ -71,8 +72,8 @@ class Evaluator:
       **scoring_options: of `rewards.scoring.Scorer`.
 
     Raises:
-      ValueError: a prompt cannot be encoded or is too long, or a row's answer is not what the
-        reward needs.
+      ValueError: a prompt cannot be encoded or is too long, a row's answer is not what the reward
+        needs, or the text that closes a thought cannot be encoded.
     """
     for row in rows:
       check_answer(reward_fn, row.answer, row.source)
@@ -81,6 +82,8 @@ class Evaluator:
     tag_ids = None if settings.score_malformed else tokenizer.tag_ids
     self._scorer = scoring.Scorer(reward_fn, background=False, tag_ids=tag_ids, **scoring_options)
     self.rows, self.settings, self._task = list(rows), settings, task
+    self._dials = Dials.of(settings.dials, tokenizer)
+    self._closing = closing_ids(tokenizer, settings.dials.closing)
     self.max_prompt_tokens = settings.max_prompt_tokens or data.max_prompt_tokens
     self.max_response_tokens = settings.max_response_tokens or data.max_response_tokens
     self._encoded = [prompt_ids(tokenizer, row) for row in self.rows]
@@ -112,7 +115,7 @@ class Evaluator:
   def replies(
     self, params: policy.Params, *, paired: bool, samples: int = 1, temperature: float,
     seeds: int = 1, dial: Mapping[str, Any] | None = None, log: SampleLog | None = None,
-    **changes: Any,
+    dials: Dials | None = None, **changes: Any,
   ) -> Replies:  # fmt: skip
     """Samples and scores replies to every prompt, in both modes or freely.
 
@@ -128,6 +131,7 @@ class Evaluator:
       dial: recorded with each sample, see `Sample`.
       log: kept samples are taken from here, and new ones appended batch by batch; of the process
         that writes.
+      dials: in place of the settings'.
       **changes: fields of `SamplerSpec` in place of the settings'.
     """
     names = tags.MODES if paired else (files.FREE,)
@@ -145,7 +149,7 @@ class Evaluator:
       missing = [batch for batch in batches if not all(key in known for key in keys(batch))]
       done = {id(batch) for batch in missing}
       found += [known[key] for batch in batches if id(batch) not in done for key in keys(batch)]
-      for batch, rollouts, seconds in self._sampled(params, spec, missing, seed):
+      for batch, rollouts, seconds in self._sampled(params, spec, missing, seed, dials):
         new: list[Sample] = []
         if batch is not None:
           scored = self._scored([self.rows[i] for i in batch.places], rollouts)
@@ -175,8 +179,9 @@ class Evaluator:
     )  # fmt: skip
 
   def _sampled(
-    self, params: policy.Params, spec: SamplerSpec, batches: Sequence[Batch], seed: int
-  ) -> Iterator[tuple[Batch | None, Rollouts | None, float]]:
+    self, params: policy.Params, spec: SamplerSpec, batches: Sequence[Batch], seed: int,
+    dials: Dials | None,
+  ) -> Iterator[tuple[Batch | None, Rollouts | None, float]]:  # fmt: skip
     """Yields this process's batches with their rollouts, on the host, and wall seconds.
 
     The next batch is under way while the caller handles one. All processes get equally many;
@@ -192,7 +197,7 @@ class Evaluator:
       began = time.perf_counter()
       if batch is None:
         return began, None
-      rollouts = sample(self._config, spec, params, batch.prompts, key)
+      rollouts = sample(self._config, spec, params, batch.prompts, key, dials=dials or self._dials)
       return began, waiter.submit(_fetched, rollouts, len(batch.places))
 
     # The thread only waits: programs of two threads could reach the devices in different orders.
@@ -224,6 +229,17 @@ class Evaluator:
     """The replies in both modes that Hybrid Accuracy is computed from."""
     c = self.settings
     return self.replies(params, paired=True, samples=c.samples, temperature=c.hacc_temperature)
+
+  def with_budget(
+    self, params: policy.Params, budget: int, log: SampleLog | None = None
+  ) -> Replies:
+    """The replies of `judged`, their thoughts cut after `budget` tokens."""
+    c, dials = self.settings, self._dials or Dials()
+    return self.replies(
+      params, paired=True, samples=c.samples, temperature=c.hacc_temperature, seeds=c.seeds,
+      dial={"budget": budget}, log=log,
+      dials=dataclasses.replace(dials, budget=budget, closing=self._closing),
+    )  # fmt: skip
 
   def measure(
     self, params: policy.Params, log: SampleLog | None = None,

@@ -14,7 +14,9 @@ import numpy as np
 
 from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.evaluation import bootstrap, statistics
+from lhrm_jax.evaluation.calibration import calibration, p_think
 from lhrm_jax.evaluation.hybrid_accuracy import better_modes, hybrid_accuracy
+from lhrm_jax.evaluation.mode_leak import mode_leak
 from lhrm_jax.evaluation.replies import Measured, Replies
 from lhrm_jax.rewards import BySource, RewardFn, name_of, parts_of
 from lhrm_jax.text import boxes, form, parse_response, tags
@@ -48,8 +50,9 @@ def summarise_all(
     "auto", "think" and "no_think", each as `summarise` returns, with "avg", "pass" and "maj" (see
     `statistics`); "first_token" the mean probabilities of "think", "no_think" and "neither" where
     it is sampled at temperature 1, whole and by level, and under "greedy" the shares of the most
-    likely one; "hacc" the fields of `HybridAccuracy`; "differences" paired over prompts; "suites",
-    by name, all of these again.
+    likely one; "hacc" the fields of `HybridAccuracy`, "calibration" those of `Calibration` and
+    "mode_leak" those of `ModeLeak`; "differences" paired over prompts; "suites", by name, all of
+    these again.
   """
   rows, of = list(rows), np.array(suites)
   names = list(dict.fromkeys(suites))
@@ -90,6 +93,10 @@ def _one(
     },
     "first_token": first,
     "hacc": dataclasses.asdict(hacc),
+    "calibration": dataclasses.asdict(
+      calibration(p_think(measured.first), judged.scores, judged.lengths, margin=margin)
+    ),
+    "mode_leak": dataclasses.asdict(mode_leak(judged.texts[:, tags.NO_THINK], judged.lengths)),
     "differences": _differences(passes),
   }
 

@@ -39,7 +39,8 @@ class RolloutFilesConfig:
   path: str = knob(
     "",
     PATH,
-    "What DPO and RFT train on: a folder of `experiments.rollouts`, or one file of rollouts.",
+    "What DPO, RFT and routers train on: a folder of `experiments.rollouts`, or one file of "
+    "rollouts.",
   )
   max_samples: int = knob(
     0, whole(0, _MOST), "Most responses that they read, whole queries of them; 0 reads all."

@@ -1,13 +1,39 @@
 """Prompts and replies of questions asked at a terminal."""
 
+import dataclasses
+
 import numpy as np
+from ml_collections import ConfigDict
 from rich.text import Text
 
+from lhrm_jax.config import build, flatten, idle, section, section_problems
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.sampling import LENGTH, Prompts, Rollouts
+from lhrm_jax.sampling import LENGTH, DialsConfig, Prompts, Rollouts
 from lhrm_jax.text import Tokenizer, parse_response
 from lhrm_jax.text.characters import printable
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+  dials: DialsConfig = section(DialsConfig)
+
+
+@idle(_Checked, "dials.closing")
+def _never_cut(c: _Checked) -> str:
+  return "" if c.dials.budget else "dials.budget=0"
+
+
+def dials_of(config: ConfigDict) -> DialsConfig:
+  """Returns the checked section `dials` of a job that has no typed config.
+
+  Raises:
+    UserError: names each wrong key, its value and the values allowed.
+  """
+  values = {f"dials.{key}": value for key, value in flatten(config)}
+  if found := section_problems(_Checked, values):
+    raise UserError("\n  ".join(found))
+  return build(_Checked, values).dials
 
 
 def prompt_of(

@@ -14,7 +14,7 @@ from lhrm_jax.config import flatten
 from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, figures, samples
 from lhrm_jax.evaluation.overlap import overlap
 from lhrm_jax.evaluation.report import finite, write_report
-from lhrm_jax.runs import evaluated, setup, validation
+from lhrm_jax.runs import evaluated, setup, tradeoffs, validation
 from lhrm_jax.runs.config import KNOBS, Config, plain
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.runs.preemption import Preemption
@@ -130,6 +130,7 @@ class Reporting:
       if parallel.is_writer():
         samples.write_prompts(folder, self.evaluator.prompt_records(*first))
       measured = self.evaluator.measure(params, log, first)
+      dials = tradeoffs.swept_dials(self.evaluator, measured, params, log)
     found = {
       "key": key,
       "summary": self.evaluator.summary(measured) | {"overlap": self._overlap()},
@@ -142,6 +143,9 @@ class Reporting:
         for name, of in (("free", measured.auto), ("forced", measured.forced))
       },
     }
+    if parallel.is_writer():
+      setup.write_json(folder / tradeoffs.DIALS, dials)
+      found |= tradeoffs.drift_since(folder.with_name(setup.HFT), folder)
     return finite(found)  # now, so that a resumed run reads back the same values
 
   def _overlap(self) -> dict[str, Any] | None:

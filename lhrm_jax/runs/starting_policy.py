@@ -6,7 +6,7 @@ import jax
 import optax
 
 from lhrm_jax import policy
-from lhrm_jax.runs import checkpoints
+from lhrm_jax.runs import checkpoints, setup
 from lhrm_jax.runs.reporting import Reporting
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.setup import HFT, HGPO, Setup
@@ -28,6 +28,17 @@ def starting_policy(run: Setup, folder: RunFolder, stage: str) -> policy.Params 
     start = saved.path.with_name("0")
     return checkpoints.restore_params(start, run.policy_config, run.mesh)
   return run.params
+
+
+def stage_and_step(init_from: str) -> tuple[str, int]:
+  """Stage and training step of the policy that `init_from` names.
+
+  A pretrained model counts as HFT's step 0.
+  """
+  if not setup.run_folder(init_from):
+    return HFT, 0
+  checkpoint = setup.find_checkpoint(init_from)[1]
+  return checkpoint.parent.name, int(checkpoint.name)
 
 
 def cold_start(

@@ -1,5 +1,6 @@
 """Paired rollouts from a policy."""
 
+from lhrm_jax.sampling.dials import Dials, DialsConfig
 from lhrm_jax.sampling.rollouts import (
   FINISH_REASONS,
   LENGTH,
@@ -16,6 +17,8 @@ __all__ = [
   "LENGTH",
   "STOPPED",
   "ByMode",
+  "Dials",
+  "DialsConfig",
   "Prompts",
   "Rollouts",
   "SamplerSpec",

@@ -38,8 +38,9 @@ class Rules:
   """What decoding does with each token.
 
   Attributes:
-    draw: `draw(logits [S, V], step, rows [S])` returns tokens and their log-probabilities, `[S]`;
-      `step` is the tokens' index in their responses.
+    draw: `draw(logits [S, V], step, rows [S], thinking [S])` returns tokens, their
+      log-probabilities, and which rows are still thinking, `[S]`; `step` is the tokens' index in
+      their responses, and `thinking` is `None` where `decode` was given none.
     ends: `ends(tokens [S], step, rows [S])` returns `[S]` bool, which tokens end their response.
     pad_id: id that fills the slots after a response.
     lockstep_axes: manual mesh axes along which all devices take as many steps as the one with the
@@ -47,7 +48,7 @@ class Rules:
       others would wait forever for a device that leaves the loop early.
   """
 
-  draw: Callable[[Array, Array, Array], tuple[Array, Array]]
+  draw: Callable[[Array, Array, Array, Array | None], tuple[Array, Array, Array | None]]
   ends: Callable[[Array, Array, Array], Array]
   pad_id: int
   lockstep_axes: tuple[str, ...] = ()
@@ -86,6 +87,7 @@ class _State:
     done: `[S]` bool, whether the row has finished.
     blocks: caches of the rows, in the order of their tokens.
     responses: responses of all `N` rows.
+    thinking: `[S]` bool, whether the row's thought is open; `None` where thoughts have no budget.
   """
 
   step: Array
@@ -94,6 +96,7 @@ class _State:
   done: Array
   blocks: tuple[KVCache, ...]
   responses: Responses
+  thinking: Array | None
 
 
 def stages(rows: int) -> list[int]:
@@ -109,8 +112,9 @@ def blocks(slots: int, stage: int) -> list[int]:
 
 
 def decode(
-  config: PolicyConfig, params: policy.Params, prefix: KVCache, first: Responses, rules: Rules
-) -> Responses:
+  config: PolicyConfig, params: policy.Params, prefix: KVCache, first: Responses, rules: Rules,
+  thinking: Array | None = None,
+) -> Responses:  # fmt: skip
   """Continues every row from its first token until it ends.
 
   Args:
@@ -119,6 +123,7 @@ def decode(
     prefix: cache of the `B` prompts; `N / B` consecutive rows answer each.
     first: responses that hold token 0 of every row.
     rules: how tokens are drawn, and which end a row; no row exceeds `T` tokens.
+    thinking: `[N]` bool, rows whose thought is open; `None` where thoughts have no budget.
   """
   t, n = first.tokens.shape
   if t == 1:
@@ -154,6 +159,7 @@ def decode(
   state = _State(
     jnp.int32(1), rows, first.tokens[0], rules.ends(first.tokens[0], jnp.int32(0), rows),
     tuple(policy.cache.empty(config, n, size) for size in blocks(t - 1, 0)), first,
+    thinking,
   )  # fmt: skip
   with jax.named_scope("decode"):
     return run(0, state)
@@ -182,7 +188,7 @@ def _one_token(
     config, params, state.token[:, None], positions[:, None], context=context
   )
   logits = policy.next_token_logits(config, params, hidden[:, 0])
-  token, logprob = rules.draw(logits, state.step, state.rows)
+  token, logprob, thinking = rules.draw(logits, state.step, state.rows, state.thinking)
   # Tokens are never negative, but the compiler cannot know it: the slot to write depends on the
   # token drawn, so all reads come before the write and the cache is updated in place. Otherwise
   # every step would copy it.
@@ -203,6 +209,7 @@ def _one_token(
     state.done | rules.ends(token, state.step, state.rows),
     (*state.blocks[:block], filling, *state.blocks[block + 1 :]),
     responses,
+    thinking,
   )
 
 
@@ -216,6 +223,7 @@ def _move(state: _State, slots: int, sizes: list[int]) -> _State:
     rows=state.rows[kept],
     token=state.token[kept],
     done=state.done[kept],
+    thinking=None if state.thinking is None else state.thinking[kept],
     blocks=tuple(
       policy.cache.pack(state.blocks[i : i + per_block], kept, count)
       for i in range(0, len(state.blocks), per_block)

@@ -16,10 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import MOST_ROWS, SHARE, TEMPERATURE, knob, one_of, real, whole
 from lhrm_jax.policy import KVCache, PolicyConfig
+from lhrm_jax.sampling import dials as inference
 from lhrm_jax.sampling.decoding import Responses, Rules, decode
+from lhrm_jax.sampling.dials import Dials
 from lhrm_jax.sampling.rollouts import LENGTH, STOPPED, Prompts, Rollouts
 from lhrm_jax.sampling.tokens import sample_tokens
-from lhrm_jax.text import TagIds, Tokenizer
+from lhrm_jax.text import TagIds, Tokenizer, tags
 
 # Index of free sampling, beside the modes THINK and NO_THINK, in a row's random key.
 _FREE = 2
@@ -118,8 +120,8 @@ class SamplerSpec:
     cls, tokenizer: Tokenizer, *, samples: int, max_tokens: int, paired: bool, **drawing: ByMode
   ) -> "SamplerSpec":
     """The spec for a tokenizer's tags and end of sequence; `drawing` are the other fields."""
-    tags: TagIds = tokenizer.tag_ids
-    ids = (tags.opening, tokenizer.eos_ids, tokenizer.pad_id)
+    tag_ids: TagIds = tokenizer.tag_ids
+    ids = (tag_ids.opening, tokenizer.eos_ids, tokenizer.pad_id)
     return cls(samples, max_tokens, paired, *ids, **drawing)
 
   @property
@@ -135,6 +137,7 @@ def sample(
   key: Array,
   *,
   limits: Array | None = None,
+  dials: Dials | None = None,
   mesh: Mesh | None = None,
   clock: Clock | None = None,
 ) -> Rollouts:
@@ -152,6 +155,7 @@ def sample(
     key: random key of (seed, step). A row's own key derives from it by prompt id, mode and sample,
       so a row's tokens depend neither on its place in the batch nor on the other rows.
     limits: `[B, M, G]` int32, longest response of each row, from 1 to `T`; `None` means `T`.
+    dials: of the choice of mode and the length of thoughts. Log-probabilities stay the policy's.
     mesh: mesh of the parameters, needed only while they are traced.
     clock: stopwatch for "prefill" and "decode"; without it, the call returns before they finish.
 
@@ -169,7 +173,10 @@ def sample(
     limits = np.full((b, spec.modes, spec.samples), spec.max_tokens, np.int32)
   # Devices take equal shares: prompts are repeated to fill the last, and their responses dropped.
   fill = np.arange(-(-b // _shards(mesh)) * _shards(mesh)) % b
-  batch, limits = jax.tree.map(lambda x: x if len(fill) == b else x[fill], (prompts, limits))
+  dials = dials and dials.by_row((b, spec.modes, spec.samples))
+  batch, limits, dials = jax.tree.map(
+    lambda x: x if len(fill) == b else x[fill], (prompts, limits, dials)
+  )
 
   def timed(name: str, run: Callable[[], Any]) -> Any:
     if clock is None:
@@ -178,7 +185,7 @@ def sample(
       return jax.block_until_ready(run())
 
   last, prefix = timed("prefill", lambda: prefill_over(config, mesh, params, batch))
-  rows = _PromptRows(last, prefix, batch.ids, limits)
+  rows = _PromptRows(last, prefix, batch.ids, limits, dials)
   decoded = timed("decode", lambda: _decode(config, mesh, spec, params, rows, key))
   return Rollouts(
     prompts=prompts,
@@ -195,12 +202,14 @@ class _PromptRows(NamedTuple):
     prefix: the prompts' cache.
     ids: `[B]` int32, see `Prompts`.
     limits: `[B, M, G]` int32, longest response of each row.
+    dials: see `Dials.by_row`.
   """
 
   last: Any
   prefix: Any
   ids: Any
   limits: Any
+  dials: Any = None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -224,7 +233,7 @@ def _decode(
   whole = mesh is None or mesh.size == _shards(mesh)
   run = functools.partial(_respond, config, () if whole else parallel.LOGICAL_RULES["batch"])
   everywhere, batch = PartitionSpec(), _batch_axes(mesh)
-  rows = _PromptRows(batch, _cache_axes(config, mesh), batch, batch)
+  rows = _PromptRows(batch, _cache_axes(config, mesh), batch, batch, batch)
   return _on_each_device(run, mesh, (everywhere, everywhere, rows, everywhere), batch)(
     spec, params, prompts, key
   )
@@ -243,13 +252,23 @@ def _respond(
 
   settings = (spec.temperature, spec.top_p, spec.top_k)
   of_first = tuple(x[-1] if jnp.ndim(x) else x for x in settings)  # the mode is not known yet
+  dials = jax.tree.map(lambda x: x.reshape(n), prompts.dials or Dials())
 
-  def draw_first(logits: Array, rows: Array) -> tuple[Array, Array]:
-    return sample_tokens(logits, uniforms[0, rows], *of_first)
+  def draw_first(logits: Array) -> tuple[Array, Array]:
+    return sample_tokens(logits, uniforms[0], *of_first)
 
-  def draw(logits: Array, step: Array, rows: Array) -> tuple[Array, Array]:
+  def draw(
+    logits: Array, step: Array, rows: Array, thinking: Array | None
+  ) -> tuple[Array, Array, Array | None]:
     of_rows = (x[mode[rows]] if jnp.ndim(x) else x for x in settings)
-    return sample_tokens(logits, uniforms[step, rows], *of_rows)
+    drawn, logprob = sample_tokens(logits, uniforms[step, rows], *of_rows)
+    if thinking is None:
+      return drawn, logprob, None
+    token, thinking = inference.cut(drawn, step, thinking, dials.budget[rows], dials.closing)
+    heat = spec.temperature[tags.THINK] if jnp.ndim(spec.temperature) else spec.temperature
+    of_policy = jax.nn.log_softmax(logits / jnp.where(heat > 0, heat, 1.0))
+    written = jnp.take_along_axis(of_policy, token[:, None], axis=1)[:, 0]
+    return token, jnp.where(token == drawn, logprob, written), thinking
 
   def is_eos(tokens: Array) -> Array:
     return jnp.isin(tokens, jnp.array(spec.eos_ids, jnp.int32))
@@ -258,14 +277,7 @@ def _respond(
     return is_eos(tokens) | (step + 1 >= limits[rows])
 
   logits = policy.next_token_logits(config, params, prompts.last)  # [B, V]
-  modes = np.tile(forced_modes(*shape[1:], spec.forced), shape[0])  # [N]
-  token = jnp.array(spec.opening, jnp.int32)[np.maximum(modes, 0)]
-  temperature = jnp.where(of_first[0] > 0, of_first[0], 1.0)
-  logprobs = jax.nn.log_softmax(logits / temperature)
-  logprob = logprobs[jnp.repeat(jnp.arange(shape[0]), per_prompt), token]
-  if (chosen := modes < 0).any():
-    drawn = draw_first(jnp.repeat(logits, per_prompt, axis=0), jnp.arange(n))
-    token, logprob = jnp.where(chosen, drawn[0], token), jnp.where(chosen, drawn[1], logprob)
+  token, logprob = _first_tokens(spec, shape, logits, of_first[0], dials, draw_first)
   think, no_think = (token == tag for tag in spec.opening)
   mode = jnp.where(think, 0, jnp.where(no_think, 1, 2))  # [N], the place in a setting by mode
   first = Responses(
@@ -274,7 +286,8 @@ def _respond(
     steps=jnp.zeros((n,), jnp.int32),
   )
   rules = Rules(draw, ends, spec.pad_id, lockstep_axes)
-  done = decode(config, params, prompts.prefix, first, rules)
+  thinking = None if dials.budget is None else think
+  done = decode(config, params, prompts.prefix, first, rules, thinking)
 
   is_end = is_eos(done.tokens)
   stopped = jnp.any(is_end & (jnp.arange(t)[:, None] < limits), axis=0)  # [N]
@@ -286,6 +299,36 @@ def _respond(
     "finish_reason": jnp.where(stopped, STOPPED, LENGTH).astype(jnp.int32).reshape(shape),
     "decode_steps": done.steps.reshape(shape),
   }
+
+
+def _first_tokens(
+  spec: SamplerSpec, shape: tuple[int, int, int], logits: Array, temperature: Array, dials: Dials,
+  draw: Callable,
+) -> tuple[Array, Array]:  # fmt: skip
+  """Opening tags `[N]`, forced or chosen, with their log-probabilities under the policy.
+
+  Args:
+    spec: how to sample.
+    shape: `B`, `M`, `G`.
+    logits: `[B, V]` after the prompts.
+    temperature: of the first token, a scalar.
+    dials: arrays of `[N]`.
+    draw: `draw(logits [N, V])` returns first tokens and their log-probabilities, `[N]`.
+  """
+  per_prompt = shape[1] * shape[2]
+  prompt_of = jnp.repeat(jnp.arange(shape[0]), per_prompt)
+  modes = np.tile(forced_modes(*shape[1:], spec.forced), shape[0])  # [N]
+  token = jnp.array(spec.opening, jnp.int32)[np.maximum(modes, 0)]
+  logprobs = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1.0))
+  logprob = logprobs[prompt_of, token]
+  if not (chosen := modes < 0).any():
+    return token, logprob
+  of_rows = logits[prompt_of]
+  drawn, drawn_logprob = draw(inference.biased(of_rows, spec.opening, dials.tag_bias))
+  if dials.tag_bias is not None or dials.threshold is not None:
+    drawn = inference.decided(drawn, of_rows, spec.opening, dials.threshold)
+    drawn_logprob = logprobs[prompt_of, drawn]
+  return jnp.where(chosen, drawn, token), jnp.where(chosen, drawn_logprob, logprob)
 
 
 def prefill(config: PolicyConfig, params: policy.Params, prompts: Prompts) -> tuple[Array, KVCache]:

@@ -38,7 +38,7 @@ def text_of(place: int, mode: int, last: bool, seed: int) -> str:
   return forms[mode].format(answer)
 
 
-def sample(config, spec, params, prompts, key):
+def sample(config, spec, params, prompts, key, dials=None):
   """In place of `sampling.sample`."""
   seed = int(jax.random.key_data(key)[1])
   shape = (len(prompts.ids), spec.modes, spec.samples)
@@ -68,12 +68,12 @@ def main(folder: pathlib.Path, kill_at: int) -> None:
   """Evaluates into `folder`, and is killed while batch number `kill_at` is sampled."""
   calls = 0
 
-  def counted(*args):
+  def counted(*args, **options):
     nonlocal calls
     calls += 1
     if calls == kill_at:
       os.kill(os.getpid(), signal.SIGKILL)
-    return sample(*args)
+    return sample(*args, **options)
 
   evaluate.sample = counted
   evaluator().measure({}, samples.open_log(folder, resume=False), FIRST)

@@ -1,13 +1,16 @@
 """What an evaluation says of modes and first tokens."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import PromptRow
-from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, Replies
-from lhrm_jax.sampling import mode_logprobs
+from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, Replies, evaluate
+from lhrm_jax.sampling import DialsConfig, mode_logprobs
+from lhrm_jax.sampling.dials import closing_ids
 
 
 @pytest.fixture
@@ -62,3 +65,35 @@ def test_malformed_replies_are_counted_and_choose_no_mode(evaluator):
   assert of_source == summary["auto"]["by_level"]
   assert summary["auto"]["form"] == {"think/malformed_rate": 0.5, "think/empty_rate": 0.5}
   assert summary["no_think"]["form"] == {"no_think/malformed_rate": 0, "no_think/leak_rate": 0}
+
+
+def test_the_dials_of_the_config_turn_every_pass(evaluator, config, tokenizer, monkeypatch):
+  """A swept budget takes the place of the config's, and leaves its threshold."""
+  dials = DialsConfig(threshold=0.3, budget=2, closing=" so ")
+  settings = dataclasses.replace(evaluator.settings, dials=dials)
+  limits = DataConfig(max_prompt_tokens=22, max_response_tokens=6)
+  turned = Evaluator(config, tokenizer, lambda *_: 1.0, evaluator.rows, settings, limits)
+
+  class Sampled(Exception):
+    pass
+
+  def sample(*_, dials):
+    raise Sampled(dials)
+
+  monkeypatch.setattr(evaluate, "sample", sample)
+  for run, budget in (
+    (turned.auto, 2), (turned.judged, 2), (lambda params: turned.with_budget(params, 4), 4)
+  ):  # fmt: skip
+    with pytest.raises(Sampled) as caught:
+      run({})
+    (used,) = caught.value.args
+    assert (used.threshold, used.budget) == (0.3, budget)
+    assert used.closing == closing_ids(tokenizer, " so ")
+  with pytest.raises(Sampled) as caught:
+    evaluator.auto({})
+  assert caught.value.args == (None,)
+  with pytest.raises(ValueError, match=r"dials.closing='Enough!': .*never seen"):
+    Evaluator(
+      config, tokenizer, lambda *_: 1.0, evaluator.rows,
+      dataclasses.replace(settings, dials=DialsConfig(closing="Enough!")), limits,
+    )  # fmt: skip

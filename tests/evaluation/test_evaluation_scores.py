@@ -26,7 +26,7 @@ def evaluator_of(config, tokenizer, rows, rollouts, monkeypatch):
   whole = dataclasses.replace(whole, finish_reason=np.full_like(whole.finish_reason, STOPPED))
   forms = ("<think></think>{}", "<no_think>{}</no_think>")
 
-  def sampled(config, spec, params, prompts, key):
+  def sampled(config, spec, params, prompts, key, dials=None):
     places = np.asarray(prompts.ids)
 
     def part(x):

@@ -22,7 +22,7 @@ def calls(monkeypatch):
   """Batches that were sampled: passes by (prompts, paired, seed)."""
   found = []
 
-  def sample(config, spec, params, prompts, key):
+  def sample(config, spec, params, prompts, key, dials=None):
     found.append(spec.paired)
     return fake_policy.sample(config, spec, params, prompts, key)
 

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import dpo, evaluate, hft, rft, rollouts
+from experiments import dpo, evaluate, hft, rft, rollouts, routers
 from experiments.configs import arithmetic
-from lhrm_jax import parallel, policy
+from lhrm_jax import parallel, policy, routing
 from lhrm_jax.errors import UserError
+from lhrm_jax.evaluation import samples
 from lhrm_jax.runs import checkpoints, setup
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.preemption import Preempted
@@ -192,3 +193,27 @@ def test_a_trained_baseline_is_evaluated_like_any_run(chain, tmp_path):
   again = json.loads((tmp_path / "e" / "report" / "summary.json").read_text())["stages"]["dpo"]
   first = json.loads((chain / "dpo" / "report" / "summary.json").read_text())["stages"]["dpo"]
   assert again == first
+
+
+@pytest.mark.slow
+def test_routers_learn_from_the_rollouts_and_are_compared_with_the_policy(chain):
+  """Every file is there, reads back, and a swept budget has samples of its own."""
+  folder = chain / "routers"
+  budgets = {"evaluation__budgets": (4,)}
+  job(routers, folder, init_from=chain / "hft", rollouts__path=chain / "rollouts", **budgets)
+  beside = folder / "evaluation" / "hft"
+  compared = json.loads((beside / "routing.json").read_text())
+  assert compared["trained_on"]["prompts"] == STEPS * PROMPTS
+  assert set(compared["routers"]) >= {"policy", "tag", "oracle", *routing.names()}
+  assert all(routing.load(folder / "routers" / f"{name}.json").thresholds
+             for name in routing.names())  # fmt: skip
+  thresholds = routing.load_thresholds(beside / "thresholds.json")
+  assert thresholds.prompts == STEPS * PROMPTS and thresholds.at(1.0) == 0.0
+  dials = json.loads((beside / "dials.json").read_text())
+  assert [point["budget"] for point in dials["budget"]] == [4, 0]
+  cut = [sample for sample in samples.read_samples(beside) if sample.dial == {"budget": 4}]
+  assert len(cut) == PROMPTS * 2 * SAMPLES
+  summary = json.loads((beside.with_suffix(".json")).read_text())["summary"]
+  assert {"calibration", "mode_leak"} <= set(summary)
+  with pytest.raises(UserError, match="Name the policy, and its rollouts"):
+    job(routers, folder, init_from=chain / "hft")

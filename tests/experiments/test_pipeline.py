@@ -50,8 +50,8 @@ def test_summary_has_the_promised_shape(workdir):
   assert set(summary["stages"]) == {"hft", "hgpo"}
   for stage in summary["stages"].values():
     assert set(stage) == {
-      "auto", "think", "no_think", "first_token", "hacc", "differences", "suites", "sampling",
-      "overlap",
+      "auto", "think", "no_think", "first_token", "hacc", "calibration", "mode_leak", "differences",
+      "suites", "sampling", "overlap",
     }  # fmt: skip
     assert stage["suites"]["arithmetic"]["hacc"] == stage["hacc"]
     assert sum(stage["first_token"].pop("greedy").values()) == pytest.approx(1)
@@ -67,6 +67,10 @@ def test_summary_has_the_promised_shape(workdir):
     for first in (stage["first_token"], *stage["first_token"].pop("by_level").values()):
       assert set(first) == {"think", "no_think", "neither"}
       assert sum(first.values()) == pytest.approx(1, abs=1e-5)
+  kept = json.loads((workdir / "evaluation" / "hgpo.json").read_text())
+  assert kept["mode_leak"]["drift"] > 0, "direct replies are held against HFT's"
+  dials = json.loads((workdir / "evaluation" / "hgpo" / "dials.json").read_text())
+  assert {point["think_rate"] for point in dials["threshold"]} >= {0.0, 1.0}
   assert summary["config"]["hgpo"]["steps"] == STEPS
   assert summary["seconds"]["total"] > 0
 
