@@ -46,7 +46,7 @@ class Reporting:
     self._stages: dict[str, Any] = {}
     self._seconds: dict[str, float] = {}
     self._started = time.perf_counter()
-    self._samples: list[dict[str, Any]] = []
+    self._kept: dict[str, dict[str, Any]] = {}
     self._notes = list(run.task.notes)
     if parallel.is_writer():
       self.writer = MetricWriter(self._workdir, plain(run.config), hyperparameters(run.config))
@@ -66,16 +66,17 @@ class Reporting:
       return
     this_process = time.perf_counter() - self._started
     self._seconds["total"] = max(this_process, sum(self._seconds.values()))
+    if setup.HGPO in self._stages:
+      self._notes += validation.notes(self._run.config)
     summary = {
       "stages": self._stages,
       "seconds": self._seconds,
       "config": plain(self._run.config),
       "versions": setup.versions(),
+      "notes": self._notes,
     }
     metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
-    if setup.HGPO in self._stages:
-      self._notes += validation.notes(self._run.config)
-    page = write_report(self._workdir / "report", summary, metrics, self._samples, self._notes)
+    page = write_report(self._workdir / "report", summary, metrics, self._kept)
     self._print_table()
     print(f"Report:      {page}", flush=True)
 
@@ -121,7 +122,7 @@ class Reporting:
       if parallel.is_writer():
         keep_evaluation(path, found)
     self.took("evaluation", found["seconds"])
-    self._stages[stage], self._samples = found["summary"], found["samples"]
+    self._stages[stage], self._kept[stage] = found["summary"], found
     self._log(stage, step, found["summary"])
     return found["summary"]
 

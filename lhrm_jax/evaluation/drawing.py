@@ -1,0 +1,226 @@
+"""How figures are drawn: style, labels beside what they name, PNG, SVG and pixels.
+
+matplotlib is imported with the first figure: a command that draws none does not wait for it. A
+figure is narrow enough to be read on a phone; `to_svg` leaves its colours to the page, so that it
+is light or dark as the page is.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+# One colour per mode everywhere, distinct in grey and to the colour-blind as well.
+COLOURS = {"auto": "#1b1b1b", "think": "#c2571a", "no_think": "#2b6cb0"}
+INK, MUTED, GRID, GREEN = "#1b1b1b", "#757575", "#e6e6e6", "#3f7d4e"
+# What the page's style calls these colours; see templates/style.css.
+_VARIABLES = {
+  INK: "--ink", MUTED: "--muted", GRID: "--grid", GREEN: "--green",
+  COLOURS["think"]: "--think", COLOURS["no_think"]: "--no-think", "#ffffff": "--page",
+}  # fmt: skip
+SIZE = 9.5  # of text, points
+
+
+MODES = (COLOURS["think"], COLOURS["no_think"])
+
+
+def shades(count: int) -> list[str]:
+  """Colours from that of no-think to that of think, for what goes from easy to hard."""
+  ends = [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in reversed(MODES)]
+  steps = np.linspace(0, 1, count) if count > 1 else [1.0]
+  mixed = [((1 - t) * ends[0] + t * ends[1]).round().astype(int) for t in steps]
+  return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in mixed]
+
+
+# ---- Labels beside what they name, in place of a legend
+
+
+def label_ends(figure: Figure, axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
+  """Writes labels right of the axes at the heights of the lines' ends, apart from each other.
+
+  Args:
+    figure: the figure.
+    axes: its axes, limits set.
+    ends: height in data units, text and colour of each line.
+  """
+  ends = sorted((end for end in ends if np.isfinite(end[0])), key=lambda end: end[0])
+  if not ends:
+    return
+  low, high = axes.get_ylim()
+  height = figure.get_figheight() * 72 * 0.72  # of the axes, points, about
+  gap = 1.15 * SIZE / height
+  wanted = np.array([(y - low) / (high - low) for y, _, _ in ends])
+  places = spread(wanted, gap)
+  places -= max(places[-1] - 1, 0)  # as far up as the axes go
+  for place, (_, text, colour) in zip(places, ends, strict=True):
+    axes.annotate(
+      text, (1, place), (5, 0), xycoords="axes fraction", textcoords="offset points",
+      va="center", color=colour, fontsize=SIZE, annotation_clip=False,
+    )  # fmt: skip
+
+
+def spread(wanted: np.ndarray, gap: float) -> np.ndarray:
+  """Moves sorted positions as little as needed to be a gap apart; groups keep their centres."""
+  groups: list[list[float]] = []  # sum of wanted first positions, count
+  for i, place in enumerate(wanted):
+    groups.append([place, 1, i])
+    while len(groups) > 1:
+      (a, n, i0), (b, m, _) = groups[-2:]
+      centre_a, centre_b = a / n, b / m
+      if centre_b - centre_a >= gap * (n + m) / 2:
+        break
+      groups[-2:] = [[a + b, n + m, i0]]
+  placed = np.empty(len(wanted))
+  for total, count, start in groups:
+    offsets = (np.arange(count) - (count - 1) / 2) * gap
+    placed[start : start + count] = total / count + offsets
+  return placed
+
+
+# Where a label may be, from its point: direction and distance in points, nearest first.
+_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.6), (0.8, -0.6), (-0.8, 0.6), (-0.8, -0.6))
+_DISTANCES = (7, 16, 28, 42, 60)
+
+
+def label_points(
+  figure: Figure, axes: Any, labels: Sequence[tuple[float, float, str, str]],
+  avoid: Sequence[tuple[float, float]] = (),
+) -> None:  # fmt: skip
+  """Writes a label beside each point where it covers least: other labels, points, the frame.
+
+  Args:
+    figure: the figure.
+    axes: its axes, limits set.
+    labels: x and y in data units, text and colour.
+    avoid: further points not to be covered.
+  """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.transforms import Bbox
+
+  figure.draw_without_rendering()  # decides where the axes are
+  renderer = FigureCanvasAgg(figure).get_renderer()
+  unit, frame = figure.dpi / 72, axes.get_window_extent(renderer)
+  points = [axes.transData.transform(p[:2]) for p in (*labels, *avoid)]
+  taken = [Bbox.from_bounds(x - 4 * unit, y - 4 * unit, 8 * unit, 8 * unit) for x, y in points]
+  for (x, y, text, colour), at in zip(labels, points, strict=False):
+    probe = axes.text(x, y, text, fontsize=SIZE)
+    size = probe.get_window_extent(renderer)
+    probe.remove()
+    best = None
+    for distance in _DISTANCES:
+      for dx, dy in _DIRECTIONS:
+        left = at[0] + distance * unit * dx + (dx - 1) / 2 * size.width
+        bottom = at[1] + distance * unit * dy + (dy - 1) / 2 * size.height
+        box = Bbox.from_bounds(left, bottom, size.width, size.height)
+        inside = Bbox.intersection(box, frame)
+        area = size.width * size.height
+        outside = area - (inside.width * inside.height if inside else 0)
+        cost = 0.2 * distance / 60 + 3 * outside / area + sum(_shared(box, t) for t in taken) / area
+        if best is None or cost < best[0]:
+          best = cost, box, distance
+    _, box, distance = best
+    taken.append(box)
+    line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+    left, bottom = axes.transAxes.inverted().transform((box.x0, box.y0))
+    axes.annotate(
+      text, (x, y), (left, bottom), textcoords="axes fraction", color=colour,
+      arrowprops=line if distance > 16 else None, va="bottom", ha="left", fontsize=SIZE,
+    ).set_in_layout(False)  # fmt: skip
+
+
+def _shared(a: Any, b: Any) -> float:
+  from matplotlib.transforms import Bbox
+
+  both = Bbox.intersection(a, b)
+  return both.width * both.height if both else 0.0
+
+
+# ---- Files and pixels
+
+
+def to_png(figure: Figure) -> bytes:
+  """The figure as a PNG file."""
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=160)
+  return buffer.getvalue()
+
+
+def to_svg(figure: Figure, name: str) -> str:
+  """The figure as an `<svg>` for a page of HTML, whose style says what its colours are.
+
+  Args:
+    figure: the figure.
+    name: unique on the page; the ids in the figure derive from it.
+
+  Returns:
+    The element without size and title, which are the page's; the figure loses its title.
+  """
+  import matplotlib
+
+  for axes in figure.axes:
+    axes.set_title("", loc="left")
+  buffer = io.StringIO()
+  options = {"svg.fonttype": "none", "svg.hashsalt": name}
+  with matplotlib.rc_context(options):
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+  svg = buffer.getvalue()
+  svg = svg[svg.index("<svg") :]
+  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+  svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)  # what nothing refers to
+  svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", re.sub(r' height="[\d.]+pt"', "", svg, count=1))
+  svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page's own
+  for colour, variable in _VARIABLES.items():
+    svg = re.sub(f"{colour}\\b", f"var({variable})", svg)
+  return svg
+
+
+def to_pixels(figure: Figure) -> np.ndarray:
+  """The figure as `[height, width, 3]` uint8."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  canvas = FigureCanvasAgg(figure)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def make_axes(
+  title: str, xlabel: str, ylabel: str, *, share: bool = False, percent: bool = False,
+  height: float = 3.0,
+) -> tuple[Figure, Any]:
+  """A figure and its axes, in the style of them all.
+
+  Args:
+    title: shown above the figure, except in a page, which has it in its own text.
+    xlabel: label of the x axis.
+    ylabel: label of the y axis.
+    share: whether y goes from 0 to 1, in percent.
+    percent: whether y is in percent, between limits of its own.
+    height: inches.
+  """
+  from matplotlib.figure import Figure
+  from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+  # Figure directly, not pyplot: no global state, no memory kept, and safe in any thread.
+  figure = Figure(figsize=(4.4, height), layout="constrained", dpi=120)
+  axes = figure.add_subplot()
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.spines[["bottom", "left"]].set_color(MUTED)
+  axes.grid(axis="y", color=GRID, linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.tick_params(colors=MUTED, labelsize=SIZE)
+  axes.set_xlabel(xlabel, color=MUTED, fontsize=SIZE)
+  axes.set_ylabel(ylabel, color=MUTED, fontsize=SIZE)
+  axes.set_title(title, loc="left", color=INK, fontsize=SIZE + 1, fontweight="bold")
+  axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+  if share:
+    axes.set_ylim(-0.04, 1.04)
+  if share or percent:
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
+  return figure, axes
