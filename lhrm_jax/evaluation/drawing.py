@@ -25,6 +25,9 @@ _VARIABLES = {
   INK: "--ink", MUTED: "--muted", GRID: "--grid", GREEN: "--green",
   COLOURS["think"]: "--think", COLOURS["no_think"]: "--no-think", "#ffffff": "--page",
 }  # fmt: skip
+# Of arms, distinct to the colour-blind; after these, again with other markers.
+ARMS = (INK, COLOURS["think"], COLOURS["no_think"], GREEN, "#8f3f76", "#8a5a00", "#1f7a8c", MUTED)
+_VARIABLES |= {colour: f"--arm-{i}" for i, colour in enumerate(ARMS[4:7], 5)}
 SIZE = 9.5  # of text, points
 
 

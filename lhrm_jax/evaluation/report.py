@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lhrm_jax.evaluation import drawing, figures, page, report_tables, sample_table
+from lhrm_jax.evaluation import drawing, figures, page, report_tables, sample_table, samples
 from lhrm_jax.evaluation.headline import headline
 from lhrm_jax.evaluation.sample_browser import MOST_CHARACTERS, blocks
 from lhrm_jax.evaluation.sample_table import SampleTable
@@ -86,11 +86,10 @@ def _sample_tables(
 ) -> dict[str, SampleTable]:
   """All replies by stage, where an evaluation has kept them; notes say why others are missing."""
   tables = {}
-  for stage in stages:
+  present = [stage for stage in stages if (evaluation / stage / samples.SAMPLES).is_file()]
+  for stage in present:
     try:
-      found = sample_table.read(evaluation / stage, MOST_CHARACTERS // len(stages))
-    except FileNotFoundError:
-      continue
+      found = sample_table.read(evaluation / stage, MOST_CHARACTERS // len(present))
     except (OSError, ValueError) as error:
       notes.append(f"The report shows only a few replies {stage}: {printable(str(error))}")
       continue
