@@ -3,9 +3,9 @@
   python -m experiments.report runs/arithmetic
   python -m experiments.report runs/hgpo runs/grpo runs/thinkless --out runs/comparison
 
-Of one run: its report/index.html, from its files. Of several: the last stage of each against that of
-the first, prompt by prompt; --out gets compare.html, compare.md, compare.json and figures. Nothing
-is sampled.
+Of one run: its report/index.html, from its files. Of several: the last stage of each against that
+of the first, prompt by prompt; --out gets compare.html, compare.md, compare.json and figures.
+Nothing is sampled.
 """
 
 import pathlib
@@ -30,9 +30,7 @@ def comparison(runs: list[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
   """Comparison of the first run with the others."""
   names = reading_runs.short_names(runs)
   # A policy each, paired by prompt: what seed trained it does not pair it with another.
-  records = {
-    name: {0: reading_runs.record(run)} for name, run in zip(names, runs, strict=True)
-  }
+  records = {name: {0: reading_runs.record(run)} for name, run in zip(names, runs, strict=True)}
   configs = [reading_runs.read_summary(run)["config"] for run in runs]
   try:
     found = compare(records)

@@ -13,7 +13,7 @@ import numpy as np
 from lhrm_jax.evaluation import drawing, figures, page
 from lhrm_jax.evaluation.comparison import as_markdown
 from lhrm_jax.evaluation.figures import Point
-from lhrm_jax.evaluation.headline import percent, spoken
+from lhrm_jax.evaluation.headline import MINUS, percent, spoken
 from lhrm_jax.evaluation.report import finite
 from lhrm_jax.evaluation.report_tables import Cell, Table, duration, number, scientific
 
@@ -82,12 +82,14 @@ def write_comparison(
 def title(found: Mapping[str, Any]) -> str:
   """Which arm chooses the better mode most often, and by how much it leads."""
   ranked = sorted(found["arms"].items(), key=lambda arm: -arm[1]["metrics"]["hacc"]["mean"])
-  parts = [
-    f"{name}, {percent(arm['metrics']['hacc']['mean'])} "
-    f"({spoken(arm['metrics']['hacc']['interval'])})"
-    for name, arm in ranked[:2]
+  shown = [
+    f"{percent(arm['metrics']['hacc']['mean'])} ({spoken(arm['metrics']['hacc']['interval'])})"
+    for _, arm in ranked[:2]
   ]
-  return f"Chooses the better mode most often: {'; then '.join(parts)}"
+  if len(ranked) == 1:
+    return f"{ranked[0][0]} chooses the better mode on {shown[0]} of prompts"
+  (first, _), (second, _) = ranked[:2]
+  return f"{first} chooses the better mode most often: {shown[0]}, then {second}: {shown[1]}"
 
 
 def _about(found: Mapping[str, Any]) -> str:
@@ -167,7 +169,7 @@ def _by_level(found: Mapping[str, Any], metric: str) -> Table:
 
 def _cell(value: Mapping[str, Any], metric: str, sign: str = "") -> Cell:
   low, high = value["interval"]
-  ends = " to ".join(_value(end, metric, sign) for end in (low, high))
+  ends = " to ".join(_value(end, metric, sign).removesuffix("\u00a0%") for end in (low, high))
   return _value(value["mean"], metric, sign), ends
 
 
@@ -178,7 +180,7 @@ def _value(value: float | None, metric: str, sign: str = "") -> str:
     shown = f"{value:{sign},.1f}" if sign else number(value)
   else:
     shown = f"{100 * value:{sign}.1f}" + ("" if sign else "\u00a0%")  # a difference in points
-  return shown.replace("-", "\u2212")
+  return shown.replace("-", MINUS)
 
 
 # ---- Figures

@@ -37,7 +37,7 @@ MODES = (COLOURS["think"], COLOURS["no_think"])
 def shades(count: int) -> list[str]:
   """Colours from that of no-think to that of think, for what goes from easy to hard."""
   ends = [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in reversed(MODES)]
-  steps = np.linspace(0, 1, count) if count > 1 else [1.0]
+  steps = np.linspace(0, 1, count) if count != 1 else [1.0]
   mixed = [((1 - t) * ends[0] + t * ends[1]).round().astype(int) for t in steps]
   return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in mixed]
 
@@ -87,11 +87,6 @@ def spread(wanted: np.ndarray, gap: float) -> np.ndarray:
   return placed
 
 
-# Where a label may be, from its point: direction and distance in points, nearest first.
-_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.6), (0.8, -0.6), (-0.8, 0.6), (-0.8, -0.6))
-_DISTANCES = (7, 16, 28, 42, 60)
-
-
 def label_points(
   figure: Figure, axes: Any, labels: Sequence[tuple[float, float, str, str]],
   avoid: Sequence[tuple[float, float]] = (),
@@ -101,48 +96,45 @@ def label_points(
   Args:
     figure: the figure.
     axes: its axes, limits set.
-    labels: x and y in data units, text and colour.
+    labels: x and y in data units, text and colour; earlier ones get the better places.
     avoid: further points not to be covered.
   """
   from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.transforms import Bbox
 
   figure.draw_without_rendering()  # decides where the axes are
   renderer = FigureCanvasAgg(figure).get_renderer()
-  unit, frame = figure.dpi / 72, axes.get_window_extent(renderer)
-  points = [axes.transData.transform(p[:2]) for p in (*labels, *avoid)]
-  taken = [Bbox.from_bounds(x - 4 * unit, y - 4 * unit, 8 * unit, 8 * unit) for x, y in points]
+  unit, frame = figure.dpi / 72, axes.get_window_extent(renderer).extents
+  points = np.array([axes.transData.transform(p[:2]) for p in (*labels, *avoid)])
+  taken = [np.concatenate([at - 4 * unit, at + 4 * unit]) for at in points]
   for (x, y, text, colour), at in zip(labels, points, strict=False):
     probe = axes.text(x, y, text, fontsize=SIZE)
-    size = probe.get_window_extent(renderer)
+    size = np.array(probe.get_window_extent(renderer).size)
     probe.remove()
-    best = None
-    for distance in _DISTANCES:
-      for dx, dy in _DIRECTIONS:
-        left = at[0] + distance * unit * dx + (dx - 1) / 2 * size.width
-        bottom = at[1] + distance * unit * dy + (dy - 1) / 2 * size.height
-        box = Bbox.from_bounds(left, bottom, size.width, size.height)
-        inside = Bbox.intersection(box, frame)
-        area = size.width * size.height
-        outside = area - (inside.width * inside.height if inside else 0)
-        cost = 0.2 * distance / 60 + 3 * outside / area + sum(_shared(box, t) for t in taken) / area
-        if best is None or cost < best[0]:
-          best = cost, box, distance
-    _, box, distance = best
-    taken.append(box)
+    corners = at + unit * _OFFSETS[:, None, None] * _DIRECTIONS + (_DIRECTIONS - 1) / 2 * size
+    boxes = np.concatenate([corners, corners + size], axis=-1).reshape(-1, 4)
+    covered = sum(_shared(boxes, box) for box in taken) / size.prod()
+    outside = 1 - _shared(boxes, frame) / size.prod()
+    best = np.argmin(covered + 3 * outside + _OFFSETS.repeat(len(_DIRECTIONS)) / 300)
+    taken.append(boxes[best])
     line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-    left, bottom = axes.transAxes.inverted().transform((box.x0, box.y0))
     axes.annotate(
-      text, (x, y), (left, bottom), textcoords="axes fraction", color=colour,
-      arrowprops=line if distance > 16 else None, va="bottom", ha="left", fontsize=SIZE,
+      text, (x, y), axes.transAxes.inverted().transform(boxes[best][:2]),
+      textcoords="axes fraction", color=colour, va="bottom", ha="left", fontsize=SIZE,
+      arrowprops=line if best >= 2 * len(_DIRECTIONS) else None,  # too far to need no line
     ).set_in_layout(False)  # fmt: skip
 
 
-def _shared(a: Any, b: Any) -> float:
-  from matplotlib.transforms import Bbox
+# Where a label may be, from its point: distances in points, nearest first, and directions.
+_OFFSETS = np.array([7.0, 16.0, 28.0, 42.0, 60.0])
+_DIRECTIONS = np.array(
+  [(1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.6), (0.8, -0.6), (-0.8, 0.6), (-0.8, -0.6)]
+)
 
-  both = Bbox.intersection(a, b)
-  return both.width * both.height if both else 0.0
+
+def _shared(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+  """Areas `[N]` that boxes `[N, 4]` of (left, bottom, right, top) share with one."""
+  sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+  return np.maximum(sides, 0).prod(axis=1)
 
 
 # ---- Files and pixels
@@ -177,7 +169,9 @@ def to_svg(figure: Figure, name: str) -> str:
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
   svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)  # what nothing refers to
-  svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", re.sub(r' height="[\d.]+pt"', "", svg, count=1))
+  svg = re.sub(
+    r'(<svg [^>]*?) width="[^"]*"', r"\1", re.sub(r' height="[\d.]+pt"', "", svg, count=1)
+  )
   svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page's own
   for colour, variable in _VARIABLES.items():
     svg = re.sub(f"{colour}\\b", f"var({variable})", svg)
@@ -194,7 +188,12 @@ def to_pixels(figure: Figure) -> np.ndarray:
 
 
 def make_axes(
-  title: str, xlabel: str, ylabel: str, *, share: bool = False, percent: bool = False,
+  title: str,
+  xlabel: str,
+  ylabel: str,
+  *,
+  share: bool = False,
+  percent: bool = False,
   height: float = 3.0,
 ) -> tuple[Figure, Any]:
   """A figure and its axes, in the style of them all.

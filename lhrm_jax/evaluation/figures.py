@@ -26,6 +26,7 @@ STAGE_LABELS = {
   "hft": "after HFT", "hgpo": "after HGPO", "dpo": "after DPO", "rft": "after RFT"
 }  # fmt: skip
 
+THINK_RATE = "mode/think_rate/level_"  # metric of a level, before its number
 Summary = Mapping[str, Any]
 Interval = Sequence[float]
 
@@ -73,7 +74,7 @@ def accuracy_against_tokens(stages: Mapping[str, Summary], dials: Sequence[Dial]
   """
   names = list(stages)
   points, path = [], []
-  for stage, summary in stages.items():
+  for stage, summary in reversed(stages.items()):  # the last one's labels get the nearest places
     last = stage == names[-1]
     for mode, colour in COLOURS.items():
       values = summary[mode]
@@ -91,15 +92,33 @@ def accuracy_against_tokens(stages: Mapping[str, Summary], dials: Sequence[Dial]
   return draw_points(points, [*dials, Dial("", path, MUTED)])
 
 
-def dials(table: SampleTable | None) -> list[Dial]:
-  """The dials that an evaluation swept, from the means of the replies sampled with each value."""
+def dials(
+  table: SampleTable | None, swept: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+) -> list[Dial]:
+  """The dials of one checkpoint, each a line over its values.
+
+  Args:
+    table: replies, some of them sampled with a dial.
+    swept: points by dial, each with "tokens" and "accuracy", in the order of the values.
+  """
   found: dict[str, list] = {}
   for (name, value), (count, score, tokens, _) in sorted((table.dials if table else {}).items()):
     found.setdefault(name, []).append((value, tokens / count, score / count))
+  lines = {name: [point[1:] for point in points] for name, points in found.items()}
+  lines |= {
+    name: [(p["tokens"], p["accuracy"]) for p in points] for name, points in (swept or {}).items()
+  }
+  colours = itertools.cycle((GREEN, *drawing.ARMS[4:7]))
   return [
-    Dial(name.replace("_", " "), [(tokens, score) for _, tokens, score in values])
-    for name, values in found.items()
+    Dial(_DIALS.get(name, name.replace("_", " ")), points, colour)
+    for (name, points), colour in zip(lines.items(), colours, strict=False)
   ]
+
+
+_DIALS = {
+  "tag_bias": "bias on the tag", "threshold": "threshold on p(think)",
+  "budget": "thinking budget", "budget_think": "thinking budget, always thinking",
+}  # fmt: skip
 
 
 def draw_points(points: Sequence[Point], dials: Sequence[Dial] = ()) -> Figure:
@@ -108,7 +127,7 @@ def draw_points(points: Sequence[Point], dials: Sequence[Dial] = ()) -> Figure:
     "What an answer costs", "mean tokens of a reply", "accuracy", percent=True
   )
   dial_styles = ("-", "--", "-.", ":")
-  labels, avoid = [], []
+  labels, of_dials, avoid = [], [], []
   for i, dial in enumerate(dials):
     if len(dial.points) < 2:
       continue
@@ -117,7 +136,7 @@ def draw_points(points: Sequence[Point], dials: Sequence[Dial] = ()) -> Figure:
     for (x0, y0), (x1, y1) in itertools.pairwise(dial.points):
       avoid += [(x0 + t * (x1 - x0), y0 + t * (y1 - y0)) for t in np.linspace(0, 1, 9)]
     if dial.name:
-      labels.append((*dial.points[len(dial.points) // 2], dial.name, dial.colour))
+      of_dials.append((*dial.points[len(dial.points) // 2], dial.name, dial.colour))
   for p in points:
     error = None if p.interval is None else _error(p.accuracy, p.interval)
     axes.errorbar(
@@ -125,12 +144,13 @@ def draw_points(points: Sequence[Point], dials: Sequence[Dial] = ()) -> Figure:
       markerfacecolor=p.colour if p.filled else "#ffffff",
     )  # fmt: skip
     (labels if p.label else avoid).append((p.tokens, p.accuracy, p.label, p.colour))
+    avoid += [(p.tokens, end) for end in p.interval or ()]
   shown = [p.accuracy for p in points] + [y for dial in dials for _, y in dial.points]
   low = min([p.interval[0] for p in points if p.interval] + shown, default=0)
   # Zoomed where all is near the top; the axis then says so by where it starts.
   axes.set_ylim(max(low - 0.12 * (1.02 - low), 0) if low > 0.5 else -0.04, 1.0 + 0.04 * (1 - low))
   axes.set_xlim(0, max([p.tokens for p in points], default=1) * 1.15)
-  drawing.label_points(figure, axes, labels, [a[:2] for a in avoid])
+  drawing.label_points(figure, axes, labels + of_dials, [a[:2] for a in avoid])
   return figure
 
 
@@ -139,7 +159,7 @@ def accuracy_interval(values: Mapping[str, Any]) -> Interval | None:
 
   Scores between 0 and 1 vary less than a share with their mean, so Wilson's is wide enough.
   """
-  if found := values.get("accuracy_interval"):
+  if found := values.get("interval", {}).get("accuracy"):
     return found
   prompts = values.get("prompts")
   return wilson_interval(values["accuracy"] * prompts, prompts) if prompts else None
@@ -222,6 +242,63 @@ def hybrid_accuracy(stages: Mapping[str, Summary]) -> Figure:
   return figure
 
 
+def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
+  """Share of prompts on which thinking is better against p(think), by bin, with the diagonal.
+
+  Args:
+    bins: each with "p_think", "think_better", its "interval", and the number of "prompts".
+  """
+  figure, axes = drawing.make_axes(
+    "Does p(think) predict where thinking pays?", "p(think)", "thinking is better", share=True
+  )
+  axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1)
+  labels = [(0.75, 0.75, "calibrated", MUTED)]
+  for b in bins:
+    at = b["p_think"], b["think_better"]
+    axes.errorbar(
+      *at, yerr=_error(at[1], b["interval"]), fmt="o", color=COLOURS["think"], markersize=6,
+      elinewidth=1,
+    )  # fmt: skip
+    labels.append((*at, f"{b['prompts']:,}", COLOURS["think"]))
+  axes.set_xlim(-0.03, 1.03)
+  axes.set_xticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
+  drawing.label_points(figure, axes, labels, [(x, x) for x in np.linspace(0, 1, 25)])
+  return figure
+
+
+def routers(found: Mapping[str, Any]) -> Figure:
+  """Accuracy against tokens of every router over all think rates, and the policy's own choice.
+
+  Args:
+    found: by router, "point" and where it ranks prompts "curve".
+  """
+  curves = {name: entry["curve"] for name, entry in found.items() if entry.get("curve")}
+  styles = itertools.cycle((GREEN, *drawing.ARMS[4:]))
+  lines = [
+    Dial(router_name(name), [(p["tokens"], p["accuracy"]) for p in curve], colour)
+    for (name, curve), colour in zip(curves.items(), styles, strict=False)
+  ]
+  points = [
+    Point(at["tokens"], at["accuracy"], router_name(name), colour, True, at["accuracy_interval"])
+    for name, colour in (
+      ("policy", INK),
+      ("always", COLOURS["think"]),
+      ("never", COLOURS["no_think"]),
+    )
+    if name in found and (at := found[name]["point"])
+  ]
+  return draw_points(points, lines)
+
+
+def router_name(name: str) -> str:
+  """How the report calls a router."""
+  known = {
+    "policy": "the policy", "tag": "the policy's tag", "always": "always think",
+    "never": "never think", "random": "random choice", "length": "prompt length",
+  }  # fmt: skip
+  return known.get(name, name.replace("_", " "))
+
+
 def by_level(summary: Summary, title: str) -> Figure:
   """Accuracy of both forced modes and of free choice by level."""
   figure, axes = drawing.make_axes(title, "level", "accuracy", share=True)
@@ -264,7 +341,7 @@ def think_rate_over_time(history: Sequence[Mapping[str, Any]]) -> Figure:
   Args:
     history: rows with "step" and "mode/think_rate/level_N".
   """
-  prefix = "mode/think_rate/level_"
+  prefix = THINK_RATE
   history = [row for row in history if any(name.startswith(prefix) for name in row)]
   names = {name.removeprefix(prefix) for row in history for name in row if name.startswith(prefix)}
   levels = sorted(int(name) for name in names if name.isdecimal())

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lhrm_jax.evaluation import drawing, figures, page, report_tables, sample_table, samples
+from lhrm_jax.evaluation import (
+  drawing,
+  figures,
+  page,
+  report_tables,
+  sample_table,
+  samples,
+)
 from lhrm_jax.evaluation.headline import headline
 from lhrm_jax.evaluation.sample_browser import MOST_CHARACTERS, blocks
 from lhrm_jax.evaluation.sample_table import SampleTable
@@ -49,21 +56,32 @@ def write_report(
   stages, notes = summary["stages"], list(summary.get("notes", ()))
   tables = _sample_tables(folder.parent / "evaluation", stages, kept, notes)
   last = list(stages)[-1]
-  drawn = _figures(stages, kept.get(last, {}), tables.get(last), metrics)
+  beside = _measured_beside(folder.parent / "evaluation" / last, notes)
+  routing = beside["routing"]
+  swept = figures.dials(tables.get(last), beside["dials"])
+  drawn = evaluation_figures(stages, kept.get(last, {}).get("by_prompt") or {}, swept)
+  if routing:
+    drawn["routers"] = (
+      figures.routers(routing["routers"]),
+      ("Routers to beat.", "Accuracy against tokens of each, over all think rates."),
+    )
+  drawn |= _training_figures(metrics)
   for name, (figure, _) in drawn.items():
     (folder / f"{name}.png").write_bytes(drawing.to_png(figure))
   content = page.render(
     "report.html",
     figures={name: drawing.to_svg(figure, name) for name, (figure, _) in drawn.items()},
     captions={name: caption for name, (_, caption) in drawn.items()},
-    headline=headline(last, stages[last], tables.get(last)),
+    headline=headline(last, stages[last]),
     about=_about(summary, last),
-    tables=_tables(stages, metrics, summary["seconds"]),
+    tables=_tables(stages, metrics, summary["seconds"], routing),
+    remarks=routing.get("remarks", []),
     samples=_samples(stages, kept, tables),
-    notes=notes,
+    notes=notes + _overlap(stages[last].get("overlap")),
     stage_labels=figures.STAGE_LABELS,
     versions=summary["versions"],
     config=json.dumps(summary["config"], indent=2),
+    sampling=json.dumps(stages[last].get("sampling", {}), indent=2),
   )
   path = folder / "index.html"
   page.write(path, content)
@@ -98,6 +116,15 @@ def _sample_tables(
   return tables
 
 
+def _overlap(found: Mapping[str, Any] | None) -> list[str]:
+  if not found:
+    return []
+  return [
+    f"{found['overlapping']:,} of {found['prompts']:,} evaluation prompts share "
+    f"{found['gram']} words in a row with the training data."
+  ]
+
+
 def _about(summary: Mapping[str, Any], last: str) -> str:
   prompts = summary["stages"][last]["auto"].get("prompts")
   parts = [str(summary["config"].get("task", "")), figures.STAGE_LABELS.get(last, last)]
@@ -106,17 +133,20 @@ def _about(summary: Mapping[str, Any], last: str) -> str:
 
 
 _GROUPS = (
-  ("by_suite", "suite"), ("by_level", "level"), ("by_subject", "subject"), ("by_source", "source"),
+  ("by_level", "level"), ("by_subject", "subject"), ("by_source", "source"),
   ("by_length", "length"),
 )  # fmt: skip
 
 
-def _tables(stages, metrics, seconds) -> dict[str, Any]:
+def _tables(stages, metrics, seconds, routing) -> dict[str, Any]:
   groups = {
     stage: [
       table
-      for key, name in _GROUPS
-      if (table := report_tables.by_group(stage, summary, key, name))
+      for table in (
+        report_tables.by_suite(stage, summary),
+        *(report_tables.by_group(stage, summary, key, name) for key, name in _GROUPS),
+      )
+      if table
     ]
     for stage, summary in stages.items()
   }
@@ -125,6 +155,9 @@ def _tables(stages, metrics, seconds) -> dict[str, Any]:
     "hybrid_accuracy": report_tables.hybrid_accuracy(stages),
     "groups": groups,
     "cost": report_tables.cost(metrics, seconds),
+    "repeated": report_tables.repeated(stages),
+    "routers": report_tables.routers(routing["routers"]) if routing else None,
+    "mode_leak": report_tables.mode_leak(stages),
   }
 
 
@@ -148,23 +181,26 @@ def _better(by_prompt: Mapping[str, Sequence]) -> dict[str, float]:
   return {str(level): float(think[levels == level].mean()) for level in np.unique(levels)}
 
 
-def _figures(
-  stages: Mapping[str, Any],
-  kept: Mapping[str, Any],
-  table: SampleTable | None,
-  metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+def evaluation_figures(
+  stages: Mapping[str, Any], by_prompt: Mapping[str, Sequence], dials: Sequence[figures.Dial] = ()
 ) -> dict[str, tuple[Figure, Caption]]:
-  """Figures with their captions, by name; the first two are the first screen's."""
+  """Figures of what stages achieve, with their captions, by name.
+
+  Args:
+    stages: summaries by stage, the one that matters last.
+    by_prompt: of the last stage; empty where an older run lacks it.
+    dials: of the last stage.
+  """
   last = list(stages)[-1]
   before = " Hollow: before training." if len(stages) > 1 else ""
   after = figures.STAGE_LABELS.get(last, last)
   drawn = {
     "accuracy_against_tokens": (
-      figures.accuracy_against_tokens(stages, figures.dials(table)),
+      figures.accuracy_against_tokens(stages, dials),
       ("What an answer costs.", f"Accuracy against mean tokens, 95 % intervals.{before}"),
     ),
     "think_rate_by_level": (
-      figures.think_rate_by_level(stages, _better(kept.get("by_prompt") or {})),
+      figures.think_rate_by_level(stages, _better(by_prompt)),
       ("Where it thinks.", "Think rate, and the share of prompts on which thinking is better."),
     ),
     "hybrid_accuracy": (
@@ -176,7 +212,38 @@ def _figures(
       ("Accuracy by level.", f"Free choice and both forced modes, {after}."),
     ),
   }
-  return drawn | _training_figures(metrics)
+  if calibration := stages[last].get("calibration"):
+    drawn["calibration"] = (
+      figures.reliability(calibration["bins"]),
+      ("Does p(think) predict where thinking pays?", _calibration_in_words(calibration)),
+    )
+  return drawn
+
+
+def _calibration_in_words(found: Mapping[str, Any]) -> str:
+  parts = []
+  if found["auroc"] is not None:
+    low, high = found["auroc_interval"]
+    parts.append(f"AUROC {found['auroc']:.2f} ({low:.2f} to {high:.2f})")
+  parts.append(f"expected calibration error {found['ece']:.2f}")
+  return f"{', '.join(parts)}. Beside each point: prompts in the bin."
+
+
+def _measured_beside(folder: pathlib.Path, notes: list[str]) -> dict[str, Any]:
+  """What `routing.json` and `dials.json` beside an evaluation's samples hold, by name."""
+  found = {}
+  for name in ("routing", "dials"):
+    path = folder / f"{name}.json"
+    try:
+      found[name] = json.loads(path.read_text(encoding="utf-8"))
+      if not isinstance(found[name], dict):
+        raise ValueError("it is no object")
+    except FileNotFoundError:
+      found[name] = {}
+    except (OSError, RecursionError, ValueError) as error:
+      found[name] = {}
+      notes.append(f"The report leaves {path.name} out: {printable(str(error), 200)}.")
+  return found
 
 
 # Curves of each stage: name of the figure, metrics with their labels, caption, y label.
@@ -224,11 +291,11 @@ def _training_figures(
 ) -> dict[str, tuple[Figure, Caption]]:
   drawn = {}
   for stage, rows in metrics.items():
-    if not rows:
-      continue
-    if stage != "hft":
+    found = {name for row in rows for name, value in row.items() if isinstance(value, float)}
+    if any(name.startswith(figures.THINK_RATE) for name in found):
       caption = ("Think rate by level.", "Free replies during training.")
       drawn["think_rate"] = figures.think_rate_over_time(rows), caption
     for name, (names, title, ylabel) in _CURVES.get(stage, {}).items():
-      drawn[name] = figures.curves(rows, names, title, ylabel), (f"{title}.", "")
+      if found & set(names):
+        drawn[name] = figures.curves(rows, names, title, ylabel), (f"{title}.", "")
   return drawn

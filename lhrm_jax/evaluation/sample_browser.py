@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lhrm_jax.evaluation.samples import PASSES
 from lhrm_jax.evaluation.sample_table import RIGHT, SampleTable
+from lhrm_jax.evaluation.samples import PASSES
 from lhrm_jax.text import tags
 
 # Characters of all the texts in a page; what is longer loses its middle. A page of this size opens

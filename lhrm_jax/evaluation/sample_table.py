@@ -54,18 +54,6 @@ class SampleTable:
   dials: Mapping[tuple[str, Any], np.ndarray] = dataclasses.field(default_factory=dict)
   left_out: int = 0
 
-  def means(self, values: np.ndarray, name: str) -> np.ndarray:
-    """`[K]` mean over each prompt's replies of one pass; NaN where it has none.
-
-    Args:
-      values: `[N]`.
-      name: pass, one of `samples.PASSES`.
-    """
-    of = self.passes == PASSES.index(name)
-    counts = np.bincount(self.row[of], minlength=len(self.prompts))
-    sums = np.bincount(self.row[of], values[of].astype(np.float64), len(self.prompts))
-    return np.where(counts, sums / np.maximum(counts, 1), np.nan)
-
 
 def read(folder: pathlib.Path, most_characters: int) -> SampleTable:
   """Reads `prompts.jsonl` and `samples.jsonl` of an evaluation.
@@ -88,8 +76,9 @@ def read(folder: pathlib.Path, most_characters: int) -> SampleTable:
   left_out = 0
   for sample in samples.read_samples(folder):
     if sample.dial:
-      for setting in sample.dial.items():
-        dials[setting] += (1, sample.score, sample.tokens, sample.mode == samples.THINK)
+      for name, value in sample.dial.items():
+        if isinstance(value, int | float):
+          dials[name, value] += (1, sample.score, sample.tokens, sample.mode == samples.THINK)
     elif sample.prompt_id not in places or sample.pass_name not in PASSES:
       left_out += 1
     else:

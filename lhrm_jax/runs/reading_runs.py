@@ -13,27 +13,39 @@ from lhrm_jax.text.characters import printable
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns `report/summary.json` of a run.
+  """Returns `report/summary.json` of a run; made of its evaluations where the report is lost.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: there are neither, or they are damaged.
   """
   path = folder / "report" / "summary.json"
-  if not path.is_file():
-    raise UserError(
-      f"{folder} has no {path.relative_to(folder)}. Name the --workdir of a run that is over, or "
-      "evaluate its policy: python -m experiments.evaluate --config C "
-      f"--config.init_from={folder}"
-    )
   try:
-    summary = setup.read_json(path)
+    summary = setup.read_json(path) if path.is_file() else _from_evaluations(folder)
     last = list(summary["stages"].values())[-1]
-    complete = {"auto", "think", "no_think", "hacc"} <= set(last) and "config" in summary
-  except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+    complete = {"auto", "think", "no_think", "hacc"} <= set(last)
+    complete &= {"config", "seconds", "versions"} <= set(summary)
+  except IndexError as error:
+    raise UserError(
+      f"{folder} has neither a report nor an evaluation. Name the --workdir of a run that is over, "
+      "or evaluate its policy: python -m experiments.evaluate --config C "
+      f"--config.init_from={folder}"
+    ) from error
+  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
     raise UserError(f"{path} is damaged: {printable(repr(error), 200)}.") from error
   if not complete:
     raise UserError(f"{path} is no report of a run: its last stage lacks results of the modes.")
   return summary
+
+
+def _from_evaluations(folder: pathlib.Path) -> dict[str, Any]:
+  """What `report/summary.json` would hold, but for the seconds of training."""
+  kept = {stage: found for stage, found in kept_evaluations(folder, setup.STAGES).items() if found}
+  records = {name: folder / f"{name}.json" for name in ("config", "versions")}
+  return {
+    "stages": {stage: found["summary"] for stage, found in kept.items()},
+    "seconds": {"evaluation": sum(found.get("seconds", 0.0) for found in kept.values())},
+    **{name: setup.read_json(path) if path.is_file() else {} for name, path in records.items()},
+  }
 
 
 def kept_evaluations(folder: pathlib.Path, stages: Sequence[str]) -> dict[str, dict[str, Any]]:

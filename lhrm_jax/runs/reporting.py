@@ -12,7 +12,7 @@ from typing import Any
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import flatten
 from lhrm_jax.evaluation import Evaluator, Measured, figures
-from lhrm_jax.evaluation.report import finite, write_report
+from lhrm_jax.evaluation.report import evaluation_figures, finite, write_report
 from lhrm_jax.runs import setup, validation
 from lhrm_jax.runs.config import KNOBS, Config, plain
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
@@ -130,8 +130,9 @@ class Reporting:
     step = setup.STAGES.index(stage)
     if any(row["step"] == step for row in read_metrics(self._workdir, "evaluation")):
       return  # an earlier process logged it
-    picture = figures.to_pixels(figures.accuracy_against_tokens(self._stages))
-    self.writer.figure(stage, "final/accuracy_against_tokens", picture, trained)
+    by_prompt = self._kept[stage].get("by_prompt") or {}  # absent from older runs
+    for name, (figure, _) in evaluation_figures(self._stages, by_prompt).items():
+      self.writer.figure(stage, f"final/{name}", figures.to_pixels(figure), trained)
     hacc = {
       f"hacc/{name}": value
       for name, value in summary["hacc"].items()

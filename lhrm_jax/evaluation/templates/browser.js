@@ -235,7 +235,8 @@ function side(stage, k, pass, own, texts) {
     const tokens = stage.replies.tokens[n];
     const said = [right ? "✓ right" : "✗ wrong"];
     if (stage.replies.score[n] % 1) said.push(`score ${stage.replies.score[n].toFixed(2)}`);
-    if (name === "free") said.push(`mode: ${stage.modes[stage.replies.mode[n]] ?? "none"}`);
+    const mode = MODE_NAMES[stage.modes[stage.replies.mode[n]]] ?? "no mode";
+    if (name === "free") said.push(mode.toLowerCase());
     if (tokens >= 0) said.push(counted(tokens, "token"));
     for (const [bit, word] of FLAGS) if (stage.replies.flags[n] & bit) said.push(word);
     facts.replaceChildren(element("span", said[0], right ? "right" : "wrong"));
