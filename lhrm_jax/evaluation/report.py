@@ -57,7 +57,7 @@ def write_report(
   tables = _sample_tables(folder.parent / "evaluation", stages, kept, notes)
   last = list(stages)[-1]
   beside = _measured_beside(folder.parent / "evaluation" / last, notes)
-  routing = beside["routing"]
+  routing = beside["routing"] if beside["routing"].get("routers") else {}
   swept = figures.dials(tables.get(last), beside["dials"])
   drawn = evaluation_figures(stages, kept.get(last, {}).get("by_prompt") or {}, swept)
   if routing:
