@@ -126,17 +126,17 @@ def draw_points(points: Sequence[Point], dials: Sequence[Dial] = ()) -> Figure:
   figure, axes = drawing.make_axes(
     "What an answer costs", "mean tokens of a reply", "accuracy", percent=True
   )
+  dials = [dial for dial in dials if len(dial.points) > 1]
   dial_styles = ("-", "--", "-.", ":")
   labels, of_dials, avoid = [], [], []
   for i, dial in enumerate(dials):
-    if len(dial.points) < 2:
-      continue
     style = dial_styles[i % len(dial_styles)] if dial.name else ":"
     axes.plot(*zip(*dial.points, strict=True), style, color=dial.colour, linewidth=1.2, zorder=1)
-    for (x0, y0), (x1, y1) in itertools.pairwise(dial.points):
-      avoid += [(x0 + t * (x1 - x0), y0 + t * (y1 - y0)) for t in np.linspace(0, 1, 9)]
+    avoid += _along(dial.points)
     if dial.name:
-      of_dials.append((*dial.points[len(dial.points) // 2], dial.name, dial.colour))
+      others = [p for other in dials if other is not dial for p in _along(other.points)]
+      others += [(p.tokens, p.accuracy) for p in points]
+      of_dials.append((*_most_apart(dial.points, others), dial.name, dial.colour))
   for p in points:
     error = None if p.interval is None else _error(p.accuracy, p.interval)
     axes.errorbar(
@@ -144,7 +144,8 @@ def draw_points(points: Sequence[Point], dials: Sequence[Dial] = ()) -> Figure:
       markerfacecolor=p.colour if p.filled else "#ffffff",
     )  # fmt: skip
     (labels if p.label else avoid).append((p.tokens, p.accuracy, p.label, p.colour))
-    avoid += [(p.tokens, end) for end in p.interval or ()]
+    if p.interval is not None:
+      avoid += [(p.tokens, y) for y in np.linspace(*p.interval, 7)]
   shown = [p.accuracy for p in points] + [y for dial in dials for _, y in dial.points]
   low = min([p.interval[0] for p in points if p.interval] + shown, default=0)
   # Zoomed where all is near the top; the axis then says so by where it starts.
@@ -152,6 +153,26 @@ def draw_points(points: Sequence[Point], dials: Sequence[Dial] = ()) -> Figure:
   axes.set_xlim(0, max([p.tokens for p in points], default=1) * 1.15)
   drawing.label_points(figure, axes, labels + of_dials, [a[:2] for a in avoid])
   return figure
+
+
+def _along(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Points along a line, near enough to each other to keep labels off it."""
+  return [
+    (x0 + t * (x1 - x0), y0 + t * (y1 - y0))
+    for (x0, y0), (x1, y1) in itertools.pairwise(points)
+    for t in np.linspace(0, 1, 9)
+  ]
+
+
+def _most_apart(
+  points: Sequence[tuple[float, float]], others: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
+  """The point of a line that is furthest from all others, where its label is least mistaken."""
+  if not others:
+    return points[len(points) // 2]
+  scale = np.maximum(np.ptp([*points, *others], axis=0), 1e-9)
+  apart = np.array(points)[:, None] / scale - np.array(others) / scale
+  return points[int(np.argmax(np.linalg.norm(apart, axis=-1).min(axis=1)))]
 
 
 def accuracy_interval(values: Mapping[str, Any]) -> Interval | None:
@@ -273,10 +294,14 @@ def routers(found: Mapping[str, Any]) -> Figure:
     found: by router, "point" and where it ranks prompts "curve".
   """
   curves = {name: entry["curve"] for name, entry in found.items() if entry.get("curve")}
+  names: dict[tuple, list[str]] = {}  # routers that rank alike share a line
+  for name, curve in curves.items():
+    line = tuple((round(p["tokens"], 3), round(p["accuracy"], 4)) for p in curve)
+    names.setdefault(line, []).append(router_name(name))
   styles = itertools.cycle((GREEN, *drawing.ARMS[4:]))
   lines = [
-    Dial(router_name(name), [(p["tokens"], p["accuracy"]) for p in curve], colour)
-    for (name, curve), colour in zip(curves.items(), styles, strict=False)
+    Dial(",\n".join(of), line, colour)
+    for (line, of), colour in zip(names.items(), styles, strict=False)
   ]
   points = [
     Point(at["tokens"], at["accuracy"], router_name(name), colour, True, at["accuracy_interval"])

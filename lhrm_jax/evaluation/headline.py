@@ -20,13 +20,13 @@ class Fact:
     name: what it measures.
     value: formatted.
     interval: formatted; "" where it is not known.
-    beside: what to read it beside.
+    beside: what to read it beside, line by line.
   """
 
   name: str
   value: str
   interval: str
-  beside: str
+  beside: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def headline(stage: str, summary: Mapping[str, Any]) -> Headline:
     "Tokens a reply",
     f"{free['mean_tokens']:,.1f}",
     _ends(free.get("interval", {}).get("mean_tokens"), ".1f"),
-    f"always thinking {think['mean_tokens']:,.1f}, never {no_think['mean_tokens']:,.1f}",
+    (f"always thinking {think['mean_tokens']:,.1f}, never {no_think['mean_tokens']:,.1f}",),
   )
   return Headline(
     stage,
@@ -87,21 +87,21 @@ def _accuracy(summary: Mapping[str, Any]) -> Fact:
   free, parts = summary["auto"], []
   for name, mode in (("always", "think"), ("never", "no_think")):
     apart = free["accuracy"] - summary[mode]["accuracy"]
-    part = f"{signed(100 * apart)} points vs. {name} thinking"
+    part = f"{signed(100 * apart)} points vs. {name}"
     known = summary.get("differences", {}).get(f"auto-{mode}", {}).get("accuracy")
     if known:
       part += f" ({_ends([100 * end for end in known['interval']], '+.1f')})"
     parts.append(part)
   interval = accuracy_interval(free)
-  return Fact("Accuracy", percent(free["accuracy"]), spoken(interval), "; ".join(parts))
+  return Fact("Accuracy", percent(free["accuracy"]), spoken(interval), parts)
 
 
 def _think_rate(free: Mapping[str, Any]) -> Fact:
   levels = free.get("by_level", {})
-  beside = ""
+  beside = []
   if len(levels) > 1:
     first, last = next(iter(levels)), list(levels)[-1]
-    beside = (
+    beside.append(
       f"{percent(levels[first]['think_rate'], 0)} at level {first}, "
       f"{percent(levels[last]['think_rate'], 0)} at level {last}"
     )
@@ -114,7 +114,7 @@ def _better_mode(h: Mapping[str, Any]) -> Fact:
   beside = f"random choice {percent(h['random'])}"
   if h.get("ceiling") is not None and math.isfinite(h["ceiling"]):
     beside += f", ceiling {percent(h['ceiling'])}"
-  return Fact("Better mode chosen", percent(h["score"]), spoken(h["interval"]), beside)
+  return Fact("Better mode chosen", percent(h["score"]), spoken(h["interval"]), [beside])
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -156,10 +156,11 @@ def test_the_headline_says_what_is_saved_and_what_it_costs():
   )
   accuracy, tokens, think_rate, better = found.facts
   assert accuracy.value == "90.0\u00a0%" and accuracy.interval == "82.6 to 94.5\u00a0%", "Wilson's"
-  assert "\u22122.0 points vs. always thinking; +30.0 points vs. never thinking" in accuracy.beside
-  assert tokens.value == "40.0" and "80.0" in tokens.beside
-  assert think_rate.beside == "12\u00a0% at level 1, 50\u00a0% at level 4"
-  assert better.value == "80.0\u00a0%" and "ceiling 95.0\u00a0%" in better.beside
+  against = ["\u22122.0 points vs. always", "+30.0 points vs. never"]
+  assert accuracy.beside == against
+  assert tokens.value == "40.0" and "80.0" in tokens.beside[0]
+  assert think_rate.beside == ["12\u00a0% at level 1, 50\u00a0% at level 4"]
+  assert better.value == "80.0\u00a0%" and "ceiling 95.0\u00a0%" in better.beside[0]
 
 
 def test_the_headline_does_not_praise_what_saves_nothing():
@@ -174,8 +175,7 @@ def test_differences_have_the_intervals_that_the_evaluation_found():
   apart = {"accuracy": {"mean": -0.02, "interval": [-0.05, 0.01]}}
   summary["differences"] = {"auto-think": apart}
   assert (
-    "\u22122.0 points vs. always thinking (\u22125.0 to +1.0)"
-    in headline("hgpo", summary).facts[0].beside
+    "\u22122.0 points vs. always (\u22125.0 to +1.0)" in headline("hgpo", summary).facts[0].beside
   )
 
 
