@@ -102,7 +102,7 @@ def dials(
     swept: points by dial, each with "tokens" and "accuracy", in the order of the values.
   """
   found: dict[str, list] = {}
-  for (name, value), (count, score, tokens, _) in sorted((table.dials if table else {}).items()):
+  for (name, value), (count, score, tokens) in sorted((table.dials if table else {}).items()):
     found.setdefault(name, []).append((value, tokens / count, score / count))
   lines = {name: [point[1:] for point in points] for name, points in found.items()}
   lines |= {

@@ -1,6 +1,6 @@
 """Packs an evaluation's replies into a page: compressed blocks that templates/browser.js reads.
 
-Measured with 100,000 prompts of three replies each (see docs/evaluation.md): base64 of gzip is a
+Measured with 100,000 prompts of three replies each (see docs/report.md): base64 of gzip is a
 third of the plain text and one file opens from disk, where a page may not fetch a second one. The
 columns to filter by are one small block; texts are blocks of about 2 MB, so that a page of the
 browser unpacks one and a search unpacks one after the other without holding up the window.
@@ -57,7 +57,7 @@ def _columns(table: SampleTable, starts: np.ndarray, firsts: list[int]) -> dict[
     "modes": tags.MODES,
     "right": RIGHT,
     "keptCharacters": table.kept_characters,
-    "leftOut": table.left_out + sum(int(sums[0]) for sums in table.dials.values()),
+    "leftOut": table.left_out,
     "firsts": firsts,
     "prompts": {
       "id": [record.prompt_id for record in prompts],

@@ -36,9 +36,9 @@ class SampleTable:
     flags: `[N]` bits `MALFORMED`, `CUT_OFF` and `LEAK`.
     texts: `N` replies; long ones without their middle where all would exceed the limit.
     kept_characters: of a text shortened; 0 where none is.
-    dials: sums over the replies sampled with a dial, which are in no other attribute:
-      `(replies, score, tokens, replies that think)` by name and value of the dial.
-    left_out: number of replies to no prompt of the table.
+    dials: sums over the free replies sampled with a dial, `(replies, score, tokens)` by name and
+      value of the dial.
+    left_out: number of replies that are in no other attribute: with a dial, or to no known prompt.
   """
 
   prompts: Sequence[PromptRecord]
@@ -72,13 +72,16 @@ def read(folder: pathlib.Path, most_characters: int) -> SampleTable:
     raise ValueError(f"{folder / samples.PROMPTS} is damaged: two prompts share an id.")
   longest = _longest(folder, most_characters)
   found: list[tuple[tuple, Sample, str]] = []
-  dials: dict[tuple[str, Any], np.ndarray] = collections.defaultdict(lambda: np.zeros(4))
+  dials: dict[tuple[str, Any], np.ndarray] = collections.defaultdict(lambda: np.zeros(3))
   left_out = 0
   for sample in samples.read_samples(folder):
-    if sample.dial:
+    left_out += bool(sample.dial)
+    if sample.dial and sample.pass_name == samples.FREE:
       for name, value in sample.dial.items():
         if isinstance(value, int | float):
-          dials[name, value] += (1, sample.score, sample.tokens, sample.mode == samples.THINK)
+          dials[name, value] += (1, sample.score, sample.tokens)
+    elif sample.dial:
+      continue
     elif sample.prompt_id not in places or sample.pass_name not in PASSES:
       left_out += 1
     else:

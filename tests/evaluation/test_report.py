@@ -206,14 +206,17 @@ def test_long_texts_lose_their_middle_until_all_fit(tmp_path):
 def test_replies_sampled_with_a_dial_make_its_curve(tmp_path):
   report_runs.write_samples(tmp_path, 2)
   lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+  free = next(line for line in lines if line["pass"] == "free")
   turned = [
-    {**lines[0], "dial": {"budget": budget}, "score": score, "tokens": budget}
+    {**free, "dial": {"budget": budget}, "score": score, "tokens": budget}
     for budget, score in ((64, 1.0), (64, 0.0), (8, 0.0))
   ]
+  turned.append({**turned[0], "pass": "think"})  # its mode was not the policy's choice
   with (tmp_path / "samples.jsonl").open("a") as file:
     file.writelines(json.dumps(line) + "\n" for line in turned)
   table = sample_table.read(tmp_path, 10**6)
   assert len(table.texts) == len(lines), "they are no replies of the policy as trained"
+  assert table.left_out == 4
   (dial,) = figures.dials(table)
   assert dial.name == "thinking budget" and dial.points == [(8, 0), (64, 0.5)]
 

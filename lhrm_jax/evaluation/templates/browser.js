@@ -319,8 +319,10 @@ async function choose(name) {
   if (stage.keptCharacters) {
     notes.push(`Texts are cut to ${counted(stage.keptCharacters, "character")} here.`);
   }
-  if (stage.leftOut) notes.push(`${counted(stage.leftOut, "reply").replace("replys", "replies")} ` +
-    "sampled with a dial or to no known prompt are in the files only.");
+  if (stage.leftOut) {
+    const left = stage.leftOut.toLocaleString("en");
+    notes.push(`Sampled with a dial or to no known prompt, and in the files only: ${left}.`);
+  }
   byId("sample-notes").textContent = notes.join(" ");
   await update();
 }
