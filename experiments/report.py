@@ -62,7 +62,5 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-  _OUT = flags.DEFINE_string(
-    "out", None, "Folder of a comparison; by default `comparison` beside the first run."
-  )
+  _OUT = flags.DEFINE_string("out", None, "Folder of a comparison, beside RUN by default.")
   command_line.run(main, arguments="RUN [RUN ...]")
