@@ -192,14 +192,16 @@ def think_rate_by_level(
   """Think rate of free replies by level, and the share of prompts on which thinking is better.
 
   Args:
-    stages: summaries by stage; the last one is emphasised.
+    stages: summaries by stage; the last one is emphasised. Prompts all of one level are grouped
+      otherwise, see `grouping`.
     better: shares by level, of the last stage.
   """
-  figure, axes = drawing.make_axes("Where it thinks", "level", "share of prompts", share=True)
   names = list(stages)
-  levels = list(stages[names[-1]]["auto"]["by_level"])
+  key, group = grouping(stages[names[-1]])
+  figure, axes = drawing.make_axes("Where it thinks", group, "share of prompts", share=True)
+  levels, line = list(stages[names[-1]]["auto"][key]), "-" if key == "by_level" else ""
   ends = []
-  if better:
+  if better and line:
     shares = [better.get(level, math.nan) for level in levels]
     axes.plot(
       range(len(levels)), shares, "D--", color=COLOURS["think"], markersize=6, linewidth=1,
@@ -209,21 +211,36 @@ def think_rate_by_level(
   for i, (stage, summary) in enumerate(stages.items()):
     last = stage == names[-1]
     colour = INK if last else MUTED
-    rates = [summary["auto"]["by_level"].get(level, {}) for level in levels]
+    rates = [summary["auto"].get(key, {}).get(level, {}) for level in levels]
     values = [rate.get("think_rate", math.nan) for rate in rates]
     error = np.hstack([
       _error(r["think_rate"], wilson_interval(r["think_rate"] * r["prompts"], r["prompts"]))
       if r.get("prompts") else np.zeros((2, 1))
       for r in rates
     ])  # fmt: skip
+    at = np.arange(len(levels)) + 0.06 * (i - (len(names) - 1) / 2)
     axes.errorbar(
-      np.arange(len(levels)) + 0.06 * (i - (len(names) - 1) / 2), values, yerr=error, fmt="o-",
+      at, values, yerr=error, fmt=f"o{line}",
       color=colour, linewidth=2 if last else 1, elinewidth=1, markersize=5,
     )  # fmt: skip
     ends.append((values[-1], f"thinks, {STAGE_LABELS.get(stage, stage)}", colour))
-  axes.set_xticks(range(len(levels)), levels)
+  _name_groups(axes, levels)
   drawing.label_ends(figure, axes, ends)
   return figure
+
+
+def grouping(summary: Summary) -> tuple[str, str]:
+  """How figures group prompts: key of a summary's modes and name; levels, if there are several."""
+  for key in ("by_level", "by_subject", "by_source"):
+    if len(summary["auto"].get(key, {})) > 1:
+      return key, key.removeprefix("by_")
+  return "by_level", "level"
+
+
+def _name_groups(axes: Any, names: Sequence[str]) -> None:
+  long = max(map(len, names), default=0) > 4
+  shown = [name if len(name) < 20 else f"{name[:18]}…" for name in names]
+  axes.set_xticks(range(len(names)), shown, rotation=30 * long, ha="right" if long else "center")
 
 
 def hybrid_accuracy(stages: Mapping[str, Summary]) -> Figure:
@@ -325,15 +342,16 @@ def router_name(name: str) -> str:
 
 
 def by_level(summary: Summary, title: str) -> Figure:
-  """Accuracy of both forced modes and of free choice by level."""
-  figure, axes = drawing.make_axes(title, "level", "accuracy", share=True)
-  levels = list(summary["auto"]["by_level"])
+  """Accuracy of both forced modes and of free choice by level, or see `grouping`."""
+  key, group = grouping(summary)
+  figure, axes = drawing.make_axes(title, group, "accuracy", share=True)
+  levels, line = list(summary["auto"][key]), "-" if key == "by_level" else ""
   ends = []
   for mode in (*tags.MODES, "auto"):
-    accuracy = [summary[mode]["by_level"].get(k, {}).get("accuracy", math.nan) for k in levels]
-    axes.plot(range(len(levels)), accuracy, marker="o", color=COLOURS[mode], markersize=5)
+    accuracy = [summary[mode].get(key, {}).get(k, {}).get("accuracy", math.nan) for k in levels]
+    axes.plot(range(len(levels)), accuracy, f"o{line}", color=COLOURS[mode], markersize=5)
     ends.append((accuracy[-1], LABELS[mode], COLOURS[mode]))
-  axes.set_xticks(range(len(levels)), levels)
+  _name_groups(axes, levels)
   drawing.label_ends(figure, axes, ends)
   return figure
 

@@ -192,7 +192,10 @@ def evaluation_figures(
     dials: of the last stage.
   """
   last = list(stages)[-1]
+  group = figures.grouping(stages[last])[1]
   before = " Hollow: before training." if len(stages) > 1 else ""
+  shares = _better(by_prompt)
+  better = ", and where thinking is better" if shares and group == "level" else ""
   after = figures.STAGE_LABELS.get(last, last)
   drawn = {
     "accuracy_against_tokens": (
@@ -200,16 +203,16 @@ def evaluation_figures(
       ("What an answer costs.", f"Accuracy against mean tokens, 95 % intervals.{before}"),
     ),
     "think_rate_by_level": (
-      figures.think_rate_by_level(stages, _better(by_prompt)),
-      ("Where it thinks.", "Think rate, and the share of prompts on which thinking is better."),
+      figures.think_rate_by_level(stages, shares),
+      ("Where it thinks.", f"Think rate by {group}{better}, 95 % intervals."),
     ),
     "hybrid_accuracy": (
       figures.hybrid_accuracy(stages),
       ("How often the better mode is chosen.", "Hybrid Accuracy with its 95 % interval."),
     ),
     "by_level": (
-      figures.by_level(stages[last], f"Accuracy by level, {after}"),
-      ("Accuracy by level.", f"Free choice and both forced modes, {after}."),
+      figures.by_level(stages[last], f"Accuracy by {group}, {after}"),
+      (f"Accuracy by {group}.", f"Free choice and both forced modes, {after}."),
     ),
   }
   if calibration := stages[last].get("calibration"):

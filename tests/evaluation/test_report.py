@@ -250,3 +250,15 @@ def test_a_figure_takes_the_colours_of_the_page_and_ids_of_its_own():
   assert ids[0] and not ids[0] & ids[1]
   assert "var(--ink)" in svgs[0] and drawing.INK not in svgs[0] and "&lt;loss&gt;" in svgs[0]
   assert "width=" not in svgs[0][: svgs[0].index(">")] and "viewBox" in svgs[0]
+
+
+def test_prompts_of_one_level_are_grouped_otherwise():
+  summary = report_runs.stage_summary(100)
+  assert figures.grouping(summary) == ("by_level", "level")
+  for mode in ("auto", "think", "no_think"):
+    whole = dict(summary[mode], by_level={})
+    summary[mode]["by_level"] = {"0": whole}
+    summary[mode]["by_source"] = {"a source <of> some length": whole, "gsm8k": whole}
+  assert figures.grouping(summary) == ("by_source", "source")
+  svg = drawing.to_svg(figures.think_rate_by_level({"hgpo": summary}, {"0": 0.5}), "a")
+  assert "gsm8k" in svg and "a source &lt;of&gt; so" in svg and "thinking is better" not in svg

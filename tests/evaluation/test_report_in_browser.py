@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from lhrm_jax.evaluation.comparison_report import write_comparison
 from lhrm_jax.evaluation.report import write_report
-from tests.evaluation import report_runs
+from tests.evaluation import report_runs, test_comparison
 
 CHROMIUM = next(
   filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -44,13 +45,13 @@ def opened(browser, report):
   """Opens the report; at the end, no script of a reply has run and nothing has failed."""
   pages, failures = [], []
 
-  def open_page(path=report, width=1280, scheme="light"):
+  def open_page(path=report, width=1280, scheme="light", ready="article"):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.add_init_script(_WATCH)
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.on("console", lambda message: message.type == "error" and failures.append(message.text))
     page.goto(path.as_uri())
-    page.wait_for_selector("article")
+    page.wait_for_selector(ready)
     pages.append(page)
     return page
 
@@ -80,11 +81,22 @@ def wait_for_first(page, prompt: int) -> None:
   )
 
 
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("comparison")
+  return write_comparison(folder, test_comparison.found(), arms={}, failed={}, config={},
+                          versions={})  # fmt: skip
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_is_read_without_sideways_scrolling_and_by_everyone(opened, width, scheme):
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_it_is_read_without_sideways_scrolling_and_by_everyone(
+  opened, report, comparison, kind, width, scheme
+):
   axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
-  page = opened(width=width, scheme=scheme)
+  path, ready = (report, "article") if kind == "report" else (comparison, "figure")
+  page = opened(path, width, scheme, ready)
   page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
   assert page.evaluate("document.documentElement.scrollWidth") <= width
   broken = axe.Axe().run(page).response["violations"]

@@ -140,7 +140,8 @@ def test_tensorboard_reads_the_events(workdir):
   assert {"loss", "final/accuracy"} <= set(tags["hft"]["scalars"])
   assert {"reward", "Mode/think_rate", *metric_writer.FINAL} <= set(scalars)
   assert min(scalars).startswith("Mode/"), "cards are sorted by tag"
-  assert {"Mode/think_rate_by_level", "final/accuracy_against_tokens"} <= set(
+  figures = ("accuracy_against_tokens", "think_rate_by_level", "hybrid_accuracy", "by_level")
+  assert {"Mode/think_rate_by_level", *(f"final/{name}" for name in figures)} <= set(
     tags["hgpo"]["images"]
   )
   assert {"config/text_summary", "rollouts/text_summary", "custom_scalars__config__"} <= set(
