@@ -240,7 +240,7 @@ def hybrid_accuracy(found: Mapping[str, Any]) -> Figure:
     shown = [(x, y) for x, y in points if x is not None]
     if shown:
       axes.scatter(*zip(*shown, strict=True), marker=marker, color=drawing.MUTED, s=60)
-  axes.set_yticks(at, list(arms), color=drawing.INK)
+  axes.set_yticks(at, list(map(drawing.plain, arms)), color=drawing.INK, parse_math=False)
   axes.set_xticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
   axes.set(xlim=(0, 1.04), ylim=(-0.6, len(arms) - 0.4))
   axes.grid(visible=False, axis="y")

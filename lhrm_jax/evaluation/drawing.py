@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lhrm_jax.text.characters import printable
+
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
@@ -64,9 +66,14 @@ def label_ends(figure: Figure, axes: Any, ends: Sequence[tuple[float, str, str]]
   places -= max(places[-1] - 1, 0)  # as far up as the axes go
   for place, (_, text, colour) in zip(places, ends, strict=True):
     axes.annotate(
-      text, (1, place), (5, 0), xycoords="axes fraction", textcoords="offset points",
-      va="center", color=colour, fontsize=SIZE, annotation_clip=False,
+      plain(text), (1, place), (5, 0), xycoords="axes fraction", textcoords="offset points",
+      va="center", color=colour, fontsize=SIZE, annotation_clip=False, parse_math=False,
     )  # fmt: skip
+
+
+def plain(text: str) -> str:
+  """A name from a user's data as a label: neither too long nor with characters that hide."""
+  return printable(text, 60, keep="\n")
 
 
 def spread(wanted: np.ndarray, gap: float) -> np.ndarray:
@@ -107,7 +114,7 @@ def label_points(
   points = np.array([axes.transData.transform(p[:2]) for p in (*labels, *avoid)])
   taken = [np.concatenate([at - 4 * unit, at + 4 * unit]) for at in points]
   for (x, y, text, colour), at in zip(labels, points, strict=False):
-    probe = axes.text(x, y, text, fontsize=SIZE)
+    probe = axes.text(x, y, plain(text), fontsize=SIZE, parse_math=False)
     size = np.array(probe.get_window_extent(renderer).size)
     probe.remove()
     corners = at + unit * _OFFSETS[:, None, None] * _DIRECTIONS + (_DIRECTIONS - 1) / 2 * size
@@ -118,9 +125,9 @@ def label_points(
     taken.append(boxes[best])
     line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
     axes.annotate(
-      text, (x, y), axes.transAxes.inverted().transform(boxes[best][:2]),
+      plain(text), (x, y), axes.transAxes.inverted().transform(boxes[best][:2]),
       textcoords="axes fraction", color=colour, va="bottom", ha="left", fontsize=SIZE,
-      arrowprops=line if best >= 2 * len(_DIRECTIONS) else None,  # too far to need no line
+      parse_math=False, arrowprops=line if best >= 2 * len(_DIRECTIONS) else None,  # too far to need no line
     ).set_in_layout(False)  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from lhrm_jax.evaluation.drawing import COLOURS, GREEN, INK, MUTED, to_pixels
 from lhrm_jax.evaluation.hybrid_accuracy import wilson_interval
 from lhrm_jax.evaluation.sample_table import SampleTable
 from lhrm_jax.text import tags
+from lhrm_jax.text.characters import printable
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -220,8 +221,8 @@ def think_rate_by_level(
     ])  # fmt: skip
     at = np.arange(len(levels)) + 0.06 * (i - (len(names) - 1) / 2)
     axes.errorbar(
-      at, values, yerr=error, fmt=f"o{line}",
-      color=colour, linewidth=2 if last else 1, elinewidth=1, markersize=5,
+      at, values, yerr=error, fmt=f"o{line}", color=colour, linewidth=2 if last else 1,
+      elinewidth=1, markersize=5,
     )  # fmt: skip
     ends.append((values[-1], f"thinks, {STAGE_LABELS.get(stage, stage)}", colour))
   _name_groups(axes, levels)
@@ -239,8 +240,9 @@ def grouping(summary: Summary) -> tuple[str, str]:
 
 def _name_groups(axes: Any, names: Sequence[str]) -> None:
   long = max(map(len, names), default=0) > 4
-  shown = [name if len(name) < 20 else f"{name[:18]}…" for name in names]
-  axes.set_xticks(range(len(names)), shown, rotation=30 * long, ha="right" if long else "center")
+  shown = [printable(name, 18) for name in names]
+  at = {"rotation": 30, "ha": "right"} if long else {}
+  axes.set_xticks(range(len(names)), shown, parse_math=False, **at)
 
 
 def hybrid_accuracy(stages: Mapping[str, Summary]) -> Figure:

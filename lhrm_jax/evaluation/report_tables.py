@@ -6,6 +6,7 @@ from typing import Any
 
 from lhrm_jax.evaluation.figures import LABELS, STAGE_LABELS, accuracy_interval, router_name
 from lhrm_jax.evaluation.headline import percent, signed, spoken
+from lhrm_jax.text.characters import printable
 
 Cell = str | tuple[str, str]  # a value, or a value and the small print under it
 Summary = Mapping[str, Any]
@@ -164,8 +165,8 @@ def by_group(stage: str, summary: Summary, key: str, name: str) -> Table | None:
     think, no_think = (summary[m].get(key, {}).get(group, {}) for m in ("think", "no_think"))
     first = summary.get("first_token", {}).get(key, {}).get(group, {})
     rows.append([
-      f"level {group}" if name == "level" else str(group), f"{v.get('prompts', 'n/a')}",
-      percent(v["think_rate"]), percent(first.get("think")), percent(v["accuracy"]),
+      f"level {group}" if name == "level" else printable(str(group), 60),
+      f"{v.get('prompts', 'n/a')}", percent(v["think_rate"]), percent(first.get("think")), percent(v["accuracy"]),
       percent(think.get("accuracy")),
       percent(no_think.get("accuracy")), number(v["mean_tokens"]),
       number(think.get("mean_tokens")),

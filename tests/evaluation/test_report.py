@@ -262,3 +262,18 @@ def test_prompts_of_one_level_are_grouped_otherwise():
   assert figures.grouping(summary) == ("by_source", "source")
   svg = drawing.to_svg(figures.think_rate_by_level({"hgpo": summary}, {"0": 0.5}), "a")
   assert "gsm8k" in svg and "a source &lt;of&gt; so" in svg and "thinking is better" not in svg
+
+
+def test_names_from_data_are_neither_formulas_nor_hidden_in_a_figure():
+  summary, name = report_runs.stage_summary(100), "$\\frac{ \ud800 \u202e"
+  for mode in ("auto", "think", "no_think"):
+    summary[mode]["by_source"] = {name: dict(summary[mode]), "b": dict(summary[mode])}
+    summary[mode]["by_level"] = {}
+  dial = figures.Dial(name, [(0, 0.2), (50, 0.5)])
+  for figure in (
+    figures.think_rate_by_level({"hgpo": summary}),
+    figures.by_level(summary, "title"),
+    figures.accuracy_against_tokens({"hgpo": summary}, [dial]),
+  ):
+    assert drawing.to_png(figure)
+    assert "$\\frac{ \\ud800" in drawing.to_svg(figure, "a")
