@@ -124,10 +124,11 @@ def label_points(
     best = np.argmin(covered + 3 * outside + _OFFSETS.repeat(len(_DIRECTIONS)) / 300)
     taken.append(boxes[best])
     line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+    far = best >= 2 * len(_DIRECTIONS)
     axes.annotate(
       plain(text), (x, y), axes.transAxes.inverted().transform(boxes[best][:2]),
       textcoords="axes fraction", color=colour, va="bottom", ha="left", fontsize=SIZE,
-      parse_math=False, arrowprops=line if best >= 2 * len(_DIRECTIONS) else None,  # too far to need no line
+      parse_math=False, arrowprops=line if far else None,
     ).set_in_layout(False)  # fmt: skip
 
 

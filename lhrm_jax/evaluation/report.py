@@ -108,8 +108,9 @@ def _sample_tables(
   for stage in present:
     try:
       found = sample_table.read(evaluation / stage, MOST_CHARACTERS // len(present))
-    except (OSError, ValueError) as error:
-      notes.append(f"The report shows only a few replies {stage}: {printable(str(error))}")
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+      label = figures.STAGE_LABELS.get(stage, stage)
+      notes.append(f"The report shows only a few replies {label}: {printable(str(error), 300)}")
       continue
     if found.prompts:
       tables[stage] = found

@@ -166,10 +166,9 @@ def by_group(stage: str, summary: Summary, key: str, name: str) -> Table | None:
     first = summary.get("first_token", {}).get(key, {}).get(group, {})
     rows.append([
       f"level {group}" if name == "level" else printable(str(group), 60),
-      f"{v.get('prompts', 'n/a')}", percent(v["think_rate"]), percent(first.get("think")), percent(v["accuracy"]),
-      percent(think.get("accuracy")),
-      percent(no_think.get("accuracy")), number(v["mean_tokens"]),
-      number(think.get("mean_tokens")),
+      f"{v.get('prompts', 'n/a')}", percent(v["think_rate"]), percent(first.get("think")),
+      percent(v["accuracy"]), percent(think.get("accuracy")), percent(no_think.get("accuracy")),
+      number(v["mean_tokens"]), number(think.get("mean_tokens")),
     ])  # fmt: skip
   head = (name, "prompts", "think rate", "p(think)", "accuracy, free", "accuracy, think",
           "accuracy, no-think", "tokens, free", "tokens, think")  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lhrm_jax.evaluation import samples
-from lhrm_jax.evaluation.samples import PASSES, PromptRecord, Sample
+from lhrm_jax.evaluation.samples import PASSES, PromptRecord
 from lhrm_jax.text import tags
 
 # Bits of `SampleTable.flags`.
@@ -71,7 +71,7 @@ def read(folder: pathlib.Path, most_characters: int) -> SampleTable:
   if len(places) < len(prompts):
     raise ValueError(f"{folder / samples.PROMPTS} is damaged: two prompts share an id.")
   longest = _longest(folder, most_characters)
-  found: list[tuple[tuple, Sample, str]] = []
+  found: list[tuple] = []
   dials: dict[tuple[str, Any], np.ndarray] = collections.defaultdict(lambda: np.zeros(3))
   left_out = 0
   for sample in samples.read_samples(folder):
@@ -89,8 +89,8 @@ def read(folder: pathlib.Path, most_characters: int) -> SampleTable:
         places[sample.prompt_id], PASSES.index(sample.pass_name), sample.seed, sample.sample
       )  # fmt: skip
       flags = MALFORMED * (not sample.well_formed) + CUT_OFF * (sample.finish == "length")
-      text = shortened(sample.text, longest)
-      found.append((order, _mode(sample.mode), sample.score, sample.tokens,
+      text = shortened(str(sample.text), longest)
+      found.append((order, _mode(sample.mode), float(sample.score), int(sample.tokens),
                     flags + LEAK * bool(sample.leak), text))  # fmt: skip
   found.sort(key=lambda one: one[0])
   order, modes, scores, tokens, flags, texts = zip(*found, strict=True) if found else [()] * 6
@@ -101,7 +101,7 @@ def read(folder: pathlib.Path, most_characters: int) -> SampleTable:
   free = np.flatnonzero(passes == PASSES.index(samples.FREE))[::-1]
   chosen[row[free]] = modes[free]  # the first reply of each prompt is assigned last
   return SampleTable(
-    [dataclasses.replace(p, prompt=shortened(p.prompt, longest)) for p in prompts],
+    [dataclasses.replace(p, prompt=shortened(str(p.prompt), longest)) for p in prompts],
     chosen, row, passes, modes, np.array(scores, np.float32), np.array(tokens, np.int64),
     np.array(flags, np.int8), texts, longest or 0, dict(dials), left_out,
   )  # fmt: skip

@@ -187,6 +187,8 @@ def test_a_damaged_file_of_samples_is_a_note_and_no_crash(tmp_path):
   content = write_report(**arguments).read_text()
   assert "samples.jsonl:1 is damaged" in content and "leaves routing.json out" in content
   assert unpacked(Page(content), "hgpo")[1][0] == report_runs.HOSTILE[0], "the excerpt instead"
+  file.write_text(json.dumps({**json.loads(file.read_bytes().splitlines()[1]), "score": []}) + "\n")
+  assert "only a few replies after HGPO" in write_report(**arguments).read_text()
 
 
 def test_long_texts_lose_their_middle_until_all_fit(tmp_path):
