@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from lhrm_jax.evaluation import drawing, figures, sample_browser, sample_table
+from lhrm_jax.evaluation import drawing, figures, report_tables, sample_browser, sample_table
 from lhrm_jax.evaluation.headline import headline
 from lhrm_jax.evaluation.report import write_report
 from lhrm_jax.evaluation.sample_table import longest_that_fits, shortened
@@ -279,3 +279,36 @@ def test_names_from_data_are_neither_formulas_nor_hidden_in_a_figure():
   ):
     assert drawing.to_png(figure)
     assert "$\\frac{ \\ud800" in drawing.to_svg(figure, "a")
+
+
+def test_suites_repeated_replies_and_signs_of_reasoning_have_tables_where_they_were_measured():
+  older = report_runs.stage_summary(100)
+  stages = {"hgpo": report_runs.stage_summary(100)}
+  for found in (report_tables.by_suite("hgpo", older), report_tables.repeated({"hgpo": older}),
+                report_tables.mode_leak({"hgpo": older})):  # fmt: skip
+    assert found is None, "an older run has none of these"
+  new = stages["hgpo"]
+  new["suites"] = {"gsm8k": report_runs.stage_summary(100), "aime": report_runs.stage_summary(30)}
+  new["auto"] |= {
+    "avg": {"k": 4, "mean": 0.75, "interval": [0.7, 0.8]}, "pass": {"1": 0.75, "4": 0.9},
+    "maj": None, "percentiles": {"50": 30.0, "95": 900.0}, "truncated_rate": 0.015,
+  }  # fmt: skip
+  new["mode_leak"] = {"marker_rate": 0.02, "marker_interval": [0.01, 0.04], "drift": None}
+  (first, second) = report_tables.by_suite("hgpo", new).rows
+  assert first[:3] == ["gsm8k", "100", ("90.0\u00a0%", "82.6 to 94.5\u00a0%")]
+  assert second[:2] == ["aime", "30"]
+  (row,) = report_tables.repeated(stages).rows
+  assert row[1:4] == ["4", ("75.0\u00a0%", "70.0 to 80.0\u00a0%"), "90.0\u00a0%"]
+  assert row[4:] == ["n/a", "30.0", "900.0", "1.5\u00a0%"]
+  rows = report_tables.mode_leak(stages).rows
+  assert rows[0][1] == ("2.0\u00a0%", "1.0 to 4.0\u00a0%") and rows[-1][1] == ("n/a", "")
+
+
+def test_the_cost_is_that_of_the_last_row_of_each_stage():
+  rows = [
+    {"step": s, "rollout/tokens_total": 1e6 * s, "perf/flops_total": 2e15 * s} for s in (1, 3)
+  ]
+  rows.append({"step": 4, "eval/accuracy": 0.5})  # an evaluation, which has no totals
+  table = report_tables.cost({"hgpo": rows}, {"hgpo": 7200.0, "evaluation": 90.0})
+  assert table.rows[0] == ["HGPO", "2.0 h", "4", "3.00e6", "6.00e15"]
+  assert table.rows[1] == ["evaluation", "90.0 s", "", "", ""]
