@@ -101,6 +101,10 @@ class Sample:
     dial = tuple(sorted(self.dial.items()))
     return self.prompt_id, self.pass_name, self.seed, self.sample, dial
 
+  def without_ids(self) -> "Sample":
+    """The sample to keep in memory: ids of long replies to many prompts take gigabytes."""
+    return dataclasses.replace(self, ids=())
+
 
 def write_prompts(folder: pathlib.Path, records: Iterable[PromptRecord]) -> None:
   """Writes `prompts.jsonl` into a folder, which is created, in place of an earlier one."""
@@ -136,12 +140,12 @@ class SampleLog:
   """An open `samples.jsonl` and what it already holds.
 
   Attributes:
-    known: the samples by their keys.
+    known: the samples by their keys, without ids.
   """
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    self.known = {sample.key: sample for sample in _read(path, Sample)}
+    self.known = {sample.key: sample.without_ids() for sample in _read(path, Sample)}
 
   def append(self, samples: Iterable[Sample]) -> None:
     """Appends one batch and waits until it is on disk; known samples are not written again."""
@@ -150,7 +154,7 @@ class SampleLog:
       file.write(_lines(new.values()))
       file.flush()
       os.fsync(file.fileno())
-    self.known |= new
+    self.known |= {key: sample.without_ids() for key, sample in new.items()}
 
 
 def open_log(folder: pathlib.Path, *, resume: bool) -> SampleLog:
