@@ -33,7 +33,7 @@ WORDS = {
 PROGRAMS = (
   r"(?:python|make|pip|vllm|curl|xpk|sbatch|sky|docker|tensorboard|\.venv/bin/\w+|\. \.venv)"
 )
-ARGUMENTS = {"sample": "QUESTION", "route": "QUESTION", "replay": "DUMP"}
+ARGUMENTS = {"sample": "QUESTION", "route": "QUESTION", "replay": "DUMP", "report": "RUN"}
 
 
 def commands(page: pathlib.Path) -> list[str]:

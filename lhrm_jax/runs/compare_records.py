@@ -31,20 +31,26 @@ def finished(folder: pathlib.Path, config: Config) -> bool:
 
 def write(folder: pathlib.Path, config: Config) -> None:
   """Keeps what a comparison needs of a run that is over."""
+  setup.write_json(folder / _FILE, {"config": plain(config), **of_run(folder)})
+
+
+def of_run(folder: pathlib.Path) -> dict[str, Any]:
+  """What a comparison needs of a run that is over.
+
+  Raises:
+    OSError, ValueError: it has no report, or a file is damaged.
+    KeyError: its evaluation keeps nothing prompt by prompt, as runs of old versions do.
+  """
   summary = setup.read_json(folder / "report" / "summary.json")
   stage = list(summary["stages"])[-1]
   evaluation = reporting.kept_evaluation(folder / "evaluation" / f"{stage}.json")
   curve, cost = _curve_and_cost(folder, stage)
-  setup.write_json(
-    folder / _FILE,
-    {
-      "config": plain(config),
-      "summary": evaluation["summary"],
-      "by_prompt": evaluation["by_prompt"],
-      "cost": {**cost, "seconds": summary["seconds"].get(stage, 0.0)},
-      "curve": curve,
-    },
-  )
+  return {
+    "summary": evaluation["summary"],
+    "by_prompt": evaluation["by_prompt"],
+    "cost": {**cost, "seconds": summary["seconds"].get(stage, 0.0)},
+    "curve": curve,
+  }
 
 
 def write_config(folder: pathlib.Path, config: Config) -> None:

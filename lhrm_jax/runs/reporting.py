@@ -13,7 +13,7 @@ from lhrm_jax import parallel, policy
 from lhrm_jax.config import flatten
 from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, figures, samples
 from lhrm_jax.evaluation.overlap import overlap
-from lhrm_jax.evaluation.report import finite, write_report
+from lhrm_jax.evaluation.report import evaluation_figures, finite, write_report
 from lhrm_jax.runs import evaluated, setup, tradeoffs, validation
 from lhrm_jax.runs.config import KNOBS, Config, plain
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
@@ -47,7 +47,7 @@ class Reporting:
     self._stages: dict[str, Any] = {}
     self._seconds: dict[str, float] = {}
     self._started = time.perf_counter()
-    self._samples: list[dict[str, Any]] = []
+    self._kept: dict[str, dict[str, Any]] = {}
     self._notes = list(run.task.notes)
     self._overlaps: dict[str, Any] | None = None
     if parallel.is_writer():
@@ -68,16 +68,17 @@ class Reporting:
       return
     this_process = time.perf_counter() - self._started
     self._seconds["total"] = max(this_process, sum(self._seconds.values()))
+    if setup.HGPO in self._stages:
+      self._notes += validation.notes(self._run.config)
     summary = {
       "stages": self._stages,
       "seconds": self._seconds,
       "config": plain(self._run.config),
       "versions": setup.versions(),
+      "notes": self._notes,
     }
     metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
-    if setup.HGPO in self._stages:
-      self._notes += validation.notes(self._run.config)
-    page = write_report(self._workdir / "report", summary, metrics, self._samples, self._notes)
+    page = write_report(self._workdir / "report", summary, metrics, self._kept)
     self._print_table()
     print(f"Report:      {page}", flush=True)
 
@@ -114,7 +115,7 @@ class Reporting:
       if parallel.is_writer():
         keep_evaluation(path, found)
     self.took("evaluation", found["seconds"])
-    self._stages[stage], self._samples = found["summary"], found["samples"]
+    self._stages[stage], self._kept[stage] = found["summary"], found
     self._log(stage, step, found["summary"])
     return found["summary"]
 
@@ -160,8 +161,9 @@ class Reporting:
     step = setup.STAGES.index(stage)
     if any(row["step"] == step for row in read_metrics(self._workdir, "evaluation")):
       return  # an earlier process logged it
-    picture = figures.to_pixels(figures.accuracy_against_tokens(self._stages))
-    self.writer.figure(stage, "final/accuracy_against_tokens", picture, trained)
+    by_prompt = self._kept[stage].get("by_prompt") or {}  # absent from older runs
+    for name, (figure, _) in evaluation_figures(self._stages, by_prompt).items():
+      self.writer.figure(stage, f"final/{name}", figures.to_pixels(figure), trained)
     hacc = {
       f"hacc/{name}": value
       for name, value in summary["hacc"].items()
