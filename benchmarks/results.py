@@ -157,7 +157,7 @@ def arithmetic_seeds(results: dict[str, Any]) -> str:
 def compare_short(results: dict[str, Any]) -> str:
   """What each method comes to on the demo's task, a line each."""
   head = ("method", "accuracy", "tokens", "think rate on levels 1, 2 / 3 / 4 to 6",
-          "HAcc (95 % interval)", "sampled tokens")  # fmt: skip
+          "HAcc (95 % interval)", "sampled tokens", "p(first token is neither tag)")  # fmt: skip
   lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
   for name, arm in results["arms"].items():
     of = arm["metrics"]
@@ -166,7 +166,8 @@ def compare_short(results: dict[str, Any]) -> str:
     low, high = of["hacc"]["interval"]
     lines.append(
       f"| `{name}` | {of['accuracy']['mean']:.3f} | {of['mean_tokens']['mean']:.1f} | {shown} | "
-      f"{of['hacc']['mean']:.3f} ({low:.3f}, {high:.3f}) | {arm['cost']['sampled_tokens']:,.0f} |"
+      f"{of['hacc']['mean']:.3f} ({low:.3f}, {high:.3f}) | {arm['cost']['sampled_tokens']:,.0f} | "
+      f"{arm['neither']:.4f} |"
     )
   return "\n".join(lines)
 
@@ -339,7 +340,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "arithmetic-seeds": ("arithmetic.json", arithmetic_seeds),
   "compare-arithmetic": ("compare_arithmetic.json", as_markdown),
   "compare-short": ("compare_arithmetic.json", compare_short),
-  "compare-ablations": ("compare_ablations.json", as_markdown),
+  "compare-ablations": ("compare_ablations.json", compare_short),
   "compare-guessing": ("compare_guessing.json", guessing_table),
   "compare-starts": ("compare_starts.json", starts_table),
   "routers-arithmetic": ("routing_arithmetic.json", routers_tables),
