@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from lhrm_jax.data import guessing
 from lhrm_jax.rewards.registry import BadAnswer, CannotJudge, register
 from lhrm_jax.text import boxes
 from lhrm_jax.text.responses import parse_response
@@ -37,6 +36,8 @@ def guess(prompt: str, response: str, answer: str) -> float:
   parsed = parse_response(response)
   if parsed.answer is None:
     return 0.0
+  from lhrm_jax.data import guessing  # needs numpy, which judging otherwise does without
+
   return float(guessing.is_right(prompt, parsed.mode, parsed.answer.strip()))
 
 

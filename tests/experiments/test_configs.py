@@ -6,12 +6,15 @@ import pathlib
 import pytest
 
 from experiments import configs
+from experiments.compare import JOBS
 from lhrm_jax.data import tasks
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.runs import compare
 from lhrm_jax.runs.config import from_config_dict
 
 FOLDER = pathlib.Path(configs.__file__).parent
-OTHERS = {"__init__", "compare_arithmetic", "defaults", "export", "sample"}  # not of one run
+COMPARISONS = sorted(path.stem for path in FOLDER.glob("compare_*.py"))
+OTHERS = {"__init__", "defaults", "export", "sample", *COMPARISONS}  # not of one run
 NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - OTHERS)
 
 
@@ -21,3 +24,10 @@ def test_a_config_names_only_what_exists(name):
   c = from_config_dict(config)
   tasks.get(c.task, c.data)
   PolicyConfig.from_dict({**vars(c.policy), "vocab_size": 64})
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_the_arms_of_a_comparison_are_configs_of_runs(name):
+  config = importlib.import_module(f"experiments.configs.{name}").get_config()
+  plan = compare.of_config(config, JOBS)
+  assert len(plan.arms) > 1 and len(plan.seeds) > 1

@@ -102,7 +102,10 @@ def test_what_was_skipped_and_left_out_is_said_before_training(tmp_path, capsys)
   task = tasks.get(config.task, config.data)
   task.prompts(0, 0, 1)  # as check_rows does for HGPO, with a mesh
   setup.check_rows(
-    types.SimpleNamespace(config=config, task=task, tokenizer=None, reward_fn=None), ()
+    types.SimpleNamespace(
+      config=config, task=task, tokenizer=None, reward_fn=None, suite_rows=None
+    ),
+    (),
   )
   said = capsys.readouterr().out.splitlines()
   assert len(said) == 2 and said[1].endswith("asked.jsonl.")

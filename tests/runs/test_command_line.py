@@ -201,7 +201,8 @@ def test_a_default_config_is_found_from_any_folder(parse, monkeypatch, tmp_path)
 def test_a_config_of_another_job_is_an_error(parse):
   status, printed, _ = parse("--config", CONFIG, "x", default=SAMPLE, arguments="QUESTION")
   assert status == 2 and len(printed.splitlines()) == 1
-  assert "the config lacks max_response_tokens, temperature, top_p" in printed
+  assert "the config lacks dials, " in printed
+  assert "max_response_tokens, temperature, top_p; experiments/configs/sample.py" in printed
 
 
 @pytest.mark.parametrize(
