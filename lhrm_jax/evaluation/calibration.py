@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from lhrm_jax.evaluation.bootstrap import resampled
+from lhrm_jax.evaluation.bootstrap import over_resamples
 from lhrm_jax.evaluation.hybrid_accuracy import better_modes, wilson_interval
 from lhrm_jax.text import tags
 
@@ -123,7 +123,7 @@ def auroc_interval(p: np.ndarray, outcome: np.ndarray) -> tuple[float, float]:
   """95 % percentile interval of `auroc` over prompts; NaN where either kind lacks."""
   if not 0 < np.sum(outcome) < len(p):
     return float("nan"), float("nan")
-  areas = _aurocs(p, outcome, resampled(len(p)))
+  areas = over_resamples(lambda weights: _aurocs(p, outcome, weights), len(p))
   # A resample of few prompts may lack one kind: it says nothing.
   low, high = np.nanquantile(areas, (0.025, 0.975))
   return float(low), float(high)

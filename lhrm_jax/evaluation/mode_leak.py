@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from lhrm_jax.evaluation.bootstrap import resampled, share_interval
+from lhrm_jax.evaluation.bootstrap import over_resamples, share_interval
 from lhrm_jax.text import form, tags
 
 Interval = tuple[float, float]
@@ -69,6 +69,6 @@ def mode_leak(
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> tuple[float, Interval]:
   """Ratio of the means of `[K]` pairs, with its interval."""
-  weights = resampled(len(over))
-  low, high = np.quantile((weights @ over) / (weights @ under), (0.025, 0.975))
+  ratios = over_resamples(lambda weights: (weights @ over) / (weights @ under), len(over))
+  low, high = np.quantile(ratios, (0.025, 0.975))
   return float(over.mean() / under.mean()), (float(low), float(high))

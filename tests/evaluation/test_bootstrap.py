@@ -53,3 +53,20 @@ def test_a_share_of_one_is_not_taken_for_certain():
 def test_other_shapes_are_refused(values):
   with pytest.raises(ValueError, match=r"must be \[S, K\]"):
     bootstrap.interval(values)
+
+
+def test_resamples_are_drawn_in_chunks_and_stay_the_same_ones(monkeypatch):
+  values = np.random.default_rng(0).normal(size=(3, 50))
+  whole = bootstrap.interval(values), bootstrap.over_resamples(lambda w: w @ values[0], 50)
+  bootstrap._counts.cache_clear()
+  monkeypatch.setattr(bootstrap, "_CHUNK", 50 * 7)
+  shapes = []
+
+  def mean(weights):
+    shapes.append(weights.shape)
+    return weights @ values[0]
+
+  parts = bootstrap.interval(values), bootstrap.over_resamples(mean, 50)
+  assert set(shapes) == {(7, 50), (4000 % 7, 50)} and parts[0] == pytest.approx(whole[0], rel=1e-12)
+  np.testing.assert_allclose(parts[1], whole[1], atol=1e-14)
+  bootstrap._counts.cache_clear()

@@ -5,8 +5,11 @@ import re
 from lhrm_jax.rewards.math import clean
 from lhrm_jax.text import boxes
 
+# Behind "(C)": a formula continues, as in "(C)+1". Spaces set off an option's text: "(C) +1".
+_NO_OPERATOR = r"(?![+/^=]|\s+[+/^=]\s)"
 _GOLD = re.compile(
-  r"^\W*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])(?:[.):]|(?=\W*$)))\s*(.*)$",
+  r"^\W*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{)?\s*"
+  rf"(?:\(\s*([A-J])\s*\){_NO_OPERATOR}|([A-J])(?:[.:]|\){_NO_OPERATOR}|(?=\W*$)))\s*(.*)$",
   re.S,
 )
 _LETTER = re.compile(r"(?<![A-Za-z'\\])\(?([A-J])\)?(?![A-Za-z'])")
@@ -31,7 +34,7 @@ def picked(text: str) -> str | None:
   """The letter a short answer, such as the content of a box, is; `None` if none or several."""
   plain = re.sub(r"[{}$*]|\\[()\[\]]", " ", clean.unwrap(text[:300])).strip()
   plain = re.sub(r"^(?:option|choice|answer)\s*:?\s+(?=\(?[A-J]\b)", "", plain, flags=re.I)
-  head = re.match(r"^\(?\s*([A-J])\s*(?:\)|[.:]|$)\s*(.*)$", plain, re.S)
+  head = re.match(rf"^\(?\s*([A-J])\s*(?:\){_NO_OPERATOR}|[.:]|$)\s*(.*)$", plain, re.S)
   if head is None:
     return None
   others = set(_LETTER.findall(head[2])) - {head[1]}
