@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.comparison_results import guessing_table, starts_table
 from benchmarks.router_results import dials_table, routers_tables
+from benchmarks.suite_results import suites_table
 from lhrm_jax.evaluation.comparison import as_markdown
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -345,6 +346,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "compare-starts": ("compare_starts.json", starts_table),
   "routers-arithmetic": ("routing_arithmetic.json", routers_tables),
   "dials-arithmetic": ("routing_arithmetic.json", dials_table),
+  "smollm2-suites": ("smollm2_135m/suites.json", suites_table),
   "peers": ("peers.json", peers_tables),
   "peers-summary": ("peers.json", peers_summary),
 }
