@@ -39,8 +39,11 @@ def guessing_table(results: dict[str, Any]) -> str:
       cells.append(shown if same else f"**{shown}**")
     label = f"{samples}, {delta:g}{', `skip_unsolved`' if skip else ''}"
     lines.append(f"| {label} | {' | '.join(cells)} |")
-  seeds = {len(arm["seeds"]) for arm in results["arms"].values()}
-  lines += ["", f"{max(seeds)} seeds; {agree} of {total} choices are as enumerated."]
+  seeds = [len(arm["seeds"]) for arm in results["arms"].values()]
+  lines += [
+    "",
+    f"{min(seeds)} to {max(seeds)} seeds per row, {sum(seeds)} runs; {agree} of {total} choices are as enumerated.",
+  ]
   return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ def words(prompt: str) -> list[str]:
 
 
 def terms(prompt: str) -> list[str]:
-  """Words and pairs of neighbouring words, in order, each as often as it stands there."""
+  """Unigrams and bigrams of words, in order, with repetitions."""
   single = words(prompt)
   return single + [_JOINT.join(pair) for pair in itertools.pairwise(single)]
 
