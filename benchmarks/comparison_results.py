@@ -42,8 +42,8 @@ def guessing_table(results: dict[str, Any]) -> str:
   seeds = [len(arm["seeds"]) for arm in results["arms"].values()]
   lines += [
     "",
-    f"{min(seeds)} to {max(seeds)} seeds per row, {sum(seeds)} runs; {agree} of {total} choices are "
-    "as enumerated.",
+    f"{min(seeds)} to {max(seeds)} seeds per row, {sum(seeds)} runs; {agree} of {total} choices "
+    "are as enumerated.",
   ]
   return "\n".join(lines)
 
