@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax.policy import cache
+from lhrm_jax.policy import cache, flash
 from lhrm_jax.policy.cache import KVCache
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
 from lhrm_jax.policy.export import export_pretrained
 from lhrm_jax.policy.fingerprint import fingerprint
-from lhrm_jax.policy.head import TokenLogprobs, next_token_logits, token_logprobs
+from lhrm_jax.policy.head import TokenLogprobs, map_logits, next_token_logits, token_logprobs
 from lhrm_jax.policy.model import Decoder
 from lhrm_jax.policy.pretrained import hub_commit, load_pretrained
 
@@ -41,8 +41,10 @@ __all__ = [
   "load_pretrained",
   "logical_axes",
   "logits",
+  "map_logits",
   "next_token_logits",
   "prefill",
+  "shares_prefixes",
   "token_logprobs",
 ]
 
@@ -80,6 +82,7 @@ def apply(
   positions: Array,
   segment_ids: Array | None = None,
   context: Sequence[KVCache] = (),
+  prefix_ids: Array | None = None,
 ) -> tuple[Array, KVCache]:
   """Runs the decoder over a block of new tokens.
 
@@ -89,10 +92,12 @@ def apply(
     tokens: `[N, T]` int32.
     positions: `[N, T]` int32, each token's position in its own sequence, from 0.
     segment_ids: `[N, T]` int32; tokens attend within their segment, and 0 marks padding. `None`
-      means one segment and no padding. With a context, ids are 0 and 1: fused attention could not
-      tell further segments apart.
+      means one segment and no padding.
     context: caches that every unpadded token attends to in full, e.g. the prompt's and that of the
       response so far. A cache of `B` rows serves `N / B` consecutive rows of `tokens` each.
+    prefix_ids: `[N, T]` int32, earlier segment of the row that each token attends to beside its
+      own, as several responses do to one prompt; 0 for none. `shares_prefixes` says whether the
+      attention can.
 
   Returns:
     Final hidden states `[N, T, d]` in the compute dtype, and the keys and values of this block
@@ -100,7 +105,14 @@ def apply(
   """
   if segment_ids is None:
     segment_ids = jnp.ones_like(tokens)
-  return Decoder(config).apply({"params": params}, tokens, positions, segment_ids, tuple(context))
+  return Decoder(config).apply(
+    {"params": params}, tokens, positions, segment_ids, tuple(context), prefix_ids
+  )
+
+
+def shares_prefixes(config: PolicyConfig, tokens: int) -> bool:
+  """Whether attention over rows of `tokens` takes `prefix_ids`; splash, on TPUs, does not."""
+  return flash.choose(config, tokens) != "splash"
 
 
 def prefill(

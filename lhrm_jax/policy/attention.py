@@ -37,49 +37,16 @@ class Block:
   readers: Readers | None = None
 
 
-def attend(queries: Array, blocks: list[Block], chunk: int = 0) -> Array:
-  """Softmax attention, scaled by `1 / sqrt(D)`.
+def attend(queries: Array, blocks: list[Block]) -> Array:
+  """Softmax attention, scaled by `1 / sqrt(D)`, through all scores at once.
 
   Args:
     queries: `[N, T, H, D]`.
     blocks: at least one; their key heads `K` divide `H`.
-    chunk: queries per row whose scores exist at one time, forward and backward, so that memory
-      grows with T and not with its square. 0 takes all `T` at once.
 
   Returns:
     `[N, T, H, D]` in the dtype of `queries`. The softmax is float32.
   """
-  n, t, h, d = queries.shape
-  if not chunk or t <= chunk:
-    return _attend(queries, blocks)
-  chunks = -(-t // chunk)
-  # Keys enter the loop as float32, the dtype that their gradients are then summed in over chunks.
-  wide = [(b.keys.astype(jnp.float32), b.values.astype(jnp.float32)) for b in blocks]
-
-  @jax.checkpoint
-  def attend_chunk(part: tuple[Array, list[Array]]) -> Array:
-    some, masks = part
-    narrow = [
-      Block(k.astype(b.keys.dtype), v.astype(b.values.dtype), m)
-      for b, (k, v), m in zip(blocks, wide, masks, strict=True)
-    ]
-    return _attend(some, narrow)
-
-  def split(x: Array, axis: int) -> Array:
-    """The chunks of `x` along its axis of queries, on a new leading axis."""
-    if x.shape[axis] == 1:  # the same for every query
-      return jnp.broadcast_to(x, (chunks, *x.shape))
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, chunks * chunk - t)
-    x = jnp.pad(x, widths)
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], chunks, chunk, *x.shape[axis + 1 :]), axis, 0)
-
-  parts = (split(queries, 1), [split(block.mask, 2) for block in blocks])
-  out = jax.lax.map(attend_chunk, parts)  # [chunks, N, chunk, H, D]
-  return jnp.moveaxis(out, 0, 1).reshape(n, chunks * chunk, h, d)[:, :t]
-
-
-def _attend(queries: Array, blocks: list[Block]) -> Array:
   n, t, h, d = queries.shape
   scores = [_scores(queries, block) for block in blocks]  # each [N, K, T, H/K, S]
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
@@ -191,11 +158,22 @@ def _combine(weights: Array, block: Block) -> Array:
   return out.reshape(n, k, t, group, d)
 
 
-def causal_mask(segment_ids: Array) -> Array:
-  """`[N, T, T]` bool: t attends to s where s <= t and both are in the same segment, not 0."""
-  t = segment_ids.shape[1]
-  same = segment_ids[:, :, None] == segment_ids[:, None, :]
-  return same & (segment_ids > 0)[:, :, None] & jnp.tril(jnp.ones((t, t), bool))
+def segment_mask(segment_ids: Array, prefix_ids: Array | None = None) -> Array:
+  """`[N, T, T]` bool: whether token t attends to token s.
+
+  It does where s <= t and s lies in the segment of t or in its prefix, a segment that several
+  others share, such as the prompt of several responses.
+
+  Args:
+    segment_ids: `[N, T]` int32, 0 for padding, which attends to nothing.
+    prefix_ids: `[N, T]` int32, segment that each token's own one continues; 0 for none.
+  """
+  t, of_keys = segment_ids.shape[1], segment_ids[:, None, :]
+  seen = segment_ids[:, :, None] == of_keys
+  if prefix_ids is not None:
+    seen |= prefix_ids[:, :, None] == of_keys
+  unpadded = (segment_ids > 0)[:, :, None] & (of_keys > 0)
+  return seen & unpadded & jnp.tril(jnp.ones((t, t), bool))
 
 
 def length_mask(lengths: Array, slots: int) -> Array:

@@ -1,14 +1,14 @@
 """Fused attention for training: cuDNN on NVIDIA GPUs, splash on TPUs.
 
-Both take every mask that training uses, and refuse what they can't compute exactly. cuDNN knows
-nothing of segments, so the whole mask goes in as an additive bias; splash masks causally and by
-segment ids. `attention.attend` is what they are tested against.
+Both take packed rows, and refuse what they can't compute exactly. cuDNN knows nothing of segments,
+so the whole mask goes in as an additive bias; splash masks causally and by segment ids, and can't
+express shared prefixes. `attention.attend` is what they are tested against.
 """
 
 import contextlib
 import contextvars
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from lhrm_jax import parallel
-from lhrm_jax.policy import attention
+from lhrm_jax.policy import blockwise
 from lhrm_jax.policy.config import PolicyConfig
 
 _LANES = 128  # TPU kernels take whole multiples
@@ -27,15 +27,20 @@ _MAX_BLOCK = 512
 _target: contextvars.ContextVar[str] = contextvars.ContextVar("target", default="")
 
 
-def choose(config: PolicyConfig, tokens: int) -> str:
-  """The back end of attention for blocks of `tokens`: "xla", "cudnn" or "splash".
+def choose(config: PolicyConfig, tokens: int, prefixes: bool = False) -> str:
+  """The back end of attention over rows of `tokens`: "plain", "blockwise", "cudnn" or "splash".
 
-  "auto" takes the platform's fused kernel where it is exact and can be partitioned, else XLA.
-  Decoding one token at a time is always left to XLA.
+  "auto" takes the platform's fused kernel where it is exact and can be partitioned, else XLA, block
+  by block where there are several blocks.
+
+  Args:
+    config: config of the policy.
+    tokens: tokens of a row.
+    prefixes: whether tokens attend to shared prefixes, which splash can't express.
 
   Raises:
-    ValueError: the config names a back end that this platform lacks or that does not compute in its
-      dtype.
+    ValueError: the config names a back end that this platform lacks, that does not compute in its
+      dtype, or that can't express the mask.
   """
   platform, wanted = _platform(), config.attention
   if wanted == "auto":
@@ -43,7 +48,7 @@ def choose(config: PolicyConfig, tokens: int) -> str:
       wanted = "cudnn"
     elif platform == "tpu" and (jax.device_count() == 1 or _devices_in_force() > 0):
       # Several devices: only where the mesh to split it over is known. Its blocks are whole lanes.
-      wanted = "splash" if tokens >= _LANES else "xla"
+      wanted = "splash" if tokens >= _LANES and not prefixes else "xla"
     else:
       wanted = "xla"
   needs = {"cudnn": "gpu", "splash": "tpu"}.get(wanted, platform)
@@ -57,65 +62,51 @@ def choose(config: PolicyConfig, tokens: int) -> str:
       f"policy.attention='cudnn' with policy.dtype={config.dtype!r}: cuDNN's kernel computes in "
       "bfloat16 only. Choose that, or attention='xla'."
     )
-  return wanted if tokens > 1 else "xla"
+  if wanted == "splash" and prefixes:
+    raise ValueError("policy.attention='splash' takes no prefixes: see `policy.shares_prefixes`.")
+  if wanted == "xla" or tokens == 1:
+    # Through one or two blocks of the default size a loop is not faster.
+    return "plain" if tokens <= (config.attention_chunk or 2 * blockwise.BLOCK) else "blockwise"
+  return wanted
 
 
 def attend(
-  back_end: str,
-  queries: Array,
-  keys: Array,
-  values: Array,
-  segment_ids: Array,
-  cached: Sequence[tuple[Array, Array]] = (),
-  cached_lengths: Sequence[Array] = (),
+  back_end: str, queries: Array, keys: Array, values: Array, segment_ids: Array, prefix_ids: Array
 ) -> Array:
-  """What `attention.attend` computes, in a fused kernel.
+  """What `attention.attend` computes under `attention.segment_mask`, in a fused kernel.
 
   Args:
-    back_end: "cudnn" or "splash".
+    back_end: "cudnn" or "splash", which ignores the prefixes (see `choose`).
     queries: `[N, T, H, D]`.
-    keys: `[N, K, T, D]` of the queries' own tokens, seen causally within segments.
+    keys: `[N, K, T, D]`.
     values: like `keys`.
-    segment_ids: `[N, T]`, 0 for padding. With cached keys, 0 and 1 only.
-    cached: keys and values `[rows, K, S, D]` of blocks that every unpadded token sees.
-    cached_lengths: `[rows]` of each block: its slots that hold a token.
+    segment_ids: `[N, T]`, 0 for padding.
+    prefix_ids: `[N, T]`.
 
   Returns:
     `[N, T, H, D]`. Rows of padding hold finite numbers without meaning.
   """
-  n, t = segment_ids.shape
-  own = (segment_ids > 0).astype(jnp.int32) if cached else segment_ids
-  # Cached blocks stand before the tokens' own; their empty slots are padding.
-  key_parts, value_parts, id_parts = [], [], []
-  for (block_keys, block_values), lengths in zip(cached, cached_lengths, strict=True):
-    share = n // lengths.shape[0]
-    ids = attention.length_mask(lengths, block_keys.shape[2]).astype(jnp.int32)
-    key_parts.append(jnp.repeat(block_keys, share, axis=0))
-    value_parts.append(jnp.repeat(block_values, share, axis=0))
-    id_parts.append(jnp.repeat(ids, share, axis=0))
-  keys = jnp.concatenate([*key_parts, keys], axis=2)
-  values = jnp.concatenate([*value_parts, values], axis=2)
-  key_ids = jnp.concatenate([*id_parts, own], axis=1)
-  operands = (queries, keys, values, own, key_ids)
-  out = _cudnn(*operands) if back_end == "cudnn" else _on_each_device(_splash, *operands)
-  return out[:, :t]
+  t = segment_ids.shape[1]
+  if back_end == "cudnn":
+    return _cudnn(queries, keys, values, segment_ids, prefix_ids)[:, :t]
+  return _on_each_device(_splash, queries, keys, values, segment_ids)[:, :t]
 
 
 def _on_each_device(
-  run: Callable[..., Array], queries: Array, keys: Array, values: Array, ids: Array, key_ids: Array
+  run: Callable[..., Array], queries: Array, keys: Array, values: Array, ids: Array
 ) -> Array:
   """Runs a Pallas kernel on the rows and heads of each device: XLA cannot split one by itself."""
   mesh = jax.sharding.get_abstract_mesh()
   left = set(mesh.axis_names) - set(mesh.manual_axes)
   if not left:  # an axis of one device that is left to XLA is refused too
-    return run(queries, keys, values, ids, key_ids)
+    return run(queries, keys, values, ids)
   of_keys = parallel.spec_in_force(("batch", "kv_heads", None, None), keys.shape)
   rows, heads = of_keys[0], of_keys[1]  # whole groups of queries go with their keys
   of_queries, of_ids = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
   return jax.shard_map(
-    run, in_specs=(of_queries, of_keys, of_keys, of_ids, of_ids), out_specs=of_queries,
+    run, in_specs=(of_queries, of_keys, of_keys, of_ids), out_specs=of_queries,
     axis_names=left, check_vma=False,
-  )(queries, keys, values, ids, key_ids)  # fmt: skip
+  )(queries, keys, values, ids)  # fmt: skip
 
 
 def _devices_in_force() -> int:
@@ -141,44 +132,38 @@ def _platform() -> str:
 
 
 def _cudnn(
-  queries: Array, keys: Array, values: Array, ids: Array, key_ids: Array,
+  queries: Array, keys: Array, values: Array, ids: Array, prefixes: Array,
   implementation: str = "cudnn",
 ) -> Array:  # fmt: skip
   """cuDNN's flash attention under a mask in full, as a bias; causal blocks are skipped."""
-  t, s = ids.shape[1], key_ids.shape[1]
-  queries, ids = _pad(queries, 1, 2), _pad(ids, 1, 2)  # an odd length has no gradient there
-  keys, values = _pad(keys, 2, 2), _pad(values, 2, 2)
-  key_ids = _pad(key_ids, 1, 2)
-  place = jnp.arange(key_ids.shape[1]) - (s - t)
-  causal = place <= jnp.arange(ids.shape[1])[:, None]
+  queries, ids, prefixes = (_pad(x, 1, 2) for x in (queries, ids, prefixes))
+  keys, values = _pad(keys, 2, 2), _pad(values, 2, 2)  # an odd length has no gradient there
+  place, of_keys = jnp.arange(ids.shape[1]), ids[:, None, :]
+  mask = (ids[:, :, None] == of_keys) | (prefixes[:, :, None] == of_keys)
   # Padding sees all before it: cuDNN's gradient of a query that sees nothing is NaN.
-  mask = causal & ((ids[:, :, None] == key_ids[:, None, :]) | (ids == 0)[:, :, None])
+  mask = (place <= place[:, None]) & ((mask & (of_keys > 0)) | (ids == 0)[:, :, None])
   return jax.nn.dot_product_attention(
-    queries, keys.swapaxes(1, 2), values.swapaxes(1, 2), mask=mask[:, None],
-    is_causal=s == t, implementation=implementation,
+    queries, keys.swapaxes(1, 2), values.swapaxes(1, 2), mask=mask[:, None], is_causal=True,
+    implementation=implementation,
   )  # fmt: skip
 
 
-def _splash(
-  queries: Array, keys: Array, values: Array, ids: Array, key_ids: Array
-) -> Array:  # fmt: skip
+def _splash(queries: Array, keys: Array, values: Array, ids: Array) -> Array:
   """Splash attention, padded to whole blocks, one kernel per key head and row."""
   n, t, h, d = queries.shape
-  k, s = keys.shape[1], keys.shape[2]
+  k = keys.shape[1]
   queries = queries.transpose(0, 2, 1, 3).reshape(n, k, h // k, t, d) * d**-0.5
   queries = _pad(_pad(queries, 3, _LANES), 4, _LANES)
   keys, values = (_pad(_pad(x, 2, _LANES), 3, _LANES) for x in (keys, values))
-  ids, key_ids = _pad(ids, 1, _LANES), _pad(key_ids, 1, _LANES)
-  kernel = _splash_kernel(
-    h // k, ids.shape[1], key_ids.shape[1], s - t, interpret=_platform() != "tpu"
-  )
+  ids = _pad(ids, 1, _LANES)
+  kernel = _splash_kernel(h // k, ids.shape[1], interpret=_platform() != "tpu")
   splash = _splash_module()
 
-  def of_row(q: Array, ks: Array, vs: Array, q_ids: Array, kv_ids: Array) -> Array:
-    segments = splash.SegmentIds(q=q_ids, kv=kv_ids)
+  def of_row(q: Array, ks: Array, vs: Array, row_ids: Array) -> Array:
+    segments = splash.SegmentIds(q=row_ids, kv=row_ids)
     return jax.vmap(lambda *x: kernel(*x, segment_ids=segments))(q, ks, vs)
 
-  out = jax.vmap(of_row)(queries, keys, values, ids, key_ids)  # [N, K, H/K, T, D]
+  out = jax.vmap(of_row)(queries, keys, values, ids)  # [N, K, H/K, T, D]
   return out[..., :t, :d].reshape(n, h, t, d).transpose(0, 2, 1, 3)
 
 
@@ -188,18 +173,15 @@ def _splash_module():
   return splash_attention
 
 
-def _splash_kernel(heads: int, tokens: int, slots: int, offset: int, *, interpret: bool):
+def _splash_kernel(heads: int, tokens: int, *, interpret: bool):
   splash = _splash_module()
-  # Query t stands at slot `offset + t`.
-  mask = splash.CausalMask((tokens, slots), offset=offset)
-  q, kv = _block(tokens), _block(slots)
+  block = _block(tokens)
   sizes = splash.BlockSizes(
-    block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv,
-    block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv,
+    block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block,
+    block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
   )  # fmt: skip
-  return splash.make_splash_mqa_single_device(
-    splash.MultiHeadMask([mask] * heads), block_sizes=sizes, interpret=interpret
-  )
+  mask = splash.MultiHeadMask([splash.CausalMask((tokens, tokens))] * heads)
+  return splash.make_splash_mqa_single_device(mask, block_sizes=sizes, interpret=interpret)
 
 
 def _block(size: int) -> int:

@@ -1,6 +1,9 @@
 """Hidden states to log-probabilities, without an array of tokens times vocabulary."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,7 @@ from jax import Array
 from lhrm_jax.parallel import constrain
 from lhrm_jax.policy.config import PolicyConfig
 
+_CHUNKS = 4  # of a row's targets, at least: those that it has none of are skipped
 _NO_TOKEN = -1e30  # finite: zero probability times it is zero in the entropy, where -inf gives NaN
 
 
@@ -53,47 +57,145 @@ def _logits(config: PolicyConfig, table: Array, hidden: Array) -> Array:
 
 
 def token_logprobs(
-  config: PolicyConfig, params, hidden: Array, targets: Array, temperature: Array | float = 1.0
+  config: PolicyConfig,
+  params,
+  hidden: Array,
+  targets: Array,
+  temperature: Array | float = 1.0,
+  sources: Array | None = None,
+  count: Array | int | None = None,
 ) -> TokenLogprobs:
   """Scores `targets` under `softmax(logits / temperature)`.
 
-  Processes time in chunks of at most `config.logprob_chunk` tokens (at least one step of all rows)
-  and recomputes each chunk's logits in the backward pass: `[N, T, V]` exists neither forward nor
-  backward.
+  Processes targets in chunks of at most `config.logprob_chunk` (at least one of every row) and
+  recomputes each chunk's logits in the backward pass: `[N, M, V]` exists neither forward nor
+  backward. Chunks beyond `count` are not computed.
 
   Args:
     config: config of the policy.
     params: parameters of the policy.
-    hidden: `[N, T, d]`; position t predicts `targets[:, t]`.
-    targets: `[N, T]` int.
+    hidden: `[N, T, d]`.
+    targets: `[N, M]` int.
     temperature: above 0.
+    sources: `[N, M]` int32, place of the hidden state that predicts each target; `None` where the
+      t-th predicts the t-th.
+    count: leading targets of every row to score, at most; all by default.
 
   Returns:
-    `TokenLogprobs`, float32.
+    `TokenLogprobs` `[N, M]`, float32, 0 in chunks that are not computed.
   """
-  n, t, d = hidden.shape
-  steps = min(t, max(1, config.logprob_chunk // n))
-  chunks = -(-t // steps)
 
-  # Enters the loop as float32, so that its gradient is summed over the chunks in float32.
-  table = _table(config, params).astype(jnp.float32)
+  def score(table: Array, hidden: Array, targets: Array) -> tuple[Array, Array]:
+    logprobs = jax.nn.log_softmax(_logits(config, table, hidden) / temperature, axis=-1)
+    chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+    return chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
 
-  @jax.checkpoint
-  def score(hidden_chunk: Array, target_chunk: Array) -> TokenLogprobs:
-    logits = _logits(config, table, hidden_chunk) / temperature
-    logprobs = jax.nn.log_softmax(logits, axis=-1)
-    chosen = jnp.take_along_axis(logprobs, target_chunk[..., None], axis=-1)[..., 0]
-    return TokenLogprobs(chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1))
+  return TokenLogprobs(*_by_chunk(config, params, score, hidden, sources, targets, count))
 
+
+def map_logits(
+  config: PolicyConfig,
+  params,
+  fn: Callable[[Array], Array],
+  hidden: Array,
+  sources: Array,
+  count: Array | int | None = None,
+) -> Array:
+  """Computes `fn` of the logits at some places, chunk by chunk as `token_logprobs` does.
+
+  Args:
+    config: config of the policy.
+    params: parameters of the policy.
+    fn: maps logits `[N, C, V]` to `[N, C, ...]`.
+    hidden: `[N, T, d]`.
+    sources: `[N, M]` int32, places of the hidden states.
+    count: see `token_logprobs`.
+
+  Returns:
+    `[N, M, ...]`, 0 in chunks that are not computed.
+  """
+
+  def of_chunk(table: Array, hidden: Array, _: Array) -> Array:
+    return fn(_logits(config, table, hidden))
+
+  return _by_chunk(config, params, of_chunk, hidden, sources, sources, count)
+
+
+def _by_chunk(
+  config: PolicyConfig, params, fn: Callable[[Array, Array, Array], Any], hidden: Array,
+  sources: Array | None, inputs: Array, count: Array | int | None,
+) -> Any:  # fmt: skip
+  """`fn(table, hidden [N, C, d], inputs [N, C])` over chunks of `inputs [N, M]`, joined again."""
+  n, m = inputs.shape
+  size = max(1, min(config.logprob_chunk // n, -(-m // _CHUNKS)))
+  chunks = -(-m // size)
+  if sources is None:
+    sources = jnp.broadcast_to(jnp.arange(m, dtype=jnp.int32), (n, m))
+  pad = ((0, 0), (0, chunks * size - m))
+  inputs, sources = jnp.pad(inputs, pad), jnp.pad(sources, pad)
+  used = jnp.minimum(chunks, -(-jnp.asarray(chunks * size if count is None else count) // size))
+
+  # In float32, also what sums the gradient of the table over the chunks.
   with jax.named_scope("head"):
-    if chunks == 1:
-      return score(hidden, targets)
-    padding = chunks * steps - t
-    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
-    targets = jnp.pad(targets, ((0, 0), (0, padding)))
-    by_chunk = (
-      hidden.reshape(n, chunks, steps, d).swapaxes(0, 1),
-      targets.reshape(n, chunks, steps).swapaxes(0, 1),
+    table = _table(config, params).astype(jnp.float32)
+    chunked = (x.reshape(n, chunks, size).swapaxes(0, 1) for x in (sources, inputs))
+    out = _loop(fn, table, hidden, *chunked, used)
+    return jax.tree.map(lambda x: x[:, :m], out)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+def _loop(
+  fn: Callable, table: Array, hidden: Array, sources: Array, inputs: Array, used: Array
+) -> Any:
+  """`fn` over the first `used` of the chunks `[chunks, N, C]`, concatenated on axis 1.
+
+  Differentiated chunk by chunk in a second loop, which stops as early: nothing is kept in between.
+  """
+  chunks, n, size = inputs.shape
+  shapes = jax.eval_shape(fn, table, hidden[:, :1].repeat(size, 1), inputs[0])
+
+  def put(i: Array, out: Any) -> Any:
+    new = fn(table, _taken(hidden, sources[i]), inputs[i])
+    return jax.tree.map(
+      lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * size, axis=1), out, new
     )
-    scored = jax.lax.map(lambda chunk: score(*chunk), by_chunk)  # [chunks, N, steps]
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(n, -1)[:, :t], scored)
+
+  start = jax.tree.map(
+    lambda s: _rows(jnp.zeros((n, chunks * size, *s.shape[2:]), s.dtype)), shapes
+  )
+  return jax.lax.fori_loop(0, used, put, start)
+
+
+def _forward(fn: Callable, *args: Array) -> tuple[Any, tuple[Array, ...]]:
+  return _loop(fn, *args), args
+
+
+def _backward(fn: Callable, saved: tuple[Array, ...], ahead: Any) -> tuple[Array | None, ...]:
+  table, hidden, sources, inputs, used = saved
+  size = inputs.shape[2]
+
+  def add(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+    of_chunk = jax.tree.map(
+      lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, axis=1), ahead
+    )
+    _, pull = jax.vjp(lambda t, h: fn(t, h, inputs[i]), table, _taken(hidden, sources[i]))
+    of_table, of_taken = pull(of_chunk)
+    put = jax.vmap(lambda whole, at, more: whole.at[at].add(more.astype(whole.dtype)))
+    return sums[0] + of_table, put(sums[1], sources[i], of_taken)
+
+  zeros = jnp.zeros(hidden.shape, jnp.float32)
+  start = (constrain(jnp.zeros_like(table), ("vocab", None)), _rows(zeros))
+  of_table, of_hidden = jax.lax.fori_loop(0, used, add, start)
+  return of_table, of_hidden.astype(hidden.dtype), None, None, None
+
+
+_loop.defvjp(_forward, _backward)
+
+
+def _taken(hidden: Array, places: Array) -> Array:
+  """Hidden states `[N, C, d]` at `places [N, C]` of each row."""
+  return _rows(jnp.take_along_axis(hidden, places[..., None], axis=1))
+
+
+def _rows(x: Array) -> Array:
+  return constrain(x, ("batch",) + (None,) * (x.ndim - 1))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lhrm_jax.parallel import constrain
-from lhrm_jax.policy import attention, flash, rope
+from lhrm_jax.policy import attention, blockwise, flash, rope
 from lhrm_jax.policy.cache import KVCache, LayerCache, PerLayer
 from lhrm_jax.policy.config import PolicyConfig
 
@@ -71,7 +71,7 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
-  """Grouped-query attention. Fused back ends take segment ids and lengths in place of masks."""
+  """Grouped-query attention. Back ends other than "plain" take segment and prefix ids as mask."""
 
   config: PolicyConfig
   back_end: str
@@ -94,18 +94,18 @@ class Attention(nn.Module):
     queries, keys = rope.rotate(queries, cos, sin), rope.rotate(keys, cos, sin)
     keys, values = keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)  # [N, K, T, D]
 
-    before = [(layer.keys_by_slot(), layer.values) for layer in cached]
     with jax.named_scope("attend"):
-      if self.back_end == "xla":
+      if self.back_end == "plain":
+        before = [(layer.keys_by_slot(), layer.values) for layer in cached]
         seen = zip(before, cached_masks, strict=True)
         blocks = [attention.Block(*keys_values, *masks) for keys_values, masks in seen]
         blocks.append(attention.Block(keys, values, mask))
-        if x.shape[1] == 1:
-          out = attention.attend_token(queries, blocks)
-        else:
-          out = attention.attend(queries, blocks, c.attention_chunk)
+        attend = attention.attend_token if x.shape[1] == 1 else attention.attend
+        out = attend(queries, blocks)
+      elif self.back_end == "blockwise":
+        out = blockwise.attend(queries, keys, values, *mask, c.attention_chunk or blockwise.BLOCK)
       else:
-        out = flash.attend(self.back_end, queries, keys, values, mask, before, cached_masks)
+        out = flash.attend(self.back_end, queries, keys, values, *mask)
     out = Projection(
       (h, w, d), ("heads", "head_dim", "embed"),
       fan_in=2, scale=0.5 / c.num_layers, name="o",
@@ -155,8 +155,9 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens: Array, positions: Array, segment_ids: Array, context: Sequence[KVCache]
-  ) -> tuple[Array, KVCache]:
+    self, tokens: Array, positions: Array, segment_ids: Array, context: Sequence[KVCache],
+    prefix_ids: Array | None = None,
+  ) -> tuple[Array, KVCache]:  # fmt: skip
     c = self.config
     # Rows of unit length: much smaller ones are swamped by the output of the first blocks, and a
     # small policy then learns nothing for hundreds of steps.
@@ -171,13 +172,15 @@ class Decoder(nn.Module):
     x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ("row_groups", None, "embed"))
     x = constrain(x, ACTIVATIONS)
     cos, sin = rope.angles(c, positions)
-    back_end = flash.choose(c, tokens.shape[1])
-    if back_end == "xla":
-      mask = attention.causal_mask(segment_ids)[:, None]  # [N, 1, T, T]: own block, not shared
+    # Caches are for decoding, one token at a time.
+    back_end = "plain" if context else flash.choose(c, tokens.shape[1], prefix_ids is not None)
+    cached_masks = []
+    if back_end == "plain":
+      mask = attention.segment_mask(segment_ids, prefix_ids)[:, None]  # [N, 1, T, T]
       seen = (segment_ids > 0)[:, None, :, None]  # [N, 1, T, 1]
       cached_masks = [(_context_mask(cache, seen), cache.readers) for cache in context]
     else:
-      mask, cached_masks = segment_ids, [cache.lengths for cache in context]
+      mask = (segment_ids, jnp.zeros_like(segment_ids) if prefix_ids is None else prefix_ids)
     x, keys, values = self._blocks(back_end, x, context, cos, sin, mask, cached_masks)
     x = RMSNorm(c.rms_norm_eps, "embed", name="final_norm")(x)
     lengths = jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
