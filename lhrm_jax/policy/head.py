@@ -143,7 +143,7 @@ def _by_chunk(
     return jax.tree.map(lambda x: x[:, :m], out)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loop(
   fn: Callable, table: Array, hidden: Array, sources: Array, inputs: Array, used: Array
 ) -> Any:
