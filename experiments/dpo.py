@@ -30,12 +30,14 @@ def train(
 
   # ---- Policy and optimiser
   optimizer, schedule, state = offline_stage.begin(run, stage, reference)
-  update = make_dpo_step(run.policy_config, run.config.dpo, optimizer, schedule, run.mesh)
+  update = make_dpo_step(
+    run.policy_config, run.config.dpo, optimizer, schedule, run.mesh, preferred.rows.at_a_time
+  )
 
   # ---- Loop: pairs -> update -> metrics, checkpoint
-  batches = functools.partial(offline.pair_batches, run, preferred)
+  batch_of = functools.partial(offline.pair_batch, run, preferred)
   shown = ("loss", "rewards/accuracies")
-  return offline_stage.run_steps(run, stage, report, state, update, preferred, batches, shown)
+  return offline_stage.run_steps(run, stage, report, state, update, preferred, batch_of, shown)
 
 
 job = functools.partial(offline_stage.job, setup.DPO, train)

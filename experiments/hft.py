@@ -4,14 +4,15 @@ python -m experiments.hft --config experiments/configs/arithmetic.py --workdir r
 """
 
 import sys
+import time
 
 import optax
 from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.runs import command_line, early_stop, setup
+from lhrm_jax.runs import command_line, early_stop, instruments, setup
 from lhrm_jax.runs.config import Config
-from lhrm_jax.runs.demonstrations import demonstration_batches
+from lhrm_jax.runs.demonstrations import demonstration_batch, row_shape
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.progress import ProgressBar
 from lhrm_jax.runs.reporting import Reporting
@@ -37,7 +38,8 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
   )
   early_stop.check(evaluator, c.until)
   state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
-  update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh)
+  rows = row_shape(run.config, run.mesh)
+  update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh, rows.at_a_time)
   if parallel.is_writer():
     if stage.start < c.steps <= c.warmup_steps and not stage.finished:
       print(early_stop.warm_up_warning(c.steps, c.warmup_steps), file=sys.stderr, flush=True)
@@ -45,17 +47,22 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
 
   # ---- Loop: demonstrations -> update -> metrics, checkpoint
   may_stop, shown, done = bool(c.until.think or c.until.no_think), {}, stage.start
+  clock, began, since = instruments.Stopwatch(), time.perf_counter(), done
   with stage.profiler as profiler, ProgressBar("HFT", c.steps, at_most=may_stop) as bar:
-    batches, long = demonstration_batches(run, done)
+    batch, long = demonstration_batch(run, done)
     while done < c.steps and not stage.finished:
       profiler.step(done + 1)
-      used, used_long, (state, metrics) = batches, long, update(state, batches)
-      done += 1
-      batches, long = demonstration_batches(run, done)  # the next step's, while the devices work
-      stage.guard.check(done, metrics, state.params, used)
+      with clock.time("update"):
+        used, used_long, (state, metrics) = batch, long, update(state, batch)
+        done += 1
+        with clock.time("data"):  # the next step's, while the devices work
+          batch, long = demonstration_batch(run, done)
+        stage.guard.check(done, metrics, state.params, used)
       if done % _LOG_EVERY == 0 or done == c.steps:
         scalars = {name: float(value) for name, value in metrics.items()}
         scalars["data/long_demonstrations"] = used_long
+        scalars |= clock.means(done - since, time.perf_counter() - began)
+        began, since = time.perf_counter(), done
         writer.scalars(setup.HFT, done, scalars)
         shown["loss"] = scalars["loss"]
       finished, accuracy = done == c.steps, {}

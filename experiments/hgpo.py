@@ -53,7 +53,7 @@ def train(
   reference = stage.reference(start)
   stage.save_start(state)
   update = make_hgpo_step(run.policy_config, c, opening, optimizer, schedule, mesh)
-  score = make_score(run.policy_config, opening, c.temperature, c.length_buckets, mesh)
+  score = make_score(run.policy_config, opening, c.temperature, c)
 
   # ---- What is watched
   logged = read_metrics(stage.workdir, setup.HGPO)
@@ -77,21 +77,20 @@ def train(
       profiler.step(done)
       drawn, params = source.draw(step), run.sampling_params(state.params)
       pending = source.start(params, drawn, step)
-      sampled = parallel.global_batch(mesh, pending.scored.rollouts, c.prompts_per_step)
+      sampled = parallel.gather_rows(mesh, pending.scored.rollouts, c.prompts_per_step)
       with clock.time("logprob"):  # hides the scoring of the last chunk
         # On the only update from these rollouts, the policy that learns is the one that sampled.
         policies = (reference, state.params) if c.updates > 1 else (reference,)
-        ref, *old = jax.block_until_ready([score(policy_, sampled) for policy_ in policies])
+        ref, *old = [score(policy_, sampled) for policy_ in policies]
       scored, refilled = source.finish(pending, params, drawn, step)
       if refilled.get("refill/queries"):
-        sampled = scored.placed_rollouts(mesh)
         with clock.time("logprob"):
-          ref, *old = jax.block_until_ready([score(policy_, sampled) for policy_ in policies])
+          ref, *old = [score(policy_, scored.rollouts) for policy_ in policies]
       del params
 
       with clock.time("update"):
-        batch = HGPOBatch(sampled, scored.placed_advantages(mesh), ref, *old)
-        parts = mini_batches(batch, c.updates_per_rollout, mesh) if c.updates > 1 else (batch,)
+        batch = HGPOBatch(scored.rollouts, scored.advantages, ref, *old)
+        parts = mini_batches(batch, c.updates_per_rollout)
         check = functools.partial(stage.guard.check, done)
         state, metrics = run_updates(update, state, parts * c.epochs, check)
 

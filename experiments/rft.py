@@ -30,11 +30,13 @@ def train(
 
   # ---- Policy and optimiser
   optimizer, schedule, state = offline_stage.begin(run, stage, start)
-  update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh)
+  update = make_hft_step(
+    run.policy_config, optimizer, schedule, run.mesh, best.rows.at_a_time
+  )
 
   # ---- Loop: responses -> update -> metrics, checkpoint
-  batches = functools.partial(offline.response_batches, run, best)
-  return offline_stage.run_steps(run, stage, report, state, update, best, batches)
+  batch_of = functools.partial(offline.response_batch, run, best)
+  return offline_stage.run_steps(run, stage, report, state, update, best, batch_of)
 
 
 job = functools.partial(offline_stage.job, setup.RFT, train)

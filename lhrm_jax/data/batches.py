@@ -29,6 +29,11 @@ class TokenBatch:
   segment_ids: np.ndarray
   weights: np.ndarray
 
+  @property
+  def filled(self) -> np.ndarray:
+    """`[N]` bool, rows that hold a token."""
+    return (self.segment_ids > 0).any(axis=1)
+
 
 def encode_prompts(
   tokenizer: Tokenizer, rows: Sequence[PromptRow], first_id: int, length: int,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from lhrm_jax.data.batches import Encoded, TokenBatch, empty_batch, put
@@ -36,10 +35,44 @@ def first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
   return bins
 
 
+def first_fit_decreasing(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+  """`first_fit` of the items from the largest to the smallest, equal ones in order."""
+  order = np.argsort(-np.asarray(sizes, np.int64), kind="stable").tolist()
+  return [[order[i] for i in bin_] for bin_ in first_fit([sizes[i] for i in order], capacity)]
+
+
+def most_rows(items: int, longest: int, length: int) -> int:
+  """Rows of `length` that first fit needs for so many items of up to `longest`, at most.
+
+  Of all bins of first fit, one at most is half empty.
+  """
+  return min(items, 2 * items * longest // length + 1)
+
+
+def in_lanes(rows: int, lanes: int, least: int = 0) -> tuple[np.ndarray, int]:
+  """Places of packed rows in a batch that is computed some rows at a time.
+
+  Consecutive rows go to different lanes, so that devices, each with some of the lanes, get equally
+  many, and the blocks that are all empty come last (`training.update.accumulate_rows`).
+
+  Args:
+    rows: number of packed rows.
+    lanes: rows that are computed at a time, over all devices.
+    least: rows of the batch, empty ones included, at least.
+
+  Returns:
+    `[rows]` places, and the number of rows of the batch, a multiple of `lanes`.
+  """
+  blocks = -(-max(rows, least, 1) // lanes)
+  row = np.arange(rows)
+  return row % lanes * blocks + row // lanes, blocks * lanes
+
+
 def pack(
-  sequences: Sequence[Encoded], length: int, *, pad_id: int = 0, rows: int | None = None
-) -> TokenBatch:
-  """Packs sequences into rows of `length` by first fit.
+  sequences: Sequence[Encoded], length: int, *, pad_id: int = 0, lanes: int = 1,
+  least: int = 0,
+) -> TokenBatch:  # fmt: skip
+  """Packs sequences into rows of `length`, the longest first.
 
   Every sequence lies whole in one row with a segment id of its own, and its positions count from 0,
   so that the policy computes for it what it would compute for it alone.
@@ -48,14 +81,14 @@ def pack(
     sequences: in the order of the data.
     length: tokens in a row.
     pad_id: fills the rest of a row.
-    rows: number of rows, of which the last may be empty, so that steps share one compiled program;
-      `None` takes as many as needed.
+    lanes: see `in_lanes`.
+    least: likewise: with `most_rows` of a step, all steps share one compiled program.
 
   Returns:
-    Arrays `[rows, length]`; segment ids count from 1 within a row.
+    Arrays `[N, length]`; segment ids count from 1 within a row.
 
   Raises:
-    ValueError: a sequence is longer than a row, or `rows` are too few.
+    ValueError: a sequence is longer than a row.
   """
   for i, sequence in enumerate(sequences):
     if sequence.slots > length:
@@ -63,35 +96,12 @@ def pack(
         f"Sequence {i} takes {sequence.slots} places, more than a row's {length}: leave it out or "
         "raise the length. Cutting it would train a response without its end."
       )
-  bins = first_fit([sequence.slots for sequence in sequences], length)
-  if rows is not None and len(bins) > rows:
-    raise ValueError(
-      f"{len(sequences)} sequences need {len(bins)} rows of {length}, more than rows={rows}: allow "
-      "more rows, or take fewer sequences a step."
-    )
-  batch = empty_batch(len(bins) if rows is None else rows, length, pad_id)
-  for row, members in enumerate(bins):
+  bins = first_fit_decreasing([sequence.slots for sequence in sequences], length)
+  places, rows = in_lanes(len(bins), lanes, least)
+  batch = empty_batch(rows, length, pad_id)
+  for row, members in zip(places.tolist(), bins, strict=True):
     start = 0
     for segment, member in enumerate(members, start=1):
       put(batch, row, start, segment, sequences[member])
       start += sequences[member].slots
   return batch
-
-
-def pack_micro_batches(
-  sequences: Sequence[Encoded], length: int, rows: int, *, pad_id: int = 0
-) -> tuple[TokenBatch, ...]:
-  """Packs the sequences of one step into micro-batches of `[rows, length]`.
-
-  The last is filled up with empty rows. Steps differ only in the number of micro-batches, so few
-  programs are compiled.
-  """
-  packed = pack(sequences, length, pad_id=pad_id)
-  missing = -len(packed.tokens) % rows
-  filled = jax.tree.map(
-    lambda *parts: np.concatenate(parts), packed, empty_batch(missing, length, pad_id)
-  )
-  return tuple(
-    jax.tree.map(lambda x, start=start: x[start : start + rows], filled)
-    for start in range(0, len(filled.tokens), rows)
-  )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lhrm_jax.data.batches import Encoded, TokenBatch, empty_batch, put
-from lhrm_jax.data.packing import first_fit
+from lhrm_jax.data.packing import first_fit_decreasing, in_lanes
 
 
 @jax.tree_util.register_dataclass
@@ -16,33 +16,38 @@ class PairBatch:
   """Rows of packed pairs; the `k`-th pair of a row, from 0, has segments `2k + 1` and `2k + 2`.
 
   Attributes:
-    sequences: `[R, T]`, weights 1 on responses.
-    ref_logprobs: `[R, K, 2]` float32 of whole responses under the reference policy.
-    mask: `[R, K]` bool, where a row has so many pairs.
+    sequences: `[N, T]`, weights 1 on responses.
+    ref_logprobs: `[N, K, 2]` float32 of whole responses under the reference policy.
+    mask: `[N, K]` bool, where a row has so many pairs.
   """
 
   sequences: TokenBatch
   ref_logprobs: np.ndarray
   mask: np.ndarray
 
+  @property
+  def filled(self) -> np.ndarray:
+    """`[N]` bool, rows that hold a pair."""
+    return self.mask.any(axis=1)
+
 
 def pack_pairs(
   pairs: Sequence[tuple[Encoded, Encoded]], ref_logprobs: np.ndarray | None, length: int,
-  rows: int, most: int, *, pad_id: int = 0,
-) -> tuple[tuple[PairBatch, ...], np.ndarray]:  # fmt: skip
-  """Packs pairs into micro-batches of `[rows, length]` by first fit; the last is filled up.
+  most: int, *, pad_id: int = 0, lanes: int = 1, least: int = 0,
+) -> tuple[PairBatch, np.ndarray]:  # fmt: skip
+  """Packs pairs into rows of `length`, the longest first.
 
   Args:
     pairs: chosen and rejected.
     ref_logprobs: `[P, 2]`; 0 where they are not known yet.
     length: tokens in a row.
-    rows: of a micro-batch.
     most: `K`, the most pairs that fit into a row: `length` over the slots of the shortest.
     pad_id: fills the rest of a row.
+    lanes: see `packing.in_lanes`.
+    least: likewise.
 
   Returns:
-    The micro-batches, and `[P, 2]` row and place in it of each pair, rows counted on over all
-    micro-batches.
+    The rows, and `[P, 2]` row and place in it of each pair.
 
   Raises:
     ValueError: a pair is longer than a row.
@@ -50,12 +55,12 @@ def pack_pairs(
   sizes = [chosen.slots + rejected.slots for chosen, rejected in pairs]
   if max(sizes) > length:
     raise ValueError(f"A pair takes {max(sizes)} places, more than a row's {length}.")
-  bins = first_fit(sizes, length)
-  total = -(-len(bins) // rows) * rows
-  sequences = empty_batch(total, length, pad_id)
-  ref, mask = np.zeros((total, most, 2), np.float32), np.zeros((total, most), bool)
+  bins = first_fit_decreasing(sizes, length)
+  places, rows = in_lanes(len(bins), lanes, least)
+  sequences = empty_batch(rows, length, pad_id)
+  ref, mask = np.zeros((rows, most, 2), np.float32), np.zeros((rows, most), bool)
   place = np.empty((len(pairs), 2), np.int64)
-  for row, members in enumerate(bins):
+  for row, members in zip(places.tolist(), bins, strict=True):
     start = 0
     for k, member in enumerate(members):
       for side, sequence in enumerate(pairs[member]):
@@ -65,6 +70,4 @@ def pack_pairs(
       mask[row, k] = True
       if ref_logprobs is not None:
         ref[row, k] = ref_logprobs[member]
-  whole = PairBatch(sequences, ref, mask)
-  cut = (jax.tree.map(lambda x, at=at: x[at : at + rows], whole) for at in range(0, total, rows))
-  return tuple(cut), place
+  return PairBatch(sequences, ref, mask), place

@@ -92,7 +92,7 @@ class ObjectivePrompts:
   Attributes:
     mode_logprobs: `[B, 3]` float32 of the policy that learns; the gradient flows through these.
     ref_mode_logprobs: `[B, 3]` float32 of the reference policy.
-    mask: `[B, R, T]` bool, tokens of each prompt's responses.
+    mask: `[B, R, T]` bool, tokens of each prompt's responses; none where a place holds no prompt.
     forced: share of the responses whose modes were forced; static.
     per_sequence: as of `ObjectiveRows`.
   """

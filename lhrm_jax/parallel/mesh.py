@@ -101,6 +101,19 @@ def param_shardings(mesh: Mesh, logical_axes: Any) -> Any:
   )
 
 
+def mesh_of(tree: Any) -> Mesh:
+  """The mesh of the arrays in `tree`; of one device where they have none."""
+  sharding = jax.tree.leaves(tree)[0].sharding
+  if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+    return sharding.mesh
+  return make_mesh(1, 1, 1, sorted(sharding.device_set, key=lambda d: d.id)[:1])
+
+
+def parts_of(mesh: Mesh) -> int:
+  """Number of parts that a mesh splits a batch into."""
+  return math.prod(mesh.shape[axis] for axis in LOGICAL_RULES["batch"])
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Sharding of arrays whose leading axis is the batch."""
   return NamedSharding(mesh, partition_spec(("batch",)))

@@ -4,7 +4,6 @@ Every worker runs the same command. JAX's own runtime joins them; each process t
 the devices and, of every batch, the rows that lie on them.
 """
 
-import math
 import os
 import pickle
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lhrm_jax.parallel.mesh import LOGICAL_RULES, batch_sharding, replicated
+from lhrm_jax.parallel.mesh import batch_sharding, parts_of, replicated
 
 COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 # Where each number is read from, in this order.
@@ -115,7 +114,7 @@ def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
     ValueError: the rows do not divide over the batch's mesh axes.
   """
   sharding = batch_sharding(mesh)
-  parts = math.prod(mesh.shape[axis] for axis in LOGICAL_RULES["batch"])
+  parts = parts_of(mesh)
   if rows % parts:
     raise ValueError(
       f"{rows} rows do not divide over the {parts} parts that mesh axes data and fsdp cut a batch "
@@ -180,7 +179,7 @@ def shard_rows(mesh: Mesh, batch: Any) -> Any:
     batch: tree of arrays on the host `[rows, ...]`. Where the rows do not divide over the mesh,
       rows of zeros follow, which must mean padding.
   """
-  parts = math.prod(mesh.shape[axis] for axis in LOGICAL_RULES["batch"])
+  parts = parts_of(mesh)
 
   def place(x: Any) -> jax.Array:
     rows = -(-len(x) // parts) * parts
@@ -188,6 +187,13 @@ def shard_rows(mesh: Mesh, batch: Any) -> Any:
     return global_batch(mesh, x[local_rows(mesh, rows)], rows)
 
   return jax.tree.map(place, batch)
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+  """Arrays that every process holds whole as global arrays, whole on every device."""
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x)), tree
+  )
 
 
 def gather_objects(mine: Any) -> list[Any]:

@@ -119,7 +119,9 @@ class PolicySettings:
   )
   logprob_chunk: int = knob(4096, whole(1), "Tokens whose logits exist at one time.")
   attention_chunk: int = knob(
-    0, whole(0), "Queries of a row whose scores exist at one time, where no fused kernel runs; 0 takes 64."
+    0,
+    whole(0),
+    "Queries of a row whose scores exist at one time, where no fused kernel runs; 0 takes 64.",
   )
 
 

@@ -51,6 +51,17 @@ class Stopwatch:
     return spans
 
 
+  def means(self, steps: int, seconds: float) -> dict[str, float]:
+    """Returns seconds per step since the last call, of each block and of the whole step.
+
+    Args:
+      steps: number of steps.
+      seconds: time that they took.
+    """
+    parts = seconds_by_name(self.take())
+    return {f"time/{name}": total / steps for name, total in {**parts, "step": seconds}.items()}
+
+
 def seconds_by_name(spans: list[Span]) -> dict[str, float]:
   """Returns the summed seconds of each name."""
   seconds: dict[str, float] = collections.defaultdict(float)

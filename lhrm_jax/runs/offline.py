@@ -11,7 +11,7 @@ import numpy as np
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.batches import Encoded
-from lhrm_jax.data.packing import pack_micro_batches
+from lhrm_jax.data.packing import most_rows, pack
 from lhrm_jax.data.pairs import PairBatch, pack_pairs
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.planning.flops import sequence_flops
@@ -23,7 +23,8 @@ from lhrm_jax.runs.config import Config
 from lhrm_jax.runs.setup import Setup
 from lhrm_jax.text import tags
 from lhrm_jax.training.dpo import make_pair_logprobs
-from lhrm_jax.training.offline import drawn
+from lhrm_jax.training.offline import OfflineConfig, drawn
+from lhrm_jax.training.packed import RowShape
 
 
 def check(config: Config, workdir: str, stage: str) -> None:
@@ -43,10 +44,10 @@ def check(config: Config, workdir: str, stage: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batches:
-  """The micro-batches of a step, over the mesh, and the FLOPs of the update by them."""
+class Batch:
+  """The rows of a step, over the mesh, and the FLOPs of the update by them."""
 
-  parts: tuple[Any, ...]
+  rows: Any
   flops: float
 
 
@@ -56,7 +57,8 @@ class Preferences:
 
   Attributes:
     pairs: all of them.
-    length: tokens of a row that they are packed into.
+    rows: shape of the rows that they are packed into.
+    longest: slots of the longest.
     most: pairs that fit into a row at most.
     ref_logprobs: `[P, 2]` of whole responses under the policy that training starts from.
     spent: what their rollouts and their log-probabilities cost.
@@ -65,7 +67,8 @@ class Preferences:
   """
 
   pairs: Sequence[Pair]
-  length: int
+  rows: RowShape
+  longest: int
   most: int
   ref_logprobs: np.ndarray
   spent: Budget
@@ -92,7 +95,7 @@ def preferences(run: Setup, reference: policy.Params) -> Preferences:
   sequences = [x for pair in pairs for x in (pair.chosen, pair.rejected)]
   _check_positions(run, sequences)
   slots = [pair.slots for pair in pairs]
-  length = _row_length(c.packed_length, slots, "dpo")
+  rows = _row_shape(c, slots, run, "dpo")
   facts = {
     "pairs/total": len(pairs),
     "pairs/query_frac": len(pairs) / queries,
@@ -100,35 +103,39 @@ def preferences(run: Setup, reference: policy.Params) -> Preferences:
   }
   unknown = np.zeros((len(pairs), 2), np.float32)
   spent.flops += _flops(run, sequences)
-  epochs = c.pairs_per_step / len(pairs)
-  found = Preferences(pairs, length, length // min(slots), unknown, spent, facts, epochs)
+  found = Preferences(
+    pairs, rows, max(slots), rows.length // min(slots), unknown, spent, facts,
+    c.pairs_per_step / len(pairs),
+  )  # fmt: skip
   return dataclasses.replace(found, ref_logprobs=_reference_logprobs(run, found, reference))
 
 
 def _reference_logprobs(run: Setup, found: Preferences, reference: policy.Params) -> np.ndarray:
-  score = make_pair_logprobs(run.policy_config, run.mesh)
-  batches, place = _packed(run, found, np.arange(len(found.pairs)))
-  scored = [jax.device_get(score(reference, parallel.shard_rows(run.mesh, x))) for x in batches]
-  rows = np.concatenate([x[: run.config.dpo.micro_batch_rows] for x in scored])
-  return rows[place[:, 0], place[:, 1]]
+  """Of all pairs, as many at a time as a step takes, in one program."""
+  score = make_pair_logprobs(run.policy_config, run.mesh, found.rows.at_a_time)
+  scored, count = [], run.config.dpo.pairs_per_step
+  for first in range(0, len(found.pairs), count):
+    at = np.arange(first, min(first + count, len(found.pairs)))
+    batch, place = _packed(run, found, at)
+    of_rows = jax.device_get(score(reference, parallel.shard_rows(run.mesh, batch)))
+    scored.append(of_rows[place[:, 0], place[:, 1]])
+  return np.concatenate(scored)
 
 
-def pair_batches(run: Setup, found: Preferences, step: int) -> Batches:
-  """The micro-batches of one DPO step: a function of the seed and the step alone."""
+def pair_batch(run: Setup, found: Preferences, step: int) -> Batch:
+  """The rows of one DPO step: a function of the seed and the step alone."""
   at = drawn(run.config.seed, step, run.config.dpo.pairs_per_step, len(found.pairs))
   sequences = [x for i in at for x in (found.pairs[i].chosen, found.pairs[i].rejected)]
-  return Batches(
-    parallel.shard_rows(run.mesh, _packed(run, found, at)[0]), 3 * _flops(run, sequences)
-  )
+  rows = parallel.shard_rows(run.mesh, _packed(run, found, at)[0])
+  return Batch(rows, 3 * _flops(run, sequences))
 
 
-def _packed(
-  run: Setup, found: Preferences, at: np.ndarray
-) -> tuple[tuple[PairBatch, ...], np.ndarray]:
+def _packed(run: Setup, found: Preferences, at: np.ndarray) -> tuple[PairBatch, np.ndarray]:
   pairs = [(found.pairs[i].chosen, found.pairs[i].rejected) for i in at]
+  length = found.rows.length
   return pack_pairs(
-    pairs, found.ref_logprobs[at], found.length, run.config.dpo.micro_batch_rows, found.most,
-    pad_id=run.tokenizer.pad_id,
+    pairs, found.ref_logprobs[at], length, found.most, pad_id=run.tokenizer.pad_id,
+    lanes=found.rows.lanes, least=most_rows(run.config.dpo.pairs_per_step, found.longest, length),
   )  # fmt: skip
 
 
@@ -138,14 +145,16 @@ class BestResponses:
 
   Attributes:
     pools: responses that a step draws from in equal parts; one, or one per mode.
-    length: tokens of a row that they are packed into.
+    rows: shape of the rows that they are packed into.
+    longest: slots of the longest.
     spent: what their rollouts cost.
     facts: metrics of the data.
     epochs_per_step: passes over the data that a step makes.
   """
 
   pools: Sequence[Sequence[Encoded]]
-  length: int
+  rows: RowShape
+  longest: int
   spent: Budget
   facts: dict[str, float]
   epochs_per_step: float
@@ -183,20 +192,24 @@ def best_responses(run: Setup, start: policy.Params) -> BestResponses:
     "responses/duplicate_frac": 1 - len(kept) / len(found),
     "responses/think_frac": len(by_mode[tags.THINK]) / len(kept),
   }
-  length = _row_length(c.packed_length, [encoded.slots for encoded in sequences], "rft")
-  return BestResponses(pools, length, spent, facts, c.responses_per_step / len(kept))
+  slots = [encoded.slots for encoded in sequences]
+  rows = _row_shape(c, slots, run, "rft")
+  epochs = c.responses_per_step / len(kept)
+  return BestResponses(pools, rows, max(slots), spent, facts, epochs)
 
 
-def response_batches(run: Setup, found: BestResponses, step: int) -> Batches:
-  """The micro-batches of one RFT step: a function of the seed and the step alone."""
+def response_batch(run: Setup, found: BestResponses, step: int) -> Batch:
+  """The rows of one RFT step: a function of the seed and the step alone."""
   c, sequences = run.config.rft, []
   for pool in found.pools:
     count = c.responses_per_step // len(found.pools)
     sequences += [pool[i] for i in drawn(run.config.seed, step, count, len(pool))]
-  packed = pack_micro_batches(
-    sequences, found.length, c.micro_batch_rows, pad_id=run.tokenizer.pad_id
-  )
-  return Batches(parallel.shard_rows(run.mesh, packed), 3 * _flops(run, sequences))
+  length = found.rows.length
+  packed = pack(
+    sequences, length, pad_id=run.tokenizer.pad_id, lanes=found.rows.lanes,
+    least=most_rows(c.responses_per_step, found.longest, length),
+  )  # fmt: skip
+  return Batch(parallel.shard_rows(run.mesh, packed), 3 * _flops(run, sequences))
 
 
 def _flops(run: Setup, sequences: Sequence[Encoded]) -> float:
@@ -228,11 +241,11 @@ def _check_positions(run: Setup, sequences: Sequence[Encoded]) -> None:
     )
 
 
-def _row_length(asked: int, slots: Sequence[int], section: str) -> int:
+def _row_shape(c: OfflineConfig, slots: Sequence[int], run: Setup, section: str) -> RowShape:
   longest = max(slots)
-  if asked and asked < longest:
+  if c.packed_length and c.packed_length < longest:
     raise UserError(
-      f"{section}.packed_length={asked} is less than the {longest} places of the longest that must "
-      f"fit into a row: set it to {longest} or more, or to 0."
+      f"{section}.packed_length={c.packed_length} is less than the {longest} places of the longest "
+      f"that must fit into a row: set it to {longest} or more, or to 0."
     )
-  return asked or longest
+  return RowShape.of(c, longest, run.mesh)

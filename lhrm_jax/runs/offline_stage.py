@@ -8,7 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from lhrm_jax import policy
-from lhrm_jax.runs import mode_choice, offline, setup
+from lhrm_jax.runs import instruments, mode_choice, offline, setup
 from lhrm_jax.runs.budget import Budget
 from lhrm_jax.runs.config import Config, from_config_dict
 from lhrm_jax.runs.metric_writer import read_metrics
@@ -61,38 +61,40 @@ def run_steps(
   state: TrainState,
   update: Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]],
   data: Data,
-  batches: Callable[[int], offline.Batches],
+  batch_of: Callable[[int], offline.Batch],
   shown: Sequence[str] = ("loss",),
 ) -> tuple[int, policy.Params]:
-  """Batches -> update -> metrics, checkpoint; returns the last step and its parameters.
+  """Batch -> update -> metrics, checkpoint; returns the last step and its parameters.
 
   Args:
     run: objects of the job.
     stage: the stage that trains.
     report: whose evaluator and writer are used.
     state: before the first step that is left.
-    update: of a step's batches.
+    update: of a step's rows.
     data: what is trained on.
-    batches: of a step, counted from 0.
+    batch_of: batch of a step, counted from 0.
     shown: metrics shown in the progress bar.
   """
   c, writer = getattr(run.config, stage.name), report.writer
   logged = read_metrics(stage.workdir, stage.name)
   watch = mode_choice.ThinkRateWatch(run, report.evaluator, writer, logged, stage.name)
-  spent = data.spent.resumed(logged)
+  spent, clock = data.spent.resumed(logged), instruments.Stopwatch()
   with stage.profiler as profiler, ProgressBar(stage.name.upper(), c.steps) as bar:
     if watch.due(0):
       watch.measure(0, state.params)
     for step in range(stage.start, c.steps):
       began, done = time.perf_counter(), step + 1
       profiler.step(done)
-      drawn = batches(step)
-      state, metrics = update(state, drawn.parts)
-      stage.guard.check(done, metrics, state.params, drawn.parts)
+      with clock.time("data"):
+        batch = batch_of(step)
+      with clock.time("update"):
+        state, metrics = update(state, batch.rows)
+        stage.guard.check(done, metrics, state.params, batch.rows)
       metrics = {name: float(value) for name, value in metrics.items()}
-      spent.flops += drawn.flops
+      spent.flops += batch.flops
       metrics |= data.facts | spent.metrics(done) | {"epoch": done * data.epochs_per_step}
-      metrics |= {"time/step": time.perf_counter() - began}
+      metrics |= clock.means(1, time.perf_counter() - began)
       writer.scalars(stage.name, done, metrics)
       evaluated = watch.measure(done, state.params) if watch.due(done) else {}
       bar.update(done, {name: metrics[name] for name in shown} | watch.latest)

@@ -23,12 +23,15 @@ def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
     loss_fn, of = functools.partial(hft_loss, run.policy_config), TokenBatch
     if stage == setup.DPO:
       loss_fn, of = functools.partial(dpo_batch_loss, run.policy_config, run.config.dpo), PairBatch
-    batches = [nonfinite.rebuild(of, values) for values in batch]
-    loss, grads, _ = jax.jit(functools.partial(update.accumulate, loss_fn))(params, batches)
+    # Row by row: it need not be fast, but fit. Older runs dumped several batches of an update.
+    gradients = jax.jit(functools.partial(update.accumulate_rows, loss_fn, at_a_time=1))
+    batches = [nonfinite.rebuild(of, b) for b in (batch if isinstance(batch, list) else [batch])]
+    parts = [gradients(params, part) for part in batches]
+    loss, grads, _ = functools.reduce(update.add_sums, parts)
   else:
     c, opening = run.config.hgpo, run.tokenizer.tag_ids.opening
-    gradients = functools.partial(hgpo_gradients, run.policy_config, c, opening)
-    loss, grads, _ = jax.jit(gradients)(params, nonfinite.rebuild(HGPOBatch, batch))
+    rebuilt = nonfinite.rebuild(HGPOBatch, batch)
+    loss, grads, _ = hgpo_gradients(run.policy_config, c, opening, params, rebuilt)
   assert isinstance(loss, SumCount)
   return float(loss.mean()), grads
 

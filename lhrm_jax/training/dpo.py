@@ -1,7 +1,8 @@
 """The DPO step: pairs of responses, packed into rows, against log-probabilities of a reference."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,8 +19,16 @@ from lhrm_jax.objectives.masked import SumCount, masked_sum, masked_sum_count
 from lhrm_jax.objectives.preference import dpo_loss
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.training.offline import OfflineConfig
+from lhrm_jax.training.packed import Targets, padding_share, score_targets
 from lhrm_jax.training.state import TrainState
-from lhrm_jax.training.update import Metrics, accumulate, apply_gradients, jit_step
+from lhrm_jax.training.update import (
+  Metrics,
+  accumulate_rows,
+  apply_gradients,
+  jit_step,
+  map_rows,
+  summed_over_devices,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +46,7 @@ class DPOConfig(OfflineConfig):
 
 def response_logprobs(
   config: PolicyConfig, params: policy.Params, batch: TokenBatch, segments: int
-) -> tuple[Array, Array, policy.TokenLogprobs]:
+) -> tuple[Array, Array, Targets]:
   """Log-probabilities of whole responses, summed over their tokens.
 
   Args:
@@ -47,22 +56,22 @@ def response_logprobs(
     segments: `S`, the most of a row.
 
   Returns:
-    `[R, S]` log-probabilities, `[R, S]` numbers of tokens, and those of single tokens.
+    `[R, S]` log-probabilities, `[R, S]` numbers of tokens, and single targets.
   """
-  hidden, _ = policy.apply(config, params, batch.tokens, batch.positions, batch.segment_ids)
-  scored = policy.token_logprobs(config, params, hidden, batch.targets)
-  of_segment = batch.segment_ids[..., None] == jnp.arange(1, segments + 1)  # [R, T, S]
-  of_segment &= batch.weights[..., None] > 0
-  sums = masked_sum(jnp.broadcast_to(scored.logprobs[..., None], of_segment.shape), of_segment, 1)
-  return sums, jnp.sum(of_segment, axis=1), scored
+  targets = score_targets(config, params, batch)
+  ids = jnp.take_along_axis(batch.segment_ids, targets.places, axis=1)
+  of_segment = ids[..., None] == jnp.arange(1, segments + 1)  # [R, T, S]
+  of_segment &= targets.weights[..., None] > 0
+  logprobs = jnp.broadcast_to(targets.scored.logprobs[..., None], of_segment.shape)
+  return masked_sum(logprobs, of_segment, 1), jnp.sum(of_segment, axis=1), targets
 
 
 def dpo_batch_loss(
   config: PolicyConfig, c: DPOConfig, params: policy.Params, batch: PairBatch
 ) -> tuple[SumCount, Metrics]:
-  """The loss over one micro-batch of pairs, and metrics under TRL's names."""
+  """The loss over rows of pairs, and metrics under TRL's names."""
   rows, most = batch.mask.shape
-  sums, lengths, scored = response_logprobs(config, params, batch.sequences, 2 * most)
+  sums, lengths, targets = response_logprobs(config, params, batch.sequences, 2 * most)
   of_pair = (rows * most, 2)
   logprobs, mask = sums.reshape(of_pair), batch.mask.reshape(-1)
   found = dpo_loss(
@@ -76,20 +85,30 @@ def dpo_batch_loss(
     "rewards/margins": found.margin,
     "logps/chosen": masked_sum_count(logprobs[:, 0], mask),
     "logps/rejected": masked_sum_count(logprobs[:, 1], mask),
-    "entropy": masked_sum_count(scored.entropy, batch.sequences.weights > 0),
+    "entropy": masked_sum_count(targets.scored.entropy, targets.weights > 0),
+    "perf/padding_share": padding_share(batch.sequences.segment_ids),
   }
 
 
 def make_pair_logprobs(
-  config: PolicyConfig, mesh: Mesh
+  config: PolicyConfig, mesh: Mesh, at_a_time: int = 0
 ) -> Callable[[policy.Params, PairBatch], Array]:
-  """The jitted scoring of a micro-batch: `[R, K, 2]`, whole on every process."""
+  """The jitted scoring of rows of pairs: `[N, K, 2]`, whole on every process.
+
+  Args:
+    config: static part of the policy.
+    mesh: mesh of parameters and pairs.
+    at_a_time: see `update.accumulate_rows`.
+  """
+
+  def of_block(params: policy.Params, batch: PairBatch) -> Array:
+    rows, most = batch.mask.shape
+    sums, _, _ = response_logprobs(config, params, batch.sequences, 2 * most)
+    return sums.reshape(rows, most, 2)
 
   def score(params: policy.Params, batch: PairBatch) -> Array:
-    rows, most = batch.mask.shape
     with parallel.over(mesh):
-      sums, _, _ = response_logprobs(config, params, batch.sequences, 2 * most)
-    return sums.reshape(rows, most, 2)
+      return map_rows(functools.partial(of_block, params), batch, at_a_time)
 
   return jax.jit(score, out_shardings=parallel.replicated(mesh))
 
@@ -100,17 +119,18 @@ def make_dpo_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   mesh: Mesh,
-) -> Callable[[TrainState, Sequence[PairBatch]], tuple[TrainState, dict[str, Array]]]:
-  """Builds the jitted update over micro-batches; the state is donated.
+  at_a_time: int = 0,
+) -> Callable[[TrainState, PairBatch], tuple[TrainState, dict[str, Array]]]:
+  """Builds the jitted update over rows of pairs; the state is donated.
 
-  The gradient is that of the mean over all pairs of all micro-batches, however they are cut.
+  The gradient is that of the mean over all pairs, however they lie in rows and blocks.
   """
 
-  def loss_fn(params: policy.Params, batch: PairBatch) -> tuple[SumCount, Metrics]:
-    return dpo_batch_loss(config, c, params, batch)
+  def gradients_of(params: policy.Params, batch: PairBatch):
+    return accumulate_rows(functools.partial(dpo_batch_loss, config, c), params, batch, at_a_time)
 
-  def step(state: TrainState, micro_batches: Sequence[PairBatch]) -> tuple[TrainState, Any]:
-    loss, grads, metrics = accumulate(loss_fn, state.params, micro_batches)
-    return apply_gradients(optimizer, schedule, state, loss, grads, metrics)
+  def step(state: TrainState, batch: PairBatch) -> tuple[TrainState, Any]:
+    total = summed_over_devices(gradients_of, mesh)(state.params, batch)
+    return apply_gradients(optimizer, schedule, state, *total)
 
   return jit_step(step, config, optimizer, mesh)

@@ -1,7 +1,8 @@
 """The Hybrid Fine-Tuning step (https://arxiv.org/abs/2505.14631, stage I)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -12,9 +13,7 @@ from lhrm_jax import policy
 from lhrm_jax.config import (
   LEVELS,
   MOST_ROWS,
-  MOST_TOKENS,
   SHARE,
-  idle,
   knob,
   section,
   together,
@@ -23,12 +22,19 @@ from lhrm_jax.config import (
 )
 from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.objectives import losses
-from lhrm_jax.objectives.masked import SumCount
+from lhrm_jax.objectives.masked import SumCount, masked_sum_count
 from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.training.packed import PackingConfig, padding_share, score_targets
 from lhrm_jax.training.state import OptimizerConfig, TrainState
-from lhrm_jax.training.update import accumulate, apply_gradients, jit_step
+from lhrm_jax.training.update import (
+  Metrics,
+  accumulate_rows,
+  apply_gradients,
+  jit_step,
+  summed_over_devices,
+)
 
-HFTStep = Callable[[TrainState, Sequence[TokenBatch]], tuple[TrainState, dict[str, Array]]]
+HFTStep = Callable[[TrainState, TokenBatch], tuple[TrainState, dict[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,23 +50,12 @@ class UntilConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class HFTConfig(OptimizerConfig):
+class HFTConfig(PackingConfig, OptimizerConfig):
   """Knobs of stage I, the section `hft` of a config."""
 
   steps: int = knob(1000, whole(0), "Training steps, at most; `hft.until` may end them early.")
   think_per_step: int = knob(64, whole(0, MOST_ROWS), "Thinking demonstrations per step.")
   no_think_per_step: int = knob(64, whole(0, MOST_ROWS), "Direct demonstrations per step.")
-  packed_length: int = knob(
-    0,
-    whole(0, MOST_TOKENS),
-    "Tokens per row of packed demonstrations; 0 gives each demonstration its own row, and thinking "
-    "and direct ones separate micro-batches of different widths.",
-  )
-  micro_batch_rows: int = knob(
-    8,
-    whole(1, MOST_ROWS),
-    "Packed rows per micro-batch, a multiple of the devices along `mesh.data` and `mesh.fsdp`.",
-  )
   learning_rate: float = with_default(OptimizerConfig, "learning_rate", 1e-4)
   warmup_steps: int = knob(100, whole(0), "Steps of linear warm-up to the peak learning rate.")
   weight_decay: float = with_default(OptimizerConfig, "weight_decay", 0.01)
@@ -77,20 +72,17 @@ def _something_to_train_on(c: HFTConfig) -> str:
   )
 
 
-@idle(HFTConfig, "micro_batch_rows")
-def _rows_of_their_own(c: HFTConfig) -> str:
-  return "" if c.packed_length else "hft.packed_length=0 (rows are not packed)"
-
-
 def hft_loss(
   config: PolicyConfig, params: policy.Params, batch: TokenBatch
-) -> tuple[SumCount, dict[str, SumCount]]:
+) -> tuple[SumCount, Metrics]:
   """Returns the weighted cross-entropy of the response tokens, and metrics."""
-  hidden, _ = policy.apply(config, params, batch.tokens, batch.positions, batch.segment_ids)
-  scored = policy.token_logprobs(config, params, hidden, batch.targets)
-  mask = batch.weights > 0
-  loss = losses.cross_entropy(scored.logprobs, mask, batch.weights)
-  return loss, {"entropy": losses.masked_sum_count(scored.entropy, mask)}
+  targets = score_targets(config, params, batch)
+  mask = targets.weights > 0
+  loss = losses.cross_entropy(targets.scored.logprobs, mask, targets.weights)
+  return loss, {
+    "entropy": masked_sum_count(targets.scored.entropy, mask),
+    "perf/padding_share": padding_share(batch.segment_ids),
+  }
 
 
 def make_hft_step(
@@ -98,18 +90,26 @@ def make_hft_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   mesh: Mesh,
+  at_a_time: int = 0,
 ) -> HFTStep:
-  """Returns the jitted step: one update over micro-batches, whose shapes may differ.
+  """Returns the jitted step: one update over rows of sequences, packed or not.
 
-  The gradient is that of the weighted mean over all tokens of all micro-batches, so it does not
-  depend on how they are split. The state is donated.
+  The gradient is that of the weighted mean over all tokens, so it does not depend on how they lie
+  in rows and blocks. The state is donated.
+
+  Args:
+    config: static part of the policy.
+    optimizer: optimiser of the parameters.
+    schedule: its learning rate, for metrics.
+    mesh: mesh of the update.
+    at_a_time: see `update.accumulate_rows`.
   """
 
-  def step(state: TrainState, micro_batches: Sequence[TokenBatch]) -> tuple[TrainState, Any]:
-    def loss_fn(params: policy.Params, batch: TokenBatch):
-      return hft_loss(config, params, batch)
+  def gradients_of(params: policy.Params, batch: TokenBatch):
+    return accumulate_rows(functools.partial(hft_loss, config), params, batch, at_a_time)
 
-    loss, grads, metrics = accumulate(loss_fn, state.params, micro_batches)
-    return apply_gradients(optimizer, schedule, state, loss, grads, metrics)
+  def step(state: TrainState, batch: TokenBatch) -> tuple[TrainState, Any]:
+    total = summed_over_devices(gradients_of, mesh)(state.params, batch)
+    return apply_gradients(optimizer, schedule, state, *total)
 
   return jit_step(step, config, optimizer, mesh)

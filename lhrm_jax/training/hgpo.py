@@ -1,17 +1,16 @@
 """The HGPO update (https://arxiv.org/abs/2505.14631, stage II).
 
-Gradients over length buckets, micro-batches and devices, for any objective
-(`objectives.objective`). The gradient with respect to the prompts' keys and values is summed over
-the buckets of responses, and goes back through the prompts once.
+Gradients over packed rows and devices, for any objective (`objectives.objective`). A row holds
+whole responses after their prompts, so each block of rows has a loss and a gradient of its own.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -23,18 +22,17 @@ from lhrm_jax.objectives.masked import Maximum, SumCount, masked, masked_sum_cou
 from lhrm_jax.objectives.objective import Objective, ObjectivePrompts, ObjectiveRows, RowLogprobs
 from lhrm_jax.objectives.policy_losses import count_per_sequence
 from lhrm_jax.objectives.policy_objective import loss_weights
-from lhrm_jax.parallel import take_rows
-from lhrm_jax.policy import KVCache, PolicyConfig
-from lhrm_jax.sampling import LENGTH, Rollouts, mode_logprobs, prefill
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.sampling import LENGTH, Rollouts
 from lhrm_jax.sampling.sampler import forced_modes
 from lhrm_jax.training.hgpo_config import HGPOConfig
-from lhrm_jax.training.length_buckets import Buckets, add_over, bucket_widths
-from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, by_row, score_rows
+from lhrm_jax.training.packed import padding_share
+from lhrm_jax.training.packed_rollouts import PackedRows
+from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, pack, score_rows
 from lhrm_jax.training.state import TrainState
 from lhrm_jax.training.update import (
   Metrics,
-  accumulate_scan,
-  add_sums,
+  accumulate_rows,
   apply_gradients,
   jit_step,
   summed_over_devices,
@@ -44,7 +42,7 @@ from lhrm_jax.training.update import (
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HGPOBatch:
-  """One update's input.
+  """One update's input, whole on every process.
 
   Attributes:
     rollouts: `[B, M, G, T]`.
@@ -52,205 +50,248 @@ class HGPOBatch:
     ref: log-probabilities of the rollouts under the reference policy.
     old: under the policy that sampled, by the trainer; `None` on the only update from these
       rollouts, where the learning policy is that policy.
-    per_sequence: see `ObjectiveRows`; set by the update.
   """
 
   rollouts: Rollouts
   advantages: Advantages
   ref: RolloutLogprobs
   old: RolloutLogprobs | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HGPORows:
+  """Packed rows with what the objective takes; letters as in `packed_rollouts`.
+
+  Attributes:
+    packed: prompts and responses.
+    starts: `[N, Q]` int32, first target of each response.
+    lengths: `[N, Q]` int32, tokens of each response, 0 for none.
+    owner: `[N, Q]` int32, place of its prompt among the row's.
+    mode: `[N, Q]` int32, see `ObjectiveRows`.
+    tag: `[N, Q]` float32, see `ObjectiveRows`.
+    body: likewise.
+    sampler_logprobs: `[N, L]` float32, of the targets.
+    ref: of the packed rows.
+    old: likewise.
+    of_prompt: `[N, Q, M * G]` int32, lengths that the loss counts of all of a prompt's responses,
+      where the prompt stands for the first time; 0 elsewhere.
+    first: `[N, Q]` bool, where it does.
+    repeated: `[N]` int32, slots of prompts that other rows hold too.
+    per_sequence: see `ObjectiveRows`; set by the update.
+  """
+
+  packed: PackedRows
+  starts: Array
+  lengths: Array
+  owner: Array
+  mode: Array | None
+  tag: Array
+  body: Array
+  sampler_logprobs: Array
+  ref: RolloutLogprobs
+  old: RolloutLogprobs | None
+  of_prompt: Array
+  first: Array
+  repeated: Array
   per_sequence: Array | None = None
+
+  @property
+  def filled(self) -> Array:
+    return self.packed.filled
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedHGPO:
+  """An `HGPOBatch` as the device takes it.
+
+  Attributes:
+    rows: rows, split over the devices.
+    counted: `[B * M * G]` int32, lengths of all responses that the loss counts.
+    left_out: `[B * M * G]` int32, of those that are not computed.
+    max_tokens: longest response that the rollouts allow.
+    at_a_time: rows that a device computes at a time.
+  """
+
+  rows: HGPORows
+  counted: Array
+  left_out: Array
+  max_tokens: int = dataclasses.field(metadata={"static": True})
+  at_a_time: int = dataclasses.field(metadata={"static": True})
+
+
+def pack_hgpo(config: PolicyConfig, c: HGPOConfig, mesh: Mesh, batch: HGPOBatch) -> PackedHGPO:
+  """Packs a batch on the host and lays it out over a mesh; one shape, whatever the lengths.
+
+  Raises:
+    ValueError: a response does not fit into a row.
+  """
+  batch = jax.device_get(batch)
+  rollouts, (_, m, g, t) = batch.rollouts, batch.rollouts.responses.shape
+  counted = np.asarray(rollouts.lengths)
+  if c.mask_truncated:
+    counted = np.where(rollouts.finish_reason == LENGTH, 0, counted)
+  computed = counted
+  if c.skip_zero_advantages:
+    moves = (batch.advantages.tag != 0) | (batch.advantages.body != 0)
+    computed = np.where(moves, counted, 0)
+  places = pack(config, c, mesh, rollouts, computed)
+
+  def of_policy(scored: RolloutLogprobs) -> RolloutLogprobs:
+    per_token = (places.of_tokens(x) for x in (scored.logprobs, scored.entropy))
+    return RolloutLogprobs(*per_token, places.of_prompts(scored.mode_logprobs))
+
+  forced = np.array(forced_modes(m, g, c.forced(m * g)), np.int32)
+  modes = np.broadcast_to(forced.reshape(m, g), counted.shape)
+  of_prompt = places.of_prompts(counted.reshape(-1, m * g))
+  rows = HGPORows(
+    packed=places.rows,
+    starts=places.starts,
+    lengths=places.of_responses(computed),
+    owner=places.owner,
+    mode=places.of_responses(modes) if forced.max() >= 0 else None,
+    tag=places.of_responses(batch.advantages.tag),
+    body=places.of_responses(batch.advantages.body),
+    sampler_logprobs=places.of_tokens(rollouts.logprobs),
+    ref=of_policy(batch.ref),
+    old=None if batch.old is None else of_policy(batch.old),
+    of_prompt=np.where(places.first[..., None], of_prompt, 0),
+    first=places.first,
+    repeated=places.repeated,
+  )
+  return PackedHGPO(
+    parallel.shard_rows(mesh, rows),
+    *parallel.replicate(mesh, (counted.reshape(-1), (counted - computed).reshape(-1))),
+    max_tokens=t,
+    at_a_time=places.shape.at_a_time,
+  )
 
 
 def hgpo_gradients(
   config: PolicyConfig, c: HGPOConfig, opening: tuple[int, int], params: policy.Params,
   batch: HGPOBatch, objective_fn: Objective | None = None,
 ) -> tuple[SumCount, policy.Params, Metrics]:  # fmt: skip
-  """The loss over one micro-batch, the gradient of its sum, and metrics.
-
-  Responses are computed bucket by bucket. The prompts run forward once before and backward once
-  after them, with what all buckets say of their keys and values.
+  """The loss over a batch, the gradient of its sum, and metrics; not for use inside `jax.jit`.
 
   Args:
     config: of the policy.
-    c: temperature, buckets, and what the objective reads.
+    c: temperature, rows, and what the objective reads.
     opening: ids of the two opening tags.
     params: of the policy.
     batch: `B` prompts with their responses.
     objective_fn: what to minimise; HGPO's by default.
   """
+  mesh = parallel.mesh_of(params)
+  packed = pack_hgpo(config, c, mesh, batch)
+  return _jitted_gradients(config, c, opening, objective_fn, mesh, params, packed)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _jitted_gradients(
+  config: PolicyConfig, c: HGPOConfig, opening: tuple[int, int], objective_fn: Objective | None,
+  mesh: Mesh, params: policy.Params, packed: PackedHGPO,
+) -> tuple[SumCount, policy.Params, Metrics]:  # fmt: skip
+  with parallel.over(mesh):
+    return packed_gradients(config, c, opening, objective_fn, mesh, params, packed)
+
+
+def packed_gradients(
+  config: PolicyConfig, c: HGPOConfig, opening: tuple[int, int], objective_fn: Objective | None,
+  mesh: Mesh, params: policy.Params, packed: PackedHGPO,
+) -> tuple[SumCount, policy.Params, Metrics]:  # fmt: skip
+  """`hgpo_gradients` of packed rows; pure."""
   objective_fn = objective_fn or objective.get("hgpo")
-  rollouts, prompts = batch.rollouts, batch.rollouts.prompts
-  b, m, g, t = rollouts.responses.shape
-  widths = bucket_widths(t)
+  t, rows = packed.max_tokens, packed.rows
+  if c.separate_tag:
+    mask = jnp.arange(t) < packed.counted[:, None]
+    rows = dataclasses.replace(rows, per_sequence=count_per_sequence(mask, c.aggregation, t))
 
-  def run_prompts(params: policy.Params) -> _RunPrompts:
-    last, prefix = prefill(config, params, prompts)
-    logits = policy.next_token_logits(config, params, last) / c.temperature
-    return _RunPrompts(last, prefix.keys, prefix.values, mode_logprobs(logits, opening))
+  def block_loss(params: policy.Params, block: HGPORows) -> tuple[SumCount, Metrics]:
+    return _block_loss(config, c, opening, objective_fn, t, params, block)
 
-  given, through_prompts = jax.vjp(run_prompts, params)
-  bucket_loss = _bucket_loss(config, c, objective_fn, batch)
-  differentiate = jax.grad(bucket_loss, argnums=(0, 1), has_aux=True)
+  def gradients_of(params: policy.Params, rows: HGPORows):
+    return accumulate_rows(block_loss, params, rows, packed.at_a_time)
 
-  def add(total, rows: Array, lengths: Array, width: int):
-    (grads, given_grads), more = differentiate(params, given, rows, lengths, width)
-    with jax.named_scope("accumulate"):
-      # In float32, also what will be handed back to the prompts in the compute dtype.
-      sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total[:2], (grads, given_grads))
-      return *sums, add_sums(total[2], more)
-
-  lengths = _counted_lengths(c, rollouts)
-  computed = _computed_lengths(c, lengths, batch.advantages)
-  buckets = Buckets.of(computed, c.length_buckets, widths, parallel.batch_parts(b))
-  rows = buckets.rows[0]
-  _, more = jax.eval_shape(lambda r, k: bucket_loss(params, given, r, k, t), rows, rows.reshape(-1))
-  start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, given, more))
-  grads, given_grads, (loss, metrics) = add_over(buckets, widths, add, start)
-
-  if objective_fn.of_prompts is not None:
-
-    def prompts_loss(modes: Array) -> tuple[Array, Any]:
-      mask = (jnp.arange(t) < lengths[:, None]).reshape(b, -1, t)
-      seen = ObjectivePrompts(
-        modes, batch.ref.mode_logprobs, mask, c.forced(m * g) / (m * g), batch.per_sequence
-      )
-      of_prompts, more = objective_fn.of_prompts(c, seen)
-      return of_prompts.total, (of_prompts, more)
-
-    tag_grads, (of_prompts, more) = jax.grad(prompts_loss, has_aux=True)(given.modes)
-    loss, metrics = loss + of_prompts, metrics | more
-    given_grads = dataclasses.replace(given_grads, modes=given_grads.modes + tag_grads)
-
-  with jax.named_scope("prompts_backward"):
-    given_grads = jax.tree.map(lambda x, like: x.astype(like.dtype), given_grads, given)
-    grads = jax.tree.map(jnp.add, grads, through_prompts(given_grads)[0])
+  loss, grads, metrics = summed_over_devices(gradients_of, mesh)(params, rows)
   if c.skip_zero_advantages:  # what is left out still counts in the divisor
-    skipped = jnp.arange(t) < (lengths - computed)[:, None]
-    _, count = loss_weights(c, skipped, t, batch.per_sequence)
+    left_out = jnp.arange(t) < packed.left_out[:, None]
+    _, count = loss_weights(c, left_out, t, rows.per_sequence)
     loss += SumCount(jnp.float32(0), count)
-  prompt_slots = jnp.float32(prompts.tokens.size)
-  metrics |= _mode_metrics(given.modes, batch.ref)
-  metrics["perf/padding_share"] = buckets.padding(widths) + SumCount(
-    prompt_slots - jnp.sum(prompts.lengths), prompt_slots
-  )
   return loss, grads, metrics
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _RunPrompts:
-  """What responses take from the prompts before them: the gradient goes back through these.
-
-  Attributes:
-    last: `[B, d]` hidden states of the last tokens.
-    keys: of the prompts' cache.
-    values: likewise.
-    modes: `[B, 3]`, see `mode_logprobs`.
-  """
-
-  last: Array
-  keys: policy.cache.PerLayer
-  values: policy.cache.PerLayer
-  modes: Array
-
-
-def _counted_lengths(c: HGPOConfig, rollouts: Rollouts) -> Array:
-  """`[N]` lengths of the responses, 0 for those that the loss does not count."""
-  lengths = by_row(rollouts.lengths)
-  if not c.mask_truncated:
-    return lengths
-  return jnp.where(by_row(rollouts.finish_reason) == LENGTH, 0, lengths)
+def _block_loss(
+  config: PolicyConfig, c: HGPOConfig, opening: tuple[int, int], objective_fn: Objective,
+  max_tokens: int, params: policy.Params, block: HGPORows,
+) -> tuple[SumCount, Metrics]:  # fmt: skip
+  """The loss over a block of rows, and metrics: what responses and prompts say."""
+  scored = score_rows(config, opening, c.temperature, params, block.packed)
+  seen = _objective_rows(block, scored, max_tokens)
+  loss, metrics = objective_fn.of_rows(c, seen)
+  metrics |= _row_metrics(seen)
+  modes, ref_modes = (x.mode_logprobs.reshape(-1, 3) for x in (scored, block.ref))
+  if objective_fn.of_prompts is not None:
+    of_prompt = block.of_prompt.reshape(len(modes), -1)
+    share = c.forced(of_prompt.shape[1]) / of_prompt.shape[1]
+    mask = jnp.arange(max_tokens) < of_prompt[..., None]
+    prompts = ObjectivePrompts(modes, ref_modes, mask, share, block.per_sequence)
+    more, more_metrics = objective_fn.of_prompts(c, prompts)
+    loss, metrics = loss + more, metrics | more_metrics
+  metrics |= _mode_metrics(modes, ref_modes, block.first.reshape(-1))
+  repeated = jnp.sum(block.repeated)
+  return loss, metrics | {
+    "perf/padding_share": padding_share(block.packed.segment_ids, repeated)
+  }
 
 
-def _computed_lengths(c: HGPOConfig, lengths: Array, advantages: Advantages) -> Array:
-  """`[N]` lengths of the responses, 0 for those that are left out of the update."""
-  if not c.skip_zero_advantages:
-    return lengths
-  tag, body = by_row(advantages.tag), by_row(advantages.body)
-  return jnp.where((tag != 0) | (body != 0), lengths, 0)
+def _objective_rows(block: HGPORows, scored: RolloutLogprobs, max_tokens: int) -> ObjectiveRows:
+  """The responses of a block as rows of their own, `[rows * Q, T]`."""
+
+  def each(of_target: Array) -> Array:
+    """`[rows, L]` of the targets as `[rows * Q, T]` of the responses."""
+    padded = jnp.pad(of_target, ((0, 0), (0, max_tokens)))
+    cut = jax.vmap(lambda x, start: jax.lax.dynamic_slice(x, (start,), (max_tokens,)), (None, 0))
+    return jax.vmap(cut)(padded, block.starts).reshape(-1, max_tokens)
+
+  def of_prompts(x: Array) -> Array:
+    """`[rows, Q, n]` of the prompts as `[rows * Q, n]` of the responses."""
+    taken = jnp.take_along_axis(x, block.owner[..., None], axis=1)
+    return taken.reshape(-1, x.shape[-1])
+
+  lengths = block.lengths.reshape(-1)
+  mode = None if block.mode is None else block.mode.reshape(-1)
+
+  def of_policy(scored: RolloutLogprobs) -> RowLogprobs:
+    modes, tags = of_prompts(scored.mode_logprobs), None
+    if mode is not None:
+      both = losses.tag_logprobs(modes)
+      tags = jnp.take_along_axis(both, jnp.maximum(mode, 0)[:, None], axis=1)[:, 0]
+    return RowLogprobs(each(scored.logprobs), each(scored.entropy), modes, tags)
+
+  new = of_policy(scored)
+  return ObjectiveRows(
+    new=new,
+    old=jax.lax.stop_gradient(new) if block.old is None else of_policy(block.old),
+    ref=of_policy(block.ref),
+    sampler_logprobs=each(block.sampler_logprobs),
+    tag=block.tag.reshape(-1),
+    body=block.body.reshape(-1),
+    mask=jnp.arange(max_tokens) < lengths[:, None],
+    lengths=lengths,
+    mode=mode,
+    max_tokens=max_tokens,
+    per_sequence=block.per_sequence,
+  )
 
 
-def _per_sequence(c: HGPOConfig, rollouts: Rollouts) -> Array:
-  """`count_per_sequence` of the whole update, which micro-batches and devices cannot see."""
-  t = rollouts.responses.shape[-1]
-  mask = jnp.arange(t) < _counted_lengths(c, rollouts)[:, None]
-  return count_per_sequence(mask, c.aggregation, t)
-
-
-def _bucket_loss(
-  config: PolicyConfig, c: HGPOConfig, objective_fn: Objective, batch: HGPOBatch
-) -> Callable[..., tuple[Array, tuple[SumCount, Metrics]]]:
-  """`loss(params, run_prompts, rows [P, R], lengths [P * R], width)` of a bucket's rows."""
-  rollouts = batch.rollouts
-  _, m, g, t = rollouts.responses.shape
-  forced = forced_modes(m, g, c.forced(m * g))
-  responses, sampled = by_row(rollouts.responses), by_row(rollouts.logprobs)
-  tag, body = by_row(batch.advantages.tag), by_row(batch.advantages.body)
-
-  def loss(params: policy.Params, given: _RunPrompts, rows: Array, lengths: Array, width: int):
-    prompt_of = rows // (m * g)
-    mode = jnp.array(forced)[rows.reshape(-1) % (m * g)] if max(forced) >= 0 else None
-    prefix = KVCache(given.keys, given.values, rollouts.prompts.lengths)
-    scored = score_rows(
-      config, params, (given.last, prefix), prompt_of, take_rows(responses[:, :width], rows),
-      lengths, c.temperature,
-    )  # fmt: skip
-
-    def of_rows(logprobs: Array, entropy: Array, modes: Array) -> RowLogprobs:
-      tags = None
-      if mode is not None:
-        by_prompt = take_rows(losses.tag_logprobs(modes), prompt_of)
-        tags = jnp.take_along_axis(by_prompt, jnp.maximum(mode, 0)[:, None], axis=1)[:, 0]
-      return RowLogprobs(logprobs, entropy, take_rows(modes, prompt_of), tags)
-
-    def given_by(policy_: RolloutLogprobs) -> RowLogprobs:
-      per_token = (
-        take_rows(by_row(x)[:, :width], rows) for x in (policy_.logprobs, policy_.entropy)
-      )
-      return of_rows(*per_token, policy_.mode_logprobs)
-
-    new = of_rows(scored.logprobs, scored.entropy, given.modes)
-    seen = ObjectiveRows(
-      new=new,
-      old=jax.lax.stop_gradient(new) if batch.old is None else given_by(batch.old),
-      ref=given_by(batch.ref),
-      sampler_logprobs=take_rows(sampled[:, :width], rows),
-      tag=take_rows(tag, rows),
-      body=take_rows(body, rows),
-      mask=jnp.arange(width) < lengths[:, None],
-      lengths=lengths,
-      mode=mode,
-      max_tokens=t,
-      per_sequence=batch.per_sequence,
-    )
-    total, metrics = objective_fn.of_rows(c, seen)
-    return total.total, (total, metrics | _row_metrics(seen))
-
-  return loss
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def mini_batches(batch: HGPOBatch, count: int, mesh: Mesh) -> tuple[HGPOBatch, ...]:
-  """Cuts a batch of `B` queries into `count` of whole queries, each device's share by itself.
-
-  Args:
-    batch: laid out over the mesh.
-    count: divides `B`.
-    mesh: over these devices.
-  """
-  with parallel.over(mesh):
-    stacked = _stack_queries(batch, count)
-    return tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count))
-
-
-def _stack_queries(batch: HGPOBatch, count: int) -> HGPOBatch:
-  """A batch's queries as `count` equal parts, stacked on a new leading axis."""
-  parts = parallel.batch_parts(batch.rollouts.lengths.shape[0] // count)
-  return jax.tree.map(
+def mini_batches(batch: HGPOBatch, count: int) -> tuple[HGPOBatch, ...]:
+  """Cuts a batch of `B` queries into `count` equal parts of whole queries; `count` divides `B`."""
+  size = len(batch.advantages.tag) // count
+  return tuple(
     # The policy's version is one scalar; every part carries it.
-    lambda x: parallel.stack_rows(x, count, parts) if x.ndim else jnp.broadcast_to(x, (count,)),
-    batch,
+    jax.tree.map(lambda x, at=at: x[at : at + size] if np.ndim(x) else x, batch)
+    for at in range(0, count * size, size)
   )
 
 
@@ -263,10 +304,31 @@ def make_hgpo_step(
   mesh: Mesh,
   objective_fn: Objective | None = None,
 ) -> Callable[[TrainState, HGPOBatch], tuple[TrainState, dict[str, Array]]]:
-  """Builds the jitted update; the state is donated.
+  """Returns the update: it packs a batch and runs `make_hgpo_program`; the state is donated.
 
-  The batch is cut into `c.micro_batches` along `B`, on each device by itself; sums and counts are
-  added over them, so the cut changes memory and nothing else.
+  Arguments and errors as of `make_hgpo_program`.
+  """
+  program = make_hgpo_program(config, c, opening, optimizer, schedule, mesh, objective_fn)
+
+  def update(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
+    return program(state, pack_hgpo(config, c, mesh, batch))
+
+  return update
+
+
+def make_hgpo_program(
+  config: PolicyConfig,
+  c: HGPOConfig,
+  opening: tuple[int, int],
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  mesh: Mesh,
+  objective_fn: Objective | None = None,
+) -> Callable[[TrainState, PackedHGPO], tuple[TrainState, dict[str, Array]]]:
+  """Builds the jitted update over packed rows; the state is donated.
+
+  Sums and counts are added over blocks of rows, so how responses lie in them changes memory and
+  nothing else.
 
   Args:
     config: of the policy.
@@ -286,20 +348,8 @@ def make_hgpo_step(
       "every response a gradient, advantage or not. Set both to 0, or skip none."
     )
 
-  def gradients_of(params: policy.Params, batch: HGPOBatch):
-    return accumulate_scan(
-      lambda micro_batch: hgpo_gradients(config, c, opening, params, micro_batch, objective_fn),
-      _stack_queries(batch, c.micro_batches),
-    )
-
-  def step(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
-    rows = batch.rollouts.lengths.shape[0]
-    if c.separate_tag:
-      batch = dataclasses.replace(batch, per_sequence=_per_sequence(c, batch.rollouts))
-    apart = rows % (mesh.shape["data"] * c.micro_batches) == 0  # each device has its share
-    total = (summed_over_devices(gradients_of, mesh) if apart else gradients_of)(
-      state.params, batch
-    )
+  def step(state: TrainState, packed: PackedHGPO) -> tuple[TrainState, dict[str, Array]]:
+    total = packed_gradients(config, c, opening, objective_fn, mesh, state.params, packed)
     return apply_gradients(optimizer, schedule, state, *total)
 
   return jit_step(step, config, optimizer, mesh)
@@ -316,17 +366,16 @@ def _row_metrics(rows: ObjectiveRows) -> Metrics:
   }
 
 
-def _mode_metrics(logprobs: Array, ref: RolloutLogprobs) -> Metrics:
-  """The choice of a mode, query by query, from `[B, 3]` log-probabilities of the first token."""
+def _mode_metrics(logprobs: Array, ref: Array, queries: Array) -> Metrics:
+  """The choice of a mode, from log-probabilities `[B, 3]` of the first token, where `queries`."""
   probs = jnp.exp(logprobs)
   # p log p is 0 at p = 0, where log p may be -inf.
   terms = jnp.where(probs > 0, probs * logprobs, 0.0)
-  every_query = jnp.ones(len(probs), bool)
-  kl = losses.categorical_kl(logprobs, ref.mode_logprobs)
+  kl = losses.categorical_kl(logprobs, ref)
   return {
-    "mode/tag_kl": masked_sum_count(kl, every_query),
-    "mode/tag_entropy": masked_sum_count(-jnp.sum(terms, axis=-1), every_query),
-    "mode/think_prob": masked_sum_count(probs[:, 0], every_query),
-    "mode/neither_prob": masked_sum_count(probs[:, 2], every_query),
-    "mode/neither_prob/max": Maximum(jnp.max(probs[:, 2])),
+    "mode/tag_kl": masked_sum_count(kl, queries),
+    "mode/tag_entropy": masked_sum_count(-jnp.sum(terms, axis=-1), queries),
+    "mode/think_prob": masked_sum_count(probs[:, 0], queries),
+    "mode/neither_prob": masked_sum_count(probs[:, 2], queries),
+    "mode/neither_prob/max": Maximum(jnp.max(masked(probs[:, 2], queries))),
   }

@@ -10,20 +10,14 @@ from lhrm_jax.registry import UnknownName
 from lhrm_jax.training.hgpo import HGPOConfig
 
 
-@together(HGPOConfig, "prompts_per_step", "updates_per_rollout", "micro_batches")
+@together(HGPOConfig, "prompts_per_step", "updates_per_rollout")
 def _parts_of_a_step(c: HGPOConfig) -> str:
-  prompts, updates, parts = c.prompts_per_step, c.updates_per_rollout, c.micro_batches
-  if prompts % updates:
-    return (
-      f"hgpo.updates_per_rollout={updates} does not divide hgpo.prompts_per_step={prompts}: each "
-      "update takes an equal part of a step's prompts."
-    )
-  if prompts // updates % parts:
-    return (
-      f"hgpo.micro_batches={parts} does not divide the {prompts // updates} prompts of an update "
-      "(hgpo.prompts_per_step / hgpo.updates_per_rollout): micro-batches are equal parts."
-    )
-  return ""
+  if c.prompts_per_step % c.updates_per_rollout == 0:
+    return ""
+  return (
+    f"hgpo.updates_per_rollout={c.updates_per_rollout} does not divide hgpo.prompts_per_step="
+    f"{c.prompts_per_step}: each update takes an equal part of a step's prompts."
+  )
 
 
 @together(HGPOConfig, "prompts_per_step", "sampling_chunks")

@@ -9,11 +9,14 @@ from lhrm_jax.objectives.hgpo import HGPOAdvantageConfig
 from lhrm_jax.objectives.policy_objective import PolicyObjectiveConfig
 from lhrm_jax.rewards.scales import SCALES
 from lhrm_jax.sampling.sampler import RolloutConfig
+from lhrm_jax.training.packed import PackingConfig
 from lhrm_jax.training.state import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class HGPOConfig(PolicyObjectiveConfig, HGPOAdvantageConfig, RolloutConfig, OptimizerConfig):
+class HGPOConfig(
+  PolicyObjectiveConfig, HGPOAdvantageConfig, PackingConfig, RolloutConfig, OptimizerConfig
+):
   """Knobs of stage II, the section `hgpo` of a config."""
 
   steps: int = knob(100, whole(0), "Training steps; 0 ends the run after HFT.")
@@ -56,15 +59,6 @@ class HGPOConfig(PolicyObjectiveConfig, HGPOAdvantageConfig, RolloutConfig, Opti
     "Passes over a step's rollouts.",
     # Each of a step's updates took all of its prompts.
     before=lambda c: 1 if c.updates_per_rollout == 1 else None,
-  )
-  micro_batches: int = knob(
-    1, whole(1, MOST_ROWS), "Parts that an update's prompts are computed in; memory is that of one."
-  )
-  length_buckets: int = knob(
-    8,
-    whole(1, 2**16),
-    "Parts that the responses of a micro-batch, sorted by length, are computed in, each as wide as "
-    "its longest response. Each adds up a gradient of all parameters, over all devices.",
   )
   skip_zero_advantages: bool = knob(
     False, FLAG, "Leave responses without advantage out of the update; needs beta=0."

@@ -4,21 +4,16 @@ import dataclasses
 
 import numpy as np
 
-from lhrm_jax.config import MOST_ROWS, MOST_TOKENS, knob, one_of, real, together, whole
+from lhrm_jax.config import MOST_ROWS, knob, one_of, real, together, whole
+from lhrm_jax.training.packed import PackingConfig
 from lhrm_jax.training.state import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class OfflineConfig(OptimizerConfig):
+class OfflineConfig(PackingConfig, OptimizerConfig):
   """Knobs of training on rollouts that are there before it starts."""
 
   steps: int = knob(100, whole(0), "Training steps, an update each.")
-  packed_length: int = knob(
-    0,
-    whole(0, MOST_TOKENS),
-    "Tokens of a row that sequences are packed into; 0 takes the longest that must fit.",
-  )
-  micro_batch_rows: int = knob(8, whole(1, MOST_ROWS), "Packed rows of a micro-batch.")
   eval_every: int = knob(10, whole(0), "Steps between evaluations in training; 0 for none.")
 
 

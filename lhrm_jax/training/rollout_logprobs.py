@@ -1,23 +1,21 @@
-"""Per-token log-probabilities of given rollouts under a policy.
+"""Per-token log-probabilities of given rollouts under a policy, by packed rows."""
 
-Rollouts are scored the way the sampler made them: each prompt runs once, and all of its responses
-attend to its one cache, in length buckets (`length_buckets`).
-"""
-
-import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.parallel import take_rows
-from lhrm_jax.policy import KVCache, PolicyConfig
-from lhrm_jax.sampling import Rollouts, mode_logprobs, prefill
-from lhrm_jax.training.length_buckets import Buckets, bucket_widths, map_over
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.sampling import Rollouts, mode_logprobs
+from lhrm_jax.training.packed import PackingConfig, RowShape
+from lhrm_jax.training.packed_rollouts import PackedPlaces, PackedRows, pack_rollouts
+from lhrm_jax.training.update import map_rows
 
 
 @jax.tree_util.register_dataclass
@@ -26,9 +24,10 @@ class RolloutLogprobs:
   """Per-token log-probabilities and entropies of given rollouts under one policy.
 
   Attributes:
-    logprobs: `[B, M, G, T]` float32, log-probabilities of the response tokens.
-    entropy: `[B, M, G, T]` float32, entropies in nats.
-    mode_logprobs: `[B, 3]` float32, see `sampling.mode_logprobs`.
+    logprobs: `[B, M, G, T]` float32, log-probabilities of the response tokens, 0 beyond them;
+      `[N, L]` of packed rows.
+    entropy: likewise, entropies in nats.
+    mode_logprobs: `[B, 3]` float32, see `sampling.mode_logprobs`; `[N, Q, 3]` of packed rows.
   """
 
   logprobs: Array
@@ -40,73 +39,74 @@ def make_score(
   config: PolicyConfig,
   opening: tuple[int, int],
   temperature: float,
-  length_buckets: int = 8,
-  mesh: Mesh | None = None,
+  packing: PackingConfig | None = None,
 ) -> Callable[[policy.Params, Rollouts], RolloutLogprobs]:
-  """Returns the jitted function that scores sampled ids, for reference and old log-probabilities.
+  """Returns the function that scores sampled ids, for reference and old log-probabilities.
+
+  It packs rollouts that every process holds whole, computes them on the devices of the parameters,
+  and returns numpy arrays.
 
   Args:
     config: static part of the policy.
     opening: ids of the two opening tags.
     temperature: sampling temperature of the rollouts.
-    length_buckets: number of length buckets that the responses are computed in.
-    mesh: mesh of the parameters and rollouts, if it has several devices.
+    packing: knobs of the rows; the defaults where it is `None`.
   """
+  program = functools.cache(functools.partial(make_score_program, config, opening, temperature))
 
   def score(params: policy.Params, rollouts: Rollouts) -> RolloutLogprobs:
-    b, m, g, t = rollouts.responses.shape
-    widths = bucket_widths(t)
-    last, prefix = prefill(config, params, rollouts.prompts)
-    responses = by_row(rollouts.responses)
-
-    def of_bucket(rows: Array, lengths: Array, width: int) -> policy.TokenLogprobs:
-      return score_rows(
-        config, params, (last, prefix), rows // (m * g), take_rows(responses[:, :width], rows),
-        lengths, temperature,
-      )  # fmt: skip
-
-    parts = parallel.batch_parts(b)
-    buckets = Buckets.of(by_row(rollouts.lengths), length_buckets, widths, parts)
-    scored = map_over(buckets, widths, of_bucket, b * m * g)
+    mesh, rollouts = parallel.mesh_of(params), jax.device_get(rollouts)
+    packed = pack(config, packing or PackingConfig(), mesh, rollouts)
+    rows = parallel.shard_rows(mesh, packed.rows)
+    found = jax.device_get(program(mesh, packed.shape.at_a_time)(params, rows))
+    shape = rollouts.responses.shape
     return RolloutLogprobs(
-      scored.logprobs.reshape(b, m, g, t),
-      scored.entropy.reshape(b, m, g, t),
-      mode_logprobs(policy.next_token_logits(config, params, last) / temperature, opening),
+      packed.tokens_back(found.logprobs, shape),
+      packed.tokens_back(found.entropy, shape),
+      packed.prompts_back(found.mode_logprobs, shape[0]),
     )
 
-  @jax.jit
-  def score_over_mesh(params: policy.Params, rollouts: Rollouts) -> RolloutLogprobs:
-    with parallel.over(mesh) if mesh else contextlib.nullcontext():
-      return score(params, rollouts)
-
-  return score_over_mesh
+  return score
 
 
-def by_row(x: Array) -> Array:
-  """Flattens `[B, M, G, ...]` to `[N, ...]`."""
-  return x.reshape(-1, *x.shape[3:])
+def make_score_program(
+  config: PolicyConfig, opening: tuple[int, int], temperature: float, mesh: Mesh, at_a_time: int
+) -> Callable[[policy.Params, PackedRows], RolloutLogprobs]:
+  """Returns the jitted scoring of packed rows; the result is whole on every process."""
+
+  def score(params: policy.Params, rows: PackedRows) -> RolloutLogprobs:
+    with parallel.over(mesh):
+      of_block = functools.partial(score_rows, config, opening, temperature, params)
+      return map_rows(of_block, rows, at_a_time)
+
+  return jax.jit(score, out_shardings=parallel.replicated(mesh))
 
 
 def score_rows(
-  config: PolicyConfig, params: policy.Params, prompts: tuple[Array, KVCache], prompt_of: Array,
-  responses: Array, lengths: Array, temperature: float,
-) -> policy.TokenLogprobs:  # fmt: skip
-  """Returns teacher-forced log-probabilities and entropies `[P * R, width]` of responses.
+  config: PolicyConfig, opening: tuple[int, int], temperature: float, params: policy.Params,
+  rows: PackedRows,
+) -> RolloutLogprobs:  # fmt: skip
+  """Log-probabilities of the targets of packed rows; what they are of no target has no meaning."""
+  hidden, _ = policy.apply(
+    config, params, rows.tokens, rows.positions, rows.segment_ids, prefix_ids=rows.prefix_ids
+  )
+  scored = policy.token_logprobs(
+    config, params, hidden, rows.targets, temperature, rows.sources, jnp.max(rows.counts)
+  )
+  modes = policy.map_logits(
+    config, params, jax.vmap(lambda logits: mode_logprobs(logits / temperature, opening)), hidden,
+    rows.prompt_places, jnp.max(rows.prompt_counts),
+  )  # fmt: skip
+  return RolloutLogprobs(scored.logprobs, scored.entropy, modes)
 
-  Args:
-    config: static part of the policy.
-    params: parameters of the policy.
-    prompts: result of `prefill`: `[B, d]` hidden states of the last tokens, and the cache.
-    prompt_of: `[P, R]`, index within its part of the prompt that each response answers.
-    responses: `[P * R, width]` token ids.
-    lengths: `[P * R]`, tokens of each response.
-    temperature: temperature of the distribution.
-  """
-  (last, prefix), width = prompts, responses.shape[1]
-  positions = take_rows(prefix.lengths, prompt_of)[:, None] + jnp.arange(width - 1)
-  segment_ids = (jnp.arange(1, width) < lengths[:, None]).astype(jnp.int32)
-  context = (policy.cache.take(prefix, prompt_of),)
-  hidden, _ = policy.apply(config, params, responses[:, :-1], positions, segment_ids, context)
-  # The prompt's last token predicts the tag, and each response token the next one.
-  hidden = jnp.concatenate([take_rows(last, prompt_of)[:, None], hidden], axis=1)
-  return policy.token_logprobs(config, params, hidden, responses, temperature)
+
+def pack(
+  config: PolicyConfig, c: PackingConfig, mesh: Mesh, rollouts: Rollouts,
+  lengths: np.ndarray | None = None,
+) -> PackedPlaces:  # fmt: skip
+  """Packs rollouts on the host as a config and a mesh ask for; see `pack_rollouts`."""
+  shape = RowShape.of_responses(c, rollouts.prompts.tokens.shape[1], rollouts.responses.shape[-1],
+                                mesh)  # fmt: skip
+  with parallel.over(mesh):
+    shared = policy.shares_prefixes(config, shape.length)
+  return pack_rollouts(rollouts, shape, shared, lengths)

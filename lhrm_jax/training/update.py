@@ -1,7 +1,7 @@
 """Gradients summed over micro-batches and devices, divided once, and the optimiser's update."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,13 @@ Metrics = dict[str, SumCount | Maximum]
 LossFn = Callable[[policy.Params, Any], tuple[SumCount, Metrics]]
 
 
+class Rows(Protocol):
+  """A batch of rows, a tree of arrays `[N, ...]`; `filled` `[N]` says which hold a token."""
+
+  @property
+  def filled(self) -> Array: ...
+
+
 def gradients(
   loss_fn: LossFn, params: policy.Params, batch: Any
 ) -> tuple[SumCount, policy.Params, Metrics]:
@@ -33,29 +40,75 @@ def gradients(
   return loss, grads, metrics
 
 
-def accumulate(
-  loss_fn: LossFn, params: policy.Params, batches: Sequence[Any]
+def accumulate_rows(
+  loss_fn: LossFn, params: policy.Params, batch: Rows, at_a_time: int = 0
 ) -> tuple[SumCount, policy.Params, Metrics]:
-  """Sums `gradients` over micro-batches of any shapes, unrolled."""
-  total = None
-  for batch in batches:
-    part = gradients(loss_fn, params, batch)
-    total = part if total is None else add_sums(total, part)
-  return total
+  """Sums `gradients` over blocks of a batch's rows, in the memory of one block.
 
+  The loop stops after the last block that holds a token, so that one program serves any number of
+  rows and empty ones cost nothing. It is not differentiated: each block's gradient is.
 
-def accumulate_scan(
-  gradients_of: Callable[[Any], tuple[SumCount, policy.Params, Metrics]], batches: Any
-) -> tuple[SumCount, policy.Params, Metrics]:
-  """Sums `gradients_of` over micro-batches stacked on axis 0, in the memory of one."""
-  first = jax.tree.map(lambda x: x[0], batches)
-  shapes = jax.eval_shape(gradients_of, first)
+  Args:
+    loss_fn: see `gradients`.
+    params: parameters.
+    batch: tree of arrays `[N, ...]`, and scalars for all. The rows of a block lie `N / rows of a block` apart, see
+      `data.packing.in_lanes`.
+    at_a_time: rows of a block on each device; 0 for all.
+  """
+  blocks, used = row_blocks(batch, at_a_time)
+
+  def gradients_of(i: Array) -> tuple[SumCount, policy.Params, Metrics]:
+    return gradients(loss_fn, params, block_of(blocks, i))
+
+  shapes = jax.eval_shape(gradients_of, used)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  with jax.named_scope("rows"):
+    return jax.lax.fori_loop(0, used, lambda i, total: add_sums(total, gradients_of(i)), zeros)
 
-  def add(total, batch):
-    return add_sums(total, gradients_of(batch)), None
 
-  return jax.lax.scan(add, zeros, batches)[0]
+def map_rows(fn: Callable[[Any], Any], batch: Rows, at_a_time: int = 0) -> Any:
+  """`fn` of a batch's rows, block by block as in `accumulate_rows`; 0 where blocks are empty.
+
+  Args:
+    fn: maps a block of rows to a tree of arrays with as many rows.
+    batch: see `accumulate_rows`.
+    at_a_time: likewise.
+  """
+  blocks, used = row_blocks(batch, at_a_time)
+  shapes = jax.eval_shape(lambda i: fn(block_of(blocks, i)), used)
+  lanes, count = jax.tree.leaves(blocks)[0].shape[:2]
+
+  def put(i: Array, out: Any) -> Any:
+    return jax.tree.map(
+      lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, i, axis=1),
+      out, fn(block_of(blocks, i)),
+    )  # fmt: skip
+
+  start = jax.tree.map(lambda s: jnp.zeros((lanes, count, *s.shape[1:]), s.dtype), shapes)
+  with jax.named_scope("rows"):
+    out = jax.lax.fori_loop(0, used, put, start)
+  return jax.tree.map(lambda x: x.reshape(lanes * count, *x.shape[2:]), out)
+
+
+def row_blocks(batch: Rows, at_a_time: int) -> tuple[Any, Array]:
+  """The batch as `[rows of a block, blocks, ...]`, and the number of blocks that hold tokens."""
+  n = batch.filled.shape[0]
+  lanes = min(n, (at_a_time or n) * parallel.batch_parts(n))
+  blocks = jax.tree.map(lambda x: x.reshape(lanes, -1, *x.shape[1:]) if x.ndim else x, batch)
+  filled = jnp.any(batch.filled.reshape(lanes, -1), axis=0)
+  return blocks, jnp.max(jnp.where(filled, jnp.arange(1, len(filled) + 1), 0))
+
+
+def block_of(blocks: Any, i: Array) -> Any:
+  """The `i`-th block of `row_blocks`."""
+
+  def taken(x: Array) -> Array:
+    if not x.ndim:
+      return x
+    x = jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False)
+    return parallel.constrain(x, ("batch",) + (None,) * (x.ndim - 1))
+
+  return jax.tree.map(taken, blocks)
 
 
 def summed_over_devices(

@@ -1,5 +1,7 @@
 """Packing: as few rows as first fit needs, and each sequence as if it stood alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from lhrm_jax.data.batches import Encoded
 from lhrm_jax.data.schema import HFTRow
 from lhrm_jax.text import CharacterTokenizer, tags
 from lhrm_jax.training.hft import hft_loss
-from lhrm_jax.training.update import accumulate
+from lhrm_jax.training.update import accumulate_rows
 from tests.text.test_pretrained import GOLDEN
 
 CONFIG = policy.PolicyConfig(
@@ -128,12 +130,20 @@ def test_a_demonstration_is_trained_from_its_opening_tag_on():
   assert encoded.ids[-1] == tokenizer.eos_ids[0]
 
 
-def test_a_fixed_number_of_rows_is_filled_up_with_empty_ones():
-  batch = packing.pack(sequences([3, 3]), 8, rows=3)
-  assert batch.tokens.shape == (3, 8)
-  assert not batch.segment_ids[1:].any() and not batch.weights[1:].any()
-  with pytest.raises(ValueError, match="need 2 rows of 4, more than rows=1"):
-    packing.pack(sequences([5, 5]), 4, rows=1)
+def test_rows_are_dealt_to_lanes_and_filled_up_with_empty_ones():
+  """Four full rows over three lanes of three: a lane's rows lie together, its empty ones last."""
+  batch = packing.pack(sequences([9] * 4), 8, lanes=3, least=7)
+  assert batch.filled.tolist() == [True, True, False] + 2 * [True, False, False]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(20, 60))
+@settings(deadline=None)
+def test_no_lengths_need_more_rows_than_most_rows(sizes, length):
+  """And decreasing first fit leaves out nothing."""
+  bins = packing.first_fit_decreasing(sizes, length)
+  assert sorted(i for members in bins for i in members) == list(range(len(sizes)))
+  assert all(sum(sizes[i] for i in members) <= length for members in bins)
+  assert len(bins) <= packing.most_rows(len(sizes), max(sizes), length)
 
 
 def test_a_sequence_longer_than_a_row_is_never_cut():
@@ -141,22 +151,31 @@ def test_a_sequence_longer_than_a_row_is_never_cut():
     packing.pack(sequences([3, 10]), 8)
 
 
-def test_micro_batches_have_one_shape_and_the_loss_of_the_sequences_alone(params):
+def test_blocks_of_rows_have_the_loss_of_the_sequences_alone(params):
+  """However many rows at a time, whatever the rows that are left empty; one program."""
   given_sequences = sequences([9, 4, 13, 2, 6, 11, 3, 12, 10])
-  parts = packing.pack_micro_batches(given_sequences, 24, 2)
-  assert [part.tokens.shape for part in parts] == [(2, 24)] * 2
-  assert not parts[1].segment_ids[1].any(), "the last row is empty"
 
-  @jax.jit
-  def losses(params, batches):
-    return accumulate(lambda p, b: hft_loss(CONFIG, p, b), params, batches)[:2]
+  @functools.partial(jax.jit, static_argnums=2)
+  def losses(params, batch, at_a_time):
+    loss, gradient, metrics = accumulate_rows(
+      functools.partial(hft_loss, CONFIG), params, batch, at_a_time
+    )
+    return loss, gradient, metrics["perf/padding_share"]
 
-  (loss, gradient) = losses(params, parts)
-  (expected, expected_gradient) = losses(params, [batches.pad(given_sequences, 24)])
-  np.testing.assert_allclose(loss.mean(), expected.mean(), rtol=1e-6)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, expected_gradient
-  )
+  expected, expected_gradient, _ = losses(params, batches.pad(given_sequences, 24), 9)
+  sizes = []
+  for lanes in (1, 2):
+    packed = packing.pack(given_sequences, 24, lanes=lanes, least=8)
+    assert packed.tokens.shape == (8, 24) and packed.filled.sum() == 3
+    loss, gradient, padding = losses(params, packed, lanes)
+    np.testing.assert_allclose(loss.mean(), expected.mean(), rtol=1e-6)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, expected_gradient
+    )
+    sizes.append((padding.count, padding.total))
+  assert sizes == [(72, 72 - 61), (96, 96 - 61)], "61 slots in three rows; the last pair has one"
+  losses(params, packing.pack(sequences([2, 2]), 24, lanes=2, least=8), 2)
+  assert losses._cache_size() == 3
 
 
 def test_earlier_messages_are_context_and_not_learned():

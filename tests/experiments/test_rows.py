@@ -18,9 +18,9 @@ from lhrm_jax import policy
 from lhrm_jax.config import replaced
 from lhrm_jax.data import tasks
 from lhrm_jax.runs import setup
-from lhrm_jax.runs.demonstrations import demonstration_batches
+from lhrm_jax.runs.demonstrations import demonstration_batch
 from lhrm_jax.training.hft import hft_loss
-from lhrm_jax.training.update import accumulate
+from lhrm_jax.training.update import accumulate_rows
 from tests.data.test_sources import write_jsonl
 from tests.experiments.test_pipeline import ROOT, rows_of, run
 
@@ -135,28 +135,9 @@ def packed(demo, length: int, rows: int):
   return dataclasses.replace(demo, config=config)
 
 
-def test_packed_batches_have_the_loss_and_gradient_of_those_that_are_not(demo):
-  params = jax.jit(policy.init, static_argnums=0)(demo.policy_config, jax.random.key(0))
-
-  @jax.jit
-  def mean_loss(batches):
-    loss_fn = functools.partial(hft_loss, demo.policy_config)
-    loss, gradient, _ = accumulate(loss_fn, params, batches)
-    return loss.mean(), jax.tree.map(lambda g: g / loss.count, gradient)
-
-  loss, gradient = mean_loss(demonstration_batches(demo, 3)[0])
-  batches = demonstration_batches(packed(demo, 64, 5), 3)[0]
-  assert len(batches) > 1 and all(batch.tokens.shape == (5, 64) for batch in batches)
-  other, other_gradient = mean_loss(batches)
-  np.testing.assert_allclose(other, loss, rtol=1e-5)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-4), other_gradient, gradient
-  )
-
-
-def test_batches_are_a_function_of_the_step(demo):
-  for run_of in (demo, packed(demo, 64, 2)):
-    fifth = demonstration_batches(run_of, 5)[0]
-    demonstration_batches(run_of, 6)
-    jax.tree.map(np.testing.assert_array_equal, fifth, demonstration_batches(run_of, 5)[0])
-    assert (fifth[0].tokens != demonstration_batches(run_of, 6)[0][0].tokens).any()
+def test_a_batch_is_a_function_of_the_step_and_of_one_shape(demo):
+  run_of = packed(demo, 64, 2)
+  fifth, sixth = (demonstration_batch(run_of, step)[0] for step in (5, 6))
+  jax.tree.map(np.testing.assert_array_equal, fifth, demonstration_batch(run_of, 5)[0])
+  assert (fifth.tokens != sixth.tokens).any()
+  assert fifth.tokens.shape == sixth.tokens.shape and not fifth.filled.all()

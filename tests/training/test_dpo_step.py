@@ -17,7 +17,7 @@ from lhrm_jax.runs import nonfinite, replaying
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.dpo import DPOConfig, dpo_batch_loss, make_dpo_step, make_pair_logprobs
 from lhrm_jax.training.offline import drawn
-from lhrm_jax.training.update import add_sums
+from lhrm_jax.training.update import accumulate_rows
 
 LENGTH, MOST, BETA = 160, 3, 0.3
 
@@ -68,17 +68,17 @@ def expected(logps, ref, lengths=1):
 
 
 def cut(pairs, ref, length=LENGTH):
-  return pack_pairs(pairs, ref, length, 2, MOST)[0]
+  return pack_pairs(pairs, ref, length, MOST, lanes=2)[0]
 
 
-def loss_and_metrics(config, params, batches, c):
+def loss_and_metrics(config, params, batch, c):
   @jax.jit
-  def run(params, batches):
-    parts = [dpo_batch_loss(config, c, params, batch) for batch in batches]
-    loss, metrics = functools.reduce(add_sums, parts)
+  def run(params, batch):
+    loss_fn = functools.partial(dpo_batch_loss, config, c)
+    loss, _, metrics = accumulate_rows(loss_fn, params, batch, 2)
     return {"loss": loss.mean(), **{name: value.mean() for name, value in metrics.items()}}
 
-  return run(params, batches)
+  return run(params, batch)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -109,9 +109,9 @@ def test_the_gradient_is_exact_in_micro_batches_and_from_a_dump(
 
 
 def test_the_reference_is_scored_pair_by_pair(config, params, pairs, alone):
-  batches, place = pack_pairs(pairs, None, LENGTH, 2, MOST)
-  score = make_pair_logprobs(config, parallel.make_mesh())
-  rows = np.concatenate([score(params, batch) for batch in batches])
+  batch, place = pack_pairs(pairs, None, LENGTH, MOST, lanes=2)
+  score = make_pair_logprobs(config, parallel.make_mesh(), 2)
+  rows = np.asarray(score(params, batch))
   np.testing.assert_allclose(rows[place[:, 0], place[:, 1]], alone, rtol=2e-5)
 
 
@@ -120,11 +120,11 @@ def test_steps_prefer_the_chosen_and_compile_once(config, params, pairs, alone):
   optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
   mesh = parallel.make_mesh()
   state = train_state.restart(config, optimizer, mesh, params)
-  step = make_dpo_step(config, DPOConfig(beta=BETA), optimizer, schedule, mesh)
-  batches = parallel.shard_rows(mesh, cut(pairs, alone.astype(np.float32)))
+  step = make_dpo_step(config, DPOConfig(beta=BETA), optimizer, schedule, mesh, 2)
+  batch = parallel.shard_rows(mesh, cut(pairs, alone.astype(np.float32)))
   metrics = []
   for _ in range(8):
-    state, of_step = step(state, batches)
+    state, of_step = step(state, batch)
     metrics.append({name: float(value) for name, value in of_step.items()})
   assert metrics[0]["loss"] == pytest.approx(np.log(2), abs=1e-4), "the policy is the reference"
   assert metrics[-1]["rewards/accuracies"] == 1

@@ -1,6 +1,7 @@
 """The HFT step: weights, masks, micro-batches of different shapes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from lhrm_jax.data.batches import encode_demonstrations
 from lhrm_jax.text import tags
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import hft_loss, make_hft_step
-from lhrm_jax.training.update import accumulate
+from lhrm_jax.training.update import accumulate_rows, add_sums
 from tests.conftest import policy_logits
 
 
@@ -26,7 +27,9 @@ def demonstrations():
 def mean_loss(config, params, batches):
   @jax.jit
   def run(params, batches):
-    loss, grads, _ = accumulate(lambda p, b: hft_loss(config, p, b), params, batches)
+    loss_fn = functools.partial(hft_loss, config)
+    parts = [accumulate_rows(loss_fn, params, batch) for batch in batches]
+    loss, grads, _ = functools.reduce(add_sums, parts)
     return loss.mean(), jax.tree.map(lambda g: g / loss.count, grads)
 
   return run(params, batches)
@@ -99,12 +102,10 @@ def test_steps_learn_and_compile_once(config, tokenizer):
   state = train_state.create(config, optimizer, parallel.make_mesh(), jax.random.key(0))
   step = make_hft_step(config, optimizer, schedule, parallel.make_mesh())
   think, no_think = Arithmetic().demonstrations(0, 0, 8, 8)
-  batches = (
-    encode_demonstrations(tokenizer, think, 50), encode_demonstrations(tokenizer, no_think, 26),
-  )  # fmt: skip
+  batch = encode_demonstrations(tokenizer, [*think, *no_think], 50)
   losses = []
   for _ in range(30):
-    state, metrics = step(state, batches)
+    state, metrics = step(state, batch)
     losses.append(float(metrics["loss"]))
   assert losses[-1] < 0.5 * losses[0]
   assert int(state.step) == 30

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from lhrm_jax import parallel
+from lhrm_jax import parallel, policy
 from lhrm_jax.objectives import hgpo, losses
 from lhrm_jax.objectives.masked import SumCount, masked_sum_count
 from lhrm_jax.objectives.objective import Objective
@@ -20,12 +20,13 @@ from lhrm_jax.training.hgpo import (
   HGPOBatch,
   HGPOConfig,
   hgpo_gradients,
-  make_hgpo_step,
+  make_hgpo_program,
   mini_batches,
+  pack_hgpo,
 )
-from lhrm_jax.training.length_buckets import bucket_widths
 from lhrm_jax.training.rollout_logprobs import make_score
-from lhrm_jax.training.update import accumulate_scan
+from lhrm_jax.training.packed import RowShape
+from lhrm_jax.training.packed_rollouts import pack_rollouts
 from tests.conftest import policy_logits, take
 
 LEARNING_RATE = 1e-2
@@ -39,7 +40,7 @@ def some_slow(values, quick):
 def objective(**fields):
   options = {
     "clip_low": 0.2, "clip_high": 0.2, "beta": 0.05, "aggregation": "token_mean",
-    "length_buckets": 2, "neither_penalty": 1.0, **fields,
+    "neither_penalty": 1.0, **fields,
   }  # fmt: skip
   return HGPOConfig(**options)
 
@@ -53,16 +54,12 @@ def batch(config, params, tokenizer, rollouts):
 
 
 def loss_and_grad(config, spec, opening, params, batch):
-  @jax.jit
-  def run(params, batch):
-    loss, grads, _ = hgpo_gradients(config, spec, opening, params, batch)
-    return loss.mean(), jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1), grads)
-
-  return run(params, batch)
+  loss, grads, _ = hgpo_gradients(config, spec, opening, params, batch)
+  return loss.mean(), jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1), grads)
 
 
-def plain_loss(config, spec, opening, params, batch):
-  """The objective over whole sequences, padded alike: no cache, no buckets, no chunks."""
+def plain_loss(config, spec, opening, params, batch, per_sequence=None):
+  """The objective over whole sequences, padded alike: no packing, no blocks, no chunks."""
   rollouts = batch.rollouts
   b, m, g, t = rollouts.responses.shape
   p, n = rollouts.prompts.tokens.shape[1], b * m * g
@@ -109,11 +106,11 @@ def plain_loss(config, spec, opening, params, batch):
   sampler = flat(rollouts.logprobs).at[:, 0].set(old[:, 0])
   entropy = -jnp.sum(jnp.exp(of_response) * of_response, axis=-1)
   given = PolicyBatch(new, old, ref, advantages, mask, sampler, entropy)
-  loss, metrics = policy_objective(spec, given, constant_length=t, per_sequence=batch.per_sequence)
+  loss, metrics = policy_objective(spec, given, constant_length=t, per_sequence=per_sequence)
   extra = -spec.neither_penalty * jnp.log(tags.sum(1))
   if spec.tag_kl == "exact":
     extra += spec.beta * jnp.sum(modes * jnp.log(modes / ref_modes), axis=1)
-  weights, _ = loss_weights(spec, mask, t, batch.per_sequence)
+  weights, _ = loss_weights(spec, mask, t, per_sequence)
   extra = jnp.sum(extra * weights[:, 0])
   return SumCount(loss.total + extra, loss.count), metrics
 
@@ -155,8 +152,8 @@ def plain_loss(config, spec, opening, params, batch):
     ),
   ],
 )
-def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_layers):
-  """Bucketed, each prompt run once, against every row run whole: the loss, metrics, gradient."""
+def test_packing_changes_nothing(config, params, tokenizer, batch, fields, scan_layers):
+  """Packed, prompts shared, against every row run whole: the loss, metrics, gradient."""
   if scan_layers:
     if fields["aggregation"] != "token_mean":
       pytest.skip("one option is enough for the other layout")
@@ -165,7 +162,7 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
       **{name: value for name, value in params.items() if not name.startswith("layer_")},
       "layers": jax.tree.map(lambda *x: jnp.stack(x), params["layer_0"], params["layer_1"]),
     }
-  spec, opening = objective(length_buckets=5, **fields), tokenizer.tag_ids.opening
+  spec, opening = objective(packed_length=64, micro_batch_rows=2, **fields), tokenizer.tag_ids.opening
   other = make_score(config, opening, spec.temperature)(
     jax.tree.map(lambda x: 0.9 * x, params), batch.rollouts
   )
@@ -173,19 +170,18 @@ def test_buckets_change_nothing(config, params, tokenizer, batch, fields, scan_l
   # Of the tag it says what `mode_logprobs` says.
   old = dataclasses.replace(other, logprobs=other.logprobs + shift.at[..., 0].set(0))
   batch = pad_batch(dataclasses.replace(batch, old=old), response_by=31)
-  assert len(bucket_widths(batch.rollouts.responses.shape[-1])) == 3
+  per_sequence = None
   if spec.separate_tag:
-    batch = dataclasses.replace(batch, per_sequence=jnp.float32(4.5))
+    counted = batch.rollouts.lengths * (batch.rollouts.finish_reason != LENGTH)
+    per_sequence = jnp.sum(counted > 1) / jnp.sum(counted > 0)
 
   @jax.jit
   def plain(params):
-    loss, metrics = plain_loss(config, spec, opening, params, batch)
+    loss, metrics = plain_loss(config, spec, opening, params, batch, per_sequence)
     return loss.mean(), metrics
 
   (expected, parts), expected_grad = jax.value_and_grad(plain, has_aux=True)(params)
-  loss, grads, metrics = jax.jit(lambda p, b: hgpo_gradients(config, spec, opening, p, b))(
-    params, batch
-  )
+  loss, grads, metrics = hgpo_gradients(config, spec, opening, params, batch)
   np.testing.assert_allclose(loss.mean(), expected, rtol=1e-5)
   assert_trees_close(jax.tree.map(lambda g: g / loss.count, grads), expected_grad)
   for name, part in parts.items():
@@ -210,10 +206,7 @@ def test_any_objective_is_given_the_rows_and_differentiated(config, params, toke
 
   c = objective(beta=0.0, tag_normalisation="vocabulary", neither_penalty=0.0)
   opening = tokenizer.tag_ids.opening
-  run = jax.jit(
-    lambda params: hgpo_gradients(config, c, opening, params, batch, Objective(reinforce))
-  )
-  loss, grads, metrics = run(params)
+  loss, grads, metrics = hgpo_gradients(config, c, opening, params, batch, Objective(reinforce))
   _, expected = loss_and_grad(config, c, opening, params, batch)
   assert_trees_close(jax.tree.map(lambda g: g / loss.count, grads), expected)
   assert metrics["rows"].total == batch.rollouts.lengths.size
@@ -230,7 +223,8 @@ def test_skipped_responses_had_no_gradient(config, params, tokenizer, batch, agg
     batch, advantages=jax.tree.map(lambda x: jnp.where(keep, x, 0.0), batch.advantages)
   )
   fields = {
-    "aggregation": aggregation, "beta": 0.0, "length_buckets": 4, "neither_penalty": 0.0
+    "aggregation": aggregation, "beta": 0.0, "neither_penalty": 0.0, "micro_batch_rows": 1,
+    "packed_length": 40,
   }  # fmt: skip
   opening = tokenizer.tag_ids.opening
   loss, grad = loss_and_grad(config, objective(**fields), opening, params, quiet)
@@ -258,66 +252,75 @@ def update(config, tokenizer, params, batch, learning_rate=LEARNING_RATE, **fiel
   schedule = optax.constant_schedule(learning_rate)
   optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
   state = train_state.restart(config, optimizer, parallel.make_mesh(), params)
-  step = make_hgpo_step(
-    config, objective(**fields), tokenizer.tag_ids.opening, optimizer, schedule,
-    parallel.make_mesh(),
-  )  # fmt: skip
+  mesh, c = parallel.make_mesh(), objective(**fields)
+  program = make_hgpo_program(config, c, tokenizer.tag_ids.opening, optimizer, schedule, mesh)
+
+  def step(state, batch):
+    return program(state, pack_hgpo(config, c, mesh, batch))
+
+  step.program = program
   return step, *step(state, batch)
 
 
-@pytest.mark.parametrize(
-  "micro_batches, old",
-  [(1, "implicit"), (3, "scored"),
-   pytest.param(3, "implicit", marks=pytest.mark.slow),
-   pytest.param(1, "scored", marks=pytest.mark.slow)],
-)  # fmt: skip
-def test_importance_ratio_is_one_on_the_first_update(
-  config, params, tokenizer, batch, micro_batches, old
-):
+@pytest.mark.parametrize("old", some_slow(["implicit", "scored"], "scored"))
+def test_importance_ratio_is_one_on_the_first_update(config, params, tokenizer, batch, old):
+  fields = {"packed_length": 40, "micro_batch_rows": 1}
   if old == "scored":
-    scored = make_score(config, tokenizer.tag_ids.opening, 1.0)(params, batch.rollouts)
-    batch = dataclasses.replace(batch, old=scored)
-  _, _, metrics = update(config, tokenizer, params, batch, micro_batches=micro_batches)
+    score = make_score(config, tokenizer.tag_ids.opening, 1.0, objective(**fields))
+    batch = dataclasses.replace(batch, old=score(params, batch.rollouts))
+  _, _, metrics = update(config, tokenizer, params, batch, **fields)
   assert abs(float(metrics["importance_ratio/mean"]) - 1) < 1e-6
   assert float(metrics["clip_ratio/low_mean"]) == float(metrics["clip_ratio/high_mean"]) == 0
 
 
-@pytest.mark.parametrize("aggregation", some_slow(["sequence_sum", "token_mean"], "token_mean"))
-def test_micro_batches_change_nothing(config, params, tokenizer, batch, aggregation):
-  spec, opening = objective(aggregation=aggregation), tokenizer.tag_ids.opening
-  loss, grad = loss_and_grad(config, spec, opening, params, batch)
-  for pieces in (2, 6):
-    version = jnp.zeros((pieces,), jnp.int32)
-    rollouts = dataclasses.replace(batch.rollouts, policy_version=version)
-    stacked = jax.tree.map(
-      lambda x, v=version, p=pieces: x if x is v else x.reshape(p, -1, *x.shape[1:]),
-      dataclasses.replace(batch, rollouts=rollouts),
+@pytest.mark.parametrize(
+  "fields",
+  some_slow(
+    [
+      {"aggregation": "sequence_sum"},
+      {"separate_tag": True, "tag_weight": 0.3, "mask_truncated": True, "tag_kl": "exact"},
+    ],
+    {"separate_tag": True, "tag_weight": 0.3, "mask_truncated": True, "tag_kl": "exact"},
+  ),
+)
+def test_rows_and_blocks_change_nothing(config, params, tokenizer, batch, fields):
+  """One row for all, many short ones one or three at a time, and a prompt per response."""
+  opening = tokenizer.tag_ids.opening
+  whole = hgpo_gradients(config, objective(**fields), opening, params, batch)
+  for length, rows, shared in ((31, 1, True), (47, 3, True), (40, 2, False)):
+    c = objective(packed_length=length, micro_batch_rows=rows, **fields)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(policy, "shares_prefixes", lambda *_, shared=shared: shared)
+      cut = hgpo_gradients(config, c, opening, params, batch)
+    np.testing.assert_allclose(cut[0].mean(), whole[0].mean(), rtol=1e-5)
+    assert_trees_close(
+      *(jax.tree.map(lambda g, n=x[0].count: g / n, x[1]) for x in (cut, whole))
     )
-    total, grads, _ = jax.jit(
-      lambda params, stacked: accumulate_scan(
-        lambda b: hgpo_gradients(config, spec, opening, params, b), stacked
-      )
-    )(params, stacked)
-    np.testing.assert_allclose(total.mean(), loss, rtol=1e-5)
-    assert_trees_close(jax.tree.map(lambda g, n=total.count: g / n, grads), grad)
+    for name in set(whole[2]) - {"perf/padding_share"}:
+      np.testing.assert_allclose(cut[2][name].mean(), whole[2][name].mean(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pieces", [2, 3])
-def test_a_separate_tag_is_divided_by_the_whole_update(config, params, tokenizer, batch, pieces):
-  """Micro-batches hold different numbers of tokens."""
-  fields = {"separate_tag": True, "tag_weight": 0.3, "mask_truncated": True}
-  (_, _, whole), (_, _, cut) = (
-    update(config, tokenizer, params, batch, micro_batches=parts, **fields) for parts in (1, pieces)
-  )
-  for name in ("loss", "grad_norm", "kl"):
-    np.testing.assert_allclose(cut[name], whole[name], rtol=1e-5)
+def test_all_lengths_are_packed_into_one_shape(batch):
+  """No tokens at all, those that were sampled, and all rows full."""
+  c, mesh = HGPOConfig(packed_length=40, micro_batch_rows=2), parallel.make_mesh()
+  shape = RowShape.of(c, 0, mesh)
+  b, m, g, t = batch.rollouts.responses.shape
+  rows, shapes = [], set()
+  for lengths in (np.zeros((b, m, g), int), batch.rollouts.lengths, np.full((b, m, g), t)):
+    places = pack_rollouts(batch.rollouts, shape, True, np.asarray(lengths))
+    np.testing.assert_array_equal(
+      places.tokens_back(places.of_tokens(batch.rollouts.logprobs), (b, m, g, t)),
+      np.where(np.arange(t) < np.asarray(lengths)[..., None], batch.rollouts.logprobs, 0),
+    )
+    rows.append(int(places.rows.filled.sum()))
+    shapes.add(tuple(x.shape for x in jax.tree.leaves(places.rows)))
+  assert rows[0] < rows[1] < rows[2] and len(shapes) == 1
 
 
 def test_mini_batches_are_whole_queries(batch):
   """Every prompt is in exactly one, with its own responses, advantages and scores."""
-  parts = mini_batches(dataclasses.replace(batch, old=batch.ref), 3, parallel.make_mesh())
-  together = jax.tree.map(lambda *x: jnp.concatenate(x) if x[0].ndim else x[0], *parts)
+  parts = mini_batches(jax.device_get(dataclasses.replace(batch, old=batch.ref)), 3)
+  together = jax.tree.map(lambda *x: np.concatenate(x) if x[0].ndim else x[0], *parts)
   order = np.argsort(together.rollouts.prompts.ids)
   jax.tree.map(
     lambda x, y: np.testing.assert_array_equal(x[order] if x.ndim else x, y),
@@ -443,26 +446,26 @@ def test_no_array_of_tokens_times_vocabulary(tokenizer, config, params, batch):
     shapes = jax.eval_shape(
       lambda key: train_state.create(big, optimizer, parallel.make_mesh(), key), jax.random.key(0)
     )
-    step = make_hgpo_step(
-      big, objective(), tokenizer.tag_ids.opening, optimizer, schedule, parallel.make_mesh()
-    )
-    return step.lower(shapes, jax.eval_shape(lambda: batch)).compile()
+    mesh, c = parallel.make_mesh(), objective(packed_length=40, micro_batch_rows=12)
+    step = make_hgpo_program(big, c, tokenizer.tag_ids.opening, optimizer, schedule, mesh)
+    return step.lower(shapes, pack_hgpo(big, c, mesh, batch)).compile()
 
-  rows = b * m * g
-  small, whole = compiled(chunk=rows), compiled(chunk=rows * t)
+  rows, slots = 12, 12 * 40
+  small, whole = compiled(chunk=rows), compiled(chunk=slots)
   sizes = [
     np.prod([int(d) for d in dims.split(",")])
     for dims in re.findall(r"f32\[([\d,]+)\]", small.as_text())
     if str(vocabulary) in dims.split(",")
   ]
-  assert max(sizes) < rows * t * vocabulary / 2
+  assert max(sizes) < slots * vocabulary / 8
   temp = [c.memory_analysis().temp_size_in_bytes for c in (small, whole)]
-  assert temp[1] - temp[0] > rows * (t - 2) * vocabulary * 4, "the check must see a whole buffer"
+  assert temp[1] - temp[0] > slots / 8 * vocabulary * 4, "the check must see a larger buffer"
 
 
-def test_no_recompilation_after_the_first_step(config, params, tokenizer, batch):
+def test_no_lengths_compile_a_second_program(config, params, tokenizer, batch):
   step, state, _ = update(config, tokenizer, params, batch)
-  assert step._cache_size() == 1
-  for _ in range(3):
-    state, _ = step(state, batch)
-  assert step._cache_size() == 1
+  shorter = jax.tree.map(lambda n: jnp.minimum(n, 3), batch.rollouts.lengths)
+  shorter = dataclasses.replace(batch.rollouts, lengths=shorter)
+  for rollouts in (batch.rollouts, shorter, batch.rollouts):
+    state, _ = step(state, dataclasses.replace(batch, rollouts=rollouts))
+  assert step.program._cache_size() == 1
