@@ -18,9 +18,9 @@ from lhrm_jax.runs import defaults
 # weights in sampling, chunks that a step's prompts are sampled in, rows of an HFT micro-batch and
 # micro-batches of an HGPO update.
 LAYOUTS = {
-  "v5p-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64, "micro_batches": 4},
-  "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64, "micro_batches": 4},
-  "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 4, "rows": 8, "micro_batches": 32},
+  "v5p-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},
+  "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},
+  "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 4, "rows": 8},
 }
 
 
@@ -79,7 +79,7 @@ def on_chips(config: ConfigDict, chips: str, layouts: dict[str, dict[str, int]])
   config.sampling_mesh.tensor = layout["sampling"]
   config.hgpo.sampling_chunks = layout.get("chunks", 1)
   config.hft.micro_batch_rows = layout["rows"]
-  config.hgpo.micro_batches = layout["micro_batches"]
+  config.hgpo.micro_batch_rows = layout["fsdp"]  # one per part of the batch
   # Logits of 1,024 tokens at a time in each part of the batch.
   config.policy.logprob_chunk = 1024 * int(chips.partition("-")[2]) // layout["tensor"]
   return config

@@ -45,7 +45,6 @@ def get_config() -> ConfigDict:
   config.hgpo.steps = 100
   config.hgpo.prompts_per_step = 64
   config.hgpo.samples_per_mode = 4
-  config.hgpo.micro_batches = 16
   config.hgpo.sampling_chunks = 4
   config.hgpo.learning_rate = 1e-6
   config.hgpo.aggregation = "token_mean"

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
   config.data.max_response_tokens = 144
   config.data.max_no_think_tokens = 16
 
-  # 640 demonstrations fill about 43 rows of 1,024: always one micro-batch, one program.
+  # 640 demonstrations fill about 43 rows of 1,024, computed at one time.
   config.hft.steps = 240
   config.hft.think_per_step = 320
   config.hft.no_think_per_step = 320
@@ -40,8 +40,6 @@ def get_config() -> ConfigDict:
 
   config.hgpo.steps = 100
   config.hgpo.prompts_per_step = 128
-  config.hgpo.micro_batches = 1
-  config.hgpo.length_buckets = 4
   config.hgpo.learning_rate = 1e-5
   config.hgpo.eval_every = 20
 

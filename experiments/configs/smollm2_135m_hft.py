@@ -38,7 +38,6 @@ def get_config() -> ConfigDict:
   config.hgpo.steps = 150
   config.hgpo.prompts_per_step = 64
   config.hgpo.samples_per_mode = 4
-  config.hgpo.micro_batches = 8
   config.hgpo.learning_rate = 5e-6
   config.hgpo.beta = 0.005
   config.hgpo.aggregation = "token_mean"

@@ -31,6 +31,8 @@ _IDLE: dict[type, list[tuple[tuple[str, ...], Callable[[Any], str]]]] = collecti
   list
 )
 
+_RETIRED: dict[type, dict[str, str]] = collections.defaultdict(dict)
+
 
 def together(section: type, *names: str) -> Callable[[Check], Check]:
   """Registers a check between knobs of a section, run if each of them is right by itself.
@@ -65,6 +67,28 @@ def idle(section: type, *names: str) -> Callable[[Callable], Callable]:
     return why
 
   return add
+
+
+def retire(section: type, name: str, why: str) -> None:
+  """Registers a knob that a section had: configs that still set it are told why it is gone.
+
+  Args:
+    section: dataclass of the section.
+    name: name that the knob had.
+    why: sentence with what to set instead.
+  """
+  _RETIRED[section][name] = why
+
+
+def retired(section: type, prefix: str = "") -> dict[str, str]:
+  """Returns why each retired knob of a section and of its nested sections is gone, by key."""
+  found = {}
+  for cls in section.__mro__:
+    found |= {f"{prefix}{name}": why for name, why in _RETIRED.get(cls, {}).items()}
+  for field in dataclasses.fields(section):
+    if inner := field.metadata.get("section"):
+      found |= retired(inner, f"{prefix}{field.name}.")
+  return found
 
 
 def flatten(
@@ -154,7 +178,10 @@ def section_problems(section: type, values: Mapping[str, Any]) -> list[str]:
     elif key in outside:
       wrong[key] = f"{outside[key]}. Set --config.{key}; the default is {short(knob.default)}."
   found = list(dict.fromkeys(wrong.values()))
-  found += [_unknown(key, declared) for key in values if key not in {*declared, *parents}]
+  gone = retired(section)
+  for key in values:
+    if key not in {*declared, *parents}:
+      found.append(f"{key} is gone: {gone[key]}" if key in gone else _unknown(key, declared))
   config = build(section, values)
   for prefix, inner in _sections(config):
     for names, check in _registered(_TOGETHER, inner):

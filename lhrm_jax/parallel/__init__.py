@@ -30,7 +30,7 @@ from lhrm_jax.parallel.multihost import (
   wait_for_all,
 )
 from lhrm_jax.parallel.platforms import skip_absent_tpu
-from lhrm_jax.parallel.rows import batch_parts, stack_rows, take_rows
+from lhrm_jax.parallel.rows import batch_parts
 from lhrm_jax.parallel.sampling_layout import SamplingLayout, SamplingMeshConfig
 
 __all__ = [
@@ -61,8 +61,6 @@ __all__ = [
   "shard_rows",
   "skip_absent_tpu",
   "spec_in_force",
-  "stack_rows",
-  "take_rows",
   "wait_for_all",
   "with_shardings",
 ]

@@ -10,7 +10,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lhrm_jax.planning import hlo
 from lhrm_jax.planning.hlo import Array, Instruction, Module
@@ -68,13 +68,14 @@ class Costs:
   collectives: tuple[Collective, ...] = ()
 
 
-def count(text: str, open_loop_trips: Sequence[int] = ()) -> Costs:
+def count(text: str, open_loop_trips: Sequence[int] | Mapping[str, int] = ()) -> Costs:
   """Counts the costs of a compiled program.
 
   Args:
     text: `jax.stages.Compiled.as_text()`.
-    open_loop_trips: iterations of the loops whose number is not a constant, in the program's
-      order; loops beyond the sequence count none.
+    open_loop_trips: iterations of the loops whose number is not a constant: in the program's
+      order, or by the name of the innermost `jax.named_scope` that is among the keys. Loops that
+      are not there count none.
   """
   module = Module(text)
   flops = moved = 0.0
@@ -97,10 +98,20 @@ def count(text: str, open_loop_trips: Sequence[int] = ()) -> Costs:
 # ---- How often
 
 
-def _runs(module: Module, open_loop_trips: Sequence[int]) -> dict[str, tuple[int, bool]]:
+def _runs(
+  module: Module, open_loop_trips: Sequence[int] | Mapping[str, int]
+) -> dict[str, tuple[int, bool]]:
   """How often each computation runs, and whether inside a fusion."""
   runs: dict[str, tuple[int, bool]] = {}
-  open_loops = iter(open_loop_trips)
+  by_scope = isinstance(open_loop_trips, Mapping)
+  open_loops = iter(() if by_scope else open_loop_trips)
+
+  def open_trips(loop: Instruction) -> int:
+    if not by_scope:
+      return next(open_loops, 0)
+    path = re.search(r'op_name="([^"]*)"', loop.attributes)
+    names = re.findall(r"\w+", path[1]) if path else []
+    return next((open_loop_trips[name] for name in reversed(names) if name in open_loop_trips), 0)
 
   def visit(name: str, times: int, fused: bool) -> None:
     before = runs.get(name, (0, fused))[0]
@@ -109,7 +120,7 @@ def _runs(module: Module, open_loop_trips: Sequence[int]) -> dict[str, tuple[int
       called = i.called
       if i.opcode == "while":
         trips = _trips(module, i)
-        visit(called["body"], times * (next(open_loops, 0) if trips is None else trips), fused)
+        visit(called["body"], times * (open_trips(i) if trips is None else trips), fused)
       elif "calls" in called:
         visit(called["calls"], times, fused or i.opcode == "fusion")
       elif i.opcode == "call":

@@ -122,7 +122,7 @@ def advice(plan: Plan, config: Any) -> list[str]:
 
   Args:
     plan: of the program.
-    config: has the sections `hgpo`, `policy` and `sampling_mesh` of the run.
+    config: has the sections `hft`, `hgpo`, `policy` and `sampling_mesh` of the run.
   """
   if plan.fits:
     return []
@@ -130,9 +130,9 @@ def advice(plan: Plan, config: Any) -> list[str]:
   if plan.parameters + plan.optimizer > 0.6 * plan.hbm:
     lines.append("the state alone nearly fills the chip: raise mesh.fsdp or take more chips.")
   if plan.program in ("update", "score"):
-    lines.append(f"raise hgpo.micro_batches (now {config.hgpo.micro_batches}).")
+    lines.append(f"lower hgpo.micro_batch_rows (now {config.hgpo.micro_batch_rows}).")
   if plan.program == "hft":
-    lines.append("lower hft.micro_batch_rows, or hft.think_per_step and hft.no_think_per_step.")
+    lines.append(f"lower hft.micro_batch_rows (now {config.hft.micro_batch_rows}).")
   if plan.program in ("prefill", "rollout"):
     lines.append(
       f"raise sampling_mesh.tensor (now {config.sampling_mesh.tensor}): fewer copies of the "
@@ -140,8 +140,6 @@ def advice(plan: Plan, config: Any) -> list[str]:
     )
   if config.policy.remat != "full" and plan.program in ("hft", "update"):
     lines.append(f"set policy.remat=full (now {config.policy.remat}).")
-  if not config.policy.attention_chunk:
-    lines.append("set policy.attention_chunk, e.g. 512: scores grow with the square of T.")
   lines.append("raise mesh.tensor: it splits activations too.")
   return lines
 

@@ -5,8 +5,7 @@ The functions are those that a run compiles; only their arguments are abstract s
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,15 +16,18 @@ from jax.sharding import Mesh
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.errors import UserError
-from lhrm_jax.objectives.hgpo import Advantages
 from lhrm_jax.planning.chips import Topology
-from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample, sampler
+from lhrm_jax.policy import PolicyConfig, flash
+from lhrm_jax.policy.head import chunks
+from lhrm_jax.sampling import Prompts, SamplerSpec, sample, sampler
 from lhrm_jax.sampling.decoding import blocks
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import make_hft_step
-from lhrm_jax.training.hgpo import HGPOBatch, make_hgpo_step
-from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, make_score
+from lhrm_jax.training.hgpo import HGPORows, PackedHGPO, make_hgpo_program
+from lhrm_jax.training.packed import RowShape
+from lhrm_jax.training.packed_rollouts import PackedRows, batch_size
+from lhrm_jax.training.placement import Room, place
+from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, make_score_program
 
 PROGRAMS = ("hft", "prefill", "rollout", "score", "update")
 # Ids of tags and of the end of sequence change nothing in a program's cost.
@@ -52,7 +54,7 @@ class Program:
   mesh: Mesh
   fn: Callable
   args: tuple[Any, ...]
-  trips: Sequence[int] = ()
+  trips: Sequence[int] | Mapping[str, int] = ()
   kv_cache: int = 0
 
 
@@ -88,23 +90,15 @@ class Programs:
     return getattr(self, f"_{name}")()
 
   def _hft(self) -> Program:
-    c, d = self._config.hft, self._config.data
-    if c.packed_length:
-      shapes = [(c.micro_batch_rows, c.packed_length)]
-    else:
-      widths = (d.max_response_tokens, d.max_no_think_tokens)
-      rows = (c.think_per_step, c.no_think_per_step)
-      shapes = [(n, d.max_prompt_tokens + w - 1) for n, w in zip(rows, widths, strict=True) if n]
-    # Padded to whole parts, like `parallel.shard_rows`.
-    parts = math.prod(self._mesh.shape[axis] for axis in parallel.LOGICAL_RULES["batch"])
-    shapes = [(-(-n // parts) * parts, t) for n, t in shapes]
-    batches = []
-    for shape in shapes:
-      ints, floats = (_rows(self._mesh, shape, dtype) for dtype in (jnp.int32, jnp.float32))
-      batches.append(TokenBatch(ints, ints, ints, ints, floats))
-    what = "one update on " + " and ".join(f"{n} x {t:,} tokens" for n, t in shapes)
-    step = make_hft_step(self._policy, *_optimizer(), self._mesh)
-    return Program("hft", what, self._mesh, step, (self._state(), tuple(batches)))
+    shape = RowShape.of(self._config.hft, self._longest(), self._mesh)
+    rows, length = shape.lanes, shape.length
+    ints, floats = (_rows(self._mesh, (rows, length), d) for d in (jnp.int32, jnp.float32))
+    batch = TokenBatch(ints, ints, ints, ints, floats)
+    step = make_hft_step(self._policy, *_optimizer(), self._mesh, shape.at_a_time)
+    return Program(
+      "hft", f"one update on {rows} rows x {length:,} tokens", self._mesh, step,
+      (self._state(), batch), trips=self._trips(shape, rows, length),
+    )  # fmt: skip
 
   def _prefill(self) -> Program:
     fn = jax.jit(lambda *args: sampler.prefill_over(self._policy, self._host_mesh, *args))
@@ -131,28 +125,21 @@ class Programs:
 
   def _score(self) -> Program:
     c = self._config.hgpo
-    fn = make_score(self._policy, OPENING, c.temperature, c.length_buckets, self._mesh)
-    rollouts = self._rollouts(c.prompts_per_step)
-    what = f"log-probabilities of {math.prod(rollouts.lengths.shape):,} responses"
-    return Program("score", what, self._mesh, fn, (self._state().params, rollouts))
+    batch, shape, trips = self._packed(c.prompts_per_step)
+    fn = make_score_program(self._policy, OPENING, c.temperature, self._mesh, shape.at_a_time)
+    what = f"log-probabilities of {batch.counted.shape[0]:,} responses"
+    return Program("score", what, self._mesh, fn, (self._state().params, batch.rows.packed), trips)
 
   def _update(self) -> Program:
-    c = self._config.hgpo
-    rollouts = self._rollouts(c.prompts_per_step // c.updates_per_rollout)
-    b, m, g, t = rollouts.responses.shape
-
-    def floats(*shape: int) -> jax.ShapeDtypeStruct:
-      return _rows(self._mesh, shape, jnp.float32)
-
-    scored = RolloutLogprobs(floats(b, m, g, t), floats(b, m, g, t), floats(b, 3))
-    old = scored if c.updates > 1 else None
-    batch = HGPOBatch(rollouts, Advantages(floats(b, m, g), floats(b, m, g)), scored, old)
+    c, tokens = self._config.hgpo, self._config.data.max_response_tokens
+    prompts = c.prompts_per_step // c.updates_per_rollout
+    batch, shape, trips = self._packed(prompts)
     what = (
-      f"one update on {b} prompts x {m * g} responses x {t:,} tokens in "
-      f"{c.micro_batches} micro-batches"
+      f"one update on {prompts} prompts x {2 * c.samples_per_mode} responses x {tokens:,} tokens, "
+      f"{shape.lanes} rows x {shape.length:,} at a time"
     )
-    step = make_hgpo_step(self._policy, c, OPENING, *_optimizer(), self._mesh)
-    return Program("update", what, self._mesh, step, (self._state(), batch))
+    step = make_hgpo_program(self._policy, c, OPENING, *_optimizer(), self._mesh)
+    return Program("update", what, self._mesh, step, (self._state(), batch), trips)
 
   # ---- Shapes, with the shardings that a run gives them
 
@@ -174,19 +161,49 @@ class Programs:
     shapes = self._prompt_shapes(self._prompts_per_host)
     return Prompts(*(jax.ShapeDtypeStruct(s, jnp.int32, sharding=whole) for s in shapes))
 
-  def _rollouts(self, b: int) -> Rollouts:
-    shape = (b, 2, self._config.hgpo.samples_per_mode)
-    full = (*shape, self._config.data.max_response_tokens)
-    ints = _rows(self._mesh, shape, jnp.int32)
-    version = jax.ShapeDtypeStruct((), jnp.int32, sharding=parallel.replicated(self._mesh))
-    return Rollouts(
-      prompts=Prompts(*(_rows(self._mesh, s, jnp.int32) for s in self._prompt_shapes(b))),
-      responses=_rows(self._mesh, full, jnp.int32),
-      lengths=ints,
-      logprobs=_rows(self._mesh, full, jnp.float32),
-      finish_reason=ints,
-      policy_version=version,
+  def _longest(self) -> int:
+    d = self._config.data
+    return d.max_prompt_tokens + max(d.max_response_tokens, d.max_no_think_tokens) - 1
+
+  def _packed(self, prompts: int) -> tuple[PackedHGPO, RowShape, dict[str, int]]:
+    """An update's input with all prompts and responses at full length, and its loops' trips."""
+    c, d, mesh = self._config.hgpo, self._config.data, self._mesh
+    p, t, each = d.max_prompt_tokens, d.max_response_tokens, 2 * c.samples_per_mode
+    shape = RowShape.of_responses(c, p, t, mesh)
+    with flash.compiling_for(mesh.devices.flat[0].platform), parallel.over(mesh):
+      shared = policy.shares_prefixes(self._policy, shape.length)
+    n, q = batch_size(prompts * each, p + t - 1, shape)
+    placed = place(
+      [p] * prompts, [i // each for i in range(prompts * each)], [t] * (prompts * each),
+      Room(shape.length, q, shared),
+    )  # fmt: skip
+    most = max(sum(len(piece.responses) for piece in row) for row in placed)
+
+    def ints(*shape: int) -> jax.ShapeDtypeStruct:
+      return _rows(mesh, (n, *shape), jnp.int32)
+
+    def floats(*shape: int) -> jax.ShapeDtypeStruct:
+      return _rows(mesh, (n, *shape), jnp.float32)
+
+    slots, size = ints(shape.length), shape.length
+    packed = PackedRows(
+      slots, slots, slots, slots if shared else None, slots, slots, ints(), ints(q), ints()
     )
+    scored = RolloutLogprobs(floats(size), floats(size), floats(q, 3))
+    rows = HGPORows(
+      packed, starts=ints(q), lengths=ints(q), owner=ints(q), mode=ints(q), tag=floats(q),
+      body=floats(q), sampler_logprobs=floats(size), ref=scored,
+      old=scored if c.updates > 1 else None, of_prompt=ints(q, each),
+      first=_rows(mesh, (n, q), jnp.bool_), repeated=ints(),
+    )  # fmt: skip
+    lengths = jax.ShapeDtypeStruct((prompts * each,), jnp.int32, sharding=parallel.replicated(mesh))
+    batch = PackedHGPO(rows, lengths, lengths, max_tokens=t, at_a_time=shape.at_a_time)
+    return batch, shape, self._trips(shape, len(placed), most * t)
+
+  def _trips(self, shape: RowShape, rows: int, targets: int) -> dict[str, int]:
+    """Trips of the loops over `rows` packed rows, and of those over a row's targets."""
+    size, _ = chunks(self._policy, shape.lanes, shape.length)
+    return {"rows": -(-rows // shape.lanes), "head": -(-targets // size), "map_logits": 1}
 
 
 def _optimizer() -> tuple[optax.GradientTransformation, optax.Schedule]:

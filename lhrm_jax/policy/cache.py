@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax import parallel
 from lhrm_jax.policy.config import PolicyConfig
 
 # A stacked array [L, rows, ...] under scanned layers, one [rows, ...] per layer otherwise.
@@ -114,26 +113,6 @@ def append(cache: KVCache, block: KVCache, at: Array | int) -> KVCache:
     keys=jax.tree.map(write_keys, cache.keys, block.keys),
     values=jax.tree.map(write, cache.values, block.values),
     lengths=at + block.lengths,
-  )
-
-
-def take(cache: KVCache, rows: Array) -> KVCache:
-  """Gathers rows of a cache; a row may be taken many times.
-
-  Args:
-    cache: the cache.
-    rows: `[R]` int32; or `[P, R]`, numbered within each of `P` parts (`parallel.take_rows`).
-  """
-  rows = jnp.atleast_2d(rows)
-
-  def gather(buffer: Array) -> Array:
-    return parallel.take_rows(buffer, rows, _ROW_AXIS)
-
-  return dataclasses.replace(
-    cache,
-    keys=jax.tree.map(gather, cache.keys),
-    values=jax.tree.map(gather, cache.values),
-    lengths=parallel.take_rows(cache.lengths, rows),
   )
 
 

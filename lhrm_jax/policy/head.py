@@ -90,7 +90,8 @@ def token_logprobs(
     chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
     return chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
 
-  return TokenLogprobs(*_by_chunk(config, params, score, hidden, sources, targets, count))
+  with jax.named_scope("head"):
+    return TokenLogprobs(*_by_chunk(config, params, score, hidden, sources, targets, count))
 
 
 def map_logits(
@@ -118,7 +119,14 @@ def map_logits(
   def of_chunk(table: Array, hidden: Array, _: Array) -> Array:
     return fn(_logits(config, table, hidden))
 
-  return _by_chunk(config, params, of_chunk, hidden, sources, sources, count)
+  with jax.named_scope("map_logits"):
+    return _by_chunk(config, params, of_chunk, hidden, sources, sources, count)
+
+
+def chunks(config: PolicyConfig, rows: int, targets: int) -> tuple[int, int]:
+  """Targets of a row that are scored at a time, and the number of such chunks."""
+  size = max(1, min(config.logprob_chunk // rows, -(-targets // _CHUNKS)))
+  return size, -(-targets // size)
 
 
 def _by_chunk(
@@ -127,20 +135,18 @@ def _by_chunk(
 ) -> Any:  # fmt: skip
   """`fn(table, hidden [N, C, d], inputs [N, C])` over chunks of `inputs [N, M]`, joined again."""
   n, m = inputs.shape
-  size = max(1, min(config.logprob_chunk // n, -(-m // _CHUNKS)))
-  chunks = -(-m // size)
+  size, total = chunks(config, n, m)
   if sources is None:
     sources = jnp.broadcast_to(jnp.arange(m, dtype=jnp.int32), (n, m))
-  pad = ((0, 0), (0, chunks * size - m))
-  inputs, sources = jnp.pad(inputs, pad), jnp.pad(sources, pad)
-  used = jnp.minimum(chunks, -(-jnp.asarray(chunks * size if count is None else count) // size))
-
+  pad = ((0, 0), (0, total * size - m))
+  chunked = (
+    jnp.pad(x, pad).reshape(n, total, size).swapaxes(0, 1) for x in (sources, inputs)
+  )  # fmt: skip
+  used = total if count is None else jnp.minimum(total, -(-count // size))
   # In float32, also what sums the gradient of the table over the chunks.
-  with jax.named_scope("head"):
-    table = _table(config, params).astype(jnp.float32)
-    chunked = (x.reshape(n, chunks, size).swapaxes(0, 1) for x in (sources, inputs))
-    out = _loop(fn, table, hidden, *chunked, used)
-    return jax.tree.map(lambda x: x[:, :m], out)
+  table = _table(config, params).astype(jnp.float32)
+  out = _loop(fn, table, hidden, *chunked, jnp.asarray(used))
+  return jax.tree.map(lambda x: x[:, :m], out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -151,8 +157,9 @@ def _loop(
 
   Differentiated chunk by chunk in a second loop, which stops as early: nothing is kept in between.
   """
-  chunks, n, size = inputs.shape
-  shapes = jax.eval_shape(fn, table, hidden[:, :1].repeat(size, 1), inputs[0])
+  count, n, size = inputs.shape
+  taken = jax.ShapeDtypeStruct((n, size, hidden.shape[2]), hidden.dtype)
+  shapes = jax.eval_shape(fn, table, taken, inputs[0])
 
   def put(i: Array, out: Any) -> Any:
     new = fn(table, _taken(hidden, sources[i]), inputs[i])
@@ -160,9 +167,7 @@ def _loop(
       lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * size, axis=1), out, new
     )
 
-  start = jax.tree.map(
-    lambda s: _rows(jnp.zeros((n, chunks * size, *s.shape[2:]), s.dtype)), shapes
-  )
+  start = jax.tree.map(lambda s: _rows(jnp.zeros((n, count * size, *s.shape[2:]), s.dtype)), shapes)
   return jax.lax.fori_loop(0, used, put, start)
 
 

@@ -6,7 +6,6 @@ from concurrent.futures import Future
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from lhrm_jax import parallel
 from lhrm_jax.data.schema import PromptRow
@@ -112,18 +111,6 @@ class ScoredRollouts:
     index = np.arange(len(self.rows))
     index[places] = len(index) + np.arange(len(places))
     return concatenated([self, by]).take(index)
-
-  def placed_rollouts(self, mesh: Mesh) -> Rollouts:
-    """The rollouts of all prompts, sharded over the mesh."""
-    mine = parallel.local_rows(mesh, len(self.rows))
-    return parallel.global_batch(mesh, self.take(mine).rollouts, len(self.rows))
-
-  def placed_advantages(self, mesh: Mesh) -> Advantages:
-    """The advantages of all prompts, sharded over the mesh as their rollouts are."""
-    prompts = len(self.rows)
-    mine = parallel.local_rows(mesh, prompts)
-    local = Advantages(self.advantages.tag[mine], self.advantages.body[mine])
-    return parallel.global_batch(mesh, local, prompts)
 
 
 def concatenated(parts: Sequence[ScoredRollouts]) -> ScoredRollouts:

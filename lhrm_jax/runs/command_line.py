@@ -23,6 +23,7 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.rewards import RewardError
 from lhrm_jax.runs import overrides, preemption
 from lhrm_jax.runs.checkpoints import CheckpointError
+from lhrm_jax.runs.config import RETIRED
 from lhrm_jax.runs.gates import GateError
 from lhrm_jax.runs.nonfinite import NonFiniteError
 from lhrm_jax.text.characters import printable
@@ -140,7 +141,7 @@ def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> No
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SMALLER = (
-  "Hold less at once (raise hgpo.micro_batches; lower hft.micro_batch_rows, "
+  "Hold less at once (lower hgpo.micro_batch_rows and hft.micro_batch_rows, "
   "evaluation.batch_prompts or data.max_response_tokens) or use more devices (mesh); "
   "python -m experiments.plan estimates beforehand what fits."
 )
@@ -235,6 +236,8 @@ def _unknown_key(argv: Sequence[str]) -> str:
     found = re.match(rf"--?(?:no)?{CONFIG}\.([^=]+)", argument)
     if not found or found[1] in keys:
       continue
+    if found[1] in RETIRED:
+      return f"--{CONFIG}.{found[1]} is gone: {RETIRED[found[1]]}"
     near = nearest(found[1], keys)
     hint = f" Did you mean --{CONFIG}.{near}?" if near else ""
     return f"--{CONFIG}.{found[1]}: {path} has no such key.{hint}"
@@ -271,6 +274,9 @@ def _what_failed(error: Exception) -> str:
   # Leaves out lines of this file, of absl and ml_collections, and of the import system.
   own = [place for place in places if place[0] != __file__
          and "site-packages" not in place[0] and not place[0].startswith("<")]  # fmt: skip
+  for key, why in RETIRED.items():
+    if f'"{key.rpartition(".")[2]}"' in what:
+      what = f"{key} is gone: {why}"
   return f"--{CONFIG}: " + (f"{own[-1][0]}:{own[-1][1]}: " if own else "") + what
 
 

@@ -27,6 +27,7 @@ from lhrm_jax.config import (
   knobs,
   read,
   replaced,
+  retired,
   section,
   section_problems,
   short,
@@ -112,6 +113,7 @@ class Config:
 
 
 KNOBS: dict[str, Knob] = {declared.key: declared for declared in knobs(Config)}
+RETIRED: dict[str, str] = retired(Config)
 
 
 def get_config() -> ConfigDict:
@@ -188,6 +190,19 @@ def _packed_length(c: Config) -> str:
     f"hft.packed_length={packed} is less than data.max_prompt_tokens={prompt} + "
     f"data.max_response_tokens={response} - 1: a demonstration within the limits might fit in no "
     f"row. Set it to {prompt + response - 1} or more, or data.long_demonstrations='skip'."
+  )
+
+
+@together(Config, "hgpo.packed_length", "data.max_prompt_tokens", "data.max_response_tokens")
+def _packed_rollouts(c: Config) -> str:
+  packed, prompt = c.hgpo.packed_length, c.data.max_prompt_tokens
+  longest = prompt + c.data.max_response_tokens - 1
+  if not packed or packed >= longest:
+    return ""
+  return (
+    f"hgpo.packed_length={packed} is less than data.max_prompt_tokens={prompt} + "
+    f"data.max_response_tokens={c.data.max_response_tokens} - 1: the longest response and its "
+    f"prompt would fit in no row. Set it to {longest} or more, or to 0."
   )
 
 

@@ -50,7 +50,6 @@ class Stopwatch:
     spans, self._spans = self._spans, []
     return spans
 
-
   def means(self, steps: int, seconds: float) -> dict[str, float]:
     """Returns seconds per step since the last call, of each block and of the whole step.
 

@@ -8,12 +8,15 @@ from lhrm_jax.config import flatten
 from lhrm_jax.errors import UserError
 from lhrm_jax.runs import policy_settings, setup
 from lhrm_jax.runs.checkpoints import CheckpointError, Saved
-from lhrm_jax.runs.config import KNOBS, Config, of_older_run, plain
+from lhrm_jax.runs.config import KNOBS, RETIRED, Config, of_older_run, plain
 from lhrm_jax.storage import urls
 
 # Keys that may differ when a run is resumed: they change where and how fast it runs, not results.
-FREE = ("allow_config_change", "checkpoint", "compilation_cache", "gates", "hgpo.reward_workers",
-        "hgpo.sampling_chunks", "judging", "mesh", "profile_steps", "sampling_mesh")  # fmt: skip
+FREE = ("allow_config_change", "checkpoint", "compilation_cache", "dpo.micro_batch_rows",
+        "dpo.packed_length", "gates", "hft.micro_batch_rows", "hgpo.micro_batch_rows",
+        "hgpo.packed_length", "hgpo.reward_workers", "hgpo.sampling_chunks", "judging", "mesh",
+        "profile_steps", "rft.micro_batch_rows", "rft.packed_length",
+        "sampling_mesh")  # fmt: skip
 # Keys that may differ once training is over: the run is evaluated again.
 _OF_EVALUATION = ("data", "evaluation", "policy", "reward", "reward_by_source", "reward_model",
                   "reward_weights", "task")  # fmt: skip
@@ -147,7 +150,7 @@ def _changes(before: Mapping[str, Any], config: Config) -> Iterator[tuple[str, t
     # What a run started from may be gone when it is resumed.
     same_path = key.endswith(("init_from", "rollouts.path")) and _same_path(str(old), new)
     left_alone = section == "policy" and config.init_from and name not in asked
-    if not (_within(key, FREE) or same_path or left_alone):
+    if not (_within(key, FREE) or key in RETIRED or same_path or left_alone):
       yield key, (old, new)
 
 

@@ -155,8 +155,6 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
   if HGPO in stages:
     validation.check_prompts(run.config, run.mesh)
     validation.check_advantage(run.config)
-  if HFT in stages and c.steps:
-    validation.check_memory(run.config, run.policy_config)
   try:
     # The evaluator checks the rows of suites, whose rewards are their own.
     queries = [] if run.suite_rows else run.task.evaluation(run.config.evaluation.prompts)

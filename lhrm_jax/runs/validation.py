@@ -4,10 +4,8 @@ They run as soon as both are known; `lhrm_jax.runs.config` checks everything els
 """
 
 import math
-import os
 from collections.abc import Sequence
 
-import jax
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, rewards
@@ -22,7 +20,6 @@ from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import advantages
 
 # Arrays of attention scores alive in the forward and backward pass of one layer.
-_SCORE_COPIES = 4
 
 # Field of `PolicyConfig` that holds the size of each logical axis of a parameter.
 _SPLIT = {"embed": "hidden_size", "vocab": "vocab_size", "heads": "num_heads",
@@ -140,36 +137,6 @@ def check_sources(reward_fn: rewards.RewardFn, rows: Sequence[PromptRow]) -> Non
       f"reward_by_source names {', '.join(map(repr, sorted(missing)))}, which no row has as its "
       f"source; the rows have {', '.join(map(repr, sorted(found)))}"
     )
-
-
-def check_memory(config: Config, policy: PolicyConfig) -> None:
-  """Checks that a step of unpacked HFT fits the memory of a CPU machine, roughly.
-
-  Attention keeps scores of all pairs of tokens there, which grow with the square of the limits.
-
-  Raises:
-    UserError: it does not fit; the system would kill the process without a message.
-  """
-  c, d = config.hft, config.data
-  chunked = policy.attention_chunk or c.packed_length or jax.default_backend() != "cpu"
-  if chunked or policy.attention not in ("auto", "xla"):
-    return
-  rows = (c.think_per_step, c.no_think_per_step)
-  widths = (d.max_response_tokens, d.max_no_think_tokens)
-  pairs = max(n * (d.max_prompt_tokens + w) ** 2 for n, w in zip(rows, widths, strict=True))
-  layers = policy.num_layers if policy.remat == "none" else 1
-  needed = _SCORE_COPIES * 4 * pairs * policy.num_heads * layers
-  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  if needed > memory:
-    raise UserError(
-      f"attention over hft.think_per_step={c.think_per_step} demonstrations of up to "
-      f"data.max_prompt_tokens={d.max_prompt_tokens} + data.max_response_tokens="
-      f"{d.max_response_tokens} tokens takes about {needed / 2**30:.0f} GiB; this machine has "
-      f"{memory / 2**30:.0f}. Lower these, or set policy.attention_chunk, e.g. 128."
-    )
-
-
-# ---- Warnings: legal settings that are probably mistakes
 
 
 def warnings(config: Config) -> list[str]:

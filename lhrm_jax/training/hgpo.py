@@ -240,9 +240,7 @@ def _block_loss(
     loss, metrics = loss + more, metrics | more_metrics
   metrics |= _mode_metrics(modes, ref_modes, block.first.reshape(-1))
   repeated = jnp.sum(block.repeated)
-  return loss, metrics | {
-    "perf/padding_share": padding_share(block.packed.segment_ids, repeated)
-  }
+  return loss, metrics | {"perf/padding_share": padding_share(block.packed.segment_ids, repeated)}
 
 
 def _objective_rows(block: HGPORows, scored: RolloutLogprobs, max_tokens: int) -> ObjectiveRows:

@@ -4,10 +4,21 @@ import functools
 import inspect
 from collections.abc import Iterator
 
-from lhrm_jax.config import idle, together
+from lhrm_jax.config import idle, retire, together
 from lhrm_jax.objectives import advantages
 from lhrm_jax.registry import UnknownName
 from lhrm_jax.training.hgpo import HGPOConfig
+
+retire(
+  HGPOConfig,
+  "length_buckets",
+  "responses are packed into rows, hgpo.packed_length, without buckets of lengths. Delete it.",
+)
+retire(
+  HGPOConfig,
+  "micro_batches",
+  "an update is computed hgpo.micro_batch_rows packed rows at a time. Set that if memory is short.",
+)
 
 
 @together(HGPOConfig, "prompts_per_step", "updates_per_rollout")

@@ -124,18 +124,29 @@ def pack_rollouts(
   lengths = np.asarray(rollouts.lengths if lengths is None else lengths)
   b, m, g, t = rollouts.responses.shape
   longest = rollouts.prompts.tokens.shape[1] + t - 1
-  responses = min(b * m * g, _RESPONSES * -(-shape.length // longest))
+  rows, responses = batch_size(b * m * g, longest, shape)
   flat = lengths.reshape(-1)
   pieces = place(
     prompt_lengths.tolist(), np.repeat(np.arange(b), m * g).tolist(), flat.tolist(),
     Room(shape.length, responses, shared),
   )  # fmt: skip
-  least = most_rows(b * m * g, longest, shape.length)
-  places, count = in_lanes(len(pieces), shape.lanes, least)
+  places, count = in_lanes(len(pieces), shape.lanes, rows)
   builder = _Builder(rollouts, flat, shape, shared, count, responses)
   for row, of_row in zip(places.tolist(), pieces, strict=True):
     builder.add(row, of_row)
   return builder.built()
+
+
+def batch_size(responses: int, longest: int, shape: RowShape) -> tuple[int, int]:
+  """Numbers of rows `N`, and of responses of a row `Q`, of a packed batch, whatever the lengths.
+
+  Args:
+    responses: responses of the batch.
+    longest: slots of the longest prompt with the longest response.
+    shape: shape of the rows.
+  """
+  _, rows = in_lanes(0, shape.lanes, most_rows(responses, longest, shape.length))
+  return rows, min(responses, _RESPONSES * -(-shape.length // longest))
 
 
 class _Builder:

@@ -51,8 +51,8 @@ def accumulate_rows(
   Args:
     loss_fn: see `gradients`.
     params: parameters.
-    batch: tree of arrays `[N, ...]`, and scalars for all. The rows of a block lie `N / rows of a block` apart, see
-      `data.packing.in_lanes`.
+    batch: tree of arrays `[N, ...]`, and scalars for all. The rows of a block lie `N / rows of a
+      block` apart, see `data.packing.in_lanes`.
     at_a_time: rows of a block on each device; 0 for all.
   """
   blocks, used = row_blocks(batch, at_a_time)
@@ -116,8 +116,9 @@ def summed_over_devices(
 ) -> Callable[[policy.Params, Any], tuple[SumCount, policy.Params, Metrics]]:
   """Returns `gradients_of` computed on each device's own rows and summed over devices once.
 
-  For meshes on which every device holds all parameters; on others, `gradients_of` itself. XLA would
-  sum the devices' gradients inside every loop that accumulates them.
+  For meshes on which every device holds all parameters, and rows that divide over them; on others,
+  `gradients_of` itself. XLA would sum the devices' gradients inside every loop that accumulates
+  them.
   """
   axes = parallel.LOGICAL_RULES["batch"]
   if mesh.size == 1 or mesh.size > mesh.shape["data"]:
@@ -133,6 +134,8 @@ def summed_over_devices(
     return jax.tree.map(add, parts, is_leaf=lambda x: isinstance(x, Maximum))
 
   def over_devices(params: policy.Params, batch: Any) -> Any:
+    if any(x.ndim and len(x) % mesh.size for x in jax.tree.leaves(batch)):
+      return gradients_of(params, batch)
     everywhere, rows = PartitionSpec(), parallel.partition_spec(("batch",))
     specs = jax.tree.map(lambda x: rows if x.ndim else everywhere, batch)
     # Unchecked: the check would insert a sum over devices into every derivative.

@@ -52,7 +52,7 @@ def logprobs() -> None:
   rollout_logprobs.make_score = lambda *args, **options: on_call(
     make(*args, **options), AT,
     # An infinity would be clamped: a reference may give a token no chance.
-    lambda s: dataclasses.replace(s, logprobs=s.logprobs.at[0, 0, 0, 1].set(jnp.nan)),
+    lambda s: dataclasses.replace(s, logprobs=jnp.asarray(s.logprobs).at[0, 0, 0, 1].set(jnp.nan)),
   )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def start(workdir, config):
   command = [
     sys.executable, "-m", "experiments.compare", "--config", str(config), "--workdir", str(workdir),
     *FLAGS, "--config.hft.steps=2", "--config.hgpo.steps=2", "--config.hgpo.eval_every=1",
-    "--config.checkpoint.every=1", "--config.hgpo.length_buckets=1",
+    "--config.checkpoint.every=1", "--config.hgpo.packed_length=128",
   ]  # fmt: skip
   environment = {
     **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",

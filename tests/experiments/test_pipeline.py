@@ -16,7 +16,7 @@ SMALL = [
   "--config.policy.num_layers=2", "--config.hft.steps=20", "--config.hft.until.check_every=10",
   "--config.evaluation.prompts=20", "--config.evaluation.samples=2",
   "--config.hgpo.prompts_per_step=4", "--config.hgpo.samples_per_mode=2",
-  "--config.hgpo.eval_every=2", "--config.hgpo.micro_batches=2",
+  "--config.hgpo.eval_every=2", "--config.hgpo.micro_batch_rows=2",
   "--config.hgpo.updates_per_rollout=2",
 ]  # fmt: skip
 STEPS = 3

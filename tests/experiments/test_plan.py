@@ -18,7 +18,7 @@ SIZES = {
   "policy.head_dim": 32, "policy.dtype": "bfloat16", "policy.remat": "full",
   "policy.max_positions": 256, "mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 2,
   "sampling_mesh.tensor": 2, "hgpo.prompts_per_step": 32, "hgpo.samples_per_mode": 2,
-  "hgpo.sampling_chunks": 1, "hgpo.length_buckets": 4, "data.max_prompt_tokens": 64,
+  "hgpo.sampling_chunks": 1, "data.max_prompt_tokens": 64,
   "data.max_response_tokens": RESPONSE,
 }  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Files of rows and a pretrained model, through the real jobs, by config alone."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -14,13 +13,10 @@ import numpy as np
 import pytest
 
 from experiments.configs import arithmetic
-from lhrm_jax import policy
 from lhrm_jax.config import replaced
 from lhrm_jax.data import tasks
 from lhrm_jax.runs import setup
 from lhrm_jax.runs.demonstrations import demonstration_batch
-from lhrm_jax.training.hft import hft_loss
-from lhrm_jax.training.update import accumulate_rows
 from tests.data.test_sources import write_jsonl
 from tests.experiments.test_pipeline import ROOT, rows_of, run
 

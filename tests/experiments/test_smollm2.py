@@ -17,7 +17,7 @@ SMALL = [
   "--config.hft.packed_length=160", "--config.hft.micro_batch_rows=3",
   "--config.hft.warmup_steps=1",
   "--config.hgpo.steps=10", "--config.hgpo.prompts_per_step=2", "--config.hgpo.samples_per_mode=2",
-  "--config.hgpo.micro_batches=1", "--config.hgpo.length_buckets=2", "--config.hgpo.eval_every=0",
+  "--config.hgpo.eval_every=0",
   "--config.evaluation.prompts=4", "--config.evaluation.samples=1",
 ]  # fmt: skip
 STEPS = 10

@@ -18,7 +18,8 @@ import optax
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.arithmetic import Arithmetic
-from lhrm_jax.data.batches import encode, encode_demonstrations, encode_prompts
+from lhrm_jax.data.batches import encode, encode_prompts
+from lhrm_jax.data.packing import pack
 from lhrm_jax.data.pairs import pack_pairs
 from lhrm_jax.objectives import hgpo
 from lhrm_jax.policy import PolicyConfig
@@ -57,20 +58,26 @@ def train(sizes: tuple[int, int, int], hft_steps: int, hgpo_steps: int):
   state = train_state.create(CONFIG, OPTIMIZER, mesh, jax.random.key(0))
   losses, sampled = [], []
 
-  step = hft.make_hft_step(CONFIG, OPTIMIZER, SCHEDULE, mesh)
+  lanes = parallel.parts_of(mesh)
+  step = hft.make_hft_step(CONFIG, OPTIMIZER, SCHEDULE, mesh, 1)
   for i in range(hft_steps):
-    rows = TASK.demonstrations(0, i, 6, 0)[0]  # six rows do not divide over eight devices
-    batch = encode_demonstrations(TOKENIZER, rows, 50)
-    state, metrics = step(state, (parallel.shard_rows(mesh, batch),))
+    sequences = [encode(TOKENIZER, row) for row in TASK.demonstrations(0, i, 6, 0)[0]]
+    batch = pack(sequences, 50, lanes=lanes, least=9)  # some lanes, or blocks of all, are empty
+    state, metrics = step(state, parallel.shard_rows(mesh, batch))
     losses.append(float(metrics["loss"]))
 
   opening = TOKENIZER.tag_ids.opening
   spec = SamplerSpec.of(TOKENIZER, samples=2, max_tokens=12, paired=True)
   c = hgpo_training.HGPOConfig(
-    clip_low=0.2, clip_high=0.2, beta=0.05, aggregation="token_mean", length_buckets=4
+    clip_low=0.2,
+    clip_high=0.2,
+    beta=0.05,
+    aggregation="token_mean",
+    packed_length=40,
+    micro_batch_rows=1,
   )
   update = hgpo_training.make_hgpo_step(CONFIG, c, opening, OPTIMIZER, SCHEDULE, mesh)
-  score = make_score(CONFIG, opening, 1.0, mesh=mesh)
+  score = make_score(CONFIG, opening, 1.0, c)
   reference = jax.tree.map(lambda x: x.copy(), state.params)
   for i in range(hgpo_steps):
     prompts = Prompts(*encode_prompts(TOKENIZER, TASK.prompts(0, i, PROMPTS), i * PROMPTS, 22))
@@ -79,18 +86,16 @@ def train(sizes: tuple[int, int, int], hft_steps: int, hgpo_steps: int):
     sampled.append(rollouts.responses)
     scores = (rollouts.responses[..., 1] % 3 == 0).astype(np.float32)
     advantages = jax.device_get(hgpo.advantages(scores, alpha=1.0, delta=0.2))
-    placed = parallel.global_batch(mesh, rollouts, PROMPTS)
-    ref = score(reference, placed)
-    batch = hgpo_training.HGPOBatch(placed, parallel.global_batch(mesh, advantages, PROMPTS), ref)
+    batch = hgpo_training.HGPOBatch(rollouts, advantages, score(reference, rollouts))
     state, metrics = update(state, batch)
     losses.append(float(metrics["loss"]))
 
   # Five pairs, in three rows.
   of_modes = zip(*TASK.demonstrations(0, 0, 5, 5), strict=True)
   pairs = [[encode(TOKENIZER, row) for row in rows] for rows in of_modes]
-  batches, _ = pack_pairs(pairs, None, 160, 3, 4)
-  step = make_dpo_step(CONFIG, DPOConfig(), OPTIMIZER, SCHEDULE, mesh)
-  state, metrics = step(state, parallel.shard_rows(mesh, batches))
+  batch, _ = pack_pairs(pairs, None, 160, 4, lanes=lanes)
+  step = make_dpo_step(CONFIG, DPOConfig(), OPTIMIZER, SCHEDULE, mesh, 1)
+  state, metrics = step(state, parallel.shard_rows(mesh, batch))
   losses += [float(metrics["logps/chosen"]) / 100, float(metrics["grad_norm"]) / 100]
   return np.array(losses), sampled, state
 

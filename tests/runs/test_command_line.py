@@ -38,7 +38,7 @@ MISTAKES = [
   (["--config", CONFIG, "--config.hgpo.detla=0.4"], "Did you mean --config.hgpo.delta?"),
   (["--config", "experiments/configs/arithmetics.py"], "Did you mean experiments/configs/arith"),
   (["--config", CONFIG, "--config.init_from=/nowhere"], "neither a run folder"),
-  (["--config", CONFIG, "--config.hgpo.micro_batches=5"], "hgpo.micro_batches=5"),
+  (["--config", CONFIG, "--config.hgpo.micro_batches=5"], "hgpo.micro_batches is gone"),
 ]
 MORE_MISTAKES = [
   (["--config", CONFIG, "--config.hpgo.delta=0.4"], "Did you mean --config.hgpo.delta?"),

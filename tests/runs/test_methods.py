@@ -31,7 +31,7 @@ def of(method):
   """A tiny config with the method's overrides, checked."""
   config = tiny()
   config.update_from_flattened_dict({
-    "hgpo.steps": 2, "hgpo.length_buckets": 1, "hgpo.reward_workers": 1,
+    "hgpo.steps": 2, "hgpo.reward_workers": 1,
     "data.max_response_tokens": 9, "hgpo.delta": 0.4, **methods.overrides(method),
   })  # fmt: skip
   return config

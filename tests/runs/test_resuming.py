@@ -115,11 +115,13 @@ def without(config, *keys):
 
 
 def test_a_run_older_than_keys_that_change_nothing_by_default_is_resumed(config):
-  before = without(config, "advantage_options", "reward_scale", "length_buckets", "epochs")
+  before = without(config, "advantage_options", "reward_scale", "packed_length", "epochs")
+  before["hgpo"] |= {"length_buckets": 4, "micro_batches": 2}  # keys that are gone
+  before["hft"]["micro_batch_rows"] = 8  # where it is computed, not what
   del before["judging"], before["data"]["sources"]
   assert resuming.allowed_changes(before, config, "/runs/a") == {}
-  config.hgpo.length_buckets = 3
-  with pytest.raises(UserError, match=r"hgpo\.length_buckets: 8 -> 3"):
+  config.hgpo.epochs = 3
+  with pytest.raises(UserError, match=r"hgpo\.epochs: 1 -> 3"):
     resuming.allowed_changes(before, config, "/runs/a")
 
 

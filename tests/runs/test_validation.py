@@ -59,13 +59,13 @@ def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
     ({"data.prompts": "a.jsonl"}, "data.prompts: task='arithmetic' does not read them. Set task"),
     ({"hgpo.sampling_chunks": 3}, "hgpo.prompts_per_step=32 does not divide into hgpo.sampling_ch"),
     ({"hgpo.updates_per_rollout": 3}, "does not divide hgpo.prompts_per_step=32"),
-    ({"hgpo.updates_per_rollout": 4, "hgpo.micro_batches": 16}, "the 8 prompts of an update"),
     ({"hgpo.samples_per_mode": 1}, "always its best"),
     ({"hgpo.pairing": "free"}, "choose another, such as 'grpo'"),
     ({"hgpo.steps": 2**27}, r"at most 67,108,863 steps"),
     ({"hgpo.skip_zero_advantages": True}, "Set hgpo.beta=0"),
     ({"hft.think_per_step": 0, "hft.no_think_per_step": 0}, "nothing to train on"),
     ({"hft.packed_length": 48}, "Set it to 49 or more"),
+    ({"hgpo.packed_length": 48}, "Set it to 49 or more, or to 0"),
     ({"profile_steps": "9:3"}, "profile_steps='9:3' names no steps"),
     ({"checkpoint.best": "eval/acuracy"}, "must be '' or one of eval/accuracy"),
     ({"checkpoint.best": "eval/accuracy", "hgpo.eval_every": 0}, "set that above 0"),
@@ -75,7 +75,6 @@ def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
     ({"hgpo.top_p": 0.9}, "hgpo.top_p=1 and hgpo.top_k=0"),
     ({"hgpo.top_k": 5}, "lower hgpo.temperature"),
     # Without an effect under the other settings:
-    ({"hft.micro_batch_rows": 4}, "hft.micro_batch_rows=4 has no effect with hft.packed_length=0"),
     ({"reward": "length", "reward_weights": {"exact_match": 1.0}}, "reward='length' has no effect"),
     ({"data.on_bad_row": "skip"}, "data.on_bad_row='skip' has no effect with task='arithmetic'"),
     (
@@ -300,19 +299,13 @@ def test_prompts_must_divide_over_the_devices(run):
     validation.check_prompts(run.config, three)
 
 
-def test_a_step_that_is_far_beyond_the_memory_is_refused_before_it_is_compiled(run, monkeypatch):
-  config = defaults.get_config()
-  pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 * 2**18}  # 4 GiB
-  monkeypatch.setattr(validation.os, "sysconf", pages.get)
-  monkeypatch.setattr(validation.jax, "default_backend", lambda: "cpu")
-  # 4 copies of 64 rows x 4 heads x 1536^2 pairs x 3 layers, 4 bytes each
-  with pytest.raises(UserError, match="takes about 27 GiB; this machine has 4"):
-    validation.check_memory(config, run.policy_config)
-  for key, value in (("attention_chunk", 128), ("attention", "splash")):
-    validation.check_memory(config, dataclasses.replace(run.policy_config, **{key: value}))
-  validation.check_memory(run.config, run.policy_config)
-  monkeypatch.setattr(validation.jax, "default_backend", lambda: "tpu")
-  validation.check_memory(config, run.policy_config)
+@pytest.mark.parametrize("key", ["hgpo.length_buckets", "hgpo.micro_batches"])
+def test_a_retired_key_says_what_took_its_place(key):
+  config = arithmetic.get_config()
+  with config.unlocked():
+    config.update_from_flattened_dict({key: 4})
+  with pytest.raises(UserError, match=rf"{key} is gone: .*hgpo\.(packed_length|micro_batch_rows)"):
+    from_config_dict(config)
 
 
 def fail(error):

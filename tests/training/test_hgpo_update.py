@@ -24,9 +24,9 @@ from lhrm_jax.training.hgpo import (
   mini_batches,
   pack_hgpo,
 )
-from lhrm_jax.training.rollout_logprobs import make_score
 from lhrm_jax.training.packed import RowShape
 from lhrm_jax.training.packed_rollouts import pack_rollouts
+from lhrm_jax.training.rollout_logprobs import make_score
 from tests.conftest import policy_logits, take
 
 LEARNING_RATE = 1e-2
@@ -162,7 +162,10 @@ def test_packing_changes_nothing(config, params, tokenizer, batch, fields, scan_
       **{name: value for name, value in params.items() if not name.startswith("layer_")},
       "layers": jax.tree.map(lambda *x: jnp.stack(x), params["layer_0"], params["layer_1"]),
     }
-  spec, opening = objective(packed_length=64, micro_batch_rows=2, **fields), tokenizer.tag_ids.opening
+  spec, opening = (
+    objective(packed_length=64, micro_batch_rows=2, **fields),
+    tokenizer.tag_ids.opening,
+  )
   other = make_score(config, opening, spec.temperature)(
     jax.tree.map(lambda x: 0.9 * x, params), batch.rollouts
   )
@@ -293,9 +296,7 @@ def test_rows_and_blocks_change_nothing(config, params, tokenizer, batch, fields
       patch.setattr(policy, "shares_prefixes", lambda *_, shared=shared: shared)
       cut = hgpo_gradients(config, c, opening, params, batch)
     np.testing.assert_allclose(cut[0].mean(), whole[0].mean(), rtol=1e-5)
-    assert_trees_close(
-      *(jax.tree.map(lambda g, n=x[0].count: g / n, x[1]) for x in (cut, whole))
-    )
+    assert_trees_close(*(jax.tree.map(lambda g, n=x[0].count: g / n, x[1]) for x in (cut, whole)))
     for name in set(whole[2]) - {"perf/padding_share"}:
       np.testing.assert_allclose(cut[2][name].mean(), whole[2][name].mean(), rtol=1e-4, atol=1e-6)
 
