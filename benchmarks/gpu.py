@@ -128,14 +128,13 @@ def measure_hft(config: PolicyConfig, sizes: Sizes, remat: str, repeats: int) ->
   state = train_state.create(config, optimizer, mesh, jax.random.key(0))
   began = time.perf_counter()
   on_device = jax.device_put(batch)
-  compiled = hft.make_hft_step(config, optimizer, schedule, mesh).lower(
-    state, (on_device,)
-  ).compile()  # fmt: skip
+  step = hft.make_hft_step(config, optimizer, schedule, mesh)
+  compiled = step.lower(state, on_device).compile()
   compile_seconds = time.perf_counter() - began
 
   def learn():
     nonlocal state
-    state, metrics = compiled(state, (on_device,))
+    state, metrics = compiled(state, on_device)
     return metrics
 
   ceiling = ceilings(config.dtype)
@@ -202,10 +201,9 @@ def check(config: PolicyConfig, sizes: Sizes) -> dict[str, Any]:
     loss, grads, _ = gradients(functools.partial(hft.hft_loss, config), params, batch)
     return loss.mean(), grads
 
-  @functools.partial(jax.jit, static_argnums=0)
   def hgpo_gradient(config, params, ref):
     given = HGPOBatch(rollouts, advantages, ref)
-    return hgpo_gradients(config, HGPOConfig(length_buckets=4), update.OPENING, params, given)[1]
+    return hgpo_gradients(config, HGPOConfig(), update.OPENING, params, given)[1]
 
   loss, hft_grads = hft_gradient(config, params)
   with jax.default_matmul_precision("highest"):  # float32 would be TF32 on NVIDIA

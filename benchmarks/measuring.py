@@ -117,15 +117,43 @@ def full_lengths(prompts: int, samples: int, longest: int) -> np.ndarray:
   return np.full((prompts, 2, samples), longest, np.int32)
 
 
+def ragged_lengths(prompts: int, samples: int, longest: int) -> np.ndarray:
+  """`hybrid_lengths`, each up to a quarter shorter."""
+  return hybrid_lengths(prompts, samples, longest, ragged=0.25)
+
+
+def lognormal_lengths(prompts: int, samples: int, longest: int, *, seed: int = 0) -> np.ndarray:
+  """`[B, 2, G]` int32 response lengths, log-normal with a deviation of a half.
+
+  The medians are a quarter of `longest` for thinking and a 24th for direct answers.
+  """
+  spread = np.exp(0.5 * np.random.default_rng(seed).standard_normal((prompts, 2, samples)))
+  medians = np.array([longest / 4, longest / 24])[None, :, None]
+  return np.clip(np.rint(medians * spread), 2, longest).astype(np.int32)
+
+
+MIXES = {
+  "hybrid": hybrid_lengths,
+  "ragged": ragged_lengths,
+  "lognormal": lognormal_lengths,
+  "full": full_lengths,
+}
+
+
 def random_prompts(vocab_size: int, prompts: int, length: int, seed: int = 0) -> Prompts:
   """`prompts` prompts of exactly `length` random tokens."""
   tokens = np.random.default_rng(seed).integers(8, vocab_size, (prompts, length), np.int32)
   return Prompts(tokens, np.full(prompts, length, np.int32), np.arange(prompts, dtype=np.int32))
 
 
-def random_rollouts(config: PolicyConfig, prompts: Prompts, lengths: np.ndarray) -> Rollouts:
-  """Responses of given `lengths [B, M, G]` to `prompts`, of random tokens, as if sampled."""
-  random, longest = np.random.default_rng(1), int(lengths.max())
+def random_rollouts(
+  config: PolicyConfig, prompts: Prompts, lengths: np.ndarray, longest: int = 0
+) -> Rollouts:
+  """Responses of given `lengths [B, M, G]` to `prompts`, of random tokens, as if sampled.
+
+  `longest` is the most tokens that a response might have had; by default what the longest has.
+  """
+  random, longest = np.random.default_rng(1), longest or int(lengths.max())
   responses = random.integers(8, config.vocab_size, (*lengths.shape, longest), np.int32)
   logprobs = np.full(responses.shape, -np.log(config.vocab_size), np.float32)
   finish_reason = np.full(lengths.shape, STOPPED, np.int32)
@@ -158,9 +186,9 @@ def add_shape_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def mixes(args: argparse.Namespace) -> dict[str, np.ndarray]:
-  """Lengths `[B, 2, G]` of both mixes in the given shape."""
+  """Lengths `[B, 2, G]` of the mixes in the given shape."""
   shape = args.prompts, args.samples, args.response_tokens
-  return {"hybrid": hybrid_lengths(*shape), "full": full_lengths(*shape)}
+  return {name: MIXES[name](*shape) for name in ("hybrid", "lognormal", "full")}
 
 
 def write(report: dict[str, Any], path: pathlib.Path | None) -> None:

@@ -23,7 +23,7 @@ from lhrm_jax.policy import PolicyConfig
 PARTS = ("prefill", "decode", "logprob", "update", "step")
 
 
-# Scanned over layers: each point is compiled, in every width of the update.
+# Scanned over layers: each point is compiled.
 _TINY = dataclasses.replace(measuring.SHAPES["tiny"], scan_layers=True)
 
 
@@ -75,7 +75,7 @@ def exponent(quantities: Sequence[float], costs: Sequence[float]) -> float:
 def measure(point: Point, repeats: int) -> dict[str, Any]:
   """Figures of each part at one point."""
   config = point.config
-  take_step = step.make_step(config, point.samples, point.response_tokens, buckets=1)
+  take_step = step.make_step(config, point.samples, point.response_tokens)
   prompts = measuring.random_prompts(config.vocab_size, point.prompts, point.prompt_tokens)
   lengths = measuring.full_lengths(point.prompts, point.samples, point.response_tokens)
   return step.measure(config, take_step, prompts, lengths, repeats)

@@ -3,8 +3,8 @@
     python -m benchmarks.step --out step.json
 
 The parts are those of `experiments/hgpo.py`, in its order, the rollouts fetched to the host in
-between; only the score is a stand-in. Lengths are forced: a hybrid mix, and all rows at full
-length.
+between; only the score is a stand-in. Lengths are forced: a hybrid and a log-normal mix, and all
+rows at full length.
 """
 
 import argparse
@@ -55,8 +55,7 @@ def make_step(
   samples: int,
   max_tokens: int,
   *,
-  buckets: int = 8,
-  micro_batches: int = 1,
+  rows: int = 0,
   learning_rate: float = 1e-6,
   beta: float = 0.001,
 ) -> Callable[[Prompts, np.ndarray], Step]:
@@ -66,8 +65,7 @@ def make_step(
     config: of the policy, which begins at random.
     samples: responses per mode, `G`.
     max_tokens: longest response.
-    buckets: see `HGPOConfig.length_buckets`.
-    micro_batches: see `HGPOConfig`.
+    rows: see `PackingConfig.micro_batch_rows`.
     learning_rate: constant.
     beta: weight of the KL penalty.
   """
@@ -78,15 +76,15 @@ def make_step(
   reference = jax.tree.map(jnp.copy, state.params)
   cast = jax.jit(policy.in_compute_dtype, static_argnums=0)
   spec = rollout.spec(samples, max_tokens)
-  c = HGPOConfig(length_buckets=buckets, micro_batches=micro_batches, beta=beta)
-  score = make_score(config, update.OPENING, 1.0, buckets, mesh)
+  c = HGPOConfig(micro_batch_rows=rows, beta=beta)
+  score = make_score(config, update.OPENING, 1.0, c)
   learn = make_hgpo_step(config, c, update.OPENING, optimizer, schedule, mesh)
   advantages_of = jax.jit(lambda scores: hgpo.advantages(scores, alpha=1.0, delta=0.2))
   clock, steps = Stopwatch(), 0
 
   def step(prompts: Prompts, limits: np.ndarray) -> Step:
     nonlocal state, steps
-    began, b = time.perf_counter(), len(prompts.ids)
+    began = time.perf_counter()
     weights = state.params if config.dtype == "float32" else cast(config, state.params)
     sampled = sample(
       config, spec, weights, prompts, jax.random.key(steps), limits=limits, clock=clock
@@ -94,14 +92,11 @@ def make_step(
     with clock.time("fetch"):
       sampled = jax.device_get(sampled)
       scores = np.where(sampled.mask, sampled.responses, 0).sum(-1) % 2
-      rollouts = parallel.global_batch(mesh, sampled, b)
     with clock.time("logprob"):
-      ref = jax.block_until_ready(score(reference, rollouts))
+      ref = score(reference, sampled)
     with clock.time("update"):
-      advantages = parallel.global_batch(
-        mesh, jax.device_get(advantages_of(scores.astype(np.float32))), b
-      )
-      state, metrics = learn(state, HGPOBatch(rollouts, advantages, ref))
+      advantages = jax.device_get(advantages_of(scores.astype(np.float32)))
+      state, metrics = learn(state, HGPOBatch(sampled, advantages, ref))
       metrics = {name: float(value) for name, value in metrics.items()}
     steps += 1
     seconds = time.perf_counter() - began
@@ -157,17 +152,13 @@ def measure(
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   measuring.add_shape_arguments(parser)
-  parser.add_argument("--buckets", type=int, default=8, help="of the update, by length")
-  parser.add_argument("--micro-batches", type=int, default=1)
+  parser.add_argument("--rows", type=int, default=0, help="packed rows at a time")
   args = parser.parse_args(argv)
 
   config = measuring.SHAPES[args.shape]
   prompts = measuring.random_prompts(config.vocab_size, args.prompts, args.prompt_tokens)
   report = {"machine": measuring.machine(config.dtype), "arguments": vars(args) | {"out": None}}
-  step = make_step(
-    config, args.samples, args.response_tokens,
-    buckets=args.buckets, micro_batches=args.micro_batches,
-  )  # fmt: skip
+  step = make_step(config, args.samples, args.response_tokens, rows=args.rows)
   for name, lengths in measuring.mixes(args).items():
     report[name] = measure(config, step, prompts, lengths, args.repeats)
   measuring.write(report, args.out)

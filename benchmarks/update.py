@@ -1,9 +1,9 @@
-"""Measures the update: reference log-probabilities and one optimiser step on a hybrid mix.
+"""Measures the update: reference log-probabilities and one optimiser step.
 
     python -m benchmarks.update --out update.json
 
-The same rollouts are computed in length buckets and padded to the longest response. Tokens are
-random: speed does not depend on them.
+Rollouts of several mixes of lengths are packed into rows, some of which are computed at a time.
+Packing on the host is part of the update's time. Tokens are random: speed does not depend on them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from lhrm_jax.planning.flops import matrix_params, rollout_flops
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Rollouts
 from lhrm_jax.training import state as train_state
-from lhrm_jax.training.hgpo import HGPOBatch, HGPOConfig, make_hgpo_step
+from lhrm_jax.training.hgpo import HGPOBatch, HGPOConfig, make_hgpo_program, pack_hgpo
 from lhrm_jax.training.rollout_logprobs import make_score
 
 OPENING = (1, 2)
@@ -42,28 +42,40 @@ def update_bytes(config: PolicyConfig) -> float:
 
 
 def measure(
-  config: PolicyConfig, rollouts: Rollouts, *, buckets: int, micro_batches: int, repeats: int
+  config: PolicyConfig, rollouts: Rollouts, *, rows: int, length: int, repeats: int
 ) -> dict[str, Any]:
-  """Times scoring and update of these rollouts, each beside its roofline."""
+  """Times scoring and update of these rollouts, each beside its roofline.
+
+  Args:
+    config: of the policy.
+    rollouts: on the host.
+    rows: see `PackingConfig.micro_batch_rows`.
+    length: see `PackingConfig.packed_length`.
+    repeats: timed runs.
+  """
   schedule = optax.constant_schedule(1e-6)
   optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
   mesh = parallel.make_mesh()
   state = train_state.create(config, optimizer, mesh, jax.random.key(0))
-  score = make_score(config, OPENING, 1.0, buckets, mesh)
-  c = HGPOConfig(length_buckets=buckets, micro_batches=micro_batches)
-  step = make_hgpo_step(config, c, OPENING, optimizer, schedule, mesh)
+  c = HGPOConfig(packed_length=length, micro_batch_rows=rows)
+  score = make_score(config, OPENING, 1.0, c)
+  step = make_hgpo_program(config, c, OPENING, optimizer, schedule, mesh)
   scores = jax.random.bernoulli(jax.random.key(1), 0.5, rollouts.lengths.shape)
   advantages = hgpo.advantages(scores.astype(jnp.float32), alpha=1.0, delta=0.2)
 
   began = time.perf_counter()
-  ref = jax.block_until_ready(score(state.params, rollouts))
-  batch = HGPOBatch(rollouts, advantages, ref)
-  compiled = step.lower(state, batch).compile()
+  batch = HGPOBatch(rollouts, advantages, score(state.params, rollouts))
+  score_compile_seconds = time.perf_counter() - began
+  began = time.perf_counter()
+  packed = pack_hgpo(config, c, mesh, batch)
+  pack_seconds = time.perf_counter() - began
+  began = time.perf_counter()
+  compiled = step.lower(state, packed).compile()
   compile_seconds = time.perf_counter() - began
 
   def update():
     nonlocal state
-    state, metrics = compiled(state, batch)
+    state, metrics = compiled(state, pack_hgpo(config, c, mesh, batch))
     return metrics
 
   ceiling = ceilings(config.dtype)
@@ -81,7 +93,10 @@ def measure(
     "mfu": updated["flops"] / updated["seconds"] / ceiling.flops,
     "padding_share": float(metrics["perf/padding_share"]),
     "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+    "rows": list(packed.rows.packed.tokens.shape),
+    "pack_seconds": pack_seconds,
     "compile_seconds": compile_seconds,
+    "score_first_seconds": score_compile_seconds,
     "loss": float(metrics["loss"]),
     "grad_norm": float(metrics["grad_norm"]),
   }
@@ -94,9 +109,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--samples", type=int, default=4, help="responses per mode")
   parser.add_argument("--prompt-tokens", type=int, default=32)
   parser.add_argument("--response-tokens", type=int, default=128, help="of the longest")
-  parser.add_argument("--ragged", type=float, default=0.25, help="largest share lengths fall short")
-  parser.add_argument("--buckets", type=int, nargs="+", default=[1, 8, 16])
-  parser.add_argument("--micro-batches", type=int, default=1)
+  parser.add_argument(
+    "--mixes", nargs="+", choices=measuring.MIXES, default=["hybrid", "lognormal"]
+  )
+  parser.add_argument("--rows", type=int, nargs="+", default=[0], help="rows at a time")
+  parser.add_argument("--length", type=int, default=0, help="slots of a row")
   parser.add_argument("--remat", help="none, dots or full; the shape's own by default")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--out", type=pathlib.Path, help="where the figures go, as JSON")
@@ -106,15 +123,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   if args.remat:
     config = dataclasses.replace(config, remat=args.remat)
   prompts = measuring.random_prompts(config.vocab_size, args.prompts, args.prompt_tokens)
-  lengths = measuring.hybrid_lengths(
-    args.prompts, args.samples, args.response_tokens, ragged=args.ragged
-  )
-  rollouts = measuring.random_rollouts(config, prompts, lengths)
   report = {"machine": measuring.machine(config.dtype), "arguments": vars(args) | {"out": None}}
-  for buckets in args.buckets:
-    report[f"buckets_{buckets}"] = measure(
-      config, rollouts, buckets=buckets, micro_batches=args.micro_batches, repeats=args.repeats
-    )
+  for mix in args.mixes:
+    lengths = measuring.MIXES[mix](args.prompts, args.samples, args.response_tokens)
+    rollouts = measuring.random_rollouts(config, prompts, lengths, args.response_tokens)
+    for rows in args.rows:
+      report[f"{mix}_rows_{rows}"] = measure(
+        config, rollouts, rows=rows, length=args.length, repeats=args.repeats
+      )
   measuring.write(report, args.out)
 
 

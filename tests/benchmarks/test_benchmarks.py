@@ -72,10 +72,10 @@ def test_step(small, tmp_path):
 
 @pytest.mark.slow
 def test_update(small, tmp_path):
-  longer = ["--response-tokens=64", "--ragged=0"]  # more than one width
-  report = run(update.main, tmp_path, *SHAPE, *longer, "--buckets", "1", "4")
-  assert report["buckets_4"]["padding_share"] < report["buckets_1"]["padding_share"]
-  assert report["buckets_4"]["loss"] == pytest.approx(report["buckets_1"]["loss"], abs=1e-5)
+  report = run(update.main, tmp_path, *SHAPE, "--mixes", "hybrid", "--rows", "1", "2")
+  one, two = (report[f"hybrid_rows_{rows}"] for rows in (1, 2))
+  assert one["padding_share"] <= two["padding_share"]
+  assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
 
 
 @pytest.mark.slow

@@ -438,7 +438,6 @@ def test_no_array_of_tokens_times_vocabulary(tokenizer, config, params, batch):
   """Read off the compiled update: no buffer as large as `[N, T, V]`, and memory that grows with
   the chunk, not with the vocabulary times all tokens."""
   vocabulary = 50_021  # a prime: no other product of sizes equals it
-  b, m, g, t = batch.rollouts.responses.shape
 
   def compiled(chunk):
     big = dataclasses.replace(config, vocab_size=vocabulary, logprob_chunk=chunk)
