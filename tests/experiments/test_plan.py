@@ -11,14 +11,16 @@ import pytest
 
 from tests.runs.test_command_line import CONFIG, ROOT
 
-VOCAB, WIDTH, RESPONSE = 8192, 256, 32
+VOCAB, WIDTH, PROMPT, RESPONSE = 8192, 256, 64, 32
+ROW = PROMPT + 2 * (RESPONSE - 1)  # two responses with their prompt
 SIZES = {
   "policy.vocab_size": VOCAB, "policy.hidden_size": WIDTH, "policy.intermediate_size": 512,
   "policy.num_layers": 2, "policy.num_heads": 8, "policy.num_kv_heads": 4,
   "policy.head_dim": 32, "policy.dtype": "bfloat16", "policy.remat": "full",
   "policy.max_positions": 256, "mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 2,
   "sampling_mesh.tensor": 2, "hgpo.prompts_per_step": 32, "hgpo.samples_per_mode": 2,
-  "hgpo.sampling_chunks": 1, "data.max_prompt_tokens": 64,
+  "hgpo.sampling_chunks": 1, "hgpo.packed_length": ROW, "hgpo.micro_batch_rows": 16,
+  "data.max_prompt_tokens": PROMPT,
   "data.max_response_tokens": RESPONSE,
 }  # fmt: skip
 
@@ -63,10 +65,10 @@ def test_no_chip_ever_gathers_the_table_or_all_logits(update):
 
 def test_flops_are_those_worked_out_by_hand(update):
   """6 per parameter and token for the passes, 2 more where activations are computed again; all
-  responses at full length."""
+  responses at full length, 64 rows in four blocks."""
   matrices = 2 * (WIDTH * (8 + 2 * 4 + 8) * 32 + 3 * WIDTH * 512)
-  tokens = 32 * 4 * RESPONSE + 32 * 64
-  attention = 2 * 4 * 8 * 32 * 32 * 4 * RESPONSE * (RESPONSE + 64)  # layers, 2 products, forward
+  tokens = 32 * 2 * ROW
+  attention = 2 * 4 * 8 * 32 * 32 * 2 * ROW**2  # layers, 2 products, forward
   head = 2 * VOCAB * WIDTH * 32 * 4 * RESPONSE
   forward = 2 * matrices * tokens + attention + head
   assert 3 * forward <= 16 * update["flops"] <= 4.6 * forward

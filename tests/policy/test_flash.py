@@ -1,8 +1,9 @@
-"""Fused attention against plain attention, for every mask that training uses."""
+"""Attention in blocks and in fused kernels against plain attention, for every mask of training."""
 
 import dataclasses
 import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -12,125 +13,150 @@ import numpy as np
 import pytest
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.policy import attention, flash
+from lhrm_jax.policy import attention, blockwise, flash
 
 N, T, H, K, D = 2, 21, 4, 2, 16
 # Everything of the cuDNN path but its kernel, which runs on NVIDIA GPUs only.
 plain_cudnn = functools.partial(flash._cudnn, implementation="xla")
 
-KERNELS = {"cudnn": plain_cudnn, "splash": flash._splash}
+# What each mask is in segment and prefix ids `[N, T]`.
+MASKS = {
+  "packed documents": ([[1] * 5 + [2] * 9 + [3] * 7, [1] * 12 + [2] * 3 + [0] * 6], None),
+  "padded responses": ([[1] * 17 + [0] * 4, [1] * 3 + [0] * 18], None),
+  "responses that share a prompt": (
+    [[1] * 4 + [2] * 5 + [3] * 3 + [4] * 2 + [5] * 4 + [0] * 3, [1] * 9 + [2] + [3] * 11],
+    [[0] * 4 + [1] * 8 + [0] * 2 + [4] * 4 + [0] * 3, [0] * 9 + [1] * 12],
+  ),
+}  # fmt: skip
 
 
-def case(kind):
-  """Segment ids `[N, T]`, and lengths of a cached block of 6 slots or none."""
-  if kind == "packed documents":
-    return jnp.array([[1] * 5 + [2] * 9 + [3] * 7, [1] * 12 + [2] * 3 + [0] * 6]), None
-  if kind == "padded responses":
-    return (jnp.arange(T) < jnp.array([[17], [3]])).astype(jnp.int32), None
-  rows = N if kind == "prompt of each response" else 1
-  return (jnp.arange(T) < jnp.array([[T], [9]])).astype(jnp.int32), jnp.array([4, 6])[:rows]
+def ids_of(kind):
+  ids, prefixes = MASKS[kind]
+  ids = jnp.array(ids)
+  return ids, jnp.zeros_like(ids) if prefixes is None else jnp.array(prefixes)
 
 
-@pytest.mark.parametrize("back_end", KERNELS)
-@pytest.mark.parametrize(
-  "kind",
-  ["packed documents", "padded responses", "prompt of each response", "one prompt for all"],
-)
-def test_fused_attention_is_exact(monkeypatch, back_end, kind):
-  """Outputs of all tokens, and gradients of queries, keys, values and the cache."""
-  monkeypatch.setattr(flash, f"_{back_end}", KERNELS[back_end])
-  ids, lengths = case(kind)
-  rows = 0 if lengths is None else len(lengths)
-  keys = jax.random.split(jax.random.key(0), 6)
-  queries = jax.random.normal(keys[0], (N, T, H, D))
-  own = tuple(jax.random.normal(key, (N, K, T, D)) for key in keys[1:3])
-  cached = tuple(jax.random.normal(key, (rows, K, 6, D)) for key in keys[3:5])
-  ahead = jax.random.normal(keys[5], (N, T, H, D)) * (ids > 0)[..., None, None]
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_grad(attend, *args):
+  """Outputs of all tokens that are not padding, and gradients of queries, keys and values."""
+  queries, keys, values, ids, prefixes = args
+  visible = (ids > 0)[..., None, None]
+  ahead = jax.random.normal(jax.random.key(9), queries.shape)
 
-  def plain(queries, own, cached):
-    blocks = [attention.Block(*own, attention.causal_mask(ids)[:, None])]
-    if rows:
-      mask = attention.length_mask(lengths, 6)[:, None, None] & (ids > 0).reshape(rows, -1, T, 1)
-      blocks.append(attention.Block(*cached, mask))
-    return attention.attend(queries, blocks)
+  def total(*heads):
+    out = jnp.where(visible, attend(*heads, ids, prefixes), 0.0)
+    return jnp.sum(out * ahead), out
 
-  def fused(queries, own, cached):
-    blocks = ([cached], [lengths]) if rows else ([], [])
-    return flash.attend(back_end, queries, *own, ids, *blocks)
-
-  def value_and_grad(attend):
-    def total(*args):
-      out = attend(*args)
-      return jnp.sum(out * ahead), out
-
-    run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
-    (_, out), grads = run(queries, own, cached)
-    return out * (ids > 0)[..., None, None], grads
-
-  for actual, expected in zip(
-    jax.tree.leaves(value_and_grad(fused)), jax.tree.leaves(value_and_grad(plain)), strict=True
-  ):
-    np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-4)
+  run = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
+  (_, out), grads = run(queries, keys, values)
+  return out, grads
 
 
-@pytest.mark.parametrize("cached", [0, 6])
-def test_no_query_of_cudnn_is_left_without_a_key(monkeypatch, cached):
+def plain(queries, keys, values, ids, prefixes):
+  mask = attention.segment_mask(ids, prefixes)[:, None]
+  return attention.attend(queries, [attention.Block(keys, values, mask)])
+
+
+def assert_same_as_plain(attend, kind):
+  keys = jax.random.split(jax.random.key(0), 3)
+  heads = (jax.random.normal(keys[0], (N, T, H, D)),)
+  heads += tuple(jax.random.normal(key, (N, K, T, D)) for key in keys[1:])
+  expected, actual = (value_and_grad(f, *heads, *ids_of(kind)) for f in (plain, attend))
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("block", [4, 21])
+def test_attention_block_by_block_is_exact(kind, block):
+  assert_same_as_plain(functools.partial(blockwise.attend, block=block), kind)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_cudnn_is_given_the_exact_mask(kind):
+  assert_same_as_plain(lambda *args: plain_cudnn(*args)[:, :T], kind)
+
+
+@pytest.mark.parametrize("kind", list(MASKS)[:2])
+def test_splash_is_exact(kind):
+  assert_same_as_plain(lambda *args: flash._splash(*args[:4])[:, :T], kind)
+
+
+def test_blocks_that_the_mask_empties_are_skipped():
+  """NaN in the keys of another document's blocks, which a product would spread."""
+  ids = jnp.array([[1] * 8 + [2] * 8 + [3] * 8])
+  heads = jnp.ones((1, 24, H, D)), *(jnp.ones((1, K, 24, D)).at[:, :, :8].set(jnp.nan),) * 2
+  out = blockwise.attend(*heads, ids, jnp.zeros_like(ids).at[:, 16:].set(2), 4)
+  assert np.isnan(out[:, :8]).all() and not np.isnan(out[:, 8:]).any()
+
+
+def test_no_scores_of_all_pairs_are_stored():
+  """Forward and backward, in 64 blocks: no array is as large as a quarter of `T x T`."""
+  t, block = 512, 8
+  shapes = [(1, t, 1, 8), (1, 1, t, 8), (1, 1, t, 8)]
+  args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  args += [jax.ShapeDtypeStruct((1, t), jnp.int32)] * 2
+  attend = functools.partial(blockwise.attend, block=block)
+  text = value_and_grad.lower(attend, *args).compile().as_text()
+  sizes = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\[([\d,]+)\]", text)]
+  assert max(sizes) < t * t / 4
+
+
+def test_no_query_of_cudnn_is_left_without_a_key(monkeypatch):
   """Not even padding, whose gradient there would be NaN."""
   masks = []
   monkeypatch.setattr(
     jax.nn, "dot_product_attention", lambda q, *_, mask, **__: masks.append(mask) or q
   )
-  ids, _ = case("padded responses")
-  before = ([(jnp.zeros((1, K, 6, D)),) * 2], [jnp.array([0])]) if cached else ((), ())
-  own = ids if cached else ids * 2
+  ids, prefixes = ids_of("padded responses")
   heads = jnp.zeros((N, T, H, D)), *(jnp.zeros((N, K, T, D)) for _ in range(2))
-  flash.attend("cudnn", *heads, own, *before)
+  flash.attend("cudnn", *heads, ids, prefixes)
   assert jnp.all(jnp.any(masks[0], axis=-1))
 
 
-def test_the_policy_hands_segments_and_lengths_on(monkeypatch, config, params):
-  """Packed tokens, and responses to one cached prompt, through the whole decoder."""
-  tokens = jax.random.randint(jax.random.key(0), (2, 12), 5, config.vocab_size)
-  ids = jnp.array([[1] * 5 + [2] * 7, [1] * 9 + [0] * 3])
-  prompt = dataclasses.replace(
-    policy.apply(config, params, tokens[:1, :6], jnp.arange(6)[None])[1], lengths=jnp.array([4])
-  )
+def test_the_policy_hands_segments_and_prefixes_on(monkeypatch, config, params):
+  """Packed tokens through the whole decoder, with every back end that takes prefixes."""
+  tokens = jax.random.randint(jax.random.key(0), (N, T), 5, config.vocab_size)
+  ids, prefixes = ids_of("responses that share a prompt")
 
-  def run(params):
-    packed = policy.apply(config, params, tokens, policy.segment_positions(ids), ids)[0]
-    positions = jnp.broadcast_to(4 + jnp.arange(12), (2, 12))
-    response = (ids == 1).astype(jnp.int32)
-    answered = policy.apply(config, params, tokens, positions, response, (prompt,))[0]
-    return packed * (ids > 0)[..., None], answered * response[..., None]
+  def run(config):
+    positions = policy.segment_positions(ids)
+    apply = functools.partial(policy.apply, config)
+    hidden, _ = jax.jit(apply)(params, tokens, positions, ids, prefix_ids=prefixes)
+    return hidden * (ids > 0)[..., None]
 
-  expected = jax.jit(run)(params)
+  expected = run(config)
+  in_blocks = dataclasses.replace(config, attention_chunk=4)
+  assert flash.choose(in_blocks, T) == "blockwise" and flash.choose(config, T) == "plain"
+  np.testing.assert_allclose(run(in_blocks), expected, atol=2e-5)
   monkeypatch.setattr(flash, "_cudnn", plain_cudnn)
   monkeypatch.setattr(flash, "choose", lambda *_: "cudnn")
-  for actual, plain in zip(jax.jit(lambda p: run(p))(params), expected, strict=True):
-    np.testing.assert_allclose(actual, plain, atol=2e-5)
+  np.testing.assert_allclose(run(config), expected, atol=2e-5)
 
 
 def test_back_ends_are_refused_where_they_are_not_exact(config, monkeypatch):
   for name in ("cudnn", "splash"):
     with pytest.raises(ValueError, match="this is a CPU"):
       flash.choose(dataclasses.replace(config, attention=name), 8)
-  assert flash.choose(config, 8) == "xla"
+  assert flash.choose(config, 128) == "plain" and flash.choose(config, 129) == "blockwise"
 
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   bfloat16 = dataclasses.replace(config, dtype="bfloat16")
-  assert flash.choose(config, 8) == "xla", "cuDNN does not compute in float32"
+  assert flash.choose(config, 8) == "plain", "cuDNN does not compute in float32"
   assert flash.choose(bfloat16, 8) == "cudnn"
-  assert flash.choose(bfloat16, 1) == "xla"
+  assert flash.choose(bfloat16, 1) == "plain"
   with pytest.raises(ValueError, match="bfloat16 only"):
     flash.choose(dataclasses.replace(config, attention="cudnn"), 8)
 
 
 def test_a_tpu_gets_splash_where_its_kernel_can_be_split(config):
   with flash.compiling_for("tpu"):
-    assert flash.choose(config, 128) == ("splash" if jax.device_count() == 1 else "xla")
-    assert flash.choose(config, 127) == "xla", "its blocks are 128 wide"
+    assert flash.choose(config, 128) == ("splash" if jax.device_count() == 1 else "plain")
+    assert flash.choose(config, 127) == "plain", "its blocks are 128 wide"
     with parallel.over(parallel.make_mesh()):
       assert flash.choose(config, 128) == "splash"
+      assert flash.choose(config, 128, True) == "plain", "it takes no prefixes"
+      assert not policy.shares_prefixes(config, 128) and policy.shares_prefixes(config, 127)
     with pytest.raises(ValueError, match="needs a GPU, and this is a TPU"):
       flash.choose(dataclasses.replace(config, attention="cudnn"), 128)
 
