@@ -30,9 +30,7 @@ def train(
 
   # ---- Policy and optimiser
   optimizer, schedule, state = offline_stage.begin(run, stage, start)
-  update = make_hft_step(
-    run.policy_config, optimizer, schedule, run.mesh, best.rows.at_a_time
-  )
+  update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh, best.rows.at_a_time)
 
   # ---- Loop: responses -> update -> metrics, checkpoint
   batch_of = functools.partial(offline.response_batch, run, best)
