@@ -79,7 +79,8 @@ def on_chips(config: ConfigDict, chips: str, layouts: dict[str, dict[str, int]])
   config.sampling_mesh.tensor = layout["sampling"]
   config.hgpo.sampling_chunks = layout.get("chunks", 1)
   config.hft.micro_batch_rows = layout["rows"]
-  config.hgpo.micro_batch_rows = layout["fsdp"]  # one per part of the batch
+  # In each part of the batch about as many tokens as one row of HFT has.
+  config.hgpo.micro_batch_rows = 3 * layout["fsdp"]
   # Logits of 1,024 tokens at a time in each part of the batch.
   config.policy.logprob_chunk = 1024 * int(chips.partition("-")[2]) // layout["tensor"]
   return config

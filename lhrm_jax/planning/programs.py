@@ -96,7 +96,7 @@ class Programs:
     batch = TokenBatch(ints, ints, ints, ints, floats)
     step = make_hft_step(self._policy, *_optimizer(), self._mesh, shape.at_a_time)
     return Program(
-      "hft", f"one update on {rows} rows x {length:,} tokens", self._mesh, step,
+      "hft", f"one update on {rows} x {length:,} tokens", self._mesh, step,
       (self._state(), batch), trips=self._trips(shape, rows, length),
     )  # fmt: skip
 
@@ -169,7 +169,7 @@ class Programs:
     """An update's input with all prompts and responses at full length, and its loops' trips."""
     c, d, mesh = self._config.hgpo, self._config.data, self._mesh
     p, t, each = d.max_prompt_tokens, d.max_response_tokens, 2 * c.samples_per_mode
-    shape = RowShape.of_responses(c, p, t, mesh)
+    shape = RowShape.of_responses(c, p, t, prompts * each, mesh)
     with flash.compiling_for(mesh.devices.flat[0].platform), parallel.over(mesh):
       shared = policy.shares_prefixes(self._policy, shape.length)
     n, q = batch_size(prompts * each, p + t - 1, shape)

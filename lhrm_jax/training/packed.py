@@ -15,6 +15,8 @@ from lhrm_jax.policy import PolicyConfig
 
 # Slots of a row, at least, where a config does not set its length: short sequences fill it well.
 _ROW = 512
+# Slots of a row of responses, about, of which there are very many.
+_LONG_ROW = 2048
 _MULTIPLE = 64
 # Slots of a block on one device, where a config does not set its rows. An accelerator needs many
 # for its products; on a CPU the last block's padding would cost more.
@@ -29,8 +31,7 @@ class PackingConfig:
   packed_length: int = knob(
     0,
     whole(0, MOST_TOKENS),
-    "Slots of a row that sequences are packed into; 0 takes the longest that must fit, 512 at "
-    "least.",
+    "Slots of a row that sequences are packed into; 0 chooses by the longest that must fit.",
   )
   micro_batch_rows: int = knob(
     0,
@@ -67,18 +68,29 @@ class RowShape:
     return cls._of_length(c, length, mesh)
 
   @classmethod
-  def of_responses(cls, c: PackingConfig, prompt: int, response: int, mesh: Mesh) -> "RowShape":
-    """The shape for responses that share a prompt: the longest of both fill a row.
+  def of_responses(
+    cls, c: PackingConfig, prompt: int, response: int, count: int, mesh: Mesh
+  ) -> "RowShape":
+    """The shape for responses that share prompts: a prompt and some of the longest fill a row.
+
+    The longer the rows, the fewer prompts are repeated and the less room is left in each; but the
+    last block of every device is half empty on average, so there must be many.
 
     Args:
       c: knobs.
       prompt: tokens of the longest prompt.
       response: tokens of the longest response.
+      count: number of responses.
       mesh: mesh of the update.
     """
-    each = max(response - 1, 1)
-    length = prompt + each * max(1, round((_ROW - prompt) / each))
-    return cls._of_length(c, c.packed_length or length, mesh)
+    each, per_device = max(response - 1, 1), count // parallel.parts_of(mesh)
+
+    def within(slots: int) -> int:
+      return round((slots - prompt) / each)
+
+    held = min(per_device // 32, within(_LONG_ROW))
+    held = max(1, held, min(per_device // 16, within(_ROW)))
+    return cls._of_length(c, c.packed_length or prompt + held * each, mesh)
 
   @classmethod
   def _of_length(cls, c: PackingConfig, length: int, mesh: Mesh) -> "RowShape":

@@ -105,8 +105,8 @@ def pack(
   lengths: np.ndarray | None = None,
 ) -> PackedPlaces:  # fmt: skip
   """Packs rollouts on the host as a config and a mesh ask for; see `pack_rollouts`."""
-  shape = RowShape.of_responses(c, rollouts.prompts.tokens.shape[1], rollouts.responses.shape[-1],
-                                mesh)  # fmt: skip
+  b, m, g, t = rollouts.responses.shape
+  shape = RowShape.of_responses(c, rollouts.prompts.tokens.shape[1], t, b * m * g, mesh)
   with parallel.over(mesh):
     shared = policy.shares_prefixes(config, shape.length)
   return pack_rollouts(rollouts, shape, shared, lengths)
