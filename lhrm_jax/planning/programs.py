@@ -27,7 +27,7 @@ from lhrm_jax.training.hgpo import HGPORows, PackedHGPO, make_hgpo_program
 from lhrm_jax.training.packed import RowShape
 from lhrm_jax.training.packed_rollouts import PackedRows, batch_size
 from lhrm_jax.training.placement import Room, place
-from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, make_score_program
+from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, make_score_program, row_shape
 
 PROGRAMS = ("hft", "prefill", "rollout", "score", "update")
 # Ids of tags and of the end of sequence change nothing in a program's cost.
@@ -169,9 +169,8 @@ class Programs:
     """An update's input with all prompts and responses at full length, and its loops' trips."""
     c, d, mesh = self._config.hgpo, self._config.data, self._mesh
     p, t, each = d.max_prompt_tokens, d.max_response_tokens, 2 * c.samples_per_mode
-    shape = RowShape.of_responses(c, p, t, prompts * each, mesh)
-    with flash.compiling_for(mesh.devices.flat[0].platform), parallel.over(mesh):
-      shared = policy.shares_prefixes(self._policy, shape.length)
+    with flash.compiling_for(mesh.devices.flat[0].platform):
+      shape, shared = row_shape(self._policy, c, mesh, p, t, prompts * each)
     n, q = batch_size(prompts * each, p + t - 1, shape)
     placed = place(
       [p] * prompts, [i // each for i in range(prompts * each)], [t] * (prompts * each),

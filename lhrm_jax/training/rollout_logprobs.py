@@ -106,7 +106,26 @@ def pack(
 ) -> PackedPlaces:  # fmt: skip
   """Packs rollouts on the host as a config and a mesh ask for; see `pack_rollouts`."""
   b, m, g, t = rollouts.responses.shape
-  shape = RowShape.of_responses(c, rollouts.prompts.tokens.shape[1], t, b * m * g, mesh)
+  shape, shared = row_shape(config, c, mesh, rollouts.prompts.tokens.shape[1], t, b * m * g)
+  return pack_rollouts(rollouts, shape, shared, lengths)
+
+
+def row_shape(
+  config: PolicyConfig, c: PackingConfig, mesh: Mesh, prompt: int, response: int, count: int
+) -> tuple[RowShape, bool]:
+  """The shape of rows for `count` responses, and whether those of a row share their prompts.
+
+  Args:
+    config: static part of the policy.
+    c: knobs of the rows.
+    mesh: mesh of the update.
+    prompt: tokens of the longest prompt.
+    response: tokens of the longest response.
+    count: number of responses.
+  """
+  shape = RowShape.of_responses(c, prompt, response, count, mesh)
   with parallel.over(mesh):
     shared = policy.shares_prefixes(config, shape.length)
-  return pack_rollouts(rollouts, shape, shared, lengths)
+  if not shared:  # each response takes its prompt along
+    shape = RowShape.of_responses(c, 0, prompt + response, count, mesh)
+  return shape, shared
