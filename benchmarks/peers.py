@@ -52,7 +52,7 @@ LIBRARIES = {
   "ours": Library(
     "ours",
     differs="A response's first token is a forced tag; rows leave when they end; the update runs "
-    "in buckets of like length; HGPO's advantages.",
+    "packed into rows of one length; HGPO's advantages.",
   ),
   "trl": Library(
     "with_trl",

@@ -3,7 +3,7 @@
   python -m experiments.hft --config experiments/configs/qwen2_5_math_7b_hft.py:v5p-64 \\
       --workdir /mnt/runs/qwen7b_hft
 
-The suffix after the colon names the chips, which determine mesh and micro-batches: v5p-64 (64
+The suffix after the colon names the chips, which determine mesh and rows at a time: v5p-64 (64
 chips, 4x4x4), v6e-64 (8x8) or h100-8. `python -m experiments.plan` estimates the cost of each
 (docs/scaling.md). The workdir must be on a file system shared by all hosts (docs/launching.md). The
 paper's mixture is larger than the data sets named here: add sources to data.demonstrations
@@ -15,8 +15,7 @@ from ml_collections import ConfigDict
 from lhrm_jax.runs import defaults
 
 # Axes of the update's mesh (data takes the remaining chips), devices that share a copy of the
-# weights in sampling, chunks that a step's prompts are sampled in, rows of an HFT micro-batch and
-# micro-batches of an HGPO update.
+# weights in sampling, chunks that a step's prompts are sampled in, rows of HFT at a time.
 LAYOUTS = {
   "v5p-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},
   "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},

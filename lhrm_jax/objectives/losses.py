@@ -1,7 +1,7 @@
 """Losses and divergences over tokens, and how they are weighed. Pure functions on arrays.
 
 `N` denotes sequences and `T` response tokens. Masks are bool and derive from lengths. Each loss is
-a `SumCount`, divided once after all micro-batches and devices.
+a `SumCount`, divided once after all blocks of rows and devices.
 """
 
 import jax

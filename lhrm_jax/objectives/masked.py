@@ -1,6 +1,6 @@
 """Masked reductions, and sums that are divided once, at the end.
 
-Every loss of this project is a `SumCount`: micro-batches and devices add theirs, and the division
+Every loss of this project is a `SumCount`: blocks of rows and devices add theirs, and the division
 happens once, so that the result does not depend on how a batch was cut. What a mask hides may hold
 anything, NaN included.
 """

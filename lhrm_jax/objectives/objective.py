@@ -1,6 +1,6 @@
 """What a policy update minimises: objectives by name, from log-probabilities to a loss.
 
-The update computes log-probabilities, bucket by bucket, and differentiates; an objective turns them
+The update computes log-probabilities, block by block, and differentiates; an objective turns them
 into a loss and knows neither the policy nor the batch. A rival of HGPO's loss is one function:
 
 ```python
@@ -87,7 +87,7 @@ class ObjectiveRows:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ObjectivePrompts:
-  """The prompts of a micro-batch, for what an objective says once per prompt.
+  """The prompts of a block of rows, for what an objective says once per prompt.
 
   Attributes:
     mode_logprobs: `[B, 3]` float32 of the policy that learns; the gradient flows through these.
@@ -115,7 +115,7 @@ class Objective:
   Attributes:
     of_rows: `of_rows(config, rows) -> (loss, metrics)`; may be called for a part of the rows at a
       time, so that its loss must be a sum over them. `config` is the section `hgpo`.
-    of_prompts: likewise of the prompts, once per micro-batch; `None` for no such part.
+    of_prompts: likewise of the prompts, each once; `None` for no such part.
   """
 
   of_rows: RowsFn

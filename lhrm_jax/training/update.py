@@ -1,4 +1,4 @@
-"""Gradients summed over micro-batches and devices, divided once, and the optimiser's update."""
+"""Gradients summed over blocks of rows and devices, divided once, and the optimiser's update."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ class Rows(Protocol):
 def gradients(
   loss_fn: LossFn, params: policy.Params, batch: Any
 ) -> tuple[SumCount, policy.Params, Metrics]:
-  """Returns loss, gradient of the *summed* loss, and metrics of one micro-batch."""
+  """Returns loss, gradient of the *summed* loss, and metrics of one block of rows."""
 
   def total(params: policy.Params):
     loss, metrics = loss_fn(params, batch)
