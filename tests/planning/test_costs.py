@@ -50,6 +50,17 @@ def test_loops_that_stop_on_data_run_as_often_as_told():
   assert count(COND).flops == 1024
 
 
+def test_loops_are_told_apart_by_the_scopes_they_were_traced_in():
+  """The innermost scope that is named counts: 3 of the rows, 2 of the head within them, 0."""
+  text = COND
+  for name, path in (("first", "rows/while"), ("second", "rows/transpose(jvp(head))/while")):
+    loop = f"%{name} = (f32[8,8], s32[]) while"
+    start = text.index(loop)
+    end = text.index("\n", start)
+    text = f'{text[:end]}, metadata={{op_name="jit(step)/{path}"}}{text[end:]}'
+  assert count(text, {"rows": 3, "head": 2}).flops == (3 + 2 + 1) * 1024
+
+
 RING = """
 HloModule test
 

@@ -150,6 +150,31 @@ def test_chunked_logprobs_equal_log_softmax(config, params, chunk, temperature):
   np.testing.assert_allclose(grad, expected_grad, atol=1e-5)
 
 
+def test_the_head_is_computed_where_a_target_is_and_no_further(config, params):
+  """Two targets of one hidden state, and chunks beyond the last target left at 0, also backward."""
+  config = dataclasses.replace(config, logprob_chunk=4)  # two targets of each row at a time
+  hidden = jax.random.normal(jax.random.key(0), (2, 5, config.hidden_size))
+  sources = jnp.array([[3, 3, 0, 1, 2, 4], [4, 1, 1, 0, 0, 0]])
+  targets = random_tokens(config, (2, 6))
+
+  @jax.jit
+  def some(hidden, params):
+    scored = policy.token_logprobs(config, params, hidden, targets, 1.0, sources, 3)
+    return jnp.sum(jnp.sin(scored.logprobs)), scored.logprobs
+
+  @jax.jit
+  def direct(hidden, params):
+    taken = jnp.take_along_axis(hidden, sources[:, :4, None], axis=1)
+    logprobs = jax.nn.log_softmax(policy.next_token_logits(config, params, taken))
+    logprobs = jnp.take_along_axis(logprobs, targets[:, :4, None], axis=-1)[..., 0]
+    return jnp.sum(jnp.sin(logprobs)), jnp.pad(logprobs, ((0, 0), (0, 2)))
+
+  (_, found), grads = jax.value_and_grad(some, argnums=(0, 1), has_aux=True)(hidden, params)
+  (_, expected), exact = jax.value_and_grad(direct, argnums=(0, 1), has_aux=True)(hidden, params)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, exact)
+
+
 def test_bfloat16_computes_near_float32_and_keeps_float32_masters(config, params):
   half = dataclasses.replace(config, dtype="bfloat16")
   tokens = random_tokens(config, (2, 6))
