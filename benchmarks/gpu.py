@@ -128,14 +128,13 @@ def measure_hft(config: PolicyConfig, sizes: Sizes, remat: str, repeats: int) ->
   state = train_state.create(config, optimizer, mesh, jax.random.key(0))
   began = time.perf_counter()
   on_device = jax.device_put(batch)
-  compiled = hft.make_hft_step(config, optimizer, schedule, mesh).lower(
-    state, (on_device,)
-  ).compile()  # fmt: skip
+  step = hft.make_hft_step(config, optimizer, schedule, mesh)
+  compiled = step.trace(state, (on_device,)).lower().compile()
   compile_seconds = time.perf_counter() - began
 
   def learn():
     nonlocal state
-    state, metrics = compiled(state, (on_device,))
+    state, metrics = compiled(state, {}, (on_device,))
     return metrics
 
   ceiling = ceilings(config.dtype)

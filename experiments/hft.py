@@ -41,7 +41,9 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
   if parallel.is_writer():
     if stage.start < c.steps <= c.warmup_steps and not stage.finished:
       print(early_stop.warm_up_warning(c.steps, c.warmup_steps), file=sys.stderr, flush=True)
-    print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
+    trained = policy.lora.split(state.params)[0]
+    counts = [f"{policy.count_params(x):,}" for x in (trained, state.params)]
+    print(f"HFT: {' of '.join(dict.fromkeys(counts))} parameters", flush=True)
 
   # ---- Loop: demonstrations -> update -> metrics, checkpoint
   may_stop, shown, done = bool(c.until.think or c.until.no_think), {}, stage.start

@@ -10,7 +10,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -109,7 +108,7 @@ def train(
       # Last, once all of the step is logged; its time is in the next step's metrics.
       with clock.time("checkpoint"):
         if c.reference_every and done % c.reference_every == 0:
-          reference = jax.tree.map(jnp.copy, state.params)  # an update donates its own
+          reference = train_state.copy_of(state.params)
         moved = None if reference is start else reference
         stage.end_step(state, done, finished=done == c.steps, metrics=evaluated, reference=moved)
   stage.wait()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax.policy import cache
+from lhrm_jax.policy import cache, lora
 from lhrm_jax.policy.cache import KVCache
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
 from lhrm_jax.policy.export import export_pretrained
@@ -30,6 +30,7 @@ __all__ = [
   "PolicyConfig",
   "RopeScaling",
   "TokenLogprobs",
+  "add_lora",
   "apply",
   "cache",
   "count_params",
@@ -41,6 +42,7 @@ __all__ = [
   "load_pretrained",
   "logical_axes",
   "logits",
+  "lora",
   "next_token_logits",
   "prefill",
   "token_logprobs",
@@ -48,8 +50,34 @@ __all__ = [
 
 
 def init(config: PolicyConfig, key: Array) -> Params:
-  """Random float32 parameters as a plain nested dict; a pure function of `key`."""
-  return nn.unbox(_init_boxed(config, key))
+  """Random float32 parameters as a plain nested dict; a pure function of `key`.
+
+  With adapters, the frozen parameters are in the compute dtype: they need no more precision.
+  """
+  trained, frozen = lora.split(nn.unbox(_init_boxed(config, key)))
+  return lora.join(trained, in_compute_dtype(config, frozen))
+
+
+def add_lora(config: PolicyConfig, params: Params, key: Array, shardings: Any) -> Params:
+  """Parameters with fresh adapters, which do not change what the policy computes.
+
+  Args:
+    config: with `lora_rank` and `lora_tokens`.
+    params: of a policy without adapters.
+    key: random key of the adapters.
+    shardings: tree of shardings like `init(config)`.
+  """
+
+  def fresh(key: Array, tables: Params) -> Params:
+    trained = lora.split(init(config, key))[0]
+    ids = jnp.array(config.lora_tokens, jnp.int32)
+    rows = {f"{name}_rows": x[ids].astype(jnp.float32) for name, x in tables.items()}
+    return {**trained, **{name: x for name, x in rows.items() if name in trained}}
+
+  of_trained, of_frozen = lora.split(shardings)
+  tables = {name: params[name] for name in ("embedding", "head") if name in params}
+  frozen = jax.jit(functools.partial(in_compute_dtype, config), out_shardings=of_frozen)(params)
+  return lora.join(jax.jit(fresh, out_shardings=of_trained)(key, tables), frozen)
 
 
 def in_compute_dtype(config: PolicyConfig, params: Params) -> Params:

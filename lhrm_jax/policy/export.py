@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lhrm_jax import text
-from lhrm_jax.policy import huggingface, layout
+from lhrm_jax.policy import huggingface, layout, lora
 from lhrm_jax.policy.config import DTYPES, PolicyConfig
 
 SHARD_BYTES = 4 * 2**30
@@ -30,7 +30,7 @@ def export_pretrained(
 
   The chat template is the model's own, extended by the choice of mode: `enable_thinking=True` opens
   `<think>`, `False` opens `<no_think>`, and without it the model chooses. Rows of the tables that
-  stand for no token are left out.
+  stand for no token are left out. Low-rank adapters are added to their kernels.
 
   Args:
     folder: folder to write; created where missing, and must hold no weights yet.
@@ -52,6 +52,7 @@ def export_pretrained(
       f"{type(tokenizer).__name__} is not a tokenizer that transformers can load: only policies "
       "that started from a pretrained model can be exported."
     )
+  config, params = lora.merge(config, params)
   fields = huggingface.config_to_json(config)
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)

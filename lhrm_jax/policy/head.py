@@ -31,7 +31,13 @@ def next_token_logits(config: PolicyConfig, params, hidden: Array) -> Array:
 
   Rows beyond `config.logit_vocab_size` stand for no token: their logit is -1e30.
   """
-  return _logits(config, _table(config, params), hidden)
+  return _logits(config, _table(config, params), _trained_rows(config, params), hidden)
+
+
+def _trained_rows(config: PolicyConfig, params) -> Array | None:
+  """Rows `[tokens, d]` that take the place of those of `config.lora_tokens`; `None` without."""
+  name = "embedding_rows" if config.tie_embeddings else "head_rows"
+  return params[name].astype(config.dtype) if config.lora_tokens else None
 
 
 def _table(config: PolicyConfig, params) -> Array:
@@ -43,10 +49,18 @@ def _table(config: PolicyConfig, params) -> Array:
   return constrain(table.astype(config.dtype), ("vocab", None))
 
 
-def _logits(config: PolicyConfig, table: Array, hidden: Array) -> Array:
-  logits = jnp.einsum(
-    "...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32
-  )
+def _logits(config: PolicyConfig, table: Array, rows: Array | None, hidden: Array) -> Array:
+  def product(x: Array) -> Array:
+    return jnp.einsum(
+      "...d,vd->...v", hidden, x.astype(hidden.dtype), preferred_element_type=jnp.float32
+    )
+
+  logits = product(table)
+  if rows is not None:
+    # Columns in place of rows of the table, whose gradient would be as large as the table.
+    own, tokens = product(rows), jnp.arange(config.vocab_size)
+    for i, token in enumerate(config.lora_tokens):
+      logits = jnp.where(tokens == token, own[..., i, None], logits)
   if not config.logit_vocab_size:
     return logits
   return jnp.where(jnp.arange(config.vocab_size) < config.logit_vocab_size, logits, _NO_TOKEN)
@@ -75,12 +89,16 @@ def token_logprobs(
   steps = min(t, max(1, config.logprob_chunk // n))
   chunks = -(-t // steps)
 
-  # Enters the loop as float32, so that its gradient is summed over the chunks in float32.
-  table = _table(config, params).astype(jnp.float32)
+  table, rows = _table(config, params), _trained_rows(config, params)
+  if rows is None:
+    # Enters the loop as float32, so that its gradient is summed over the chunks in float32.
+    table = table.astype(jnp.float32)
+  else:
+    rows = rows.astype(jnp.float32)  # likewise; the table has no gradient
 
   @jax.checkpoint
   def score(hidden_chunk: Array, target_chunk: Array) -> TokenLogprobs:
-    logits = _logits(config, table, hidden_chunk) / temperature
+    logits = _logits(config, table, rows, hidden_chunk) / temperature
     logprobs = jax.nn.log_softmax(logits, axis=-1)
     chosen = jnp.take_along_axis(logprobs, target_chunk[..., None], axis=-1)[..., 0]
     return TokenLogprobs(chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1))

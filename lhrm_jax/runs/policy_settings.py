@@ -21,6 +21,8 @@ from lhrm_jax.runs.config import Config, to_dict
 NUMERICS = ("dtype", "remat", "attention", "logprob_chunk", "attention_chunk", "max_positions")
 # Fixed when a pretrained model is first loaded.
 _LAYOUT = "scan_layers"
+# Chosen when adapters are added to a policy without any.
+_ADAPTERS = ("lora_rank", "lora_alpha", "lora_targets")
 _DERIVED = ("vocab_size", "head_dim")  # 0 derives them from the tokenizer and other sizes
 
 
@@ -37,6 +39,13 @@ def asked(config: Config | ConfigDict) -> dict[str, Any]:
   return {
     name: x for name, x in fields.items() if x != default[name] or f"policy.{name}" in overridden
   }
+
+
+def adapters(fields: Mapping[str, Any], loaded: PolicyConfig) -> dict[str, Any]:
+  """Returns those of the requested fields that describe adapters to be added to a loaded policy."""
+  if loaded.lora_rank or not fields.get("lora_rank"):
+    return {}
+  return {name: x for name, x in fields.items() if name in _ADAPTERS}
 
 
 def for_pretrained(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +80,9 @@ def check(policy: PolicyConfig, fields: Mapping[str, Any], source: str) -> None:
   Raises:
     UserError: a field differs; names every key.
   """
-  found = {name: getattr(policy, name) for name in fields}
-  wrong = [f"policy.{n}={x} (there: {found[n]})" for n, x in fields.items() if x != found[n]]
+  added = adapters(fields, policy)
+  found = {name: getattr(policy, name) for name in fields if name not in added}
+  wrong = [f"policy.{n}={fields[n]} (there: {x})" for n, x in found.items() if x != fields[n]]
   if wrong:
     raise UserError(
       f"{source} holds another policy than the config describes: {', '.join(wrong)}. Leave these "

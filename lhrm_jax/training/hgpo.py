@@ -24,7 +24,7 @@ from lhrm_jax.objectives.objective import Objective, ObjectivePrompts, Objective
 from lhrm_jax.objectives.policy_losses import count_per_sequence
 from lhrm_jax.objectives.policy_objective import loss_weights
 from lhrm_jax.parallel import take_rows
-from lhrm_jax.policy import KVCache, PolicyConfig
+from lhrm_jax.policy import KVCache, PolicyConfig, lora
 from lhrm_jax.sampling import LENGTH, Rollouts, mode_logprobs, prefill
 from lhrm_jax.sampling.sampler import forced_modes
 from lhrm_jax.training.hgpo_config import HGPOConfig
@@ -83,14 +83,16 @@ def hgpo_gradients(
   rollouts, prompts = batch.rollouts, batch.rollouts.prompts
   b, m, g, t = rollouts.responses.shape
   widths = bucket_widths(t)
+  params, frozen = lora.split(params)
 
   def run_prompts(params: policy.Params) -> _RunPrompts:
+    params = lora.join(params, frozen)
     last, prefix = prefill(config, params, prompts)
     logits = policy.next_token_logits(config, params, last) / c.temperature
     return _RunPrompts(last, prefix.keys, prefix.values, mode_logprobs(logits, opening))
 
   given, through_prompts = jax.vjp(run_prompts, params)
-  bucket_loss = _bucket_loss(config, c, objective_fn, batch)
+  bucket_loss = _bucket_loss(config, c, objective_fn, batch, frozen)
   differentiate = jax.grad(bucket_loss, argnums=(0, 1), has_aux=True)
 
   def add(total, rows: Array, lengths: Array, width: int):
@@ -179,8 +181,9 @@ def _per_sequence(c: HGPOConfig, rollouts: Rollouts) -> Array:
 
 
 def _bucket_loss(
-  config: PolicyConfig, c: HGPOConfig, objective_fn: Objective, batch: HGPOBatch
-) -> Callable[..., tuple[Array, tuple[SumCount, Metrics]]]:
+  config: PolicyConfig, c: HGPOConfig, objective_fn: Objective, batch: HGPOBatch,
+  frozen: policy.Params,
+) -> Callable[..., tuple[Array, tuple[SumCount, Metrics]]]:  # fmt: skip
   """`loss(params, run_prompts, rows [P, R], lengths [P * R], width)` of a bucket's rows."""
   rollouts = batch.rollouts
   _, m, g, t = rollouts.responses.shape
@@ -189,6 +192,7 @@ def _bucket_loss(
   tag, body = by_row(batch.advantages.tag), by_row(batch.advantages.body)
 
   def loss(params: policy.Params, given: _RunPrompts, rows: Array, lengths: Array, width: int):
+    params = lora.join(params, frozen)
     prompt_of = rows // (m * g)
     mode = jnp.array(forced)[rows.reshape(-1) % (m * g)] if max(forced) >= 0 else None
     prefix = KVCache(given.keys, given.values, rollouts.prompts.lengths)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import knob, real
-from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.policy import PolicyConfig, lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,9 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, number of updates made or skipped.
-    params: float32 master parameters.
-    opt_state: state of the Optax optimiser.
+    params: float32 master parameters. With adapters, those of the frozen policy are among them:
+      no update copies or donates them, so that policies share them.
+    opt_state: state of the Optax optimiser, of the trained parameters (`lora.split`).
     skipped: int32 scalar, number of updates skipped because loss or gradient was not finite.
     skipped_in_a_row: int32 scalar, number of updates skipped since the last one made.
   """
@@ -64,21 +65,40 @@ def create(
   config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, key: Array
 ) -> TrainState:
   """Returns a fresh state, initialised sharded: no device ever holds another's part."""
-  return _sharded(
-    lambda key: from_params(policy.init(config, key), optimizer), config, optimizer, mesh
+  return jax.jit(
+    lambda key: from_params(policy.init(config, key), optimizer),
+    out_shardings=shardings(config, optimizer, mesh),
   )(key)
 
 
 def restart(
   config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, params: policy.Params
 ) -> TrainState:
-  """Returns a state at step 0 with a copy of `params` and a fresh optimiser."""
-  return _sharded(lambda params: from_params(params, optimizer), config, optimizer, mesh)(params)
+  """Returns a state at step 0 with a copy of what is trained and a fresh optimiser."""
+  trained, frozen = lora.split(params)
+  build = jax.jit(
+    lambda trained: from_params(trained, optimizer),
+    out_shardings=of_trained(shardings(config, optimizer, mesh)),
+  )
+  state = build(trained)
+  return dataclasses.replace(state, params=lora.join(state.params, frozen))
+
+
+def of_trained(state: TrainState) -> TrainState:
+  """The state without the frozen parameters, or a tree like it."""
+  return dataclasses.replace(state, params=lora.split(state.params)[0])
+
+
+def copy_of(params: policy.Params) -> policy.Params:
+  """A copy of what updates change, to keep: an update donates its state."""
+  trained, frozen = lora.split(params)
+  return lora.join(jax.tree.map(jnp.copy, trained), frozen)
 
 
 def from_params(params: policy.Params, optimizer: optax.GradientTransformation) -> TrainState:
   """Returns a state at step 0; traceable."""
-  return TrainState(jnp.int32(0), params, optimizer.init(params), jnp.int32(0), jnp.int32(0))
+  opt_state = optimizer.init(lora.split(params)[0])
+  return TrainState(jnp.int32(0), params, opt_state, jnp.int32(0), jnp.int32(0))
 
 
 def shardings(
@@ -87,12 +107,12 @@ def shardings(
   """Returns a `TrainState` of shardings; the moments are sharded as their parameters are."""
   by_param = parallel.param_shardings(mesh, policy.logical_axes(config))
   shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
-  opt_shapes = jax.eval_shape(optimizer.init, shapes)
+  opt_shapes = jax.eval_shape(optimizer.init, lora.split(shapes)[0])
   opt_state = optax.tree.map_params(
     optimizer,
     lambda _, sharding: sharding,
     opt_shapes,
-    by_param,
+    lora.split(by_param)[0],
     transform_non_params=lambda _: parallel.replicated(mesh),
   )
   scalar = parallel.replicated(mesh)
@@ -107,7 +127,3 @@ def abstract(
     lambda key: from_params(policy.init(config, key), optimizer), jax.random.key(0)
   )
   return parallel.with_shardings(shapes, shardings(config, optimizer, mesh))
-
-
-def _sharded(build, config, optimizer, mesh):
-  return jax.jit(build, out_shardings=shardings(config, optimizer, mesh))
