@@ -16,7 +16,7 @@ from jax import Array
 from lhrm_jax.policy import cache, lora
 from lhrm_jax.policy.cache import KVCache
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
-from lhrm_jax.policy.export import export_pretrained
+from lhrm_jax.policy.export import export_adapter, export_pretrained
 from lhrm_jax.policy.fingerprint import fingerprint
 from lhrm_jax.policy.head import TokenLogprobs, next_token_logits, token_logprobs
 from lhrm_jax.policy.model import Decoder
@@ -34,6 +34,7 @@ __all__ = [
   "apply",
   "cache",
   "count_params",
+  "export_adapter",
   "export_pretrained",
   "fingerprint",
   "hub_commit",
