@@ -5,7 +5,6 @@ python -m experiments.hft --config experiments/configs/arithmetic.py --workdir r
 
 import sys
 
-import optax
 from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy
@@ -29,9 +28,7 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
   c, writer, evaluator = run.config.hft, report.writer, report.evaluator
 
   # ---- Policy and optimiser
-  schedule = optax.warmup_cosine_decay_schedule(
-    0.0, c.learning_rate, c.warmup_steps, max(c.steps, c.warmup_steps + 1), 0.1 * c.learning_rate
-  )
+  schedule = train_state.make_schedule(c, c.steps)
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )

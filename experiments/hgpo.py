@@ -10,7 +10,6 @@ import sys
 import time
 
 import jax
-import optax
 from ml_collections import ConfigDict
 
 from experiments import hft
@@ -42,7 +41,7 @@ def train(
   c, mesh, opening = run.config.hgpo, run.mesh, run.tokenizer.tag_ids.opening
 
   # ---- Policy, reference, optimiser
-  schedule = optax.constant_schedule(c.learning_rate)
+  schedule = train_state.make_schedule(c, c.steps * c.updates)
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )

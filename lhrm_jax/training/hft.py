@@ -62,7 +62,8 @@ class HFTConfig(OptimizerConfig):
     "Packed rows per micro-batch, a multiple of the devices along `mesh.data` and `mesh.fsdp`.",
   )
   learning_rate: float = with_default(OptimizerConfig, "learning_rate", 1e-4)
-  warmup_steps: int = knob(100, whole(0), "Steps of linear warm-up to the peak learning rate.")
+  learning_rate_end: float = with_default(OptimizerConfig, "learning_rate_end", 0.1)
+  warmup_steps: int = with_default(OptimizerConfig, "warmup_steps", 100)
   weight_decay: float = with_default(OptimizerConfig, "weight_decay", 0.01)
   until: UntilConfig = section(UntilConfig)
 

@@ -10,15 +10,19 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.config import knob, real
+from lhrm_jax.config import SHARE, knob, real, whole
 from lhrm_jax.policy import PolicyConfig, lora
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """Knobs of AdamW and of gradient clipping."""
+  """Knobs of AdamW, of its learning rate and of gradient clipping."""
 
   learning_rate: float = knob(1e-6, real(0), "Peak learning rate.")
+  learning_rate_end: float = knob(
+    1.0, SHARE, "Learning rate of the last step as a share of the peak, which a cosine falls from."
+  )
+  warmup_steps: int = knob(0, whole(0), "Steps of linear warm-up to the peak learning rate.")
   weight_decay: float = knob(0.0, real(0), "Decoupled weight decay on matrices.")
   clip_norm: float = knob(1.0, real(0, above=True), "Largest global norm of the gradient.")
   b2: float = knob(0.95, real(0, 0.9999), "Decay rate of AdamW's second moment.")
@@ -43,6 +47,16 @@ class TrainState:
   opt_state: Any
   skipped: Array
   skipped_in_a_row: Array
+
+
+def make_schedule(c: OptimizerConfig, updates: int) -> optax.Schedule:
+  """Returns the learning rate of each of so many updates: constant with the default knobs."""
+  if not c.warmup_steps and c.learning_rate_end == 1:
+    return optax.constant_schedule(c.learning_rate)
+  last = max(updates, c.warmup_steps + 1)
+  return optax.warmup_cosine_decay_schedule(
+    0.0, c.learning_rate, c.warmup_steps, last, c.learning_rate_end * c.learning_rate
+  )
 
 
 def make_optimizer(
