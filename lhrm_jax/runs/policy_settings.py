@@ -29,15 +29,18 @@ _DERIVED = ("vocab_size", "head_dim")  # 0 derives them from the tokenizer and o
 def asked(config: Config | ConfigDict) -> dict[str, Any]:
   """Returns the fields of a policy that a config asks for, with their values.
 
-  All of them for a new policy, or where `policy.vocab_size` says that the config describes the
-  model; otherwise those that the config file or the command line set.
+  All of them for a new policy, and all but adapters where `policy.vocab_size` says that the config
+  describes the model; otherwise those that the config file or the command line set.
   """
   fields = {name: x for name, x in to_dict(config.policy).items() if x or name not in _DERIVED}
-  if not config.init_from or config.policy.vocab_size:
+  if not config.init_from:
     return fields
   default, overridden = vars(PolicySettings()), given_keys()
+  described = config.policy.vocab_size > 0
   return {
-    name: x for name, x in fields.items() if x != default[name] or f"policy.{name}" in overridden
+    name: x
+    for name, x in fields.items()
+    if (described and name not in _ADAPTERS) or x != default[name] or f"policy.{name}" in overridden
   }
 
 
