@@ -16,9 +16,9 @@ from tests.runs import test_policy_settings
 
 pytestmark = pytest.mark.slow
 SMALL = {
-  "policy__lora_rank": 2, "hgpo__steps": 3, "hgpo__prompts_per_step": 2, "hgpo__learning_rate": 1e-2,
-  "hgpo__reference_every": 2, "evaluation__prompts": 2, "evaluation__batch_prompts": 2,
-  "checkpoint__every": 1,
+  "policy__lora_rank": 2, "hgpo__steps": 3, "hgpo__prompts_per_step": 2,
+  "hgpo__learning_rate": 1e-2, "hgpo__reference_every": 2, "evaluation__prompts": 2,
+  "evaluation__batch_prompts": 2, "checkpoint__every": 1,
 }  # fmt: skip
 
 

@@ -173,7 +173,7 @@ def test_adapters_are_added_to_a_policy_without_any_and_kept_otherwise():
 
 
 def test_adapters_need_a_policy_to_belong_to():
-  with pytest.raises(UserError, match="set init_from, or policy.lora_rank=0"):
+  with pytest.raises(UserError, match=r"set init_from, or policy\.lora_rank=0"):
     from_config_dict(small(lora_rank=4))
-  with pytest.raises(UserError, match="policy.lora_alpha=8.0 has no effect with"):
+  with pytest.raises(UserError, match=r"policy\.lora_alpha=8\.0 has no effect with"):
     from_config_dict(small(lora_alpha=8.0))
