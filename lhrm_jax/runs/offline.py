@@ -14,7 +14,7 @@ from lhrm_jax.data.batches import Encoded
 from lhrm_jax.data.packing import pack_micro_batches
 from lhrm_jax.data.pairs import PairBatch, pack_pairs
 from lhrm_jax.errors import UserError, as_user_error
-from lhrm_jax.planning.flops import sequence_flops
+from lhrm_jax.planning.flops import sequence_flops, update_passes
 from lhrm_jax.rewards import selection
 from lhrm_jax.rewards.rollout_files import read_rollouts
 from lhrm_jax.rewards.selection import Pair
@@ -118,7 +118,7 @@ def pair_batches(run: Setup, found: Preferences, step: int) -> Batches:
   at = drawn(run.config.seed, step, run.config.dpo.pairs_per_step, len(found.pairs))
   sequences = [x for i in at for x in (found.pairs[i].chosen, found.pairs[i].rejected)]
   return Batches(
-    parallel.shard_rows(run.mesh, _packed(run, found, at)[0]), 3 * _flops(run, sequences)
+    parallel.shard_rows(run.mesh, _packed(run, found, at)[0]), _update_flops(run, sequences)
   )
 
 
@@ -196,13 +196,17 @@ def response_batches(run: Setup, found: BestResponses, step: int) -> Batches:
   packed = pack_micro_batches(
     sequences, found.length, c.micro_batch_rows, pad_id=run.tokenizer.pad_id
   )
-  return Batches(parallel.shard_rows(run.mesh, packed), 3 * _flops(run, sequences))
+  return Batches(parallel.shard_rows(run.mesh, packed), _update_flops(run, sequences))
 
 
 def _flops(run: Setup, sequences: Sequence[Encoded]) -> float:
-  """FLOPs of one forward pass; an update takes three times as many."""
+  """FLOPs of one forward pass."""
   predicted = sum(sum(weight > 0 for weight in sequence.weights) for sequence in sequences)
   return sequence_flops(run.policy_config, [x.slots for x in sequences], predicted)
+
+
+def _update_flops(run: Setup, sequences: Sequence[Encoded]) -> float:
+  return update_passes(run.policy_config) * _flops(run, sequences)
 
 
 def _rollouts(run: Setup, start: policy.Params, spent: Budget) -> Any:

@@ -8,10 +8,14 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.configs import arithmetic
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.arithmetic import Arithmetic
 from lhrm_jax.data.batches import encode_demonstrations
+from lhrm_jax.planning.chips import Topology
+from lhrm_jax.planning.programs import Programs
 from lhrm_jax.policy import lora
+from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import hft_loss, make_hft_step
 from lhrm_jax.training.update import gradients
@@ -84,12 +88,12 @@ def test_a_copy_outlives_the_update_that_its_state_is_donated_to(adapted):
 
 
 def test_a_plan_counts_the_moments_of_adapters_alone():
-  config = dataclasses.replace(BASE, lora_rank=2, lora_tokens=(0, 1), dtype="bfloat16")
-  optimizer = train_state.make_optimizer(
-    optax.constant_schedule(1e-3), weight_decay=0.0, clip_norm=1.0
-  )
-  state = train_state.abstract(config, optimizer, parallel.make_mesh())
+  config = from_config_dict(arithmetic.get_config())
+  policy_config = dataclasses.replace(BASE, lora_rank=2, dtype="bfloat16")
+  programs = Programs(config, policy_config, Topology.parse("h100:1"))
+  state = programs.make("hft").args[0]
   trained, frozen = lora.split(state.params)
   moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
   assert sum(x.size for x in moments) == 2 * sum(x.size for x in jax.tree.leaves(trained))
+  assert trained["embedding_rows"].shape == (4, BASE.hidden_size)
   assert frozen["embedding"].dtype == jnp.bfloat16
