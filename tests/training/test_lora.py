@@ -47,7 +47,9 @@ def test_the_gradient_of_adapters_follows_from_that_of_their_kernels(adapted, ba
   np.testing.assert_allclose(loss.mean(), whole_loss.mean(), rtol=1e-5)
   assert jax.tree.structure(grads) == jax.tree.structure(lora.split(params)[0])
   tags = jnp.array(config.lora_tokens)
-  np.testing.assert_allclose(grads["embedding_rows"], whole["embedding"][tags], atol=1e-4)
+  np.testing.assert_allclose(
+    grads["embedding_rows"], whole["embedding"][tags], atol=1e-4, rtol=1e-4
+  )
   layer = "layers" if config.scan_layers else "layer_0"
   scale = config.lora_alpha / config.lora_rank
   for block, name in (("mlp", "down"), ("mlp", "up")):
@@ -69,7 +71,7 @@ def test_updates_share_the_frozen_policy_and_remember_adapters_alone(adapted, ba
   for _ in range(8):
     state, metrics = step(state, (batch,))
     losses.append(float(metrics["loss"]))
-  assert losses[-1] < losses[0] - 0.2
+  assert losses[-1] < losses[0] - 0.1
   assert step._cache_size() == 1
 
   (trained, frozen), (first, shared) = lora.split(state.params), lora.split(params)
