@@ -186,6 +186,12 @@ class PolicyConfig(PolicySettings):
         f"policy.logit_vocab_size={self.logit_vocab_size} is above vocab_size={self.vocab_size}: "
         "a token without a row in the embedding table can't be predicted."
       )
+    if not all(type(x) is int and 0 <= x < self.vocab_size for x in self.lora_tokens):
+      raise ValueError(
+        f"policy.lora_tokens={self.lora_tokens!r} must be ids below vocab_size={self.vocab_size}."
+      )
+    if self.lora_tokens and not self.lora_rank:
+      raise ValueError("policy.lora_tokens are trained with adapters only: policy.lora_rank is 0.")
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"policy.num_heads={self.num_heads} is not a multiple of "

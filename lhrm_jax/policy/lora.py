@@ -7,6 +7,7 @@ apart.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -60,7 +61,7 @@ def merge(config: PolicyConfig, params: Params) -> tuple[PolicyConfig, Params]:
   return plain, _merge(config, params)
 
 
-@jax.jit(static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def _merge(config: PolicyConfig, params: Params) -> Params:
   def product(a: Array, b: Array) -> Array:
     rank = b.shape[0]
