@@ -134,7 +134,7 @@ def measure_hft(config: PolicyConfig, sizes: Sizes, remat: str, repeats: int) ->
 
   def learn():
     nonlocal state
-    state, metrics = compiled(state, {}, (on_device,))
+    state, metrics = compiled(state, {}, (on_device,))  # no frozen parameters
     return metrics
 
   ceiling = ceilings(config.dtype)

@@ -58,12 +58,12 @@ def measure(
   began = time.perf_counter()
   ref = jax.block_until_ready(score(state.params, rollouts))
   batch = HGPOBatch(rollouts, advantages, ref)
-  compiled = step.lower(state, batch).compile()
+  compiled = step.trace(state, batch).lower().compile()
   compile_seconds = time.perf_counter() - began
 
   def update():
     nonlocal state
-    state, metrics = compiled(state, batch)
+    state, metrics = compiled(state, {}, batch)  # no frozen parameters
     return metrics
 
   ceiling = ceilings(config.dtype)
