@@ -129,7 +129,7 @@ def measure_hft(config: PolicyConfig, sizes: Sizes, remat: str, repeats: int) ->
   began = time.perf_counter()
   on_device = jax.device_put(batch)
   step = hft.make_hft_step(config, optimizer, schedule, mesh)
-  compiled = step.trace(state, (on_device,)).lower().compile()
+  compiled = step.lower(state, (on_device,)).compile()
   compile_seconds = time.perf_counter() - began
 
   def learn():

@@ -58,7 +58,7 @@ def measure(
   began = time.perf_counter()
   ref = jax.block_until_ready(score(state.params, rollouts))
   batch = HGPOBatch(rollouts, advantages, ref)
-  compiled = step.trace(state, batch).lower().compile()
+  compiled = step.lower(state, batch).compile()
   compile_seconds = time.perf_counter() - began
 
   def update():

@@ -181,6 +181,10 @@ class JittedStep:
     """Traces the step for these shapes, as the `trace` of a jitted function."""
     return self._step.trace(train_state.of_trained(state), lora.split(state.params)[1], batch)
 
+  def lower(self, state: TrainState, batch: Any) -> Any:
+    """Lowers the step; what is compiled from it takes the frozen parameters as second argument."""
+    return self.trace(state, batch).lower()
+
   def _cache_size(self) -> int:
     """Number of compiled programs, as of a jitted function."""
     return self._step._cache_size()
