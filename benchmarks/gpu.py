@@ -129,12 +129,12 @@ def measure_hft(config: PolicyConfig, sizes: Sizes, remat: str, repeats: int) ->
   began = time.perf_counter()
   on_device = jax.device_put(batch)
   step = hft.make_hft_step(config, optimizer, schedule, mesh)
-  compiled = step.lower(state, on_device).compile()
+  compiled = step.lower(state, {}, on_device).compile()
   compile_seconds = time.perf_counter() - began
 
   def learn():
     nonlocal state
-    state, metrics = compiled(state, on_device)
+    state, metrics = compiled(state, {}, on_device)  # no frozen parameters
     return metrics
 
   ceiling = ceilings(config.dtype)

@@ -75,7 +75,7 @@ def measure(
 
   def update():
     nonlocal state
-    state, metrics = compiled(state, pack_hgpo(config, c, mesh, batch))
+    state, metrics = compiled(state, {}, pack_hgpo(config, c, mesh, batch))  # no frozen parameters
     return metrics
 
   ceiling = ceilings(config.dtype)

@@ -3,7 +3,8 @@
   python -m experiments.export --config.init_from=RUN --out DIR
 
 Its chat template takes `enable_thinking=True` or `False`; without it the model chooses its mode.
-Only policies that started from a pretrained model can be exported.
+Only policies that started from a pretrained model can be exported. Low-rank adapters are added to
+the model's weights; with --config.adapter=True they are saved by themselves, in PEFT's format.
 """
 
 import pathlib
@@ -13,7 +14,7 @@ from absl import flags
 from lhrm_jax import parallel, policy
 from lhrm_jax.errors import UserError
 from lhrm_jax.runs import command_line, output_folders, setup
-from lhrm_jax.runs.model_card import model_card
+from lhrm_jax.runs.model_card import adapted_model, model_card
 
 
 def main(_) -> None:
@@ -28,7 +29,10 @@ def main(_) -> None:
   card = model_card(run)
   config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
   try:
-    policy.export_pretrained(out, config, params, tokenizer, card, dtype=c.dtype)
+    if c.adapter:
+      policy.export_adapter(out, config, params, tokenizer, card, adapted_model(run))
+    else:
+      policy.export_pretrained(out, config, params, tokenizer, card, dtype=c.dtype)
   except (OSError, ValueError) as error:
     raise UserError(f"--out {out}: {error}") from error
   print(f"Exported to {out}")

@@ -6,7 +6,6 @@ python -m experiments.hft --config experiments/configs/arithmetic.py --workdir r
 import sys
 import time
 
-import optax
 from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy
@@ -30,9 +29,7 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
   c, writer, evaluator = run.config.hft, report.writer, report.evaluator
 
   # ---- Policy and optimiser
-  schedule = optax.warmup_cosine_decay_schedule(
-    0.0, c.learning_rate, c.warmup_steps, max(c.steps, c.warmup_steps + 1), 0.1 * c.learning_rate
-  )
+  schedule = train_state.make_schedule(c, c.steps)
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )
@@ -43,7 +40,9 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
   if parallel.is_writer():
     if stage.start < c.steps <= c.warmup_steps and not stage.finished:
       print(early_stop.warm_up_warning(c.steps, c.warmup_steps), file=sys.stderr, flush=True)
-    print(f"HFT: {policy.count_params(state.params):,} parameters", flush=True)
+    trained = policy.lora.split(state.params)[0]
+    counts = [f"{policy.count_params(x):,}" for x in (trained, state.params)]
+    print(f"HFT: {' of '.join(dict.fromkeys(counts))} parameters", flush=True)
 
   # ---- Loop: demonstrations -> update -> metrics, checkpoint
   may_stop, shown, done = bool(c.until.think or c.until.no_think), {}, stage.start

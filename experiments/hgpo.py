@@ -9,9 +9,6 @@ import functools
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from experiments import hft
@@ -43,7 +40,7 @@ def train(
   c, mesh, opening = run.config.hgpo, run.mesh, run.tokenizer.tag_ids.opening
 
   # ---- Policy, reference, optimiser
-  schedule = optax.constant_schedule(c.learning_rate)
+  schedule = train_state.make_schedule(c, c.steps * c.updates)
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )
@@ -108,7 +105,7 @@ def train(
       # Last, once all of the step is logged; its time is in the next step's metrics.
       with clock.time("checkpoint"):
         if c.reference_every and done % c.reference_every == 0:
-          reference = jax.tree.map(jnp.copy, state.params)  # an update donates its own
+          reference = train_state.copy_of(state.params)
         moved = None if reference is start else reference
         stage.end_step(state, done, finished=done == c.steps, metrics=evaluated, reference=moved)
   stage.wait()

@@ -7,4 +7,5 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.init_from = ""
   config.dtype = "bfloat16"
+  config.adapter = False
   return config

@@ -27,11 +27,14 @@ class ReasoningTasks:
   Attributes:
     families: names to draw from uniformly; a name may appear several times.
     levels: levels of each family to draw from uniformly.
+    cells: pairs of a family and a level to draw from uniformly, in place of `families` and
+      `levels`; a pair may appear several times.
     notes: what a reader of the report must know.
   """
 
   families: tuple[str, ...] = tuple(FAMILIES)
   levels: tuple[int, ...] = (1, 2, 3, 4)
+  cells: tuple[tuple[str, int], ...] = ()
   notes: tuple[str, ...] = (
     "Problems come from reasoning-gym's generators; prompts, worked solutions and exact answers "
     "are this project's own. A tenth of all problems, chosen by a checksum of the prompt, is kept "
@@ -39,9 +42,12 @@ class ReasoningTasks:
   )
 
   def __post_init__(self):
-    unknown = sorted(set(self.families) - set(FAMILIES))
+    unknown = sorted({*self.families, *(name for name, _ in self.cells)} - set(FAMILIES))
     if unknown:
       raise ValueError(f"Unknown families {unknown}; known: {', '.join(sorted(FAMILIES))}.")
+    missing = [cell for cell in self.cells if not 1 <= cell[1] <= len(FAMILIES[cell[0]].levels)]
+    if missing:
+      raise ValueError(f"{missing[0][0]!r} has no level {missing[0][1]}.")
 
   def tokenizer(self) -> None:
     """`None`: these problems need a policy that can already read."""
@@ -74,7 +80,7 @@ class ReasoningTasks:
       ValueError: a family and level has too few held-out problems.
     """
     rng = np.random.default_rng([_EVALUATION])
-    cells = [
+    cells = self.cells or [
       (name, level)
       for level in self.levels
       for name in self.families
@@ -98,12 +104,17 @@ class ReasoningTasks:
 
   def _draw(self, rng: np.random.Generator, *, held_out: bool) -> tuple[str, int, Problem]:
     while True:
-      name = self.families[rng.integers(len(self.families))]
-      levels = [level for level in self.levels if level <= len(FAMILIES[name].levels)]
-      level = levels[rng.integers(len(levels))]
+      name, level = self._draw_cell(rng)
       problem = FAMILIES[name].problem(level, int(rng.integers(_INDICES)))
       if is_held_out(problem.prompt) == held_out:
         return name, level, problem
+
+  def _draw_cell(self, rng: np.random.Generator) -> tuple[str, int]:
+    if self.cells:
+      return self.cells[rng.integers(len(self.cells))]
+    name = self.families[rng.integers(len(self.families))]
+    levels = [level for level in self.levels if level <= len(FAMILIES[name].levels)]
+    return name, levels[rng.integers(len(levels))]
 
 
 def respond(problem: Problem, mode: int) -> str:

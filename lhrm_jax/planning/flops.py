@@ -37,6 +37,13 @@ def sequence_flops(config: PolicyConfig, lengths: Sequence[int], predicted: floa
   return forward_flops(config, lengths.sum(), np.sum(lengths * (lengths + 1) / 2), predicted)
 
 
+def update_passes(config: PolicyConfig) -> int:
+  """Forward passes that the arithmetic of an update equals: forward, and backward with two products
+  for each of the forward pass, or with one where kernels are frozen and have no gradient.
+  """
+  return 2 if config.lora_rank else 3
+
+
 def rollout_flops(config: PolicyConfig, rollouts: Rollouts) -> float:
   """FLOPs of one forward pass over rollouts on the host, each prompt once (`forward_flops`)."""
   lengths = rollouts.lengths.astype(np.float64)  # [B, M, G]

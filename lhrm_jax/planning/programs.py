@@ -32,6 +32,7 @@ from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, make_score_progr
 PROGRAMS = ("hft", "prefill", "rollout", "score", "update")
 # Ids of tags and of the end of sequence change nothing in a program's cost.
 OPENING, _EOS, _PAD = (1, 2), (0,), 0
+_TAGS = 4  # opening and closing, of both modes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Programs:
       UserError: see `devices_for`.
       ValueError: the mesh does not fit the topology.
     """
+    if policy_config.lora_rank:  # the tags' ids are unknown here, and change no cost
+      policy_config = dataclasses.replace(policy_config, lora_tokens=tuple(range(_TAGS)))
     self._config, self._policy = config, policy_config
     mesh, tensor = config.mesh, config.sampling_mesh.tensor
     self._mesh = parallel.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices_for(topology))

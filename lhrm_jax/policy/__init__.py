@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lhrm_jax.policy import cache, flash
+from lhrm_jax.policy import cache, flash, lora
 from lhrm_jax.policy.cache import KVCache
 from lhrm_jax.policy.config import PolicyConfig, RopeScaling
-from lhrm_jax.policy.export import export_pretrained
+from lhrm_jax.policy.export import export_adapter, export_pretrained
 from lhrm_jax.policy.fingerprint import fingerprint
 from lhrm_jax.policy.head import TokenLogprobs, map_logits, next_token_logits, token_logprobs
 from lhrm_jax.policy.model import Decoder
@@ -30,9 +30,11 @@ __all__ = [
   "PolicyConfig",
   "RopeScaling",
   "TokenLogprobs",
+  "add_lora",
   "apply",
   "cache",
   "count_params",
+  "export_adapter",
   "export_pretrained",
   "fingerprint",
   "hub_commit",
@@ -41,6 +43,7 @@ __all__ = [
   "load_pretrained",
   "logical_axes",
   "logits",
+  "lora",
   "map_logits",
   "next_token_logits",
   "prefill",
@@ -50,8 +53,34 @@ __all__ = [
 
 
 def init(config: PolicyConfig, key: Array) -> Params:
-  """Random float32 parameters as a plain nested dict; a pure function of `key`."""
-  return nn.unbox(_init_boxed(config, key))
+  """Random float32 parameters as a plain nested dict; a pure function of `key`.
+
+  With adapters, the frozen parameters are in the compute dtype: they need no more precision.
+  """
+  trained, frozen = lora.split(nn.unbox(_init_boxed(config, key)))
+  return lora.join(trained, in_compute_dtype(config, frozen))
+
+
+def add_lora(config: PolicyConfig, params: Params, key: Array, shardings: Any) -> Params:
+  """Parameters with fresh adapters, which do not change what the policy computes.
+
+  Args:
+    config: with `lora_rank` and `lora_tokens`.
+    params: of a policy without adapters.
+    key: random key of the adapters.
+    shardings: tree of shardings like `init(config)`.
+  """
+
+  def fresh(key: Array, tables: Params) -> Params:
+    trained = lora.split(init(config, key))[0]
+    ids = jnp.array(config.lora_tokens, jnp.int32)
+    rows = {f"{name}_rows": x[ids].astype(jnp.float32) for name, x in tables.items()}
+    return {**trained, **{name: x for name, x in rows.items() if name in trained}}
+
+  of_trained, of_frozen = lora.split(shardings)
+  tables = {name: params[name] for name in ("embedding", "head") if name in params}
+  frozen = jax.jit(functools.partial(in_compute_dtype, config), out_shardings=of_frozen)(params)
+  return lora.join(jax.jit(fresh, out_shardings=of_trained)(key, tables), frozen)
 
 
 def in_compute_dtype(config: PolicyConfig, params: Params) -> Params:

@@ -7,6 +7,8 @@ from lhrm_jax.config import (
   FLAG,
   MOST_TOKENS,
   MOST_WIDTH,
+  Range,
+  idle,
   knob,
   one_of,
   range_problems,
@@ -18,6 +20,7 @@ ROPE_SCALINGS = ("none", "linear", "llama3")
 REMAT_POLICIES = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("auto", "xla", "cudnn", "splash")
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads",
           "num_kv_heads")  # fmt: skip
 
@@ -27,6 +30,12 @@ def _is_number(value: Any) -> bool:
   if isinstance(value, bool) or not isinstance(value, int | float):
     return False
   return abs(value) < (2**53 if isinstance(value, int) else 1e38)
+
+
+_PROJECTIONS = Range(
+  lambda x: isinstance(x, str) and bool(x) and set(x.split(",")) <= set(LORA_TARGETS),
+  f"some of {', '.join(LORA_TARGETS)}, separated by commas",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +132,21 @@ class PolicySettings:
     whole(0),
     "Queries of a row whose scores exist at one time, where no fused kernel runs; 0 takes 64.",
   )
+  lora_rank: int = knob(
+    0,
+    whole(0, MOST_WIDTH),
+    "Rank of low-rank adapters (LoRA) that are trained in place of the model, which is held in "
+    "`dtype`; 0 trains all parameters. The embeddings of the tags are trained too.",
+  )
+  lora_alpha: float = knob(16.0, real(0, 1e6, above=True), "Adapters are scaled by `alpha / rank`.")
+  lora_targets: str = knob(
+    ",".join(LORA_TARGETS), _PROJECTIONS, "Projections with adapters, separated by commas."
+  )
+
+
+@idle(PolicySettings, "lora_alpha", "lora_targets")
+def _no_adapters(c: PolicySettings) -> str:
+  return "" if c.lora_rank else "policy.lora_rank=0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +159,18 @@ class PolicyConfig(PolicySettings):
     logit_vocab_size: rows of the table that stand for tokens; 0 means all. Rows beyond them only
       round the table up to a size that shards: they are never sampled and take no probability.
     rope_scaling: see `RopeScaling`.
+    lora_tokens: with adapters, the tokens whose rows in the tables are trained.
   """
 
   logit_vocab_size: int = knob(0, whole(0, MOST_TOKENS), "Rows that stand for tokens; 0 means all.")
   rope_scaling: RopeScaling = RopeScaling()
+  lora_tokens: tuple[int, ...] = ()
+
+  def adapter(self, projection: str) -> tuple[int, float]:
+    """Rank and scale of a projection's adapter; rank 0 where it has none."""
+    if not self.lora_rank or projection not in self.lora_targets.split(","):
+      return 0, 0.0
+    return self.lora_rank, self.lora_alpha / self.lora_rank
 
   def __post_init__(self):
     """Raises:
@@ -156,6 +188,12 @@ class PolicyConfig(PolicySettings):
         f"policy.logit_vocab_size={self.logit_vocab_size} is above vocab_size={self.vocab_size}: "
         "a token without a row in the embedding table can't be predicted."
       )
+    if not all(type(x) is int and 0 <= x < self.vocab_size for x in self.lora_tokens):
+      raise ValueError(
+        f"policy.lora_tokens={self.lora_tokens!r} must be ids below vocab_size={self.vocab_size}."
+      )
+    if self.lora_tokens and not self.lora_rank:
+      raise ValueError("policy.lora_tokens are trained with adapters only: policy.lora_rank is 0.")
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"policy.num_heads={self.num_heads} is not a multiple of "
@@ -184,6 +222,7 @@ class PolicyConfig(PolicySettings):
     fields = dict(fields)
     if isinstance(fields.get("rope_scaling"), dict):
       fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+    fields["lora_tokens"] = tuple(fields.get("lora_tokens", ()))
     return cls(**fields)
 
   def to_dict(self) -> dict[str, Any]:

@@ -35,7 +35,13 @@ def next_token_logits(config: PolicyConfig, params, hidden: Array) -> Array:
 
   Rows beyond `config.logit_vocab_size` stand for no token: their logit is -1e30.
   """
-  return _logits(config, _table(config, params), hidden)
+  return _logits(config, _table(config, params), _trained_rows(config, params), hidden)
+
+
+def _trained_rows(config: PolicyConfig, params) -> Array | None:
+  """Rows `[tokens, d]` that take the place of those of `config.lora_tokens`; `None` without."""
+  name = "embedding_rows" if config.tie_embeddings else "head_rows"
+  return params[name].astype(config.dtype) if config.lora_tokens else None
 
 
 def _table(config: PolicyConfig, params) -> Array:
@@ -47,10 +53,18 @@ def _table(config: PolicyConfig, params) -> Array:
   return constrain(table.astype(config.dtype), ("vocab", None))
 
 
-def _logits(config: PolicyConfig, table: Array, hidden: Array) -> Array:
-  logits = jnp.einsum(
-    "...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32
-  )
+def _logits(config: PolicyConfig, table: Array, rows: Array | None, hidden: Array) -> Array:
+  def product(x: Array) -> Array:
+    return jnp.einsum(
+      "...d,vd->...v", hidden, x.astype(hidden.dtype), preferred_element_type=jnp.float32
+    )
+
+  logits = product(table)
+  if rows is not None:
+    # Columns in place of rows of the table, whose gradient would be as large as the table.
+    own, tokens = product(rows), jnp.arange(config.vocab_size)
+    for i, token in enumerate(config.lora_tokens):
+      logits = jnp.where(tokens == token, own[..., i, None], logits)
   if not config.logit_vocab_size:
     return logits
   return jnp.where(jnp.arange(config.vocab_size) < config.logit_vocab_size, logits, _NO_TOKEN)
@@ -85,8 +99,9 @@ def token_logprobs(
     `TokenLogprobs` `[N, M]`, float32, 0 in chunks that are not computed.
   """
 
-  def score(table: Array, hidden: Array, targets: Array) -> tuple[Array, Array]:
-    logprobs = jax.nn.log_softmax(_logits(config, table, hidden) / temperature, axis=-1)
+  def score(table: Array, rows: Array | None, hidden: Array, targets: Array):
+    logits = _logits(config, table, rows, hidden) / temperature
+    logprobs = jax.nn.log_softmax(logits, axis=-1)
     chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
     return chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
 
@@ -116,8 +131,8 @@ def map_logits(
     `[N, M, ...]`, 0 in chunks that are not computed.
   """
 
-  def of_chunk(table: Array, hidden: Array, _: Array) -> Array:
-    return fn(_logits(config, table, hidden))
+  def of_chunk(table: Array, rows: Array | None, hidden: Array, _: Array) -> Array:
+    return fn(_logits(config, table, rows, hidden))
 
   with jax.named_scope("map_logits"):
     return _by_chunk(config, params, of_chunk, hidden, sources, sources, count)
@@ -130,10 +145,10 @@ def chunks(config: PolicyConfig, rows: int, targets: int) -> tuple[int, int]:
 
 
 def _by_chunk(
-  config: PolicyConfig, params, fn: Callable[[Array, Array, Array], Any], hidden: Array,
+  config: PolicyConfig, params, fn: Callable[..., Any], hidden: Array,
   sources: Array | None, inputs: Array, count: Array | int | None,
 ) -> Any:  # fmt: skip
-  """`fn(table, hidden [N, C, d], inputs [N, C])` over chunks of `inputs [N, M]`, joined again."""
+  """`fn(table, rows, hidden [N, C, d], inputs [N, C])` over chunks of `inputs [N, M]`, joined."""
   n, m = inputs.shape
   size, total = chunks(config, n, m)
   if sources is None:
@@ -143,26 +158,32 @@ def _by_chunk(
     jnp.pad(x, pad).reshape(n, total, size).swapaxes(0, 1) for x in (sources, inputs)
   )  # fmt: skip
   used = total if count is None else jnp.minimum(total, -(-count // size))
-  # In float32, also what sums the gradient of the table over the chunks.
-  table = _table(config, params).astype(jnp.float32)
-  out = _loop(fn, table, hidden, *chunked, jnp.asarray(used))
+  table, rows = _table(config, params), _trained_rows(config, params)
+  # What is trained is in float32, and with it the sum of its gradient over the chunks.
+  if rows is None:
+    table = table.astype(jnp.float32)
+    out = _loop(lambda t, _, *x: fn(t, None, *x), table, None, hidden, *chunked, jnp.asarray(used))
+  else:
+    rows = rows.astype(jnp.float32)
+    out = _loop(lambda r, t, *x: fn(t, r, *x), rows, table, hidden, *chunked, jnp.asarray(used))
   return jax.tree.map(lambda x: x[:, :m], out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loop(
-  fn: Callable, table: Array, hidden: Array, sources: Array, inputs: Array, used: Array
-) -> Any:
+  fn: Callable, trained: Array, frozen: Array | None, hidden: Array, sources: Array,
+  inputs: Array, used: Array,
+) -> Any:  # fmt: skip
   """`fn` over the first `used` of the chunks `[chunks, N, C]`, concatenated on axis 1.
 
   Differentiated chunk by chunk in a second loop, which stops as early: nothing is kept in between.
   """
   count, n, size = inputs.shape
   taken = jax.ShapeDtypeStruct((n, size, hidden.shape[2]), hidden.dtype)
-  shapes = jax.eval_shape(fn, table, taken, inputs[0])
+  shapes = jax.eval_shape(fn, trained, frozen, taken, inputs[0])
 
   def put(i: Array, out: Any) -> Any:
-    new = fn(table, _taken(hidden, sources[i]), inputs[i])
+    new = fn(trained, frozen, _taken(hidden, sources[i]), inputs[i])
     return jax.tree.map(
       lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * size, axis=1), out, new
     )
@@ -176,22 +197,24 @@ def _forward(fn: Callable, *args: Array) -> tuple[Any, tuple[Array, ...]]:
 
 
 def _backward(fn: Callable, saved: tuple[Array, ...], ahead: Any) -> tuple[Array | None, ...]:
-  table, hidden, sources, inputs, used = saved
+  trained, frozen, hidden, sources, inputs, used = saved
   size = inputs.shape[2]
 
   def add(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
     of_chunk = jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, axis=1), ahead
     )
-    _, pull = jax.vjp(lambda t, h: fn(t, h, inputs[i]), table, _taken(hidden, sources[i]))
-    of_table, of_taken = pull(of_chunk)
+    _, pull = jax.vjp(lambda t, h: fn(t, frozen, h, inputs[i]), trained, _taken(hidden, sources[i]))
+    of_trained, of_taken = pull(of_chunk)
     put = jax.vmap(lambda whole, at, more: whole.at[at].add(more.astype(whole.dtype)))
-    return sums[0] + of_table, put(sums[1], sources[i], of_taken)
+    return sums[0] + of_trained, put(sums[1], sources[i], of_taken)
 
   zeros = jnp.zeros(hidden.shape, jnp.float32)
-  start = (constrain(jnp.zeros_like(table), ("vocab", None)), _rows(zeros))
-  of_table, of_hidden = jax.lax.fori_loop(0, used, add, start)
-  return of_table, of_hidden.astype(hidden.dtype), None, None, None
+  start = jnp.zeros_like(trained)
+  if frozen is None:
+    start = constrain(start, ("vocab", None))
+  of_trained, of_hidden = jax.lax.fori_loop(0, used, add, (start, _rows(zeros)))
+  return of_trained, None, of_hidden.astype(hidden.dtype), None, None, None
 
 
 _loop.defvjp(_forward, _backward)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -45,6 +46,7 @@ class Projection(nn.Module):
     fan_in: number of leading kernel axes, the input's last ones, that are summed over.
     scale: variance of the initial kernel times the summed size.
     use_bias: whether to add a bias over the remaining axes.
+    adapter: rank and scale of a low-rank adapter (`lora`); rank 0 for none.
   """
 
   shape: tuple[int, ...]
@@ -52,6 +54,7 @@ class Projection(nn.Module):
   fan_in: int = 1
   scale: float = 1.0
   use_bias: bool = False
+  adapter: tuple[int, float] = (0, 0.0)
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -62,12 +65,30 @@ class Projection(nn.Module):
     )
     leading, out = x.shape[: x.ndim - self.fan_in], self.shape[self.fan_in :]
     fan = math.prod(self.shape[: self.fan_in])
-    y = x.reshape(-1, fan) @ kernel.astype(x.dtype).reshape(fan, -1)
+    flat = x.reshape(-1, fan)
+    y = flat @ kernel.astype(x.dtype).reshape(fan, -1)
+    if self.adapter[0]:
+      y += self._adapted(flat)
     y = y.reshape(*leading, *out)
     if self.use_bias:
       bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.fan_in :])
       y += self.param("bias", bias_init, out, jnp.float32).astype(x.dtype)
     return y
+
+  def _adapted(self, flat: Array) -> Array:
+    """What the adapter adds to the output for inputs `[N, fan]`: 0 before any training."""
+    (rank, scale), n = self.adapter, self.fan_in
+    # Bounds 1 / sqrt(fan), as in PEFT.
+    a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", range(n), n)
+    b_init = nn.initializers.zeros
+
+    def param(name: str, init: Any, axes: tuple[str, ...], shape: tuple[int, ...]) -> Array:
+      boxed = nn.with_logical_partitioning(init, axes)
+      return self.param(name, boxed, shape, jnp.float32).astype(flat.dtype)
+
+    a = param("lora_a", a_init, (*self.axes[:n], "lora"), (*self.shape[:n], rank))
+    b = param("lora_b", b_init, ("lora", *self.axes[n:]), (rank, *self.shape[n:]))
+    return scale * (flat @ a.reshape(-1, rank) @ b.reshape(rank, -1))
 
 
 class Attention(nn.Module):
@@ -83,7 +104,9 @@ class Attention(nn.Module):
 
     def project(name: str, heads: int, axis: str) -> Array:
       axes = ("embed", axis, "head_dim")
-      return Projection((d, heads, w), axes, use_bias=c.qkv_bias, name=name)(x)
+      return Projection(
+        (d, heads, w), axes, use_bias=c.qkv_bias, adapter=c.adapter(name), name=name
+      )(x)
 
     queries = constrain(project("q", h, "heads"), ("batch", None, "heads", None))
     keys = constrain(project("k", k, "kv_heads"), ("batch", None, "kv_heads", None))
@@ -108,7 +131,7 @@ class Attention(nn.Module):
         out = flash.attend(self.back_end, queries, keys, values, *mask)
     out = Projection(
       (h, w, d), ("heads", "head_dim", "embed"),
-      fan_in=2, scale=0.5 / c.num_layers, name="o",
+      fan_in=2, scale=0.5 / c.num_layers, adapter=c.adapter("o"), name="o",
     )(out)  # fmt: skip
     return out, (keys, values)
 
@@ -122,10 +145,14 @@ class SwiGLU(nn.Module):
   def __call__(self, x: Array) -> Array:
     c = self.config
     d, f = c.hidden_size, c.intermediate_size
-    gate = Projection((d, f), ("embed", "mlp"), name="gate")(x)
-    up = Projection((d, f), ("embed", "mlp"), name="up")(x)
+
+    def project(name: str, *args: Any, **options: Any) -> Projection:
+      return Projection(*args, adapter=c.adapter(name), name=name, **options)
+
+    gate = project("gate", (d, f), ("embed", "mlp"))(x)
+    up = project("up", (d, f), ("embed", "mlp"))(x)
     hidden = constrain(jax.nn.silu(gate) * up, ("batch", None, "mlp"))
-    return Projection((f, d), ("mlp", "embed"), scale=0.5 / c.num_layers, name="down")(hidden)
+    return project("down", (f, d), ("mlp", "embed"), scale=0.5 / c.num_layers)(hidden)
 
 
 class DecoderBlock(nn.Module):
@@ -170,6 +197,12 @@ class Decoder(nn.Module):
     # Looked up in each device's columns of the table, then exchanged for whole rows: XLA would not
     # find this by itself, and would hold the rows of all devices on each.
     x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ("row_groups", None, "embed"))
+    if c.lora_tokens:
+      rows = self._trained_rows("embedding_rows", init)
+      if not c.tie_embeddings:
+        self._trained_rows("head_rows", init)
+      for token, row in zip(c.lora_tokens, rows, strict=True):
+        x = jnp.where((tokens == token)[..., None], row.astype(x.dtype), x)
     x = constrain(x, ACTIVATIONS)
     cos, sin = rope.angles(c, positions)
     # Caches are for decoding, one token at a time.
@@ -185,6 +218,12 @@ class Decoder(nn.Module):
     x = RMSNorm(c.rms_norm_eps, "embed", name="final_norm")(x)
     lengths = jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
     return x, KVCache(keys, values, lengths)
+
+  def _trained_rows(self, name: str, init: Any) -> Array:
+    """Rows `[tokens, d]` that take the place of those of `lora_tokens` in a frozen table."""
+    boxed = nn.with_logical_partitioning(init, (None, "embed"))
+    shape = (len(self.config.lora_tokens), self.config.hidden_size)
+    return self.param(name, boxed, shape, jnp.float32)
 
   def _blocks(
     self, back_end: str, x: Array, context: Sequence[KVCache], cos, sin, mask, cached_masks

@@ -2,15 +2,18 @@
 
 A stage's folder holds one folder per saved step. In it are the checkpointables `params`, all that
 evaluation and export load, `training`, the optimiser state and the counters, and `reference`, if
-HGPO's reference has moved since step 0; a JSON record of what else a run needs to resume
-(`Saved.record`); and SHA-256 checksums of every file, in the format of `sha256sum`. Orbax writes a
-step's folder atomically; its checksums come last, so a folder whose checksums match is whole.
+HGPO's reference has moved since step 0. With low-rank adapters, `params` and `reference` are the
+adapters, and the frozen parameters are in `policy/base` of the run, once. Beside them are a JSON
+record of what else a run needs to resume (`Saved.record`), and SHA-256 checksums of every file, in
+the format of `sha256sum`. Orbax writes a step's folder atomically; its checksums come last, so a
+folder whose checksums match is whole.
 
 Older steps are deleted after the checksums are written. Orbax's `Checkpointer` deletes them before,
 and takes no metric when it decides whether to save; so only its preservation policies are used.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -28,7 +31,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import SHORT, knob, whole
-from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.policy import PolicyConfig, lora
 from lhrm_jax.storage.checksums import CHECKSUMS, damage, write_checksums
 from lhrm_jax.storage.literal_paths import is_literal, literal, too_long
 from lhrm_jax.training import state as train_state
@@ -37,6 +40,7 @@ from lhrm_jax.training.state import TrainState
 preservation = ocp.training.preservation_policies
 
 _PARAMS, _TRAINING, REFERENCE, _RECORD = "params", "training", "reference", "record"
+BASE = pathlib.PurePath("policy", "base")
 _DAMAGED = "damaged-"
 _STEP = re.compile("0|[1-9][0-9]{0,8}")
 
@@ -172,8 +176,8 @@ class Checkpoints:
     self._highest = max(self._highest, value)
     path = self._folder / str(step)
     training = {name: getattr(state, name) for name in _training_fields()}
-    arrays = {_PARAMS: state.params, _TRAINING: training}
-    arrays |= {} if reference is None else {REFERENCE: reference}
+    arrays = {_PARAMS: lora.split(state.params)[0], _TRAINING: training}
+    arrays |= {} if reference is None else {REFERENCE: lora.split(reference)[0]}
     extra = {_RECORD: dict(record()) | ({self._best: value} if math.isfinite(value) else {})}
     try:
       with _no_sharding_file():
@@ -283,8 +287,10 @@ def restore(
   """
   target = train_state.abstract(config, optimizer, mesh)
   training = {name: getattr(target, name) for name in _training_fields()}
-  loaded = _load(saved.path, {_PARAMS: target.params, _TRAINING: training})
-  return TrainState(params=loaded[_PARAMS], **loaded[_TRAINING])
+  trained, frozen = lora.split(target.params)
+  loaded = _load(saved.path, {_PARAMS: trained, _TRAINING: training})
+  params = lora.join(loaded[_PARAMS], _base(saved.path, config, mesh) if frozen else {})
+  return TrainState(params=params, **loaded[_TRAINING])
 
 
 def restore_params(
@@ -295,9 +301,51 @@ def restore_params(
   Raises:
     CheckpointError: its arrays do not fit `config`.
   """
+  trained, frozen = lora.split(_abstract_params(config, mesh))
+  base = _base(path, config, mesh) if frozen else {}
+  return lora.join(_load(path, {name: trained})[name], base)
+
+
+def _abstract_params(config: PolicyConfig, mesh: Mesh) -> policy.Params:
   shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
-  shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
-  return _load(path, {name: parallel.with_shardings(shapes, shardings)})[name]
+  return parallel.with_shardings(
+    shapes, parallel.param_shardings(mesh, policy.logical_axes(config))
+  )
+
+
+def save_base(run: pathlib.Path, params: policy.Params) -> None:
+  """Writes the frozen parameters of a policy with adapters into its run folder, replacing any."""
+  folder = run / BASE
+  _load_base.cache_clear()
+  if parallel.is_writer():
+    shutil.rmtree(folder, ignore_errors=True)
+  parallel.wait_for_all("old base")
+  _, frozen = lora.split(params)
+  try:
+    with _no_sharding_file():
+      save_tree(folder, frozen)
+  except Exception as error:
+    raise CheckpointError(f"{folder} could not be written: {_reason(error)}.") from error
+  if parallel.is_writer():
+    write_checksums(folder)
+
+
+def _base(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
+  """Loads the frozen parameters that the adapters of one step's folder belong to."""
+  return _load_base(path.resolve().parents[2] / BASE, config, mesh)
+
+
+@functools.lru_cache(maxsize=1)  # state, reference and starting policy share them
+def _load_base(folder: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
+  if problem := damage(folder):
+    raise CheckpointError(
+      f"{folder}, the policy that the adapters of this run belong to, is damaged: {problem}. "
+      "Restore it from a copy, or start again in another folder."
+    )
+  try:
+    return ocp.load(literal(folder), lora.split(_abstract_params(config, mesh))[1])
+  except Exception as error:
+    raise CheckpointError(f"{folder} does not fit this policy: {_reason(error)}.") from error
 
 
 def save_tree(path: pathlib.Path, tree: Any) -> None:

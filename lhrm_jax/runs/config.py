@@ -217,6 +217,16 @@ def _rows(c: Config) -> str:
   return f"{given}: task={short(c.task)} does not read them. Set task='rows', or leave them empty."
 
 
+@together(Config, "policy.lora_rank", "init_from")
+def _adapters_of_something(c: Config) -> str:
+  if not c.policy.lora_rank or c.init_from:
+    return ""
+  return (
+    f"policy.lora_rank={c.policy.lora_rank} trains adapters of a policy that stays as it is, and "
+    "without init_from that is a random one: set init_from, or policy.lora_rank=0."
+  )
+
+
 def rewards_named(c: Config) -> set[str]:
   """Returns the names of the rewards that score a run's responses."""
   return set(c.reward_by_source.values()) or set(c.reward_weights) or {c.reward}

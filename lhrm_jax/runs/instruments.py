@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 
 from lhrm_jax.planning.ceilings import all_devices, ceilings
-from lhrm_jax.planning.flops import decode_bytes, rollout_flops
+from lhrm_jax.planning.flops import decode_bytes, rollout_flops, update_passes
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Rollouts
 
@@ -132,8 +132,8 @@ class Instruments:
     seconds = time.perf_counter() - began
     parts = seconds_by_name(self.clock.take())
     # Beside sampling, forward for the reference, and for old log-probabilities where they are
-    # needed; forward and backward (twice the work) in every update.
-    passes = 1 + scored_old + 3 * epochs
+    # needed; forward and backward in every update.
+    passes = 1 + scored_old + update_passes(self._config) * epochs
     flops = self._flops + passes * rollout_flops(self._config, rollouts)
     self._flops = 0.0
     self._totals[_TOTALS[-1]] += flops

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
@@ -83,13 +83,22 @@ def base_model(run: pathlib.Path) -> str:
   return _read(_first_run(run) / "config.json").get("init_from", "")
 
 
-def _first_run(run: pathlib.Path) -> pathlib.Path:
+def adapted_model(run: pathlib.Path) -> str:
+  """Returns what the low-rank adapters of a run were added to; see `base_model`."""
+  first = _first_run(run, lambda run: _read(run / "policy" / "config.json").get("lora_rank"))
+  return _read(first / "config.json").get("init_from", "")
+
+
+def _first_run(
+  run: pathlib.Path, counts: Callable[[pathlib.Path], Any] = lambda _: True
+) -> pathlib.Path:
+  """Returns the first in a chain of runs, or of those from which on every one counts."""
   seen: set[pathlib.Path] = set()
   while run not in seen:  # an edited record may lead in a circle
     seen.add(run)
     start = _read(run / "config.json").get("init_from", "")
     before = setup.run_folder(start) if start and not urls.is_url(start) else None
-    run = before or run
+    run = before if before and counts(before) else run
   return run
 
 

@@ -14,7 +14,7 @@ from lhrm_jax.data.batches import Encoded
 from lhrm_jax.data.packing import most_rows, pack
 from lhrm_jax.data.pairs import PairBatch, pack_pairs
 from lhrm_jax.errors import UserError, as_user_error
-from lhrm_jax.planning.flops import sequence_flops
+from lhrm_jax.planning.flops import sequence_flops, update_passes
 from lhrm_jax.rewards import selection
 from lhrm_jax.rewards.rollout_files import read_rollouts
 from lhrm_jax.rewards.selection import Pair
@@ -127,7 +127,7 @@ def pair_batch(run: Setup, found: Preferences, step: int) -> Batch:
   at = drawn(run.config.seed, step, run.config.dpo.pairs_per_step, len(found.pairs))
   sequences = [x for i in at for x in (found.pairs[i].chosen, found.pairs[i].rejected)]
   rows = parallel.shard_rows(run.mesh, _packed(run, found, at)[0])
-  return Batch(rows, 3 * _flops(run, sequences))
+  return Batch(rows, _update_flops(run, sequences))
 
 
 def _packed(run: Setup, found: Preferences, at: np.ndarray) -> tuple[PairBatch, np.ndarray]:
@@ -209,13 +209,17 @@ def response_batch(run: Setup, found: BestResponses, step: int) -> Batch:
     sequences, length, pad_id=run.tokenizer.pad_id, lanes=found.rows.lanes,
     least=most_rows(c.responses_per_step, found.longest, length),
   )  # fmt: skip
-  return Batch(parallel.shard_rows(run.mesh, packed), 3 * _flops(run, sequences))
+  return Batch(parallel.shard_rows(run.mesh, packed), _update_flops(run, sequences))
 
 
 def _flops(run: Setup, sequences: Sequence[Encoded]) -> float:
-  """FLOPs of one forward pass; an update takes three times as many."""
+  """FLOPs of one forward pass."""
   predicted = sum(sum(weight > 0 for weight in sequence.weights) for sequence in sequences)
   return sequence_flops(run.policy_config, [x.slots for x in sequences], predicted)
+
+
+def _update_flops(run: Setup, sequences: Sequence[Encoded]) -> float:
+  return update_passes(run.policy_config) * _flops(run, sequences)
 
 
 def _rollouts(run: Setup, start: policy.Params, spent: Budget) -> Any:

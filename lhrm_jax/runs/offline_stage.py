@@ -43,7 +43,7 @@ def begin(
 ) -> tuple[optax.GradientTransformation, optax.Schedule, TrainState]:
   """Optimiser, its schedule and the state to resume with, from `start` if there is no other."""
   c = getattr(run.config, stage.name)
-  schedule = optax.constant_schedule(c.learning_rate)
+  schedule = train_state.make_schedule(c, c.steps)
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )

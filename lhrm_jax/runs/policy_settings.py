@@ -21,22 +21,34 @@ from lhrm_jax.runs.config import Config, to_dict
 NUMERICS = ("dtype", "remat", "attention", "logprob_chunk", "attention_chunk", "max_positions")
 # Fixed when a pretrained model is first loaded.
 _LAYOUT = "scan_layers"
+# Chosen when adapters are added to a policy without any.
+_ADAPTERS = ("lora_rank", "lora_alpha", "lora_targets")
 _DERIVED = ("vocab_size", "head_dim")  # 0 derives them from the tokenizer and other sizes
 
 
 def asked(config: Config | ConfigDict) -> dict[str, Any]:
   """Returns the fields of a policy that a config asks for, with their values.
 
-  All of them for a new policy, or where `policy.vocab_size` says that the config describes the
-  model; otherwise those that the config file or the command line set.
+  All of them for a new policy, and all but adapters where `policy.vocab_size` says that the config
+  describes the model; otherwise those that the config file or the command line set.
   """
   fields = {name: x for name, x in to_dict(config.policy).items() if x or name not in _DERIVED}
-  if not config.init_from or config.policy.vocab_size:
+  if not config.init_from:
     return fields
   default, overridden = vars(PolicySettings()), given_keys()
+  described = config.policy.vocab_size > 0
   return {
-    name: x for name, x in fields.items() if x != default[name] or f"policy.{name}" in overridden
+    name: x
+    for name, x in fields.items()
+    if (described and name not in _ADAPTERS) or x != default[name] or f"policy.{name}" in overridden
   }
+
+
+def adapters(fields: Mapping[str, Any], loaded: PolicyConfig) -> dict[str, Any]:
+  """Returns those of the requested fields that describe adapters to be added to a loaded policy."""
+  if loaded.lora_rank or not fields.get("lora_rank"):
+    return {}
+  return {name: x for name, x in fields.items() if name in _ADAPTERS}
 
 
 def for_pretrained(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +83,9 @@ def check(policy: PolicyConfig, fields: Mapping[str, Any], source: str) -> None:
   Raises:
     UserError: a field differs; names every key.
   """
-  found = {name: getattr(policy, name) for name in fields}
-  wrong = [f"policy.{n}={x} (there: {found[n]})" for n, x in fields.items() if x != found[n]]
+  added = adapters(fields, policy)
+  found = {name: getattr(policy, name) for name in fields if name not in added}
+  wrong = [f"policy.{n}={fields[n]} (there: {x})" for n, x in found.items() if x != fields[n]]
   if wrong:
     raise UserError(
       f"{source} holds another policy than the config describes: {', '.join(wrong)}. Leave these "

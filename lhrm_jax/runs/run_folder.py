@@ -28,7 +28,7 @@ from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
 from lhrm_jax.policy import hub_commit
 from lhrm_jax.runs import command_line, log_files, resuming, setup
-from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved
+from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved, save_base
 from lhrm_jax.runs.config import Config, from_config_dict, plain
 from lhrm_jax.runs.metric_writer import damaged_lines
 from lhrm_jax.storage import bucket, urls
@@ -145,9 +145,13 @@ class RunFolder:
   def describe(self, run: setup.Setup) -> None:
     """Writes config, versions, policy config and tokenizer, and the commit of a hub id.
 
+    With adapters, also the policy that they belong to.
+
     Raises:
       UserError: the folder cannot be written.
     """
+    if self._stages and run.params is not None and run.policy_config.lora_rank:
+      save_base(self.path, run.params)
     if not parallel.is_writer():
       return
     versions = setup.versions()

@@ -109,7 +109,9 @@ def make(config: ConfigDict | Config, saved_policy: pathlib.Path | None = None) 
       (policy_config, tokenizer), params = _saved_policy(saved_policy), None
       policy_config = policy_settings.applied(policy_config, asked, str(saved_policy))
     elif config.init_from:
-      policy_config, tokenizer, params = load_policy(config.init_from, mesh, asked)
+      policy_config, tokenizer, params = load_policy(
+        config.init_from, mesh, asked, seed=config.seed
+      )
     else:
       tokenizer, params = tasks.own_tokenizer(config.task, task), None
       policy_config = PolicyConfig.from_dict({
@@ -183,9 +185,11 @@ def use_compilation_cache(folder: str) -> None:
 
 
 def load_policy(
-  init_from: str, mesh: Mesh, asked: Mapping[str, Any] | None = None
+  init_from: str, mesh: Mesh, asked: Mapping[str, Any] | None = None, seed: int = 0
 ) -> tuple[PolicyConfig, Tokenizer, policy.Params]:
-  """Loads a run's policy, or a pretrained model.
+  """Loads a run's policy, or a pretrained model, with the adapters that are asked for.
+
+  A policy that has adapters keeps them.
 
   Args:
     init_from: a run folder (the newest checkpoint of its last stage), one stage's folder of
@@ -193,18 +197,27 @@ def load_policy(
       folder, a hub id, a GGUF file, `package:NAME`. A folder may be a URL in a bucket.
     mesh: mesh that the parameters are placed on.
     asked: fields of the policy, see `policy_settings.asked`.
+    seed: seed of new adapters.
 
   Raises:
     UserError: there is no such run, checkpoint or model, or its sizes are not those asked for.
   """
-  init_from = _on_this_machine(init_from)
+  init_from, asked = _on_this_machine(init_from), asked or {}
   if run_folder(init_from) is None:
-    return _load_pretrained(init_from, mesh, asked or {})
-  run, checkpoint = find_checkpoint(init_from)
-  config, tokenizer = _saved_policy(run / "policy")
-  config = policy_settings.applied(config, asked or {}, f"init_from={init_from!r}")
-  validation.check_shards(config, mesh)
-  return config, tokenizer, checkpoints.restore_params(checkpoint, config, mesh)
+    config, tokenizer, params = _load_pretrained(init_from, mesh, asked)
+  else:
+    run, checkpoint = find_checkpoint(init_from)
+    config, tokenizer = _saved_policy(run / "policy")
+    config = policy_settings.applied(config, asked, f"init_from={init_from!r}")
+    validation.check_shards(config, mesh)
+    params = checkpoints.restore_params(checkpoint, config, mesh)
+  if adapters := policy_settings.adapters(asked, config):
+    tags = tokenizer.tag_ids
+    tokens = tuple(sorted({*tags.opening, *tags.closing}))
+    config = dataclasses.replace(config, **adapters, lora_tokens=tokens)
+    shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
+    params = policy.add_lora(config, params, jax.random.key(seed), shardings)
+  return config, tokenizer, params
 
 
 def _saved_policy(folder: pathlib.Path) -> tuple[PolicyConfig, Tokenizer]:

@@ -57,7 +57,8 @@ class HFTConfig(PackingConfig, OptimizerConfig):
   think_per_step: int = knob(64, whole(0, MOST_ROWS), "Thinking demonstrations per step.")
   no_think_per_step: int = knob(64, whole(0, MOST_ROWS), "Direct demonstrations per step.")
   learning_rate: float = with_default(OptimizerConfig, "learning_rate", 1e-4)
-  warmup_steps: int = knob(100, whole(0), "Steps of linear warm-up to the peak learning rate.")
+  learning_rate_end: float = with_default(OptimizerConfig, "learning_rate_end", 0.1)
+  warmup_steps: int = with_default(OptimizerConfig, "warmup_steps", 100)
   weight_decay: float = with_default(OptimizerConfig, "weight_decay", 0.01)
   until: UntilConfig = section(UntilConfig)
 

@@ -10,15 +10,19 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.config import knob, real
-from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.config import SHARE, knob, real, whole
+from lhrm_jax.policy import PolicyConfig, lora
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """Knobs of AdamW and of gradient clipping."""
+  """Knobs of AdamW, of its learning rate and of gradient clipping."""
 
   learning_rate: float = knob(1e-6, real(0), "Peak learning rate.")
+  learning_rate_end: float = knob(
+    1.0, SHARE, "Learning rate of the last step as a share of the peak, which a cosine falls from."
+  )
+  warmup_steps: int = knob(0, whole(0), "Steps of linear warm-up to the peak learning rate.")
   weight_decay: float = knob(0.0, real(0), "Decoupled weight decay on matrices.")
   clip_norm: float = knob(1.0, real(0, above=True), "Largest global norm of the gradient.")
   b2: float = knob(0.95, real(0, 0.9999), "Decay rate of AdamW's second moment.")
@@ -31,8 +35,9 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, number of updates made or skipped.
-    params: float32 master parameters.
-    opt_state: state of the Optax optimiser.
+    params: float32 master parameters. With adapters, those of the frozen policy are among them:
+      no update copies or donates them, so that policies share them.
+    opt_state: state of the Optax optimiser, of the trained parameters (`lora.split`).
     skipped: int32 scalar, number of updates skipped because loss or gradient was not finite.
     skipped_in_a_row: int32 scalar, number of updates skipped since the last one made.
   """
@@ -42,6 +47,16 @@ class TrainState:
   opt_state: Any
   skipped: Array
   skipped_in_a_row: Array
+
+
+def make_schedule(c: OptimizerConfig, updates: int) -> optax.Schedule:
+  """Returns the learning rate of each of so many updates: constant with the default knobs."""
+  if not c.warmup_steps and c.learning_rate_end == 1:
+    return optax.constant_schedule(c.learning_rate)
+  last = max(updates, c.warmup_steps + 1)
+  return optax.warmup_cosine_decay_schedule(
+    0.0, c.learning_rate, c.warmup_steps, last, c.learning_rate_end * c.learning_rate
+  )
 
 
 def make_optimizer(
@@ -64,21 +79,40 @@ def create(
   config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, key: Array
 ) -> TrainState:
   """Returns a fresh state, initialised sharded: no device ever holds another's part."""
-  return _sharded(
-    lambda key: from_params(policy.init(config, key), optimizer), config, optimizer, mesh
+  return jax.jit(
+    lambda key: from_params(policy.init(config, key), optimizer),
+    out_shardings=shardings(config, optimizer, mesh),
   )(key)
 
 
 def restart(
   config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, params: policy.Params
 ) -> TrainState:
-  """Returns a state at step 0 with a copy of `params` and a fresh optimiser."""
-  return _sharded(lambda params: from_params(params, optimizer), config, optimizer, mesh)(params)
+  """Returns a state at step 0 with a copy of what is trained and a fresh optimiser."""
+  trained, frozen = lora.split(params)
+  build = jax.jit(
+    lambda trained: from_params(trained, optimizer),
+    out_shardings=of_trained(shardings(config, optimizer, mesh)),
+  )
+  state = build(trained)
+  return dataclasses.replace(state, params=lora.join(state.params, frozen))
+
+
+def of_trained(state: TrainState) -> TrainState:
+  """The state without the frozen parameters, or a tree like it."""
+  return dataclasses.replace(state, params=lora.split(state.params)[0])
+
+
+def copy_of(params: policy.Params) -> policy.Params:
+  """A copy of what updates change, to keep: an update donates its state."""
+  trained, frozen = lora.split(params)
+  return lora.join(jax.tree.map(jnp.copy, trained), frozen)
 
 
 def from_params(params: policy.Params, optimizer: optax.GradientTransformation) -> TrainState:
   """Returns a state at step 0; traceable."""
-  return TrainState(jnp.int32(0), params, optimizer.init(params), jnp.int32(0), jnp.int32(0))
+  opt_state = optimizer.init(lora.split(params)[0])
+  return TrainState(jnp.int32(0), params, opt_state, jnp.int32(0), jnp.int32(0))
 
 
 def shardings(
@@ -87,12 +121,12 @@ def shardings(
   """Returns a `TrainState` of shardings; the moments are sharded as their parameters are."""
   by_param = parallel.param_shardings(mesh, policy.logical_axes(config))
   shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
-  opt_shapes = jax.eval_shape(optimizer.init, shapes)
+  opt_shapes = jax.eval_shape(optimizer.init, lora.split(shapes)[0])
   opt_state = optax.tree.map_params(
     optimizer,
     lambda _, sharding: sharding,
     opt_shapes,
-    by_param,
+    lora.split(by_param)[0],
     transform_non_params=lambda _: parallel.replicated(mesh),
   )
   scalar = parallel.replicated(mesh)
@@ -107,7 +141,3 @@ def abstract(
     lambda key: from_params(policy.init(config, key), optimizer), jax.random.key(0)
   )
   return parallel.with_shardings(shapes, shardings(config, optimizer, mesh))
-
-
-def _sharded(build, config, optimizer, mesh):
-  return jax.jit(build, out_shardings=shardings(config, optimizer, mesh))

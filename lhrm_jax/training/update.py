@@ -1,5 +1,6 @@
 """Gradients summed over blocks of rows and devices, divided once, and the optimiser's update."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.objectives.masked import Maximum, SumCount
-from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.policy import PolicyConfig, lora
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.state import TrainState
 
@@ -30,13 +31,17 @@ class Rows(Protocol):
 def gradients(
   loss_fn: LossFn, params: policy.Params, batch: Any
 ) -> tuple[SumCount, policy.Params, Metrics]:
-  """Returns loss, gradient of the *summed* loss, and metrics of one block of rows."""
+  """Returns loss, gradient of the *summed* loss, and metrics of one block of rows.
 
-  def total(params: policy.Params):
-    loss, metrics = loss_fn(params, batch)
+  The gradient is that of the trained parameters (`lora.split`).
+  """
+  trained, frozen = lora.split(params)
+
+  def total(trained: policy.Params):
+    loss, metrics = loss_fn(lora.join(trained, frozen), batch)
     return loss.total, (loss, metrics)
 
-  grads, (loss, metrics) = jax.grad(total, has_aux=True)(params)
+  grads, (loss, metrics) = jax.grad(total, has_aux=True)(trained)
   return loss, grads, metrics
 
 
@@ -167,15 +172,16 @@ def apply_gradients(
   grads = jax.tree.map(lambda g: SumCount(g, loss.count).mean(), grads)
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss.mean()) & jnp.isfinite(norm)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  trained, frozen = lora.split(state.params)
+  updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+  params = optax.apply_updates(trained, updates)
 
   def made_or_kept(new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
   new = TrainState(
     step=state.step + 1,
-    params=made_or_kept(params, state.params),
+    params=lora.join(made_or_kept(params, trained), frozen),
     opt_state=made_or_kept(opt_state, state.opt_state),
     skipped=state.skipped + ~finite,
     skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
@@ -197,19 +203,47 @@ def jit_step(
   config: PolicyConfig,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+) -> "JittedStep":
   """Returns the jitted `step(state, batch) -> (state, metrics)`; the state is donated.
 
   The new state keeps the shardings of the old one. Left to XLA they could change, and the next step
-  would be compiled again.
+  would be compiled again. Frozen parameters are not donated.
   """
-  shardings = (train_state.shardings(config, optimizer, mesh), parallel.replicated(mesh))
+  shardings = train_state.of_trained(train_state.shardings(config, optimizer, mesh))
 
-  def step_over_mesh(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+  def step_over_mesh(state: TrainState, frozen: policy.Params, batch: Any):
     with parallel.over(mesh):
-      return step(state, batch)
+      state = dataclasses.replace(state, params=lora.join(state.params, frozen))
+      state, metrics = step(state, batch)
+      return train_state.of_trained(state), metrics
 
-  return jax.jit(step_over_mesh, donate_argnums=0, out_shardings=shardings)
+  return JittedStep(
+    jax.jit(step_over_mesh, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh)))
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class JittedStep:
+  """The jitted `step(state, batch) -> (state, metrics)`, which takes frozen parameters apart."""
+
+  _step: Any
+
+  def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+    frozen = lora.split(state.params)[1]
+    new, metrics = self._step(train_state.of_trained(state), frozen, batch)
+    return dataclasses.replace(new, params=lora.join(new.params, frozen)), metrics
+
+  def trace(self, state: TrainState, batch: Any) -> Any:
+    """Traces the step for these shapes, as the `trace` of a jitted function."""
+    return self._step.trace(train_state.of_trained(state), lora.split(state.params)[1], batch)
+
+  def lower(self, state: TrainState, batch: Any) -> Any:
+    """Lowers the step; what is compiled from it takes the frozen parameters as second argument."""
+    return self.trace(state, batch).lower()
+
+  def _cache_size(self) -> int:
+    """Number of compiled programs, as of a jitted function."""
+    return self._step._cache_size()
 
 
 def run_updates(

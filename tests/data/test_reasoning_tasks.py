@@ -133,3 +133,13 @@ def test_too_large_an_evaluation_is_refused_rather_than_repeating_itself():
 def test_held_out_is_a_tenth():
   share = sum(reasoning_tasks.is_held_out(f"prompt {i}") for i in range(5000)) / 5000
   assert 0.08 < share < 0.12
+
+
+def test_cells_are_drawn_by_their_number():
+  cells = (("tripling", 1), ("tripling", 1), ("chain_sum", 2))
+  task = ReasoningTasks(cells=cells)
+  drawn = collections.Counter((row.source, row.level) for row in task.prompts(0, 0, 300))
+  assert set(drawn) == set(cells) and 160 < drawn["tripling", 1] < 240
+  assert [(row.source, row.level) for row in task.evaluation(3)] == list(cells)
+  with pytest.raises(ValueError, match="'tripling' has no level 5"):
+    ReasoningTasks(cells=(("tripling", 5),))

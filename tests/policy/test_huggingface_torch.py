@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lhrm_jax import policy, text
+from tests.policy import test_lora
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -102,3 +103,23 @@ def test_load_tokenizer_reads_an_exported_folder(tmp_path):
   loaded = policy.load_pretrained(tmp_path / "in")
   policy.export_pretrained(tmp_path / "out", *loaded, "")
   assert text.load_tokenizer(tmp_path / "out").tag_ids == loaded[2].tag_ids
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "qwen2_untied"])
+def test_peft_computes_with_exported_adapters_what_we_do(name, tmp_path):
+  peft = pytest.importorskip("peft")
+  model = save_folder(name, 11, tmp_path / "in")
+  config, params, tokenizer = policy.load_pretrained(tmp_path / "in")
+  tags = tokenizer.tag_ids
+  ids = (*tags.opening, *tags.closing)
+  config, params = test_lora.with_adapters(config, params, tokens=ids)
+  params = test_lora.moved(params)
+  policy.export_adapter(tmp_path / "out", config, params, tokenizer, "", "base")
+  model.resize_token_embeddings(tokenizer.vocab_size)
+  adapted = peft.PeftModel.from_pretrained(model, tmp_path / "out").eval()
+  tokens, mask = make.ragged_batch(11, False)
+  tokens[0, : len(ids)] = ids
+  ours = logits_of(config, params, tokens, mask)
+  theirs = make.torch_logits(adapted, tokens, mask) * mask[..., None]
+  size = theirs.shape[-1]
+  np.testing.assert_allclose(ours[..., :size], theirs, atol=1e-4, rtol=0)

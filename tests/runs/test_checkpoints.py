@@ -18,6 +18,7 @@ from lhrm_jax.runs import checkpoints
 from lhrm_jax.runs.checkpoints import Checkpoints
 from lhrm_jax.storage import checksums
 from lhrm_jax.training import state as train_state
+from tests.policy.test_lora import with_adapters
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,30 @@ def test_a_state_comes_back_with_its_record(two_saved, state, config, optimizer)
   assert (saved.step, saved.record) == (6, {"note": "here"})
   equal(checkpoints.restore(saved, config, optimizer, parallel.make_mesh()), state)
   equal(checkpoints.restore_params(saved.path, config, parallel.make_mesh()), state.params)
+
+
+def test_adapters_are_saved_alone_and_the_policy_they_belong_to_once(
+  tmp_path, config, params, optimizer
+):
+  mesh = parallel.make_mesh()
+  adapted, params = with_adapters(config, params, tokens=(2, 3))
+  state = train_state.restart(adapted, optimizer, mesh, params)
+  checkpoints.save_base(tmp_path, params)
+  stage = Checkpoints(tmp_path / "checkpoints" / "hft", every=1, keep=2)
+  stage.save(state, 1, dict, reference=state.params)
+  stage.close()
+  saved = stage.newest()
+  assert not {name for name in checkpoints.load_arrays(saved.path, "params") if "kernel" in name}
+  found = checkpoints.restore(saved, adapted, optimizer, mesh)
+  equal(found, state)
+  reference = checkpoints.restore_params(saved.path, adapted, mesh, checkpoints.REFERENCE)
+  equal(reference, state.params)
+  assert reference["embedding"] is found.params["embedding"]  # one copy in memory
+
+  checkpoints.save_base(tmp_path, params)
+  (tmp_path / "policy" / "base" / checksums.CHECKSUMS).unlink()
+  with pytest.raises(checkpoints.CheckpointError, match="base, the policy that the adapters"):
+    checkpoints.restore(saved, adapted, optimizer, mesh)
 
 
 def test_the_newest_the_first_and_the_best_stay(tmp_path, state):

@@ -12,7 +12,7 @@ from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.runs import policy_settings, setup
-from lhrm_jax.runs.config import plain
+from lhrm_jax.runs.config import from_config_dict, plain
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.training import state as train_state
 
@@ -150,3 +150,30 @@ def test_a_pretrained_model_is_loaded_as_asked_or_refused():
   assert {name: getattr(loaded, name) for name in asked} == asked and "layer_0" in params
   with pytest.raises(UserError, match=r"policy\.num_layers=9 \(there: "):
     setup.load_policy(str(TINY), mesh, asked | {"num_layers": 9, "hidden_size": 8})
+
+
+def test_adapters_are_added_to_a_policy_without_any_and_kept_otherwise():
+  config = small(lora_rank=4, lora_alpha=8.0)
+  config.init_from = "somewhere"
+  fields = policy_settings.asked(config)
+  plain = PolicyConfig.from_dict({**SIZES, "vocab_size": 64})
+  new = {"lora_rank": 4, "lora_alpha": 8.0}
+  assert policy_settings.adapters(fields, plain) == new
+  policy_settings.check(plain, {**fields, "num_layers": 1}, "there")
+  adapted = PolicyConfig.from_dict({**SIZES, "vocab_size": 64, **new, "lora_tokens": [2, 3]})
+  assert adapted.lora_tokens == (2, 3)
+  assert policy_settings.adapters(fields, adapted) == {}
+  policy_settings.check(adapted, fields, "there")
+  with pytest.raises(UserError, match=r"policy\.lora_rank=8 \(there: 4\)"):
+    policy_settings.check(adapted, {**fields, "lora_rank": 8}, "there")
+  # Left out, they ask for nothing, even of a config that describes the model.
+  config = small(vocab_size=64)
+  config.init_from = "somewhere"
+  assert not [name for name in policy_settings.asked(config) if name.startswith("lora")]
+
+
+def test_adapters_need_a_policy_to_belong_to():
+  with pytest.raises(UserError, match=r"set init_from, or policy\.lora_rank=0"):
+    from_config_dict(small(lora_rank=4))
+  with pytest.raises(UserError, match=r"policy\.lora_alpha=8\.0 has no effect with"):
+    from_config_dict(small(lora_alpha=8.0))

