@@ -17,19 +17,23 @@ def get_config() -> ConfigDict:
   config = smollm2_135m_gpu_hft.get_config()
   config.policy.dtype = "float32"  # faster than bfloat16 on a CPU
 
-  config.hft.steps = 800
-  config.hft.think_per_step = 12
-  config.hft.no_think_per_step = 12
+  # 16 demonstrations fill two to three rows of 512, computed one at a time.
+  config.hft.steps = 600
+  config.hft.think_per_step = 10
+  config.hft.no_think_per_step = 6
   config.hft.packed_length = 512
   config.hft.micro_batch_rows = 1
-  config.hft.warmup_steps = 80
-  config.hft.until.check_every = 200
+  config.hft.warmup_steps = 60
 
+  config.hgpo.steps = 80
   config.hgpo.prompts_per_step = 16
+  config.hgpo.packed_length = 512
+  config.hgpo.micro_batch_rows = 1
   config.hgpo.eval_every = 40
 
   config.evaluation.prompts = 132
   config.evaluation.batch_prompts = 16
+  config.evaluation.samples = 4
 
   config.checkpoint.every = 50
   return config

@@ -102,7 +102,7 @@ def test_a_run_records_the_commit_of_a_hub_model_that_it_has_loaded(tmp_path, mo
       policy_config=policy.PolicyConfig(8, 8, 8, 1, 1, 1), tokenizer=CharacterTokenizer("ab"),
       params=params, config=ConfigDict({"init_from": init_from}),
     )  # fmt: skip
-    folder = types.SimpleNamespace(path=tmp_path, policy=tmp_path / "policy")
+    folder = types.SimpleNamespace(path=tmp_path, policy=tmp_path / "policy", _stages=())
     run_folder.RunFolder.describe(folder, run)
     path = tmp_path / "policy" / "base_model.json"
     assert path.is_file() == recorded

@@ -298,7 +298,7 @@ def test_rows_and_blocks_change_nothing(config, params, tokenizer, batch, fields
     np.testing.assert_allclose(cut[0].mean(), whole[0].mean(), rtol=1e-5)
     assert_trees_close(*(jax.tree.map(lambda g, n=x[0].count: g / n, x[1]) for x in (cut, whole)))
     for name in set(whole[2]) - {"perf/padding_share"}:
-      np.testing.assert_allclose(cut[2][name].mean(), whole[2][name].mean(), rtol=1e-4, atol=1e-6)
+      np.testing.assert_allclose(cut[2][name].mean(), whole[2][name].mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_all_lengths_are_packed_into_one_shape(batch):

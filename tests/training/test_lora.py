@@ -69,7 +69,7 @@ def test_updates_share_the_frozen_policy_and_remember_adapters_alone(adapted, ba
   step = make_hft_step(config, optimizer, schedule, mesh)
   state, losses = start, []
   for _ in range(8):
-    state, metrics = step(state, (batch,))
+    state, metrics = step(state, batch)
     losses.append(float(metrics["loss"]))
   assert losses[-1] < losses[0] - 0.1
   assert step._cache_size() == 1
