@@ -12,6 +12,10 @@ _BLOCK = 128
 # Half the spacing of the uniform numbers. Draws are moved to the midpoints of their grid, so that
 # the first token gets no more than its share, and the last no less.
 _HALF_STEP = 2.0**-24
+# Top-p and top-k take up to so many tokens one by one, most likely first: at temperature 0.6 nearly
+# always enough for top-p 0.95. Rows that need more are bisected, so many at a time.
+_ONE_BY_ONE = 32
+_BISECTED = 8
 
 
 def sample_tokens(
@@ -41,8 +45,10 @@ def sample_tokens(
   logits = logits / (divisor[:, None] if divisor.ndim else divisor)
   logprobs = jax.nn.log_softmax(logits, axis=-1)
 
-  probs, truncated = _blocks(jnp.exp(logprobs)), ~greedy & ((top_p < 1.0) | (top_k > 0))
-  probs = jax.lax.cond(jnp.any(truncated), _truncate, lambda p, *_: p, probs, top_p, top_k)
+  probs = _blocks(jnp.exp(logprobs))
+  limited = jnp.broadcast_to(~greedy & ((top_p < 1.0) | (top_k > 0)), len(probs))
+  top_p, top_k = (jnp.broadcast_to(x, len(probs)) for x in (top_p, top_k))
+  probs = jax.lax.cond(jnp.any(limited), _truncate, lambda p, *_: p, probs, top_p, top_k, limited)
   # Greedy on the logits: rounding may make their log-probabilities equal.
   tokens = jnp.where(greedy, _most_likely(_blocks(logits, -jnp.inf)), _draw(probs, uniforms))
   tokens = jnp.minimum(tokens, logits.shape[1] - 1)  # padding, where logits are NaN
@@ -96,11 +102,77 @@ def _first(reached: Array, allowed: Array) -> Array:
   return jnp.where(jnp.any(found, axis=1), jnp.argmax(found, axis=1), last)[:, None]
 
 
-def _truncate(probs: Array, top_p: Array, top_k: Array) -> Array:
-  """Zeroes the probability of tokens outside of top-p and top-k; the most likely one stays."""
-  by_mass = _fewest(probs, probs, top_p, top_p < 1.0)
-  by_count = _fewest(probs, None, jnp.asarray(top_k, jnp.float32), top_k > 0)
-  return jnp.where(by_mass & by_count, probs, 0.0)
+def _truncate(probs: Array, top_p: Array, top_k: Array, limited: Array) -> Array:
+  """Zeroes the probability of tokens outside of top-p and top-k; the most likely one stays.
+
+  How a row is truncated depends on that row alone.
+
+  Args:
+    probs: `[N, blocks, _BLOCK]` probabilities.
+    top_p: `[N]`.
+    top_k: `[N]`.
+    limited: `[N]` bool; other rows keep all tokens.
+  """
+  least, last, unfinished = _take_one_by_one(probs, top_p, top_k, limited)
+  ids = jnp.arange(probs[0].size).reshape(probs.shape[1:])
+  least, last = least[:, None, None], last[:, None, None]
+  kept = (probs > least) | ((probs == least) & (ids <= last))
+  kept = kept | (unfinished | ~limited)[:, None, None]
+
+  def bisect_some(state: tuple[Array, Array]) -> tuple[Array, Array]:
+    probs, unfinished = state
+    _, rows = jax.lax.top_k(unfinished.astype(jnp.int32), min(_BISECTED, len(probs)))
+    some, wanted = probs[rows], unfinished[rows]
+    by_mass = _fewest(some, some, top_p[rows], wanted & (top_p < 1.0)[rows])
+    count = top_k[rows].astype(jnp.float32)
+    by_count = _fewest(some, None, count, wanted & (top_k > 0)[rows])
+    probs = probs.at[rows].set(jnp.where(by_mass & by_count, some, 0.0))
+    return probs, unfinished.at[rows].set(False)
+
+  state = (jnp.where(kept, probs, 0.0), unfinished)
+  return jax.lax.while_loop(lambda state: jnp.any(state[1]), bisect_some, state)[0]
+
+
+def _take_one_by_one(
+  probs: Array, top_p: Array, top_k: Array, limited: Array
+) -> tuple[Array, Array, Array]:
+  """Takes tokens, most likely first and lower ids first, until top-p or top-k is reached.
+
+  Returns:
+    Probability and id `[N]` of the last token taken, and the rows `[N]` that would have needed more
+    than `_ONE_BY_ONE`.
+  """
+  n, blocks, width = probs.shape
+  enough = jnp.where(top_p < 1.0, top_p, jnp.inf)
+  most = jnp.where(top_k > 0, top_k, jnp.iinfo(jnp.int32).max)
+  places = jnp.arange(width)
+
+  def take(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    count, highest, mass, least, last, unfinished = state
+    block = jnp.argmax(highest, axis=1)[:, None]
+    inside = jnp.take_along_axis(probs, block[:, :, None], axis=1)[:, 0]
+    prob, ids = jnp.take_along_axis(highest, block, axis=1), block * width + places
+    left = (inside < least[:, None]) | ((inside == least[:, None]) & (ids > last[:, None]))
+    place = jnp.argmax(left & (inside == prob), axis=1)[:, None]
+    remaining = (inside < prob) | ((inside == prob) & (places > place))
+    next_highest = jnp.max(jnp.where(remaining, inside, 0.0), axis=1, keepdims=True)
+    highest = jnp.where(jnp.arange(blocks) == block, next_highest, highest)
+
+    prob, token = prob[:, 0], (block * width + place)[:, 0]
+    taken = unfinished & (prob > 0)
+    mass = jnp.where(taken, mass + prob, mass)
+    unfinished = taken & (mass < enough) & (count + 1 < most)
+    return (
+      count + 1, highest, mass, jnp.where(taken, prob, least), jnp.where(taken, token, last),
+      unfinished,
+    )  # fmt: skip
+
+  start = (
+    jnp.int32(0), jnp.max(probs, axis=2), jnp.zeros(n), jnp.full(n, jnp.inf),
+    jnp.full(n, -1, jnp.int32), limited,
+  )  # fmt: skip
+  state = jax.lax.while_loop(lambda s: jnp.any(s[-1]) & (s[0] < _ONE_BY_ONE), take, start)
+  return state[3], state[4], state[5]
 
 
 def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -> Array:
@@ -113,8 +185,8 @@ def _fewest(probs: Array, weights: Array | None, target: Array, wanted: Array) -
   Args:
     probs: `[N, blocks, _BLOCK]` probabilities.
     weights: `[N, blocks, _BLOCK]`, the probabilities again; `None` gives every token weight 1.
-    target: scalar or `[N]` above 0.
-    wanted: bool scalar or `[N]`; where false, the mask keeps all tokens.
+    target: `[N]` above 0.
+    wanted: `[N]` bool; where false, the mask keeps all tokens.
   """
 
   def least(low: Array) -> Array:

@@ -92,7 +92,11 @@ def test_all_uniform_numbers_draw_kept_tokens_as_often_as_they_should(name, top_
 def test_top_p_and_top_k_keep_the_smallest_set(name, size):
   from lhrm_jax.sampling import tokens
 
-  truncate = jax.jit(lambda p, top_p, k: tokens._truncate(tokens._blocks(p), top_p, k) > 0)
+  @jax.jit
+  def truncate(probs, top_p, top_k):
+    limits = (jnp.full(1, top_p), jnp.full(1, top_k), jnp.array([True]))
+    return tokens._truncate(tokens._blocks(probs), *limits) > 0
+
   logits = logits_like(name, max(size, 1000))[:size]
   probs = np.asarray(jax.nn.softmax(jnp.asarray(logits)))
   for top_p, top_k in [
@@ -105,6 +109,22 @@ def test_top_p_and_top_k_keep_the_smallest_set(name, size):
       np.testing.assert_array_equal(kept, expected, err_msg=f"{top_p} {top_k}")
     else:
       assert abs(int(kept.sum()) - int(expected.sum())) <= 1 + 1e-7 / probs[expected].min()
+
+
+def test_rows_are_truncated_as_they_are_alone():
+  """Flat ones, more than are bisected at a time, sharp ones, greedy ones and some without limit."""
+  flat, sharp = (logits_like(name, 1000) for name in ("flat", "sharp"))
+  logits = jnp.array([np.roll(flat if i % 2 else sharp, i) for i in range(40)], jnp.float32)
+  uniforms = (jnp.arange(40) + 0.5) / 40
+  temperature = jnp.where(jnp.arange(40) % 5 == 0, 0.0, 1.0)
+  top_p = jnp.where(jnp.arange(40) % 3 == 0, 1.0, 0.9)
+  top_k = jnp.where(jnp.arange(40) % 7 == 0, 100, 0)
+  draw = jax.jit(sample_tokens)
+  together, _ = draw(logits, uniforms, temperature, top_p, top_k)
+  for i in range(40):
+    row = slice(i, i + 1)
+    alone, _ = draw(logits[row], uniforms[row], temperature[row], top_p[row], top_k[row])
+    assert together[i] == alone[0]
 
 
 def test_of_equal_tokens_the_lower_ids_are_kept():
