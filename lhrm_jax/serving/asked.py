@@ -1,0 +1,234 @@
+"""What a request asks for: the mode, the dials, the prompt, in terms of the engine."""
+
+import dataclasses
+import re
+import secrets
+from collections.abc import Callable, Sequence
+
+from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
+from lhrm_jax.serving.errors import ApiError, wrong
+from lhrm_jax.serving.sequences import Settings
+from lhrm_jax.text import Tokenizer, tags
+
+# Share of the reply that a thought of this effort may take.
+_EFFORT_SHARES = {"low": 1 / 8, "medium": 1 / 2}
+_FORCED_BY_EFFORT = {"none": tags.NO_THINK, "minimal": tags.NO_THINK, "high": tags.THINK}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """A request as the engine sees it.
+
+  Attributes:
+    prompt: ids of the prompt.
+    settings: of each choice; they differ in `choice`.
+    max_tokens: longest reply.
+    stops: strings that end the answer.
+    logprobs: whether to tell the log-probability of each token.
+    decided_by: what chooses the mode: "request", "threshold" or "model".
+  """
+
+  prompt: Sequence[int]
+  settings: tuple[Settings, ...]
+  max_tokens: int
+  stops: tuple[str, ...]
+  logprobs: bool
+  decided_by: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+  """What a server sets for all requests.
+
+  Attributes:
+    name: name of the model.
+    context: longest request in tokens.
+    temperature: where a request sets none.
+    top_p: where a request sets none.
+    max_choices: largest `n`.
+    threshold_at: threshold for a wanted think rate; `None` where there are none.
+  """
+
+  name: str
+  context: int
+  temperature: float
+  top_p: float
+  max_choices: int
+  threshold_at: Callable[[float], float] | None
+
+  def models(self) -> list[str]:
+    """Names that requests may use; with thresholds, any rate may stand in place of 0.5."""
+    found = [self.name, f"{self.name}:think", f"{self.name}:no_think"]
+    return [*found, f"{self.name}:auto-0.5"] if self.threshold_at else found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+  """Who chooses the mode, and how.
+
+  Attributes:
+    forced: mode, -1 where the policy chooses.
+    threshold: on p(think), if any.
+    tag_bias: on the logit of `<think>`.
+  """
+
+  forced: int = -1
+  threshold: float | None = None
+  tag_bias: float = 0.0
+
+
+def of_request(
+  body: ChatRequest | CompletionRequest, prompt: Sequence[int], vocab_size: int, d: Defaults
+) -> Asked:
+  """Settings of a request.
+
+  Args:
+    body: the request.
+    prompt: ids of its prompt.
+    vocab_size: number of tokens.
+    d: defaults of the server.
+
+  Raises:
+    ApiError: fields contradict each other, or ask for more than there is.
+  """
+  choice = _choice(body, d)
+  max_tokens = _max_tokens(body, len(prompt), d.context)
+  if bad := next((i for i in prompt if not 0 <= i < vocab_size), None):
+    raise wrong(f"prompt: token {bad} is not one of {vocab_size}.", "prompt")
+  n = body.n or 1
+  if n > d.max_choices:
+    raise wrong(f"n={n} exceeds the {d.max_choices} choices that this server writes.", "n")
+  if isinstance(body, ChatRequest):
+    tops, logprobs = body.top_logprobs or 0, bool(body.logprobs)
+    if tops and not logprobs:
+      raise wrong("top_logprobs has no effect without logprobs=true.", "top_logprobs")
+  else:
+    tops, logprobs = body.logprobs or 0, body.logprobs is not None
+  if body.stream_options and not body.stream:
+    raise wrong("stream_options has no effect without stream=true.", "stream_options")
+  settings = Settings(
+    seed=secrets.randbits(64) if body.seed is None else body.seed % 2**64,
+    temperature=d.temperature if body.temperature is None else body.temperature,
+    top_p=d.top_p if body.top_p is None else body.top_p,
+    top_k=max(body.top_k or 0, 0),
+    tops=min(tops, vocab_size),
+    forced=choice.forced,
+    tag_bias=choice.tag_bias,
+    threshold=choice.threshold,
+    budget=_budget(body, choice.forced, max_tokens),
+  )
+  by = "request" if choice.forced >= 0 else "model" if choice.threshold is None else "threshold"
+  stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+  choices = tuple(dataclasses.replace(settings, choice=i) for i in range(n))
+  return Asked(prompt, choices, max_tokens, stops, logprobs, by)
+
+
+def _choice(body: ChatRequest | CompletionRequest, d: Defaults) -> _Choice:
+  """The mode that is forced, or how the policy chooses; every field that says so must agree."""
+  suffix = body.model.removeprefix(d.name) if body.model.startswith(d.name) else body.model
+  rate = re.fullmatch(r":auto-(0(?:\.\d+)?|1(?:\.0+)?)", suffix)
+  if suffix not in ("", ":think", ":no_think") and not rate:
+    raise ApiError(
+      404, f"model={body.model[:80]!r} is not served here; there is {', '.join(d.models())}.",
+      param="model", code="model_not_found",
+    )  # fmt: skip
+  forced: dict[str, int] = {}
+  if suffix in (":think", ":no_think"):
+    forced[f"model={body.model}"] = tags.MODES.index(suffix[1:])
+  if isinstance(body, ChatRequest):
+    options = body.chat_template_kwargs
+    if options and options.enable_thinking is not None:
+      wanted = tags.THINK if options.enable_thinking else tags.NO_THINK
+      forced[f"chat_template_kwargs.enable_thinking={str(options.enable_thinking).lower()}"] = (
+        wanted
+      )
+    if body.reasoning_effort in _FORCED_BY_EFFORT:
+      forced[f"reasoning_effort={body.reasoning_effort}"] = _FORCED_BY_EFFORT[body.reasoning_effort]
+  dials = {
+    f"model={body.model}": rate and float(rate[1]), "think_threshold": body.think_threshold,
+    "tag_bias": body.tag_bias,
+  }  # fmt: skip
+  dials = {name: value for name, value in dials.items() if value is not None}
+  said = [*forced, *dials]
+  if len(set(forced.values())) > 1 or (dials and len(said) > 1):
+    raise wrong(f"{' and '.join(said)} both choose the mode: leave one.", code="contradiction")
+  if forced:
+    return _Choice(forced=next(iter(forced.values())))
+  if rate:
+    if d.threshold_at is None:
+      raise wrong(
+        f"model={body.model!r} needs thresholds by think rate, and the server has none: start it "
+        "with --config.thresholds=FILE, or send think_threshold.", "model",
+      )  # fmt: skip
+    return _Choice(threshold=d.threshold_at(float(rate[1])))
+  return _Choice(threshold=body.think_threshold, tag_bias=body.tag_bias or 0.0)
+
+
+def _max_tokens(body: ChatRequest | CompletionRequest, prompt: int, context: int) -> int:
+  asked = {"max_tokens": body.max_tokens}
+  if isinstance(body, ChatRequest):
+    asked["max_completion_tokens"] = body.max_completion_tokens
+  values = {value for value in asked.values() if value is not None}
+  if len(values) > 1:
+    raise wrong("max_tokens and max_completion_tokens differ: leave one.", "max_tokens")
+  room = context - prompt
+  most = values.pop() if values else room
+  if most > room or room < 1:
+    raise wrong(
+      f"The prompt's {prompt} tokens" + (f" and max_tokens={most}" if values or room > 0 else "")
+      + f" exceed the {context} tokens of a request: shorten the prompt or lower max_tokens.",
+      "messages" if isinstance(body, ChatRequest) else "prompt", "context_length_exceeded",
+    )  # fmt: skip
+  return most
+
+
+def _budget(body: ChatRequest | CompletionRequest, forced: int, max_tokens: int) -> int:
+  budget = body.thinking_token_budget
+  effort = body.reasoning_effort if isinstance(body, ChatRequest) else None
+  if budget is not None and forced == tags.NO_THINK:
+    raise wrong(
+      "thinking_token_budget has no effect where thinking is off.", "thinking_token_budget"
+    )
+  if effort not in _EFFORT_SHARES:
+    return budget or 0
+  if budget is not None or forced == tags.NO_THINK:
+    other = "thinking_token_budget" if budget is not None else "thinking turned off"
+    raise wrong(f"reasoning_effort={effort} contradicts {other}: leave one.", "reasoning_effort")
+  return max(1, int(_EFFORT_SHARES[effort] * max_tokens))
+
+
+def prompt_ids(body: ChatRequest | CompletionRequest, tokenizer: Tokenizer) -> Sequence[int]:
+  """Ids of a request's prompt; blocks while a chat template is rendered.
+
+  Control tokens in a conversation's text stay text. A raw prompt may hold the four tags.
+
+  Raises:
+    ApiError: the model's template or vocabulary does not take it.
+  """
+  try:
+    if isinstance(body, CompletionRequest):
+      return _raw_ids(body.prompt, tokenizer)
+    messages = [{"role": m.role.replace("developer", "system"), "content": m.text()}
+                for m in body.messages]  # fmt: skip
+    if messages[-1]["role"] != "user":
+      raise wrong("messages: the last one has to be the user's, which is replied to.", "messages")
+    if hasattr(tokenizer, "encode_messages"):
+      return tokenizer.encode_messages(messages)
+    if len(messages) > 1:
+      raise wrong(
+        f"messages: this model was trained on single questions, and these are {len(messages)} "
+        "messages: send the user's last one alone.", "messages",
+      )  # fmt: skip
+    return tokenizer.encode_prompt(messages[0]["content"])
+  except ValueError as error:
+    raise wrong(str(error), "messages" if isinstance(body, ChatRequest) else "prompt") from error
+
+
+def _raw_ids(prompt: str | list, tokenizer: Tokenizer) -> Sequence[int]:
+  if isinstance(prompt, list) and isinstance(prompt[0], int):
+    return prompt
+  text = prompt if isinstance(prompt, str) else prompt[0]
+  ids = tokenizer.encode_response(text)[:-1]
+  if not ids:
+    raise wrong("prompt: there is no token in it.", "prompt")
+  return ids

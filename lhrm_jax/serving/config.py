@@ -1,0 +1,84 @@
+"""Knobs of a server: its engine, what a request may ask for, and what it starts from."""
+
+import dataclasses
+
+from lhrm_jax.config import (
+  MOST_ROWS,
+  MOST_TOKENS,
+  PATH,
+  SHORT,
+  TEMPERATURE_OR_GREEDY,
+  Range,
+  knob,
+  one_of,
+  real,
+  whole,
+)
+
+_LONGEST_CLOSING = 500  # characters
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+  """Knobs of the decode engine."""
+
+  slots: int = knob(8, whole(1, 4096), "Replies that are decoded together, one row each.")
+  context: int = knob(
+    0,
+    whole(0, MOST_TOKENS),
+    "Longest request in tokens, prompt and reply together; 0 takes the policy's positions.",
+  )
+  page_tokens: int = knob(
+    16,
+    whole(1, 4096),
+    "Tokens of a page, the unit of KV memory, of prefill and of the prefixes that requests share.",
+  )
+  kv_mib: float = knob(
+    0.0,
+    real(0, 2**30),
+    "KV memory in MiB, at least one request's; 0 has room for every slot's whole context.",
+  )
+  prefill_pages: int = knob(
+    4, whole(1, 4096), "Pages of prompts that run between two decoding steps."
+  )
+  quantum: int = knob(
+    64,
+    whole(1, MOST_TOKENS),
+    "Tokens after which a reply counts as long: it then yields its slot to requests that wait.",
+  )
+  waiting: int = knob(
+    64, whole(0, MOST_ROWS), "Requests that may wait for a slot; further ones are answered 429."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingConfig(EngineConfig):
+  """Knobs of a server."""
+
+  name: str = knob(
+    "", SHORT, "Name of the model in requests; empty takes the last part of its path."
+  )
+  temperature: float = knob(1.0, TEMPERATURE_OR_GREEDY, "Where a request sets none.")
+  top_p: float = knob(1.0, real(0, 1, above=True), "Where a request sets none.")
+  closing: str = knob(
+    "",
+    Range(
+      lambda x: isinstance(x, str) and len(x) <= _LONGEST_CLOSING,
+      f"text of at most {_LONGEST_CLOSING} characters",
+    ),
+    "Sentence that ends a thought cut by its budget.",
+  )
+  thresholds: str = knob(
+    "", PATH, "File of thresholds on p(think) by think rate, for the models NAME:auto-RATE."
+  )
+  max_choices: int = knob(8, whole(1, 1024), "Largest `n` of a request.")
+  request_seconds: float = knob(600.0, real(0, 1e6, above=True), "Longest time of one request.")
+  body_mib: float = knob(1.0, real(0, 1024, above=True), "Largest body of a request.")
+  body_seconds: float = knob(
+    20.0, real(0, 1e6, above=True), "Time in which a request's body has to arrive."
+  )
+  log: str = knob(
+    "off",
+    one_of("off", "requests", "text"),
+    'Lines of JSON on standard error: none, one per request, or ("text") with its prompt and reply.',
+  )

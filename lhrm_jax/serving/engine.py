@@ -1,0 +1,410 @@
+"""The decode engine: replies enter and leave its slots between two steps.
+
+One thread runs steps while there is work. A step admits requests, runs some pages of prompts, and
+draws one token for every slot. Its state is on the host but for the pool of keys and values: a
+reply that leaves its slot takes its pages with it, and continues from the same bits.
+"""
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from lhrm_jax import policy
+from lhrm_jax.policy import PolicyConfig, pages
+from lhrm_jax.sampling.dials import closing_ids
+from lhrm_jax.serving import programs
+from lhrm_jax.serving.config import ServingConfig
+from lhrm_jax.serving.memory import Pages, prefix_keys
+from lhrm_jax.serving.reply import TokenLogprob
+from lhrm_jax.serving.sequences import Decided, Failed, Finished, Row, next_waiting, victim
+from lhrm_jax.text import Tokenizer
+
+
+class BusyError(Exception):
+  """The queue is full.
+
+  Attributes:
+    retry_after: seconds after which a place may be free.
+  """
+
+  def __init__(self, message: str, retry_after: int):
+    super().__init__(message)
+    self.retry_after = retry_after
+
+
+class Engine:
+  """Decodes replies of one policy on one device.
+
+  Attributes:
+    context: longest request in tokens, prompt and reply together.
+    page_bytes: memory of one page of KV memory.
+    pages: which pages are free.
+    steps: decoding steps so far.
+    preemptions: replies that have left their slot for another so far.
+    failed: why the engine has stopped for good; "" while it works.
+  """
+
+  def __init__(
+    self, config: PolicyConfig, params: policy.Params, tokenizer: Tokenizer, c: ServingConfig
+  ):
+    """Raises:
+    ValueError: the context exceeds the policy's positions, or the memory is less than one
+      request's.
+    """
+    self._c = c
+    self.context = c.context or config.max_positions
+    if self.context > config.max_positions:
+      raise ValueError(
+        f"context={c.context} exceeds the {config.max_positions} positions of the policy."
+      )
+    self._counts = programs.page_counts(-(-self.context // c.page_tokens))
+    self.page_bytes = pages.page_bytes(config, c.page_tokens)
+    per_row = -(-self.context // c.page_tokens)
+    count = int(c.kv_mib * 2**20 / self.page_bytes) if c.kv_mib else c.slots * per_row
+    if count < per_row:
+      raise ValueError(
+        f"kv_mib={c.kv_mib:g} holds {count * c.page_tokens} tokens, and one request may have "
+        f"context={self.context}: set kv_mib to at least "
+        f"{math.ceil(per_row * self.page_bytes / 2**20 * 100) / 100:g}, or a smaller context."
+      )
+    closing = closing_ids(tokenizer, c.closing)
+    self._static = programs.Static(config, tokenizer.tag_ids.opening, closing, c.page_tokens)
+    # One placement for all that the programs read and return, or they would compile once more.
+    device = jax.devices()[0]
+    self._params = jax.device_put(policy.in_compute_dtype(config, params), device)
+    self._pool = jax.device_put(pages.empty(config, count + 1, c.page_tokens), device)
+    self.pages = Pages(count + 1)
+    self.steps = self.preemptions = 0
+    self.failed = ""
+    self._rows: list[Row | None] = [None] * c.slots
+    self._waiting: list[Row] = []
+    self._orders = itertools.count()
+    self._seconds_per_reply = 1.0
+    self._work = threading.Condition()
+    self._stopping = False
+    self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+  # What other threads call.
+
+  def start(self) -> None:
+    self._thread.start()
+
+  def stop(self) -> None:
+    """Ends the thread after its current step; replies that are not finished fail."""
+    with self._work:
+      self._stopping = True
+      self._work.notify()
+    self._thread.join()
+
+  @property
+  def active(self) -> int:
+    """Replies with a slot."""
+    return sum(row is not None for row in self._rows)
+
+  @property
+  def waiting(self) -> int:
+    """Replies without a slot."""
+    return len(self._waiting)
+
+  def submit(self, rows: Sequence[Row]) -> None:
+    """Queues the replies of one request; all of them or none.
+
+    Raises:
+      BusyError: there is no room in the queue.
+      RuntimeError: the engine has stopped.
+    """
+    with self._work:
+      if self.failed or self._stopping:
+        raise RuntimeError(self.failed or "the server is shutting down")
+      room = self._c.slots + self._c.waiting - self.active - self.waiting
+      if len(rows) > room:
+        ahead = max(1, self.waiting) / self._c.slots
+        raise BusyError(
+          f"{self.active} replies are being written and {self.waiting} wait; there is room for "
+          f"{room} more, and the request asks for {len(rows)}.",
+          retry_after=max(1, math.ceil(ahead * self._seconds_per_reply)),
+        )
+      for row in rows:
+        row.order = next(self._orders)
+        row.keys = prefix_keys(row.prompt, self._c.page_tokens)
+        self._waiting.append(row)
+      self._work.notify()
+
+  def cancel(self, rows: Sequence[Row]) -> None:
+    """Frees what the replies hold before the next step; nothing is emitted any more."""
+    with self._work:
+      for row in rows:
+        row.cancelled = True
+      self._work.notify()
+
+  def warm_up(self) -> None:
+    """Compiles every program; no reply waits for a compiler after that."""
+    static, params, c = self._static, self._params, self._c
+    hidden = None
+    for n in [0, *self._counts]:
+      table = np.zeros((1, n), np.int32)
+      tokens, place = np.zeros((1, c.page_tokens), np.int32), np.array([0, 1, 0], np.int32)
+      self._pool, hidden = programs.prefill(static, params, self._pool, tokens, place, table)
+    self._first(hidden, None)
+    for n in self._counts:
+      self._pool, drawn = programs.decode(
+        static, params, self._pool, np.zeros(c.slots, np.int32), np.zeros(c.slots, np.int32),
+        np.zeros((c.slots, n), np.int32), self._draws([None] * c.slots),
+      )  # fmt: skip
+    table = np.zeros(self._counts[-1], np.int32)
+    kept = jax.device_get(programs.read_pages(static, self._pool, table))
+    self._pool = programs.write_pages(static, self._pool, kept, table)
+    jax.block_until_ready((self._pool, drawn))
+
+  # The engine's own thread.
+
+  def _run(self) -> None:
+    while True:
+      with self._work:
+        self._work.wait_for(lambda: self._stopping or self._busy())
+        if self._stopping:
+          break
+      try:
+        self.step()
+      except Exception as error:
+        logging.getLogger(__name__).exception("the engine has stopped")
+        self.failed = f"the engine has stopped: {type(error).__name__}"
+        break
+    with self._work:
+      rows = [row for row in (*self._rows, *self._waiting) if row is not None]
+      self._rows, self._waiting = [None] * self._c.slots, []
+    for row in rows:
+      row.emit(Failed("engine_error", self.failed or "the server is shutting down"))
+
+  def _busy(self) -> bool:
+    return bool(self._waiting) or any(row is not None for row in self._rows)
+
+  def step(self) -> None:
+    """Admits, prefills and decodes once."""
+    self._drop_unwanted()
+    self._admit()
+    self._prefill()
+    self._decode()
+    self.steps += 1
+
+  def _drop_unwanted(self) -> None:
+    now = time.monotonic()
+    with self._work:
+      rows = [row for row in (*self._rows, *self._waiting) if row is not None]
+      unwanted = [row for row in rows if row.cancelled or now > row.deadline]
+      for row in unwanted:
+        self._free(row)
+        if row in self._waiting:
+          self._waiting.remove(row)
+    for row in unwanted:
+      if not row.cancelled:
+        row.emit(Failed("timeout", "the request took longer than the server allows"))
+
+  def _admit(self) -> None:
+    """Gives slots to waiting replies, some of which others have to leave."""
+    while self._waiting:
+      row = next_waiting(self._waiting, self.steps, self._c.quantum)
+      leaving = self._leaving_for(row)
+      if leaving is None:
+        return
+      for other in leaving:
+        self._preempt(other)
+      with self._work:
+        self._waiting.remove(row)
+        row.slot, row.served = self._rows.index(None), 0
+        self._rows[row.slot] = row
+      if row.kept is not None:
+        self._restore(row)
+
+  def _leaving_for(self, row: Row) -> list[Row] | None:
+    """Replies whose slot or memory a waiting one needs; `None` where they would not be enough."""
+    running, leaving = [r for r in self._rows if r is not None], []
+    needs = self._pages_of(len(row.prompt) if row.kept is None else row.position + 1)
+    room = self.pages.available
+    while len(running) == len(self._rows) or room < needs:
+      yields = victim(running, self._c.quantum, row)
+      if yields is None:
+        return None
+      leaving.append(yields)
+      running.remove(yields)
+      room += self.pages.freed_by(yields.pages)
+    return leaving
+
+  def _pages_of(self, tokens: int) -> int:
+    return -(-tokens // self._c.page_tokens)
+
+  def _preempt(self, row: Row) -> None:
+    """Moves a reply's keys and values to the host; one without a token starts again."""
+    if row.decoding:
+      used = len(row.pages)
+      kept = programs.read_pages(self._static, self._pool, self._table(row, self._counts[-1]))
+      size = used * self._c.page_tokens
+      row.kept = jax.tree.map(
+        lambda x: x[..., :size, :].copy() if x.ndim > 1 else x, jax.device_get(kept)
+      )
+      row.waits_since = self.steps
+    self._free(row)
+    row.filled = row.cached = 0
+    with self._work:
+      self._waiting.append(row)
+    self.preemptions += 1
+
+  def _restore(self, row: Row) -> None:
+    kept, row.kept = row.kept, None
+    most = self._counts[-1] * self._c.page_tokens
+
+    def padded(x: np.ndarray) -> np.ndarray:
+      if x.ndim == 1:
+        return x
+      return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, most - x.shape[-2]), (0, 0)])
+
+    size = jax.tree.leaves(kept.values)[0].shape[-2]
+    row.pages = [self.pages.take() for _ in range(self._pages_of(size))]
+    self._pool = programs.write_pages(
+      self._static, self._pool, jax.tree.map(padded, kept), self._table(row, self._counts[-1])
+    )
+
+  def _free(self, row: Row) -> None:
+    self.pages.release(row.pages)
+    row.pages = []
+    if row.slot is not None:
+      self._rows[row.slot], row.slot = None, None
+
+  def _table(self, row: Row, count: int) -> np.ndarray:
+    """The first `count` pages of a reply, followed by `NOWHERE`."""
+    table = np.full(count, pages.NOWHERE, np.int32)
+    table[: len(row.pages)] = row.pages[:count]
+    return table
+
+  def _take_page(self, row: Row) -> bool:
+    """Adds a page to a reply, for which another may have to leave; False if it left itself."""
+    while (page := self.pages.take()) is None:
+      yields = victim((r for r in self._rows if r is not None), self._c.quantum)
+      self._preempt(yields)
+      if yields is row:
+        return False
+    row.pages.append(page)
+    return True
+
+  def _prefill(self) -> None:
+    """Runs pages of prompts: one of the oldest prompt, then of those that are soonest done."""
+    for i in range(self._c.prefill_pages):
+      filling = [row for row in self._rows if row is not None and not row.decoding]
+      if not filling:
+        return
+      row = min(filling, key=lambda r: (i and len(r.prompt) - r.filled, r.order))
+      self._prefill_page(row)
+
+  def _prefill_page(self, row: Row) -> None:
+    size, ids = self._c.page_tokens, row.prompt
+    while (at := row.filled // size) < len(row.keys):
+      shared = self.pages.share(row.keys[at])
+      if shared is None:
+        break
+      row.pages.append(shared)
+      row.filled = row.cached = row.filled + size
+    if not self._take_page(row):
+      return
+    count = min(size, len(ids) - row.filled)
+    tokens = np.zeros((1, size), np.int32)
+    tokens[0, :count] = ids[row.filled : row.filled + count]
+    place = np.array([row.filled, count, row.pages[-1]], np.int32)
+    table = self._table(row, next(n for n in (0, *self._counts) if n >= at))
+    self._pool, hidden = programs.prefill(
+      self._static, self._params, self._pool, tokens, place, table[None]
+    )
+    row.filled += count
+    if at < len(row.keys):
+      self.pages.publish(row.pages[-1], row.keys[at])
+    if row.filled == len(ids):
+      self._emit_first(row, *self._first(hidden, row))
+
+  def _first(self, hidden: jax.Array, row: Row | None) -> tuple[programs.Drawn, np.ndarray]:
+    odds, bias, forced = math.nan, 0.0, -1
+    if row is not None:
+      s = row.settings
+      forced, bias = s.forced, s.tag_bias
+      if s.threshold is not None:
+        with np.errstate(divide="ignore"):
+          odds = np.log(np.float64(s.threshold)) - np.log1p(-np.float64(s.threshold))
+    return jax.device_get(
+      programs.first_token(
+        self._static, self._params, hidden, self._draws([row]), np.array([forced], np.int32),
+        np.array([bias], np.float32), np.array([odds], np.float32),
+      )
+    )  # fmt: skip
+
+  def _emit_first(self, row: Row, drawn: programs.Drawn, modes: np.ndarray) -> None:
+    think, no_think, neither = (float(p) for p in modes[0])
+    mode = row.reply.mode_of(int(drawn.tokens[0]))
+    p_think = 1 / (1 + math.exp(min(no_think - think, 700.0)))
+    row.emit(Decided(mode, p_think, math.exp(neither), row.cached))
+    self._push(row, drawn, 0)
+
+  def _decode(self) -> None:
+    for row in list(self._rows):
+      if row is None or row.slot is None or not row.decoding:
+        continue
+      if row.position // self._c.page_tokens >= len(row.pages):
+        self._take_page(row)
+    running = [row if row is not None and row.decoding else None for row in self._rows]
+    decoding = [row for row in running if row is not None]
+    if not decoding:
+      return
+    most = max(row.position for row in decoding) // self._c.page_tokens + 1
+    n = next(n for n in self._counts if n >= most)
+    tokens, positions = (np.zeros(len(running), np.int32) for _ in range(2))
+    table = np.full((len(running), n), pages.NOWHERE, np.int32)
+    for row in decoding:
+      tokens[row.slot], positions[row.slot] = row.reply.tokens[-1], row.position
+      table[row.slot] = self._table(row, n)
+    self._pool, drawn = programs.decode(
+      self._static, self._params, self._pool, tokens, positions, table, self._draws(running)
+    )
+    drawn = jax.device_get(drawn)
+    for row in decoding:
+      self._push(row, drawn, row.slot)
+
+  def _draws(self, rows: Sequence[Row | None]) -> programs.Draws:
+    n = len(rows)
+    d = programs.Draws(
+      seeds=np.zeros((n, 3), np.uint32), steps=np.zeros(n, np.int32),
+      temperature=np.zeros(n, np.float32), top_p=np.ones(n, np.float32),
+      top_k=np.zeros(n, np.int32), thinking=np.zeros(n, bool), budget=np.zeros(n, np.int32),
+      tops=np.zeros(n, bool),
+    )  # fmt: skip
+    for i, row in enumerate(rows):
+      if row is not None:
+        s = row.settings
+        d.seeds[i] = s.seed & 0xFFFFFFFF, s.seed >> 32, s.choice
+        d.steps[i], d.thinking[i] = len(row.reply.tokens), row.reply.thinking
+        d.temperature[i], d.top_p[i], d.top_k[i] = s.temperature, s.top_p, s.top_k
+        d.budget[i], d.tops[i] = s.budget, s.tops > 0
+    return d
+
+  def _push(self, row: Row, drawn: programs.Drawn, i: int) -> None:
+    """Adds a drawn token to a reply."""
+    count = row.settings.tops
+    tops = drawn.top_ids[i, :count].tolist(), drawn.top_logprobs[i, :count].tolist()
+    token = TokenLogprob(
+      int(drawn.tokens[i]), float(drawn.logprobs[i]), tuple(zip(*tops, strict=True))
+    )
+    pieces = row.reply.push(token)
+    row.served += 1
+    done = row.reply.finish_reason
+    if done:
+      with self._work:
+        self._free(row)
+      took = time.monotonic() - row.arrived
+      self._seconds_per_reply += 0.1 * (took - self._seconds_per_reply)
+    if not row.cancelled:
+      for piece in pieces:
+        row.emit(piece)
+      if done:
+        row.emit(Finished(done))

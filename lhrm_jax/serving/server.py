@@ -1,0 +1,127 @@
+"""One process that serves one policy."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from lhrm_jax import policy
+from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.serving.api import Service, create_app
+from lhrm_jax.serving.asked import Defaults
+from lhrm_jax.serving.config import ServingConfig
+from lhrm_jax.serving.engine import Engine
+from lhrm_jax.serving.guard import is_loopback
+from lhrm_jax.serving.metrics import Metrics
+from lhrm_jax.text import Tokenizer
+
+_SHORTEST_KEY = 16  # characters
+_SHUTDOWN_S = 5  # for replies that are being written
+_CONNECTIONS = 64  # beyond those that a slot or a place in the queue can have
+
+
+def bind(host: str, port: int, key: str) -> socket.socket:
+  """A socket on the address; nobody can connect before `serve`.
+
+  Args:
+    host: address or name of this machine.
+    port: 0 for a free one.
+    key: what requests have to bear, "" for none.
+
+  Raises:
+    ValueError: others than this machine could ask without a key; or the key is short; or the
+      address cannot be had.
+  """
+  if not key and not is_loopback(host):
+    raise ValueError(
+      f"--host {host} is reached by other machines: set a key that requests have to bear, in the "
+      "environment variable LHRM_API_KEY or by --api_key_file, or keep to --host 127.0.0.1."
+    )
+  if key and (len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key):
+    raise ValueError(
+      f"The key has to be of {_SHORTEST_KEY} or more printable ASCII characters without spaces, "
+      "as `openssl rand -hex 16` prints them."
+    )
+  family = socket.AF_INET6 if ":" in host else socket.AF_INET
+  listening = socket.socket(family, socket.SOCK_STREAM)
+  try:
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
+  except (OSError, OverflowError) as error:
+    listening.close()
+    raise ValueError(
+      f"--host {host} --port {port} cannot be had: {error}. Choose another port; 0 takes a free one."
+    ) from error
+  return listening
+
+
+def serve(
+  config: PolicyConfig,
+  params: policy.Params,
+  tokenizer: Tokenizer,
+  c: ServingConfig,
+  listening: socket.socket,
+  *,
+  key: str = "",
+  threshold_at: Callable[[float], float] | None = None,
+) -> None:
+  """Compiles, prints the address, and serves until SIGINT or SIGTERM.
+
+  Args:
+    config: static part of the policy.
+    params: its parameters.
+    tokenizer: its tokenizer.
+    c: knobs, with a name.
+    listening: from `bind`.
+    key: bearer token that requests have to bear, "" for none.
+    threshold_at: threshold on p(think) for a wanted think rate, if calibrated.
+
+  Raises:
+    ValueError: the knobs do not fit the policy.
+  """
+  engine = Engine(config, params, tokenizer, c)
+  defaults = Defaults(c.name, engine.context, c.temperature, c.top_p, c.max_choices, threshold_at)
+  service = Service(engine, tokenizer, defaults, c, Metrics(engine, c.slots))
+  app = create_app(service, key)
+  engine.warm_up()
+  engine.start()
+  host, port = listening.getsockname()[:2]
+  address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+  server = _Server(
+    uvicorn.Config(
+      app, log_level="warning", access_log=False, server_header=False, lifespan="off",
+      ws="none", timeout_graceful_shutdown=_SHUTDOWN_S, h11_max_incomplete_event_size=2**16,
+      limit_concurrency=c.slots + c.waiting + _CONNECTIONS,
+    ),
+    f"{c.name} is served at {address}",
+  )  # fmt: skip
+  try:
+    asyncio.run(server.serve(sockets=[listening]))
+  finally:
+    engine.stop()
+
+
+class _Server(uvicorn.Server):
+  """Says when it listens, and ends by a signal as by itself: uvicorn would raise it again."""
+
+  def __init__(self, config: uvicorn.Config, ready: str):
+    super().__init__(config)
+    self._ready = ready
+
+  async def startup(self, sockets=None) -> None:
+    await super().startup(sockets)
+    print(self._ready, flush=True)
+
+  @contextlib.contextmanager
+  def capture_signals(self):
+    before = {
+      number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+      yield
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
