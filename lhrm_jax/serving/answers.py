@@ -42,9 +42,11 @@ def completion(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
 def chat_chunk(job: Job, index: int, event: Event, tokenizer: Tokenizer) -> dict[str, Any] | None:
   """The chunk of a chat stream that tells an event; `None` where there is nothing to tell."""
   choice: dict[str, Any] = {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
+  routing = {}
   if isinstance(event, Decided):
     choice["delta"] = {"role": "assistant", "content": ""}
     choice["routing"] = job.routing(index)
+    routing = {"routing": choice["routing"]}
   elif isinstance(event, Finished):
     choice["finish_reason"] = event.reason
   elif isinstance(event, Piece):
@@ -56,7 +58,7 @@ def chat_chunk(job: Job, index: int, event: Event, tokenizer: Tokenizer) -> dict
       choice["delta"] = {"reasoning": event.text, "reasoning_content": event.text}
     elif choice["logprobs"] is None:
       return None
-  return _chunk(job, "chat.completion.chunk", [choice])
+  return _chunk(job, "chat.completion.chunk", [choice]) | routing
 
 
 def completion_chunk(
@@ -64,8 +66,10 @@ def completion_chunk(
 ) -> dict[str, Any] | None:
   """Like `chat_chunk`, of a stream of plain text."""
   choice: dict[str, Any] = {"index": index, "text": "", "logprobs": None, "finish_reason": None}
+  routing = {}
   if isinstance(event, Decided):
     choice["routing"] = job.routing(index)
+    routing = {"routing": choice["routing"]}
   elif isinstance(event, Finished):
     choice["finish_reason"] = event.reason
   elif isinstance(event, Piece):
@@ -74,7 +78,7 @@ def completion_chunk(
     choice["logprobs"] = _logprobs(job, tokens, tokenizer) if tokens else None
     if not event.text and choice["logprobs"] is None:
       return None
-  return _chunk(job, "text_completion", [choice])
+  return _chunk(job, "text_completion", [choice]) | routing
 
 
 def usage_chunk(job: Job, kind: str) -> dict[str, Any]:

@@ -80,5 +80,5 @@ class ServingConfig(EngineConfig):
   log: str = knob(
     "off",
     one_of("off", "requests", "text"),
-    'Lines of JSON on standard error: none, one per request, or ("text") with its prompt and reply.',
+    "Lines of JSON on standard error: none, one per request, or one with its prompt and replies.",
   )

@@ -53,7 +53,7 @@ def bind(host: str, port: int, key: str) -> socket.socket:
   except (OSError, OverflowError) as error:
     listening.close()
     raise ValueError(
-      f"--host {host} --port {port} cannot be had: {error}. Choose another port; 0 takes a free one."
+      f"--host {host} --port {port} cannot be had: {error}. Another port may be free; 0 takes one."
     ) from error
   return listening
 
