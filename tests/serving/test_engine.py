@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import itertools
 import time
 
 import jax
@@ -12,11 +11,10 @@ import pytest
 
 from lhrm_jax import policy
 from lhrm_jax.policy import pages
-from lhrm_jax.sampling import sample
 from lhrm_jax.serving import BusyError, Engine, Reply, Row, ServingConfig, Settings, programs
 from lhrm_jax.serving.sequences import Decided, Failed, Finished, Piece
 from lhrm_jax.text import tags
-from tests.conftest import make_prompts, make_spec
+from tests.conftest import policy_logits
 
 # One set of programs for all of these tests. 14 pages are fewer than three replies can fill.
 KNOBS = {"slots": 3, "page_tokens": 8, "quantum": 4, "waiting": 20, "closing": " so"}
@@ -82,21 +80,22 @@ def alone(make, endless):
   return replies
 
 
-def test_greedy_replies_are_the_samplers(make, config, params, tokenizer, rows, endless):
-  """Prompts of several pages, both modes, beside each other."""
-  spec = dataclasses.replace(make_spec(tokenizer, samples=1, temperature=0.0), eos_ids=())
-  prompts = make_prompts(tokenizer, rows)
-  expected = sample(config, spec, params, prompts, jax.random.key(0))
+def test_greedy_tokens_are_the_most_likely_ones_of_one_pass(make, config, params, endless):
+  """Prompts of several pages, both modes, beside each other; by the policy without a cache."""
   wanted = [
-    row(endless, prompts.tokens[b, : prompts.lengths[b]].tolist(), 9, temperature=0.0, forced=mode)
-    for b, mode in itertools.product(range(6), range(2))
+    row(endless, PROMPTS[i], 20, temperature=0.0, forced=i % 2, tops=1) for i in range(len(PROMPTS))
   ]
   finish(make(), *wanted)
-  closing = tokenizer.tag_ids.closing[tags.NO_THINK]
-  for made, ids in zip(wanted, expected.responses.reshape(12, 9).tolist(), strict=True):
-    if made.settings.forced == tags.NO_THINK and closing in ids:
-      ids = ids[: ids.index(closing) + 1]  # a direct answer ends there
-    assert made.reply.tokens == ids
+  texts = np.zeros((len(PROMPTS), 48), np.int32)
+  for i, made in enumerate(wanted):
+    whole = [*PROMPTS[i], *made.reply.tokens]
+    texts[i, : len(whole)] = whole
+  logprobs = jax.nn.log_softmax(policy_logits(config, params, texts))
+  for i, made in enumerate(wanted):
+    after = np.arange(len(made.reply.tokens)) + len(PROMPTS[i]) - 1
+    assert made.reply.tokens[1:] == np.argmax(logprobs[i, after[1:]], axis=1).tolist()
+    expected = logprobs[i, after, np.array(made.reply.tokens)]
+    np.testing.assert_allclose([p for _, p in told(made)], expected, atol=2e-5)
 
 
 def test_replies_do_not_depend_on_their_neighbours(make, alone, endless):
