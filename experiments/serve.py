@@ -1,4 +1,4 @@
-"""Serves a policy with OpenAI's API; its first token decides whether it thinks.
+"""Serves a policy with OpenAI's API; the first token of a reply decides whether it thinks.
 
   python -m experiments.serve --config.init_from=RUN
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from lhrm_jax.config import nearest
@@ -119,7 +119,7 @@ def create_app(service: Service, key: str = "") -> Guard:
       raise ApiError(503, f"{service.engine.failed}.", code="unavailable")
     return {"status": "ok"}
 
-  @app.get("/metrics", responses={401: _ERRORS[401]})
+  @app.get("/metrics", responses={401: _ERRORS[401]}, response_class=PlainTextResponse)
   async def exposition() -> Response:
     return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 

@@ -29,6 +29,7 @@ class Choice:
     decided: its first token, `None` before it is known.
     texts: what was said so far, by part.
     tokens: its tokens with their log-probabilities.
+    reasoning_tokens: of these, tokens of the thought.
     finish_reason: "" before its end.
     first_at: time of its first token.
   """
@@ -37,6 +38,7 @@ class Choice:
   decided: Decided | None = None
   texts: dict[str, str] = dataclasses.field(default_factory=lambda: {REASONING: "", CONTENT: ""})
   tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
+  reasoning_tokens: int = 0
   finish_reason: str = ""
   first_at: float = 0.0
 
@@ -115,6 +117,7 @@ class Job:
         choice.texts[event.part] += event.text
         if event.token is not None:
           choice.tokens.append(event.token)
+          choice.reasoning_tokens += event.thought
       else:
         choice.finish_reason = event.reason
         open_choices -= 1
@@ -127,7 +130,6 @@ class Job:
 
   def usage(self) -> dict:
     """Tokens of the prompt and of all replies so far."""
-    replies = [choice.row.reply for choice in self.choices]
     completion = sum(len(choice.tokens) for choice in self.choices)
     cached = max((c.decided.cached_tokens for c in self.choices if c.decided), default=0)
     return {
@@ -136,7 +138,7 @@ class Job:
       "total_tokens": len(self.asked.prompt) + completion,
       "prompt_tokens_details": {"cached_tokens": cached},
       "completion_tokens_details": {
-        "reasoning_tokens": sum(reply.reasoning_tokens for reply in replies)
+        "reasoning_tokens": sum(choice.reasoning_tokens for choice in self.choices)
       },
     }
 

@@ -33,11 +33,13 @@ class Piece:
     part: `REASONING` or `CONTENT`.
     text: may be empty: a tag's, or one held back until more is known.
     token: the token, `None` at the end of a reply.
+    thought: whether the token is one of a thought, whose tags are not.
   """
 
   part: str
   text: str
   token: TokenLogprob | None = None
+  thought: bool = False
 
 
 class TextStream:
@@ -101,7 +103,6 @@ class Reply:
   Attributes:
     tokens: ids so far, opening tag and end of sequence included.
     mode: `tags.THINK`, `tags.NO_THINK` or `tags.INVALID_MODE`; `None` before the first token.
-    reasoning_tokens: tokens of the thought, without its tags.
     finish_reason: `STOP`, `LENGTH`, or "" while it grows.
   """
 
@@ -116,7 +117,6 @@ class Reply:
     """
     self.tokens: list[int] = []
     self.mode: int | None = None
-    self.reasoning_tokens = 0
     self.finish_reason = ""
     self._tokenizer, self._max_tokens, self._raw = tokenizer, max_tokens, raw
     self._part, self._text = CONTENT, TextStream(tokenizer.decode)
@@ -154,7 +154,7 @@ class Reply:
 
   def _tag(self, token: TokenLogprob) -> list[Piece]:
     if self._raw:
-      pieces = self._ordinary(token, counts=False)
+      pieces = [dataclasses.replace(piece, thought=False) for piece in self._ordinary(token)]
       self._part = REASONING if len(self.tokens) == 1 and self.mode == tags.THINK else CONTENT
       return pieces
     if len(self.tokens) == 1:
@@ -163,14 +163,13 @@ class Reply:
     self._part, self._text = CONTENT, TextStream(self._tokenizer.decode)
     return [rest]
 
-  def _ordinary(self, token: TokenLogprob, *, counts: bool = True) -> list[Piece]:
-    self.reasoning_tokens += self.thinking and counts
+  def _ordinary(self, token: TokenLogprob) -> list[Piece]:
     text, stopped = self._text.push(token.token_id), False
     if self._raw or not self.thinking:
       text, stopped = self._stops.push(text)
     if stopped:
       self.finish_reason = STOP
-    return [Piece(self._part, text, token)]
+    return [Piece(self._part, text, token, self.thinking)]
 
   def _end(self, reason: str, token: TokenLogprob | None = None) -> list[Piece]:
     """Flushes what was held back; a stop string may turn up in it."""

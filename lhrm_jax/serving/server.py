@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -86,6 +87,8 @@ def serve(
   defaults = Defaults(c.name, engine.context, c.temperature, c.top_p, c.max_choices, threshold_at)
   service = Service(engine, tokenizer, defaults, c, Metrics(engine, c.slots))
   app = create_app(service, key)
+  # It warns where something was sent to a client that has left, which is nobody's mistake.
+  logging.getLogger("asyncio").setLevel(logging.ERROR)
   engine.warm_up()
   engine.start()
   host, port = listening.getsockname()[:2]

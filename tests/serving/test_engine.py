@@ -193,7 +193,7 @@ def test_dials_choose_the_mode_and_end_the_thought(make, endless, tokenizer):
   assert modes[:3] == [tags.THINK, tags.NO_THINK, tags.THINK] and modes[3] != tags.THINK
   (cut,) = finish(engine, row(endless, PROMPTS[1], 20, budget=5, temperature=0.0))
   assert tokenizer.decode(cut.reply.tokens[6:8]) == " so</think>"
-  assert cut.reply.reasoning_tokens == 6
+  assert sum(event.thought for event in cut.events if isinstance(event, Piece)) == 6
 
 
 def test_choices_of_a_request_differ_and_alternatives_are_told_on_demand(make, endless):
