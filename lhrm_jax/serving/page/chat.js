@@ -78,6 +78,7 @@ async function ask() {
     turns.push({ role: "assistant", content: content.textContent });
   } catch (error) {
     finish = "stopped";
+    turns.pop();  // a question without a reply is no part of the conversation
     if (error.name !== "AbortError") add(article, "div", "error text", error.message);
   }
   running = null;
@@ -86,6 +87,7 @@ async function ask() {
   if (usage) told.push(`${usage.completion_tokens} tokens, ${usage.completion_tokens_details.reasoning_tokens} of them thought`);
   told.push(`first token ${Math.round(first)} ms`, `all ${Math.round(performance.now() - began)} ms`, finish);
   facts.textContent = routing.lane ? told.join(" · ") : "";
+  $("log").scrollTop = $("log").scrollHeight;
 }
 
 $("form").addEventListener("submit", async (event) => {
