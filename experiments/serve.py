@@ -27,10 +27,12 @@ def main(_) -> None:
     raise UserError(f"{error}: install what serving needs, pip install '.[serve]'") from error
   setup.use_compilation_cache(c.compilation_cache)
   with as_user_error(ValueError), server.bind(_HOST.value, _PORT.value, key) as listening:
-    policy_config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
-    server.serve(
-      policy_config, params, tokenizer, settings, listening, key=key, threshold_at=threshold_at
-    )
+    policies = {}
+    for lane, init_from in (("core", c.init_from), ("fast", settings.fast.init_from)):
+      if init_from:
+        config, tokenizer, params = setup.load_policy(init_from, parallel.make_mesh())
+        policies[lane] = server.Policy(config, params, tokenizer)
+    server.serve(policies, settings, listening, key=key, threshold_at=threshold_at)
 
 
 if __name__ == "__main__":

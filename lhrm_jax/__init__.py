@@ -24,7 +24,7 @@ Each package with an example; modules are imported as in `from lhrm_jax.objectiv
 - `evaluation`: Hybrid Accuracy, the evaluator, figures, the report
     hacc = evaluation.hybrid_accuracy(scores, lengths, chosen_mode).score
 - `serving`: the decode engine and the server around it
-    serving.server.serve(config, params, tokenizer, serving.ServingConfig(name="tiny"), listening)
+    serving.server.serve({"core": (config, params, tokenizer)}, c, listening)
 - `runs`: what a run needs around its maths: config, run folder, checkpoints, logs
     policy_config, tokenizer, params = runs.setup.load_policy("runs/arithmetic", mesh)
 - `planning`: costs of a config on chips, by ahead-of-time compilation

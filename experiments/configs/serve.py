@@ -11,5 +11,5 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.init_from = ""
   config.compilation_cache = "~/.cache/lhrm_jax/xla"
-  config.update(dataclasses.asdict(ServingConfig()))
+  config.update(ConfigDict(dataclasses.asdict(ServingConfig())))
   return config

@@ -7,12 +7,11 @@ from typing import Any
 from lhrm_jax.serving.jobs import Job
 from lhrm_jax.serving.reply import CONTENT, Piece, TokenLogprob
 from lhrm_jax.serving.sequences import Decided, Event, Finished
-from lhrm_jax.text import Tokenizer
 
 _LEAST = -9999.0  # JSON has no infinity; OpenAI's value for a token that is as good as impossible
 
 
-def chat(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+def chat(job: Job) -> dict[str, Any]:
   """A whole chat completion."""
   choices = []
   for i, choice in enumerate(job.choices):
@@ -21,25 +20,25 @@ def chat(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
                "reasoning": reasoning, "reasoning_content": reasoning}  # fmt: skip
     choices.append({
       "index": i, "message": message, "finish_reason": choice.finish_reason,
-      "logprobs": _chat_logprobs(job, choice.tokens, tokenizer), "routing": job.routing(i),
+      "logprobs": _chat_logprobs(job, i, choice.tokens), "routing": job.routing(i),
     })  # fmt: skip
   return _whole(job, "chat.completion", choices)
 
 
-def completion(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+def completion(job: Job) -> dict[str, Any]:
   """A whole completion: the text with its tags."""
   choices = [
     {
       "index": i, "text": choice.texts["reasoning"] + choice.texts["content"],
       "finish_reason": choice.finish_reason,
-      "logprobs": _logprobs(job, choice.tokens, tokenizer), "routing": job.routing(i),
+      "logprobs": _logprobs(job, i, choice.tokens), "routing": job.routing(i),
     }
     for i, choice in enumerate(job.choices)
   ]  # fmt: skip
   return _whole(job, "text_completion", choices)
 
 
-def chat_chunk(job: Job, index: int, event: Event, tokenizer: Tokenizer) -> dict[str, Any] | None:
+def chat_chunk(job: Job, index: int, event: Event) -> dict[str, Any] | None:
   """The chunk of a chat stream that tells an event; `None` where there is nothing to tell."""
   choice: dict[str, Any] = {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
   routing = {}
@@ -51,7 +50,7 @@ def chat_chunk(job: Job, index: int, event: Event, tokenizer: Tokenizer) -> dict
     choice["finish_reason"] = event.reason
   elif isinstance(event, Piece):
     tokens = [event.token] if event.token else []
-    choice["logprobs"] = _chat_logprobs(job, tokens, tokenizer) if tokens else None
+    choice["logprobs"] = _chat_logprobs(job, index, tokens) if tokens else None
     if event.text and event.part == CONTENT:
       choice["delta"] = {"content": event.text}
     elif event.text:
@@ -61,9 +60,7 @@ def chat_chunk(job: Job, index: int, event: Event, tokenizer: Tokenizer) -> dict
   return _chunk(job, "chat.completion.chunk", [choice]) | routing
 
 
-def completion_chunk(
-  job: Job, index: int, event: Event, tokenizer: Tokenizer
-) -> dict[str, Any] | None:
+def completion_chunk(job: Job, index: int, event: Event) -> dict[str, Any] | None:
   """Like `chat_chunk`, of a stream of plain text."""
   choice: dict[str, Any] = {"index": index, "text": "", "logprobs": None, "finish_reason": None}
   routing = {}
@@ -75,7 +72,7 @@ def completion_chunk(
   elif isinstance(event, Piece):
     choice["text"] = event.text
     tokens = [event.token] if event.token else []
-    choice["logprobs"] = _logprobs(job, tokens, tokenizer) if tokens else None
+    choice["logprobs"] = _logprobs(job, index, tokens) if tokens else None
     if not event.text and choice["logprobs"] is None:
       return None
   return _chunk(job, "text_completion", [choice]) | routing
@@ -106,9 +103,10 @@ def _finite(logprob: float) -> float:
   return logprob if math.isfinite(logprob) else _LEAST
 
 
-def _chat_logprobs(job: Job, tokens: list[TokenLogprob], tokenizer: Tokenizer) -> dict | None:
+def _chat_logprobs(job: Job, index: int, tokens: list[TokenLogprob]) -> dict | None:
   if not job.asked.logprobs:
     return None
+  tokenizer = job.tokenizer(index)
 
   def told(token_id: int, logprob: float) -> dict[str, Any]:
     text = tokenizer.decode([token_id])
@@ -121,9 +119,10 @@ def _chat_logprobs(job: Job, tokens: list[TokenLogprob], tokenizer: Tokenizer) -
   }
 
 
-def _logprobs(job: Job, tokens: list[TokenLogprob], tokenizer: Tokenizer) -> dict | None:
+def _logprobs(job: Job, index: int, tokens: list[TokenLogprob]) -> dict | None:
   if not job.asked.logprobs:
     return None
+  tokenizer = job.tokenizer(index)
   texts = [tokenizer.decode([t.token_id]) for t in tokens]
   return {
     "tokens": texts,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import importlib.resources
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,12 +18,11 @@ from lhrm_jax.config import nearest
 from lhrm_jax.serving import answers, asked
 from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
 from lhrm_jax.serving.config import ServingConfig
-from lhrm_jax.serving.engine import Engine
 from lhrm_jax.serving.errors import ApiError
 from lhrm_jax.serving.guard import Guard
 from lhrm_jax.serving.jobs import Job
+from lhrm_jax.serving.lanes import Lane
 from lhrm_jax.serving.metrics import Metrics
-from lhrm_jax.text import Tokenizer
 
 _GONE = 499  # status of a request whose client left, in metrics and logs
 _SECURITY = {
@@ -51,16 +50,13 @@ class Service:
   """What the routes work with.
 
   Attributes:
-    engine: decodes.
-    tokenizer: of the policy.
+    lanes: by name.
     defaults: what the server sets for all requests.
     config: knobs of the server.
     metrics: counters.
-    slots: the engine's.
   """
 
-  engine: Engine
-  tokenizer: Tokenizer
+  lanes: Mapping[str, Lane]
   defaults: asked.Defaults
   config: ServingConfig
   metrics: Metrics
@@ -115,8 +111,9 @@ def create_app(service: Service, key: str = "") -> Guard:
 
   @app.get("/health", responses={503: _ERRORS[503]})
   async def health() -> dict[str, str]:
-    if service.engine.failed:
-      raise ApiError(503, f"{service.engine.failed}.", code="unavailable")
+    for lane in service.lanes.values():
+      if lane.engine.failed:
+        raise ApiError(503, f"{lane.engine.failed}.", code="unavailable")
     return {"status": "ok"}
 
   @app.get("/metrics", responses={401: _ERRORS[401]}, response_class=PlainTextResponse)
@@ -160,16 +157,17 @@ async def _reply(
 ) -> Response:
   """Runs a request, and answers it whole or as a stream."""
   raw = isinstance(body, CompletionRequest)
-  prompt = await run_in_threadpool(asked.prompt_ids, body, service.tokenizer)
-  wanted = asked.of_request(body, prompt, service.tokenizer.vocab_size, service.defaults)
-  job = Job(wanted, body.model, service.tokenizer, service.config.request_seconds, raw=raw)
-  job.submit(service.engine)
+  prompts = await run_in_threadpool(asked.prompts_by_lane, body, service.lanes)
+  wanted = asked.of_request(body, prompts, service.lanes, service.defaults)
+  c = service.config
+  job = Job(wanted, body.model, service.lanes, c.router, c.request_seconds, raw=raw)
+  job.submit()
   events, gone = job.events(), asyncio.ensure_future(_disconnected(request.receive))
 
   def end(status: int) -> None:
     gone.cancel()
-    job.cancel(service.engine)
-    job.account(service.metrics, service.config.log, status, lambda: _texts(service, job))
+    job.cancel()
+    job.account(service.metrics, c.log, status, lambda: _texts(job))
 
   def stream_end(status: int) -> None:
     service.metrics.requests.labels(str(status)).inc()
@@ -180,7 +178,7 @@ async def _reply(
       # The headers tell what the first token decides.
       first = await _unless(gone, anext(events))
       usage = bool(body.stream_options and body.stream_options.include_usage)
-      chunks = _chunks(service, job, first, events, raw, usage)
+      chunks = _chunks(job, first, events, raw, usage)
       return Stream(chunks, job.headers(), gone, stream_end)
     await _unless(gone, _to_the_end(events))
   except BaseException as error:
@@ -188,7 +186,7 @@ async def _reply(
     raise
   end(200)
   service.metrics.requests.labels("200").inc()
-  whole = (answers.completion if raw else answers.chat)(job, service.tokenizer)
+  whole = (answers.completion if raw else answers.chat)(job)
   return JSONResponse(whole, headers=job.headers())
 
 
@@ -222,14 +220,14 @@ async def _unless(gone: asyncio.Future, awaited) -> Any:
 
 
 async def _chunks(
-  service: Service, job: Job, first: tuple, events: AsyncIterator, raw: bool, usage: bool
+  job: Job, first: tuple, events: AsyncIterator, raw: bool, usage: bool
 ) -> AsyncIterator[bytes]:
   """The events of a stream as bytes; an error ends it with an event of its own."""
   chunk = answers.completion_chunk if raw else answers.chat_chunk
-  told = chunk(job, *first, service.tokenizer)
+  told = chunk(job, *first)
   yield answers.as_event(told)
   async for index, event in events:
-    if (told := chunk(job, index, event, service.tokenizer)) is not None:
+    if (told := chunk(job, index, event)) is not None:
       yield answers.as_event(told)
   if usage:
     yield answers.as_event(answers.usage_chunk(job, told["object"]))
@@ -270,6 +268,6 @@ def _part(data: bytes) -> dict[str, Any]:
   return {"type": "http.response.body", "body": data, "more_body": True}
 
 
-def _texts(service: Service, job: Job) -> dict[str, Any]:
-  prompt = service.tokenizer.decode(list(job.asked.prompt))
+def _texts(job: Job) -> dict[str, Any]:
+  prompt = job.tokenizer(0).decode(list(job.choices[0].row.prompt))
   return {"prompt": prompt, "replies": [choice.texts for choice in job.choices]}

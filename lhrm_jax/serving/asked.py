@@ -3,10 +3,11 @@
 import dataclasses
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
 from lhrm_jax.serving.errors import ApiError, wrong
+from lhrm_jax.serving.lanes import CORE, Lane
 from lhrm_jax.serving.sequences import Settings
 from lhrm_jax.text import Tokenizer, tags
 
@@ -16,21 +17,32 @@ _FORCED_BY_EFFORT = {"none": tags.NO_THINK, "minimal": tags.NO_THINK, "high": ta
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-  """A request as the engine sees it.
+class Part:
+  """A request in one lane.
 
   Attributes:
     prompt: ids of the prompt.
-    settings: of each choice; they differ in `choice`.
     max_tokens: longest reply.
+  """
+
+  prompt: Sequence[int]
+  max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """A request as engines see it.
+
+  Attributes:
+    parts: by lane whose context holds it; the core's always does.
+    settings: of each choice; they differ in `choice`.
     stops: strings that end the answer.
     logprobs: whether to tell the log-probability of each token.
     decided_by: what chooses the mode: "request", "threshold" or "model".
   """
 
-  prompt: Sequence[int]
+  parts: Mapping[str, Part]
   settings: tuple[Settings, ...]
-  max_tokens: int
   stops: tuple[str, ...]
   logprobs: bool
   decided_by: str
@@ -42,7 +54,6 @@ class Defaults:
 
   Attributes:
     name: name of the model.
-    context: longest request in tokens.
     temperature: where a request sets none.
     top_p: where a request sets none.
     max_choices: largest `n`.
@@ -50,7 +61,6 @@ class Defaults:
   """
 
   name: str
-  context: int
   temperature: float
   top_p: float
   max_choices: int
@@ -78,23 +88,22 @@ class _Choice:
 
 
 def of_request(
-  body: ChatRequest | CompletionRequest, prompt: Sequence[int], vocab_size: int, d: Defaults
-) -> Asked:
+  body: ChatRequest | CompletionRequest, prompts: Mapping[str, Sequence[int]],
+  lanes: Mapping[str, Lane], d: Defaults,
+) -> Asked:  # fmt: skip
   """Settings of a request.
 
   Args:
     body: the request.
-    prompt: ids of its prompt.
-    vocab_size: number of tokens.
+    prompts: ids of its prompt by lane.
+    lanes: lanes by name.
     d: defaults of the server.
 
   Raises:
     ApiError: fields contradict each other, or ask for more than there is.
   """
   choice = _choice(body, d)
-  max_tokens = _max_tokens(body, len(prompt), d.context)
-  if bad := next((i for i in prompt if not 0 <= i < vocab_size), None):
-    raise wrong(f"prompt: token {bad} is not one of {vocab_size}.", "prompt")
+  parts = _parts(body, prompts, lanes)
   n = body.n or 1
   if n > d.max_choices:
     raise wrong(f"n={n} exceeds the {d.max_choices} choices that this server writes.", "n")
@@ -111,16 +120,35 @@ def of_request(
     temperature=d.temperature if body.temperature is None else body.temperature,
     top_p=d.top_p if body.top_p is None else body.top_p,
     top_k=max(body.top_k or 0, 0),
-    tops=min(tops, vocab_size),
+    tops=tops,
     forced=choice.forced,
     tag_bias=choice.tag_bias,
     threshold=choice.threshold,
-    budget=_budget(body, choice.forced, max_tokens),
+    budget=_budget(body, choice.forced, parts[CORE].max_tokens),
   )
   by = "request" if choice.forced >= 0 else "model" if choice.threshold is None else "threshold"
   stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
   choices = tuple(dataclasses.replace(settings, choice=i) for i in range(n))
-  return Asked(prompt, choices, max_tokens, stops, logprobs, by)
+  return Asked(parts, choices, stops, logprobs, by)
+
+
+def _parts(
+  body: ChatRequest | CompletionRequest, prompts: Mapping[str, Sequence[int]],
+  lanes: Mapping[str, Lane],
+) -> dict[str, Part]:  # fmt: skip
+  """The request in each lane that holds it."""
+  parts = {}
+  for name, prompt in prompts.items():
+    vocab_size = lanes[name].tokenizer.vocab_size
+    if (bad := next((i for i in prompt if not 0 <= i < vocab_size), None)) is not None:
+      raise wrong(f"prompt: token {bad} is not one of {vocab_size}.", "prompt")
+    try:
+      most = _max_tokens(body, len(prompt), lanes[name].engine.context)
+      parts[name] = Part(prompt, most)
+    except ApiError:
+      if name == CORE:
+        raise
+  return parts
 
 
 def _choice(body: ChatRequest | CompletionRequest, d: Defaults) -> _Choice:
@@ -195,6 +223,24 @@ def _budget(body: ChatRequest | CompletionRequest, forced: int, max_tokens: int)
     other = "thinking_token_budget" if budget is not None else "thinking turned off"
     raise wrong(f"reasoning_effort={effort} contradicts {other}: leave one.", "reasoning_effort")
   return max(1, int(_EFFORT_SHARES[effort] * max_tokens))
+
+
+def prompts_by_lane(
+  body: ChatRequest | CompletionRequest, lanes: Mapping[str, Lane]
+) -> dict[str, Sequence[int]]:
+  """Ids of a request's prompt in each lane that takes it; see `prompt_ids`.
+
+  Raises:
+    ApiError: the core lane does not take it.
+  """
+  found = {}
+  for name, lane in lanes.items():
+    try:
+      found[name] = prompt_ids(body, lane.tokenizer)
+    except ApiError:
+      if name == CORE:
+        raise
+  return found
 
 
 def prompt_ids(body: ChatRequest | CompletionRequest, tokenizer: Tokenizer) -> Sequence[int]:

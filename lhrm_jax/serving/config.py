@@ -8,10 +8,14 @@ from lhrm_jax.config import (
   PATH,
   SHORT,
   TEMPERATURE_OR_GREEDY,
+  TEXT,
   Range,
+  idle,
   knob,
+  knobs,
   one_of,
   real,
+  section,
   whole,
 )
 
@@ -52,6 +56,22 @@ class EngineConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FastLaneConfig(EngineConfig):
+  """Knobs of the lane that writes direct answers."""
+
+  init_from: str = knob(
+    "",
+    TEXT,
+    "Run or model that writes direct answers, with tags of its own; empty for no such lane.",
+  )
+
+
+@idle(FastLaneConfig, *(knob.key for knob in knobs(EngineConfig)))
+def _no_fast_lane(c: FastLaneConfig) -> str:
+  return "" if c.init_from else "fast.init_from empty, as there is then no fast lane"
+
+
+@dataclasses.dataclass(frozen=True)
 class ServingConfig(EngineConfig):
   """Knobs of a server."""
 
@@ -71,6 +91,12 @@ class ServingConfig(EngineConfig):
   thresholds: str = knob(
     "", PATH, "File of thresholds on p(think) by think rate, for the models NAME:auto-RATE."
   )
+  router: str = knob(
+    "core",
+    one_of("core", "fast"),
+    "Lane whose policy chooses the mode where a request leaves it open.",
+  )
+  fast: FastLaneConfig = section(FastLaneConfig)
   max_choices: int = knob(8, whole(1, 1024), "Largest `n` of a request.")
   request_seconds: float = knob(600.0, real(0, 1e6, above=True), "Longest time of one request.")
   body_mib: float = knob(1.0, real(0, 1024, above=True), "Largest body of a request.")
@@ -82,3 +108,8 @@ class ServingConfig(EngineConfig):
     one_of("off", "requests", "text"),
     "Lines of JSON on standard error: none, one per request, or one with its prompt and replies.",
   )
+
+
+@idle(ServingConfig, "router")
+def _one_lane(c: ServingConfig) -> str:
+  return "" if c.fast.init_from else "fast.init_from empty, as there is then no fast lane"

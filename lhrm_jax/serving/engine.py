@@ -19,7 +19,7 @@ from lhrm_jax import policy
 from lhrm_jax.policy import PolicyConfig, pages
 from lhrm_jax.sampling.dials import closing_ids
 from lhrm_jax.serving import programs
-from lhrm_jax.serving.config import ServingConfig
+from lhrm_jax.serving.config import EngineConfig
 from lhrm_jax.serving.memory import Pages, prefix_keys
 from lhrm_jax.serving.reply import TokenLogprob
 from lhrm_jax.serving.sequences import Decided, Failed, Finished, Row, next_waiting, victim
@@ -51,11 +51,19 @@ class Engine:
   """
 
   def __init__(
-    self, config: PolicyConfig, params: policy.Params, tokenizer: Tokenizer, c: ServingConfig
-  ):
-    """Raises:
-    ValueError: the context exceeds the policy's positions, or the memory is less than one
-      request's.
+    self, config: PolicyConfig, params: policy.Params, tokenizer: Tokenizer, c: EngineConfig,
+    closing: str = "",
+  ):  # fmt: skip
+    """Args:
+      config: static part of the policy.
+      params: its parameters.
+      tokenizer: its tokenizer.
+      c: knobs.
+      closing: sentence that ends a thought cut by its budget.
+
+    Raises:
+      ValueError: the context exceeds the policy's positions, or the memory is less than one
+        request's.
     """
     self._c = c
     self.context = c.context or config.max_positions
@@ -73,8 +81,8 @@ class Engine:
         f"context={self.context}: set kv_mib to at least "
         f"{math.ceil(per_row * self.page_bytes / 2**20 * 100) / 100:g}, or a smaller context."
       )
-    closing = closing_ids(tokenizer, c.closing)
-    self._static = programs.Static(config, tokenizer.tag_ids.opening, closing, c.page_tokens)
+    ids = closing_ids(tokenizer, closing)
+    self._static = programs.Static(config, tokenizer.tag_ids.opening, ids, c.page_tokens)
     # One placement for all that the programs read and return, or they would compile once more.
     device = jax.devices()[0]
     self._params = jax.device_put(policy.in_compute_dtype(config, params), device)
@@ -101,6 +109,11 @@ class Engine:
       self._stopping = True
       self._work.notify()
     self._thread.join()
+
+  @property
+  def slots(self) -> int:
+    """Replies that are decoded together."""
+    return self._c.slots
 
   @property
   def active(self) -> int:

@@ -1,4 +1,4 @@
-"""A request on its way through the engine: its replies as they grow, counted and logged."""
+"""A request on its way through the lanes: its replies as they grow, counted and logged."""
 
 import asyncio
 import contextlib
@@ -7,17 +7,16 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from lhrm_jax.serving.asked import Asked
-from lhrm_jax.serving.engine import BusyError, Engine
+from lhrm_jax.serving.engine import BusyError
 from lhrm_jax.serving.errors import ApiError
+from lhrm_jax.serving.lanes import Lane, first_lane, lane_of
 from lhrm_jax.serving.metrics import Metrics
 from lhrm_jax.serving.reply import CONTENT, REASONING, Piece, Reply, TokenLogprob
-from lhrm_jax.serving.sequences import Decided, Event, Failed, Row
+from lhrm_jax.serving.sequences import Decided, Event, Failed, Row, Settings
 from lhrm_jax.text import Tokenizer, tags
-
-LANE = "core"  # the one lane there is: the policy as it was loaded
 
 
 @dataclasses.dataclass
@@ -25,6 +24,7 @@ class Choice:
   """One reply of a request.
 
   Attributes:
+    lane: name of the lane that writes it.
     row: the engine's side.
     decided: its first token, `None` before it is known.
     texts: what was said so far, by part.
@@ -34,6 +34,7 @@ class Choice:
     first_at: time of its first token.
   """
 
+  lane: str
   row: Row
   decided: Decided | None = None
   texts: dict[str, str] = dataclasses.field(default_factory=lambda: {REASONING: "", CONTENT: ""})
@@ -50,7 +51,7 @@ class Choice:
 
 
 class Job:
-  """One request in the engine; the caller reads `events` to the end, or cancels.
+  """One request in the lanes; the caller reads `events` to the end, or cancels.
 
   Attributes:
     asked: what was asked for.
@@ -60,35 +61,46 @@ class Job:
     created: time of day, in seconds since 1970.
   """
 
-  def __init__(self, asked: Asked, model: str, tokenizer: Tokenizer, seconds: float, *, raw: bool):
+  def __init__(
+    self, asked: Asked, model: str, lanes: Mapping[str, Lane], router: str, seconds: float, *,
+    raw: bool,
+  ):  # fmt: skip
     self.asked, self.model = asked, model
     self.id, self.created = f"{'cmpl' if raw else 'chatcmpl'}-{uuid.uuid4().hex}", int(time.time())
-    self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+    self._lanes, self._raw = lanes, raw
+    self._queue: asyncio.Queue[tuple[Row, Event]] = asyncio.Queue()
     self._loop = asyncio.get_running_loop()
     self._arrived = time.monotonic()
-    self.choices = [
-      Choice(
-        Row(
-          asked.prompt, Reply(tokenizer, asked.max_tokens, asked.stops, raw=raw), settings,
-          self._emitter(settings.choice), self._arrived + seconds,
-        )
-      )
-      for settings in asked.settings
-    ]  # fmt: skip
+    self._deadline = self._arrived + seconds
+    lane = first_lane(asked.settings[0].forced, router, asked.parts)
+    self.choices = [Choice(lane, self._row(lane, settings)) for settings in asked.settings]
 
-  def _emitter(self, index: int) -> Callable[[Event], None]:
+  def _row(self, lane: str, settings: Settings) -> Row:
+    part = self.asked.parts[lane]
+    tokenizer = self._lanes[lane].tokenizer
+    reply = Reply(tokenizer, part.max_tokens, self.asked.stops, raw=self._raw)
+    row = Row(part.prompt, reply, settings, lambda event: None, self._deadline)
+
     def emit(event: Event) -> None:
       with contextlib.suppress(RuntimeError):  # the loop has ended
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, (row, event))
 
-    return emit
+    row.emit = emit
+    return row
 
-  def submit(self, engine: Engine) -> None:
+  def tokenizer(self, index: int) -> Tokenizer:
+    """The tokenizer of a choice's tokens."""
+    return self._lanes[self.choices[index].lane].tokenizer
+
+  def submit(self) -> None:
     """Raises:
     ApiError: the queue is full, or the engine has stopped.
     """
+    self._submit(self.choices[0].lane, [choice.row for choice in self.choices])
+
+  def _submit(self, lane: str, rows: list[Row]) -> None:
     try:
-      engine.submit([choice.row for choice in self.choices])
+      self._lanes[lane].engine.submit(rows)
     except BusyError as error:
       raise ApiError(
         429, f"{error} Try again later.", code="queue_full",
@@ -105,14 +117,18 @@ class Job:
     """
     open_choices = len(self.choices)
     while open_choices:
-      index, event = await self._queue.get()
-      choice = self.choices[index]
+      row, event = await self._queue.get()
+      choice = next((choice for choice in self.choices if choice.row is row), None)
+      if choice is None:  # of a reply that has moved to another lane
+        continue
       if isinstance(event, Failed):
-        raise ApiError(
-          504 if event.code == "timeout" else 500, f"{event.message}.", code=event.code
-        )
+        status = 504 if event.code == "timeout" else 500
+        raise ApiError(status, f"{event.message}.", code=event.code)
       if isinstance(event, Decided):
-        choice.decided, choice.first_at = event, time.monotonic()
+        if self._moves(choice, event):
+          continue
+        event = choice.decided
+        choice.first_at = time.monotonic()
       elif isinstance(event, Piece):
         choice.texts[event.part] += event.text
         if event.token is not None:
@@ -121,21 +137,42 @@ class Job:
       else:
         choice.finish_reason = event.reason
         open_choices -= 1
-      yield index, event
+      yield self.choices.index(choice), event
 
-  def cancel(self, engine: Engine) -> None:
+  def _moves(self, choice: Choice, decided: Decided) -> bool:
+    """Keeps a decision, and moves the reply to the lane that it belongs into, if that is another.
+
+    Raises:
+      ApiError: that lane has no room.
+    """
+    if choice.decided is not None:  # the first token in the other lane, which is forced
+      choice.decided = dataclasses.replace(choice.decided, cached_tokens=decided.cached_tokens)
+      return False
+    choice.decided = decided
+    lane = lane_of(decided.mode, choice.lane, self.asked.parts)
+    if lane == choice.lane:
+      return False
+    self._lanes[choice.lane].engine.cancel([choice.row])
+    forced = dataclasses.replace(choice.row.settings, forced=decided.mode)
+    choice.lane, choice.row = lane, self._row(lane, forced)
+    self._submit(lane, [choice.row])
+    return True
+
+  def cancel(self) -> None:
     """Frees what is not finished."""
-    if rows := [choice.row for choice in self.choices if not choice.finish_reason]:
-      engine.cancel(rows)
+    for choice in self.choices:
+      if not choice.finish_reason:
+        self._lanes[choice.lane].engine.cancel([choice.row])
 
   def usage(self) -> dict:
     """Tokens of the prompt and of all replies so far."""
     completion = sum(len(choice.tokens) for choice in self.choices)
     cached = max((c.decided.cached_tokens for c in self.choices if c.decided), default=0)
+    prompt = len(self.choices[0].row.prompt)
     return {
-      "prompt_tokens": len(self.asked.prompt),
+      "prompt_tokens": prompt,
       "completion_tokens": completion,
-      "total_tokens": len(self.asked.prompt) + completion,
+      "total_tokens": prompt + completion,
       "prompt_tokens_details": {"cached_tokens": cached},
       "completion_tokens_details": {
         "reasoning_tokens": sum(choice.reasoning_tokens for choice in self.choices)
@@ -149,7 +186,7 @@ class Job:
       "mode": choice.mode(),
       "p_think": None,
       "p_neither": None,
-      "lane": LANE,
+      "lane": choice.lane,
       "threshold": settings.threshold,
       "tag_bias": settings.tag_bias,
       "decided_by": self.asked.decided_by,
@@ -184,7 +221,7 @@ class Job:
     for choice in self.choices:
       if choice.decided is None:
         continue
-      by = choice.mode() or "none", LANE
+      by = choice.mode() or "none", choice.lane
       finish = choice.finish_reason or ("cancelled" if status == 499 else "failed")
       metrics.replies.labels(*by, self.asked.decided_by, finish).inc()
       metrics.first_token.labels(*by).observe(choice.first_at - self._arrived)

@@ -1,5 +1,8 @@
 """Metrics of a server in Prometheus' form."""
 
+import functools
+from collections.abc import Callable, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from lhrm_jax.serving.engine import Engine
@@ -7,16 +10,17 @@ from lhrm_jax.serving.engine import Engine
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _BY = ("mode", "lane")
+_HOLDERS = {"held": "replies hold", "kept": "keeps prefixes", "total": "there is"}
 
 
 class Metrics:
   """Counters and gauges of one server, in a registry of its own."""
 
-  def __init__(self, engine: Engine, slots: int):
+  def __init__(self, engines: Mapping[str, Engine]):
+    """Args:
+    engines: by lane.
+    """
     self._registry = registry = CollectorRegistry()
-
-    def gauge(name: str, meaning: str, value) -> None:
-      Gauge(name, meaning, registry=registry).set_function(value)
 
     self.requests = Counter("lhrm_requests", "Requests by answer.", ("status",), registry=registry)
     self.replies = Counter(
@@ -35,23 +39,29 @@ class Metrics:
       "lhrm_time_per_output_token_seconds", "Mean time of a reply's tokens after the first.", _BY,
       buckets=_TOKEN_SECONDS, registry=registry,
     )  # fmt: skip
-    self._seen_preemptions, self._engine = 0, engine
+    self._engines, self._seen = engines, dict.fromkeys(engines, 0)
     self._preemptions = Counter(
-      "lhrm_preemptions", "Replies that left their slot for another.", registry=registry
+      "lhrm_preemptions", "Replies that left their slot for another.", ("lane",), registry=registry
     )
-    gauge("lhrm_queue", "Replies that wait for a slot.", lambda: engine.waiting)
-    gauge("lhrm_slots_active", "Slots that hold a reply.", lambda: engine.active)
-    gauge("lhrm_slots", "Slots.", lambda: slots)
-    kv = Gauge("lhrm_kv_bytes", "KV memory by what holds it.", ("held_by",), registry=registry)
-    for held_by, pages in (
-      ("replies", lambda: engine.pages.held), ("prefixes", lambda: engine.pages.kept),
-      ("all", lambda: engine.pages.total),
-    ):  # fmt: skip
-      kv.labels(held_by).set_function(lambda pages=pages: pages() * engine.page_bytes)
+
+    def gauge(name: str, meaning: str, value: Callable[[Engine], float]) -> None:
+      of = Gauge(name, meaning, ("lane",), registry=registry)
+      for lane, engine in engines.items():
+        of.labels(lane).set_function(functools.partial(value, engine))
+
+    gauge("lhrm_queue", "Replies that wait for a slot.", lambda engine: engine.waiting)
+    gauge("lhrm_slots_active", "Slots that hold a reply.", lambda engine: engine.active)
+    gauge("lhrm_slots", "Slots.", lambda engine: engine.slots)
+    for held_by in ("held", "kept", "total"):
+      gauge(
+        f"lhrm_kv_bytes_{held_by}", f"KV memory that {_HOLDERS[held_by]}.",
+        lambda engine, held_by=held_by: getattr(engine.pages, held_by) * engine.page_bytes,
+      )  # fmt: skip
 
   def text(self) -> bytes:
     """The exposition."""
-    new = self._engine.preemptions - self._seen_preemptions
-    self._seen_preemptions += new
-    self._preemptions.inc(new)
+    for lane, engine in self._engines.items():
+      new = engine.preemptions - self._seen[lane]
+      self._seen[lane] += new
+      self._preemptions.labels(lane).inc(new)
     return generate_latest(self._registry)

@@ -5,7 +5,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import uvicorn
 
@@ -16,12 +17,27 @@ from lhrm_jax.serving.asked import Defaults
 from lhrm_jax.serving.config import ServingConfig
 from lhrm_jax.serving.engine import Engine
 from lhrm_jax.serving.guard import is_loopback
+from lhrm_jax.serving.lanes import CORE, Lane
 from lhrm_jax.serving.metrics import Metrics
 from lhrm_jax.text import Tokenizer
 
 _SHORTEST_KEY = 16  # characters
 _SHUTDOWN_S = 5  # for replies that are being written
 _CONNECTIONS = 64  # beyond those that a slot or a place in the queue can have
+
+
+class Policy(NamedTuple):
+  """A policy to serve.
+
+  Attributes:
+    config: static part of the policy.
+    params: its parameters.
+    tokenizer: its tokenizer.
+  """
+
+  config: PolicyConfig
+  params: policy.Params
+  tokenizer: Tokenizer
 
 
 def bind(host: str, port: int, key: str) -> socket.socket:
@@ -60,9 +76,7 @@ def bind(host: str, port: int, key: str) -> socket.socket:
 
 
 def serve(
-  config: PolicyConfig,
-  params: policy.Params,
-  tokenizer: Tokenizer,
+  policies: Mapping[str, Policy],
   c: ServingConfig,
   listening: socket.socket,
   *,
@@ -72,39 +86,53 @@ def serve(
   """Compiles, prints the address, and serves until SIGINT or SIGTERM.
 
   Args:
-    config: static part of the policy.
-    params: its parameters.
-    tokenizer: its tokenizer.
+    policies: by lane; one "core", perhaps one "fast".
     c: knobs, with a name.
     listening: from `bind`.
     key: bearer token that requests have to bear, "" for none.
     threshold_at: threshold on p(think) for a wanted think rate, if calibrated.
 
   Raises:
-    ValueError: the knobs do not fit the policy.
+    ValueError: the knobs do not fit the policies.
   """
-  engine = Engine(config, params, tokenizer, c)
-  defaults = Defaults(c.name, engine.context, c.temperature, c.top_p, c.max_choices, threshold_at)
-  service = Service(engine, tokenizer, defaults, c, Metrics(engine, c.slots))
-  app = create_app(service, key)
+  lanes = {}
+  for name, served in policies.items():
+    with _naming(name):
+      engine = Engine(*served, c if name == CORE else c.fast, c.closing)
+    lanes[name] = Lane(engine, served[-1])
+  engines = {name: lane.engine for name, lane in lanes.items()}
+  defaults = Defaults(c.name, c.temperature, c.top_p, c.max_choices, threshold_at)
+  app = create_app(Service(lanes, defaults, c, Metrics(engines)), key)
   # It warns where something was sent to a client that has left, which is nobody's mistake.
   logging.getLogger("asyncio").setLevel(logging.ERROR)
-  engine.warm_up()
-  engine.start()
+  for engine in engines.values():
+    engine.warm_up()
+    engine.start()
   host, port = listening.getsockname()[:2]
   address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+  connections = _CONNECTIONS + sum(part.slots + part.waiting for part in (c, c.fast))
   server = _Server(
     uvicorn.Config(
       app, log_level="warning", access_log=False, server_header=False, lifespan="off",
       ws="none", timeout_graceful_shutdown=_SHUTDOWN_S, h11_max_incomplete_event_size=2**16,
-      limit_concurrency=c.slots + c.waiting + _CONNECTIONS,
+      limit_concurrency=connections,
     ),
     f"{c.name} is served at {address}",
   )  # fmt: skip
   try:
     asyncio.run(server.serve(sockets=[listening]))
   finally:
-    engine.stop()
+    for engine in engines.values():
+      engine.stop()
+
+
+@contextlib.contextmanager
+def _naming(lane: str) -> Iterator[None]:
+  """Puts the lane's section before what its knobs do wrong."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{'' if lane == CORE else f'{lane}.'}{error}") from error
 
 
 class _Server(uvicorn.Server):

@@ -14,7 +14,7 @@ RUN = ROOT / "tests" / "fixtures" / "run_before_typed_configs"
 KEY = "of-no-worth-to-anybody"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 QUESTION = [{"role": "user", "content": "Left to right, last digit: what is 3+4*7?"}]
-# Greedy thoughts of this policy never end: a reply lasts as long as its context, half a second.
+# Greedy thoughts of this policy never end: a reply lasts as long as its context, some seconds.
 LONG = {"model": "tiny", "messages": QUESTION, "temperature": 0.0,
         "extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}  # fmt: skip
 SHORT = {"model": "tiny:no_think", "messages": QUESTION, "seed": 3}
@@ -26,13 +26,13 @@ def start(folder, *flags, key=""):
   if not run.exists():
     shutil.copytree(RUN, run)
     config = json.loads((run / "policy" / "config.json").read_text())
-    (run / "policy" / "config.json").write_text(json.dumps(config | {"max_positions": 256}))
+    (run / "policy" / "config.json").write_text(json.dumps(config | {"max_positions": 2048}))
     thresholds = {"values": [1 - i / 100 for i in range(101)], "prompts": 9}
     (run / "thresholds.json").write_text(json.dumps(thresholds))
   command = [
     sys.executable, "-m", "experiments.serve", f"--config.init_from={run}", "--port=0",
     "--config.name=tiny", "--config.compilation_cache=", "--config.slots=2", "--config.waiting=2",
-    "--config.page_tokens=64", f"--config.thresholds={run}/thresholds.json", *flags,
+    "--config.page_tokens=512", f"--config.thresholds={run}/thresholds.json", *flags,
   ]  # fmt: skip
   log = (folder / "log").open("a")
   process = subprocess.Popen(

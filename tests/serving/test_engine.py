@@ -11,13 +11,13 @@ import pytest
 
 from lhrm_jax import policy
 from lhrm_jax.policy import pages
-from lhrm_jax.serving import BusyError, Engine, Reply, Row, ServingConfig, Settings, programs
+from lhrm_jax.serving import BusyError, Engine, EngineConfig, Reply, Row, Settings, programs
 from lhrm_jax.serving.sequences import Decided, Failed, Finished, Piece
 from lhrm_jax.text import tags
 from tests.conftest import policy_logits
 
 # One set of programs for all of these tests. 14 pages are fewer than three replies can fill.
-KNOBS = {"slots": 3, "page_tokens": 8, "quantum": 4, "waiting": 20, "closing": " so"}
+KNOBS = {"slots": 3, "page_tokens": 8, "quantum": 4, "waiting": 20}
 PAGES = 14
 
 
@@ -33,7 +33,7 @@ def endless(tokenizer):
 def make(config, params, endless):
   def make_engine(**knobs):
     mib = PAGES * pages.page_bytes(config, KNOBS["page_tokens"]) / 2**20
-    return Engine(config, params, endless, ServingConfig(**{**KNOBS, "kv_mib": mib, **knobs}))
+    return Engine(config, params, endless, EngineConfig(**{**KNOBS, "kv_mib": mib, **knobs}), " so")
 
   return make_engine
 
@@ -217,9 +217,9 @@ def test_nothing_is_compiled_after_the_warm_up(make, endless):
 
 def test_memory_and_context_that_fit_nothing_are_refused(config, params, tokenizer):
   with pytest.raises(ValueError, match=r"kv_mib=0\.001 holds .* set kv_mib to at least 0\.0"):
-    Engine(config, params, tokenizer, ServingConfig(kv_mib=0.001))
+    Engine(config, params, tokenizer, EngineConfig(kv_mib=0.001))
   with pytest.raises(ValueError, match="context=65 exceeds the 64 positions"):
-    Engine(config, params, tokenizer, ServingConfig(context=65))
+    Engine(config, params, tokenizer, EngineConfig(context=65))
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -47,7 +47,7 @@ def stream(content: str, reasoning: str) -> bytes:
 def test_a_reply_is_shown_with_what_decided_it_and_its_text_stays_text(address, browser, width):
   page, requests, errors = browser.new_page(viewport={"width": width, "height": 800}), [], []
   page.on("request", lambda request: requests.append(request.url))
-  page.on("pageerror", errors.append)
+  page.on("pageerror", lambda error: errors.append(error))
   page.goto(address)
   page.wait_for_selector("h1:has-text('tiny')")
   page.select_option("#mode", "no_think")

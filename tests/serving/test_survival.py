@@ -17,8 +17,10 @@ from tests.serving.small_server import BEARER, KEY, QUESTION, start, stop
 pytestmark = pytest.mark.slow
 
 CONNECTIONS = 32
-FLAGS = ["--config.slots=4", "--config.waiting=64", "--config.page_tokens=16",
-         "--config.quantum=16", "--config.kv_mib=0.08"]  # fmt: skip
+FLAGS = [
+  "--config.context=256", "--config.slots=4", "--config.waiting=64", "--config.page_tokens=16",
+  "--config.quantum=16", "--config.kv_mib=0.08",
+]  # fmt: skip
 # Seconds of the soak; an hour unless a shorter one is asked for.
 SOAK_S = float(os.environ.get("LHRM_SOAK_SECONDS", "3600"))
 
@@ -103,7 +105,8 @@ def assert_idle(address) -> None:
   for _ in range(200):
     text = httpx.get(f"{address}/metrics", headers=BEARER).text
     if all(f"\n{line}\n" in text for line in (
-      "lhrm_slots_active 0.0", "lhrm_queue 0.0", 'lhrm_kv_bytes{held_by="replies"} 0.0'
+      'lhrm_slots_active{lane="core"} 0.0', 'lhrm_queue{lane="core"} 0.0',
+      'lhrm_kv_bytes_held{lane="core"} 0.0',
     )):  # fmt: skip
       return
     time.sleep(0.1)
