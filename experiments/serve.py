@@ -17,9 +17,12 @@ from lhrm_jax.runs import command_line, served, setup
 
 def main(_) -> None:
   c = _CONFIG.value
-  if not c.init_from:
-    raise UserError("Name a run or a model: python -m experiments.serve --config.init_from=RUN")
-  settings, key = served.settings(c, c.init_from), served.api_key(_API_KEY_FILE.value)
+  if bool(c.init_from) == bool(c.url):
+    raise UserError(
+      "Name a run or a model, or a core elsewhere by config.url: "
+      "python -m experiments.serve --config.init_from=RUN"
+    )
+  settings, key = served.settings(c, c.init_from or c.model), served.api_key(_API_KEY_FILE.value)
   threshold_at = served.thresholds(settings.thresholds)
   try:
     from lhrm_jax.serving import server
@@ -32,7 +35,10 @@ def main(_) -> None:
       if init_from:
         config, tokenizer, params = setup.load_policy(init_from, parallel.make_mesh())
         policies[lane] = server.Policy(config, params, tokenizer)
-    server.serve(policies, settings, listening, key=key, threshold_at=threshold_at)
+    server.serve(
+      policies, settings, listening,
+      key=key, endpoint_key=served.endpoint_key(), threshold_at=threshold_at,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.routing.thresholds import RATES, Thresholds
 from lhrm_jax.serving import ServingConfig
 
-KEY_VARIABLE = "LHRM_API_KEY"
+KEY_VARIABLE, ENDPOINT_KEY_VARIABLE = "LHRM_API_KEY", "LHRM_ENDPOINT_API_KEY"
 _OF_THE_JOB = ("init_from", "compilation_cache")
 _LARGEST_FILE = 2**20  # bytes
 
@@ -54,6 +54,11 @@ def api_key(file: str | None) -> str:
   if not key:
     raise UserError(f"--api_key_file {file} is empty: write a key into it.")
   return key
+
+
+def endpoint_key() -> str:
+  """The key that lanes elsewhere are asked with, from the environment; "" for none."""
+  return os.environ.get(ENDPOINT_KEY_VARIABLE, "")
 
 
 def thresholds(path: str) -> Callable[[float], float] | None:

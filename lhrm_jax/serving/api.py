@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import importlib.resources
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -39,7 +40,8 @@ _ERRORS = {
     (400, "The request asks for something it cannot have."), (401, "No key, or a wrong one."),
     (403, "Another host name."), (404, "No such model."), (408, "The body came too slowly."),
     (413, "The body is too large."), (415, "Not JSON."),
-    (429, "The queue is full."), (500, "An error of the server."), (503, "The engine has stopped."),
+    (429, "The queue is full."), (500, "An error of the server."),
+    (502, "A lane's endpoint failed."), (503, "The engine has stopped."),
     (504, "The reply took too long."),
   )
 }  # fmt: skip
@@ -112,8 +114,8 @@ def create_app(service: Service, key: str = "") -> Guard:
   @app.get("/health", responses={503: _ERRORS[503]})
   async def health() -> dict[str, str]:
     for lane in service.lanes.values():
-      if lane.engine.failed:
-        raise ApiError(503, f"{lane.engine.failed}.", code="unavailable")
+      if lane.failed:
+        raise ApiError(503, f"{lane.failed}.", code="unavailable")
     return {"status": "ok"}
 
   @app.get("/metrics", responses={401: _ERRORS[401]}, response_class=PlainTextResponse)
@@ -158,9 +160,11 @@ async def _reply(
   """Runs a request, and answers it whole or as a stream."""
   raw = isinstance(body, CompletionRequest)
   prompts = await run_in_threadpool(asked.prompts_by_lane, body, service.lanes)
-  wanted = asked.of_request(body, prompts, service.lanes, service.defaults)
   c = service.config
-  job = Job(wanted, body.model, service.lanes, c.router, c.request_seconds, raw=raw)
+  wanted = asked.of_request(
+    body, prompts, service.lanes, service.defaults, time.monotonic() + c.request_seconds
+  )
+  job = Job(wanted, body.model, service.lanes, c.router)
   job.submit()
   events, gone = job.events(), asyncio.ensure_future(_disconnected(request.receive))
 
@@ -269,5 +273,8 @@ def _part(data: bytes) -> dict[str, Any]:
 
 
 def _texts(job: Job) -> dict[str, Any]:
-  prompt = job.tokenizer(0).decode(list(job.choices[0].row.prompt))
-  return {"prompt": prompt, "replies": [choice.texts for choice in job.choices]}
+  prompt, tokenizer = job.choices[0].row.prompt, job.tokenizer(0)
+  return {
+    "prompt": tokenizer.decode(list(prompt)) if tokenizer else prompt,
+    "replies": [choice.texts for choice in job.choices],
+  }

@@ -1,32 +1,21 @@
 """What a request asks for: the mode, the dials, the prompt, in terms of the engine."""
 
 import dataclasses
+import math
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
 from lhrm_jax.serving.errors import ApiError, wrong
-from lhrm_jax.serving.lanes import CORE, Lane
+from lhrm_jax.serving.lanes import CORE, Lane, Part
 from lhrm_jax.serving.sequences import Settings
-from lhrm_jax.text import Tokenizer, tags
+from lhrm_jax.text import tags
 
 # Share of the reply that a thought of this effort may take.
 _EFFORT_SHARES = {"low": 1 / 8, "medium": 1 / 2}
 _FORCED_BY_EFFORT = {"none": tags.NO_THINK, "minimal": tags.NO_THINK, "high": tags.THINK}
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """A request in one lane.
-
-  Attributes:
-    prompt: ids of the prompt.
-    max_tokens: longest reply.
-  """
-
-  prompt: Sequence[int]
-  max_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +25,12 @@ class Asked:
   Attributes:
     parts: by lane whose context holds it; the core's always does.
     settings: of each choice; they differ in `choice`.
-    stops: strings that end the answer.
     logprobs: whether to tell the log-probability of each token.
     decided_by: what chooses the mode: "request", "threshold" or "model".
   """
 
   parts: Mapping[str, Part]
   settings: tuple[Settings, ...]
-  stops: tuple[str, ...]
   logprobs: bool
   decided_by: str
 
@@ -88,22 +75,25 @@ class _Choice:
 
 
 def of_request(
-  body: ChatRequest | CompletionRequest, prompts: Mapping[str, Sequence[int]],
-  lanes: Mapping[str, Lane], d: Defaults,
+  body: ChatRequest | CompletionRequest, prompts: Mapping[str, Sequence[Any]],
+  lanes: Mapping[str, Lane], d: Defaults, deadline: float = math.inf,
 ) -> Asked:  # fmt: skip
   """Settings of a request.
 
   Args:
     body: the request.
-    prompts: ids of its prompt by lane.
+    prompts: from `prompts_by_lane`.
     lanes: lanes by name.
     d: defaults of the server.
+    deadline: see `Part`.
 
   Raises:
     ApiError: fields contradict each other, or ask for more than there is.
   """
   choice = _choice(body, d)
-  parts = _parts(body, prompts, lanes)
+  stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+  raw = isinstance(body, CompletionRequest)
+  parts = _parts(body, prompts, lanes, stops=stops, raw=raw, deadline=deadline)
   n = body.n or 1
   if n > d.max_choices:
     raise wrong(f"n={n} exceeds the {d.max_choices} choices that this server writes.", "n")
@@ -127,24 +117,21 @@ def of_request(
     budget=_budget(body, choice.forced, parts[CORE].max_tokens),
   )
   by = "request" if choice.forced >= 0 else "model" if choice.threshold is None else "threshold"
-  stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
   choices = tuple(dataclasses.replace(settings, choice=i) for i in range(n))
-  return Asked(parts, choices, stops, logprobs, by)
+  return Asked(parts, choices, logprobs, by)
 
 
 def _parts(
-  body: ChatRequest | CompletionRequest, prompts: Mapping[str, Sequence[int]],
-  lanes: Mapping[str, Lane],
+  body: ChatRequest | CompletionRequest, prompts: Mapping[str, Sequence[Any]],
+  lanes: Mapping[str, Lane], **shared: Any,
 ) -> dict[str, Part]:  # fmt: skip
-  """The request in each lane that holds it."""
+  """The request in each lane that holds it; only lanes with tokens tell log-probabilities."""
   parts = {}
   for name, prompt in prompts.items():
-    vocab_size = lanes[name].tokenizer.vocab_size
-    if (bad := next((i for i in prompt if not 0 <= i < vocab_size), None)) is not None:
-      raise wrong(f"prompt: token {bad} is not one of {vocab_size}.", "prompt")
     try:
-      most = _max_tokens(body, len(prompt), lanes[name].engine.context)
-      parts[name] = Part(prompt, most)
+      if body.logprobs and lanes[name].tokenizer is None:
+        raise wrong("logprobs are told by lanes of the server's own process only.", "logprobs")
+      parts[name] = Part(prompt, _max_tokens(body, len(prompt), lanes[name].context), **shared)
     except ApiError:
       if name == CORE:
         raise
@@ -192,13 +179,17 @@ def _choice(body: ChatRequest | CompletionRequest, d: Defaults) -> _Choice:
   return _Choice(threshold=body.think_threshold, tag_bias=body.tag_bias or 0.0)
 
 
-def _max_tokens(body: ChatRequest | CompletionRequest, prompt: int, context: int) -> int:
+def _max_tokens(
+  body: ChatRequest | CompletionRequest, prompt: int, context: int | None
+) -> int | None:
   asked = {"max_tokens": body.max_tokens}
   if isinstance(body, ChatRequest):
     asked["max_completion_tokens"] = body.max_completion_tokens
   values = {value for value in asked.values() if value is not None}
   if len(values) > 1:
     raise wrong("max_tokens and max_completion_tokens differ: leave one.", "max_tokens")
+  if context is None:  # an endpoint checks by itself
+    return values.pop() if values else None
   room = context - prompt
   most = values.pop() if values else room
   if most > room or room < 1:
@@ -210,7 +201,7 @@ def _max_tokens(body: ChatRequest | CompletionRequest, prompt: int, context: int
   return most
 
 
-def _budget(body: ChatRequest | CompletionRequest, forced: int, max_tokens: int) -> int:
+def _budget(body: ChatRequest | CompletionRequest, forced: int, max_tokens: int | None) -> int:
   budget = body.thinking_token_budget
   effort = body.reasoning_effort if isinstance(body, ChatRequest) else None
   if budget is not None and forced == tags.NO_THINK:
@@ -222,13 +213,15 @@ def _budget(body: ChatRequest | CompletionRequest, forced: int, max_tokens: int)
   if budget is not None or forced == tags.NO_THINK:
     other = "thinking_token_budget" if budget is not None else "thinking turned off"
     raise wrong(f"reasoning_effort={effort} contradicts {other}: leave one.", "reasoning_effort")
+  if max_tokens is None:
+    raise wrong(f"reasoning_effort={effort} is a share of max_tokens: set it.", "max_tokens")
   return max(1, int(_EFFORT_SHARES[effort] * max_tokens))
 
 
 def prompts_by_lane(
   body: ChatRequest | CompletionRequest, lanes: Mapping[str, Lane]
-) -> dict[str, Sequence[int]]:
-  """Ids of a request's prompt in each lane that takes it; see `prompt_ids`.
+) -> dict[str, Sequence[Any]]:
+  """The prompt of a request in each lane that takes it; blocks while templates are rendered.
 
   Raises:
     ApiError: the core lane does not take it.
@@ -236,45 +229,8 @@ def prompts_by_lane(
   found = {}
   for name, lane in lanes.items():
     try:
-      found[name] = prompt_ids(body, lane.tokenizer)
+      found[name] = lane.prompt(body)
     except ApiError:
       if name == CORE:
         raise
   return found
-
-
-def prompt_ids(body: ChatRequest | CompletionRequest, tokenizer: Tokenizer) -> Sequence[int]:
-  """Ids of a request's prompt; blocks while a chat template is rendered.
-
-  Control tokens in a conversation's text stay text. A raw prompt may hold the four tags.
-
-  Raises:
-    ApiError: the model's template or vocabulary does not take it.
-  """
-  try:
-    if isinstance(body, CompletionRequest):
-      return _raw_ids(body.prompt, tokenizer)
-    messages = [{"role": m.role.replace("developer", "system"), "content": m.text()}
-                for m in body.messages]  # fmt: skip
-    if messages[-1]["role"] != "user":
-      raise wrong("messages: the last one has to be the user's, which is replied to.", "messages")
-    if hasattr(tokenizer, "encode_messages"):
-      return tokenizer.encode_messages(messages)
-    if len(messages) > 1:
-      raise wrong(
-        f"messages: this model was trained on single questions, and these are {len(messages)} "
-        "messages: send the user's last one alone.", "messages",
-      )  # fmt: skip
-    return tokenizer.encode_prompt(messages[0]["content"])
-  except ValueError as error:
-    raise wrong(str(error), "messages" if isinstance(body, ChatRequest) else "prompt") from error
-
-
-def _raw_ids(prompt: str | list, tokenizer: Tokenizer) -> Sequence[int]:
-  if isinstance(prompt, list) and isinstance(prompt[0], int):
-    return prompt
-  text = prompt if isinstance(prompt, str) else prompt[0]
-  ids = tokenizer.encode_response(text)[:-1]
-  if not ids:
-    raise wrong("prompt: there is no token in it.", "prompt")
-  return ids

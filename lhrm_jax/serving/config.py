@@ -1,6 +1,8 @@
 """Knobs of a server: its engine, what a request may ask for, and what it starts from."""
 
 import dataclasses
+import re
+from collections.abc import Iterator
 
 from lhrm_jax.config import (
   MOST_ROWS,
@@ -16,6 +18,7 @@ from lhrm_jax.config import (
   one_of,
   real,
   section,
+  together,
   whole,
 )
 
@@ -56,23 +59,44 @@ class EngineConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class FastLaneConfig(EngineConfig):
-  """Knobs of the lane that writes direct answers."""
+class LaneConfig(EngineConfig):
+  """Knobs of a lane: an engine, or an endpoint elsewhere."""
 
-  init_from: str = knob(
+  url: str = knob(
     "",
-    TEXT,
-    "Run or model that writes direct answers, with tags of its own; empty for no such lane.",
+    Range(
+      lambda x: isinstance(x, str) and (not x or bool(re.fullmatch(r"https?://[!-~]+", x))),
+      "an address such as http://127.0.0.1:8001/v1",
+    ),
+    "OpenAI-compatible endpoint that writes this lane's replies; empty for an engine here.",
   )
-
-
-@idle(FastLaneConfig, *(knob.key for knob in knobs(EngineConfig)))
-def _no_fast_lane(c: FastLaneConfig) -> str:
-  return "" if c.init_from else "fast.init_from empty, as there is then no fast lane"
+  model: str = knob("", TEXT, "Name of the model at `url`.")
 
 
 @dataclasses.dataclass(frozen=True)
-class ServingConfig(EngineConfig):
+class FastLaneConfig(LaneConfig):
+  """Knobs of the lane that writes direct answers."""
+
+  init_from: str = knob(
+    "", TEXT, "Run or model that writes direct answers; empty, without `url`, for no such lane."
+  )
+
+  @property
+  def exists(self) -> bool:
+    """Whether there is a fast lane."""
+    return bool(self.init_from or self.url)
+
+
+_ENGINE = [knob.key for knob in knobs(EngineConfig)]
+
+
+@idle(FastLaneConfig, *_ENGINE)
+def _no_fast_engine(c: FastLaneConfig) -> str:
+  return "" if c.init_from and not c.url else "fast.init_from empty or fast.url set"
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingConfig(LaneConfig):
   """Knobs of a server."""
 
   name: str = knob(
@@ -110,6 +134,28 @@ class ServingConfig(EngineConfig):
   )
 
 
+@idle(ServingConfig, *_ENGINE)
+def _no_engine(c: ServingConfig) -> str:
+  return f"url={c.url}, as the core is then elsewhere" if c.url else ""
+
+
 @idle(ServingConfig, "router")
 def _one_lane(c: ServingConfig) -> str:
-  return "" if c.fast.init_from else "fast.init_from empty, as there is then no fast lane"
+  return "" if c.fast.exists else "fast.init_from and fast.url empty, as there is then no fast lane"
+
+
+@together(ServingConfig, "url", "model", "router", "fast")
+def _lanes_that_work(c: ServingConfig) -> Iterator[str]:
+  for prefix, lane in (("", c), ("fast.", c.fast)):
+    if bool(lane.url) != bool(lane.model):
+      yield (
+        f"{prefix}url={lane.url!r} and {prefix}model={lane.model!r} go together: set both or none."
+      )
+  if c.fast.init_from and c.fast.url:
+    yield "fast.init_from and fast.url name two policies for one lane: set one of them."
+  router = c if c.router == "core" else c.fast
+  if router.url:
+    yield (
+      f"router={c.router!r} is the lane at {router.url}, whose p(think) is not known here: the "
+      "router must be a policy of this process."
+    )

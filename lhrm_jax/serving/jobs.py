@@ -8,14 +8,15 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 from lhrm_jax.serving.asked import Asked
 from lhrm_jax.serving.engine import BusyError
 from lhrm_jax.serving.errors import ApiError
-from lhrm_jax.serving.lanes import Lane, first_lane, lane_of
+from lhrm_jax.serving.lanes import CORE, Lane, first_lane, lane_of
 from lhrm_jax.serving.metrics import Metrics
-from lhrm_jax.serving.reply import CONTENT, REASONING, Piece, Reply, TokenLogprob
-from lhrm_jax.serving.sequences import Decided, Event, Failed, Row, Settings
+from lhrm_jax.serving.reply import CONTENT, REASONING, Piece, TokenLogprob
+from lhrm_jax.serving.sequences import Decided, Event, Failed, Settings
 from lhrm_jax.text import Tokenizer, tags
 
 
@@ -25,23 +26,31 @@ class Choice:
 
   Attributes:
     lane: name of the lane that writes it.
-    row: the engine's side.
+    row: the lane's side.
     decided: its first token, `None` before it is known.
     texts: what was said so far, by part.
     tokens: its tokens with their log-probabilities.
     reasoning_tokens: of these, tokens of the thought.
     finish_reason: "" before its end.
     first_at: time of its first token.
+    counted: what `counts` returns, where an endpoint has counted.
   """
 
   lane: str
-  row: Row
+  row: Any
   decided: Decided | None = None
   texts: dict[str, str] = dataclasses.field(default_factory=lambda: {REASONING: "", CONTENT: ""})
   tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
   reasoning_tokens: int = 0
   finish_reason: str = ""
   first_at: float = 0.0
+  counted: tuple[int, int, int] | None = None
+
+  def counts(self) -> tuple[int, int, int]:
+    """Tokens of the prompt, of the reply so far, and of its thought."""
+    if self.counted:
+      return self.counted
+    return len(self.row.prompt), len(self.tokens), self.reasoning_tokens
 
   def mode(self) -> str | None:
     """Name of its mode; `None` where its first token was no tag, or is not known."""
@@ -61,32 +70,22 @@ class Job:
     created: time of day, in seconds since 1970.
   """
 
-  def __init__(
-    self, asked: Asked, model: str, lanes: Mapping[str, Lane], router: str, seconds: float, *,
-    raw: bool,
-  ):  # fmt: skip
-    self.asked, self.model = asked, model
-    self.id, self.created = f"{'cmpl' if raw else 'chatcmpl'}-{uuid.uuid4().hex}", int(time.time())
-    self._lanes, self._raw = lanes, raw
-    self._queue: asyncio.Queue[tuple[Row, Event]] = asyncio.Queue()
+  def __init__(self, asked: Asked, model: str, lanes: Mapping[str, Lane], router: str):
+    self.asked, self.model, self._lanes = asked, model, lanes
+    kind = "cmpl" if asked.parts[CORE].raw else "chatcmpl"
+    self.id, self.created = f"{kind}-{uuid.uuid4().hex}", int(time.time())
+    self._queue: asyncio.Queue[tuple[Any, Event]] = asyncio.Queue()
     self._loop = asyncio.get_running_loop()
     self._arrived = time.monotonic()
-    self._deadline = self._arrived + seconds
     lane = first_lane(asked.settings[0].forced, router, asked.parts)
     self.choices = [Choice(lane, self._row(lane, settings)) for settings in asked.settings]
 
-  def _row(self, lane: str, settings: Settings) -> Row:
-    part = self.asked.parts[lane]
-    tokenizer = self._lanes[lane].tokenizer
-    reply = Reply(tokenizer, part.max_tokens, self.asked.stops, raw=self._raw)
-    row = Row(part.prompt, reply, settings, lambda event: None, self._deadline)
+  def _row(self, lane: str, settings: Settings) -> Any:
+    return self._lanes[lane].row(self.asked.parts[lane], settings, self._emit)
 
-    def emit(event: Event) -> None:
-      with contextlib.suppress(RuntimeError):  # the loop has ended
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, (row, event))
-
-    row.emit = emit
-    return row
+  def _emit(self, row: Any, event: Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+      self._loop.call_soon_threadsafe(self._queue.put_nowait, (row, event))
 
   def tokenizer(self, index: int) -> Tokenizer:
     """The tokenizer of a choice's tokens."""
@@ -98,9 +97,9 @@ class Job:
     """
     self._submit(self.choices[0].lane, [choice.row for choice in self.choices])
 
-  def _submit(self, lane: str, rows: list[Row]) -> None:
+  def _submit(self, lane: str, rows: list[Any]) -> None:
     try:
-      self._lanes[lane].engine.submit(rows)
+      self._lanes[lane].submit(rows)
     except BusyError as error:
       raise ApiError(
         429, f"{error} Try again later.", code="queue_full",
@@ -122,7 +121,7 @@ class Job:
       if choice is None:  # of a reply that has moved to another lane
         continue
       if isinstance(event, Failed):
-        status = 504 if event.code == "timeout" else 500
+        status = {"timeout": 504, "lane_error": 502}.get(event.code, 500)
         raise ApiError(status, f"{event.message}.", code=event.code)
       if isinstance(event, Decided):
         if self._moves(choice, event):
@@ -135,7 +134,7 @@ class Job:
           choice.tokens.append(event.token)
           choice.reasoning_tokens += event.thought
       else:
-        choice.finish_reason = event.reason
+        choice.finish_reason, choice.counted = event.reason, event.counted
         open_choices -= 1
       yield self.choices.index(choice), event
 
@@ -152,7 +151,7 @@ class Job:
     lane = lane_of(decided.mode, choice.lane, self.asked.parts)
     if lane == choice.lane:
       return False
-    self._lanes[choice.lane].engine.cancel([choice.row])
+    self._lanes[choice.lane].cancel([choice.row])
     forced = dataclasses.replace(choice.row.settings, forced=decided.mode)
     choice.lane, choice.row = lane, self._row(lane, forced)
     self._submit(lane, [choice.row])
@@ -162,21 +161,19 @@ class Job:
     """Frees what is not finished."""
     for choice in self.choices:
       if not choice.finish_reason:
-        self._lanes[choice.lane].engine.cancel([choice.row])
+        self._lanes[choice.lane].cancel([choice.row])
 
   def usage(self) -> dict:
     """Tokens of the prompt and of all replies so far."""
-    completion = sum(len(choice.tokens) for choice in self.choices)
+    counts = [choice.counts() for choice in self.choices]
+    prompt, completion, reasoning = counts[0][0], *map(sum, list(zip(*counts, strict=True))[1:])
     cached = max((c.decided.cached_tokens for c in self.choices if c.decided), default=0)
-    prompt = len(self.choices[0].row.prompt)
     return {
       "prompt_tokens": prompt,
       "completion_tokens": completion,
       "total_tokens": prompt + completion,
       "prompt_tokens_details": {"cached_tokens": cached},
-      "completion_tokens_details": {
-        "reasoning_tokens": sum(choice.reasoning_tokens for choice in self.choices)
-      },
+      "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
 
   def routing(self, index: int) -> dict:
@@ -198,7 +195,9 @@ class Job:
   def headers(self) -> dict[str, str]:
     """The routing of the first choice, as headers."""
     r = self.routing(0)
-    found = {"mode": r["mode"] or "none", "lane": r["lane"], "p-think": f"{r['p_think']:.6f}"}
+    found = {"mode": r["mode"] or "none", "lane": r["lane"]}
+    if r["p_think"] is not None:
+      found["p-think"] = f"{r['p_think']:.6f}"
     if r["threshold"] is not None:
       found["threshold"] = f"{r['threshold']:.6f}"
     return {f"x-lhrm-{name}": value for name, value in found.items()}
@@ -225,8 +224,8 @@ class Job:
       finish = choice.finish_reason or ("cancelled" if status == 499 else "failed")
       metrics.replies.labels(*by, self.asked.decided_by, finish).inc()
       metrics.first_token.labels(*by).observe(choice.first_at - self._arrived)
-      if len(choice.tokens) > 1 and choice.finish_reason:
-        metrics.per_token.labels(*by).observe((now - choice.first_at) / (len(choice.tokens) - 1))
+      if (tokens := choice.counts()[1]) > 1 and choice.finish_reason:
+        metrics.per_token.labels(*by).observe((now - choice.first_at) / (tokens - 1))
     if log == "off":
       return
     line = {"id": self.id, "model": self.model, "status": status, "seconds": now - self._arrived,

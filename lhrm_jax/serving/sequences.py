@@ -45,22 +45,29 @@ class Decided:
 
   Attributes:
     mode: see `tags`.
-    p_think: probability of `<think>` of the two tags, before bias and threshold.
-    p_neither: probability of any other first token.
+    p_think: probability of `<think>` of the two tags, before bias and threshold; `None` where an
+      endpoint does not tell it.
+    p_neither: probability of any other first token, likewise.
     cached_tokens: tokens of the prompt whose keys and values were shared.
   """
 
   mode: int
-  p_think: float
-  p_neither: float
+  p_think: float | None
+  p_neither: float | None
   cached_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-  """The end of a reply, see `Reply`."""
+  """The end of a reply.
+
+  Attributes:
+    reason: see `Reply`.
+    counted: tokens of prompt, reply and thought, where an endpoint has counted them.
+  """
 
   reason: str
+  counted: tuple[int, int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Failed:
   """A reply that will not be finished.
 
   Attributes:
-    code: "timeout" or "engine_error".
+    code: "timeout", "engine_error" or "lane_error".
     message: what happened, for the user.
   """
 

@@ -17,8 +17,9 @@ from lhrm_jax.serving.asked import Defaults
 from lhrm_jax.serving.config import ServingConfig
 from lhrm_jax.serving.engine import Engine
 from lhrm_jax.serving.guard import is_loopback
-from lhrm_jax.serving.lanes import CORE, Lane
+from lhrm_jax.serving.lanes import CORE, FAST, Lane, LocalLane
 from lhrm_jax.serving.metrics import Metrics
+from lhrm_jax.serving.remote import RemoteLane
 from lhrm_jax.text import Tokenizer
 
 _SHORTEST_KEY = 16  # characters
@@ -81,26 +82,31 @@ def serve(
   listening: socket.socket,
   *,
   key: str = "",
+  endpoint_key: str = "",
   threshold_at: Callable[[float], float] | None = None,
 ) -> None:
   """Compiles, prints the address, and serves until SIGINT or SIGTERM.
 
   Args:
-    policies: by lane; one "core", perhaps one "fast".
+    policies: by lane, "core" and perhaps "fast", but for lanes that are elsewhere.
     c: knobs, with a name.
     listening: from `bind`.
     key: bearer token that requests have to bear, "" for none.
+    endpoint_key: bearer token for the endpoints of lanes, "" for none.
     threshold_at: threshold on p(think) for a wanted think rate, if calibrated.
 
   Raises:
     ValueError: the knobs do not fit the policies.
   """
-  lanes = {}
-  for name, served in policies.items():
-    with _naming(name):
-      engine = Engine(*served, c if name == CORE else c.fast, c.closing)
-    lanes[name] = Lane(engine, served[-1])
-  engines = {name: lane.engine for name, lane in lanes.items()}
+  lanes: dict[str, Lane] = {}
+  for name, knobs in ((CORE, c), (FAST, c.fast)):
+    if knobs.url:
+      lanes[name] = RemoteLane(knobs.url, knobs.model, endpoint_key)
+    elif name in policies:
+      with _naming(name):
+        engine = Engine(*policies[name], knobs, c.closing)
+      lanes[name] = LocalLane(engine, policies[name][-1])
+  engines = {name: lane.engine for name, lane in lanes.items() if isinstance(lane, LocalLane)}
   defaults = Defaults(c.name, c.temperature, c.top_p, c.max_choices, threshold_at)
   app = create_app(Service(lanes, defaults, c, Metrics(engines)), key)
   # It warns where something was sent to a client that has left, which is nobody's mistake.

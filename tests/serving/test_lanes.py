@@ -2,21 +2,31 @@
 
 import asyncio
 import dataclasses
+import json
+import time
 
+import httpx2
 import jax
 import pytest
 
 from lhrm_jax import policy
-from lhrm_jax.serving import Engine, EngineConfig
-from lhrm_jax.serving.asked import Asked, Part
+from lhrm_jax.config import flatten, section_problems
+from lhrm_jax.serving import Engine, EngineConfig, ServingConfig
+from lhrm_jax.serving.api import Service, create_app
+from lhrm_jax.serving.asked import Asked, Defaults, of_request, prompts_by_lane
+from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
+from lhrm_jax.serving.errors import ApiError
 from lhrm_jax.serving.jobs import Job
-from lhrm_jax.serving.lanes import CORE, FAST, Lane, first_lane, lane_of
+from lhrm_jax.serving.lanes import CORE, FAST, LocalLane, Part, first_lane, lane_of
+from lhrm_jax.serving.metrics import Metrics
+from lhrm_jax.serving.remote import RemoteLane
 from lhrm_jax.serving.sequences import Settings
 from lhrm_jax.text import tags
 from tests.conftest import sharpened
+from tests.serving.small_server import KEY
 
 THINK, NO_THINK, NONE = tags.THINK, tags.NO_THINK, tags.INVALID_MODE
-PROMPT = [5, 9, 13, 8]
+QUESTION = "Left to right, last digit: what is 3+4?"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +56,7 @@ def lanes(config, params, tokenizer):
   other = sharpened(jax.jit(policy.init, static_argnums=0)(config, jax.random.key(1)))
   knobs = EngineConfig(slots=2, page_tokens=16, waiting=4)
   made = {
-    name: Lane(Engine(config, of, tokenizer, knobs), tokenizer)
+    name: LocalLane(Engine(config, of, tokenizer, knobs), tokenizer)
     for name, of in ((CORE, params), (FAST, other))
   }
   for lane in made.values():
@@ -61,9 +71,13 @@ def ask(lanes, router, **settings):
 
   async def run():
     drawn = Settings(seed=1, temperature=0.0, **settings)
-    parts = {name: Part(PROMPT, 6) for name in lanes}
+    body = ChatRequest(model="m", messages=[{"role": "user", "content": QUESTION}])
+    parts = {
+      name: Part(lane.prompt(body), 6, deadline=time.monotonic() + 100)
+      for name, lane in lanes.items()
+    }
     both = (drawn, dataclasses.replace(drawn, choice=1))
-    job = Job(Asked(parts, both, (), True, "model"), "m", lanes, router, 100.0, raw=False)
+    job = Job(Asked(parts, both, False, "model"), "m", lanes, router)
     job.submit()
     return job, [(index, type(event).__name__) async for index, event in job.events()]
 
@@ -92,3 +106,82 @@ def test_a_request_too_long_for_the_fast_lane_is_the_cores(lanes):
   only_core = {CORE: lanes[CORE]}
   kept, _ = ask(only_core, FAST, forced=NO_THINK)
   assert {choice.lane for choice in kept.choices} == {CORE}
+
+
+def elsewhere(lane):
+  """A server of one lane, reached as an endpoint; its transport keeps what was asked."""
+  defaults = Defaults("there", 1.0, 1.0, 8, None)
+  engines = {CORE: lane.engine}
+  app = create_app(Service({CORE: lane}, defaults, ServingConfig(), Metrics(engines)), KEY)
+  asked = []
+
+  class Transport(httpx2.ASGITransport):
+    async def handle_async_request(self, request):
+      asked.append(json.loads(request.content))
+      return await super().handle_async_request(request)
+
+  remote = RemoteLane("http://localhost/v1/", "there", KEY, Transport(app))
+  return remote, asked
+
+
+def test_a_thought_is_written_elsewhere_once_the_lane_here_has_decided_for_it(lanes):
+  here, _ = ask(lanes, CORE, forced=THINK)
+  remote, asked = elsewhere(lanes[CORE])
+  there, events = ask({CORE: remote, FAST: lanes[FAST]}, FAST, threshold=0.0)
+  assert [c.texts for c in there.choices] == [c.texts for c in here.choices]
+  assert [c.finish_reason for c in there.choices] == [c.finish_reason for c in here.choices]
+  assert there.usage() == here.usage() and there.usage()["completion_tokens"] == 12
+  assert next(kind for index, kind in events if index == 0) == "Decided"
+  routing = there.routing(0)
+  assert (routing["lane"], routing["mode"]) == (CORE, "think") and 0 < routing["p_think"] < 1
+  assert [body["chat_template_kwargs"] for body in asked] == [{"enable_thinking": True}] * 2
+  assert [body["seed"] for body in asked] == [1, 2] and asked[0]["max_tokens"] == 6
+  direct, _ = ask({CORE: remote, FAST: lanes[FAST]}, FAST, forced=NO_THINK)
+  assert {choice.lane for choice in direct.choices} == {FAST} and len(asked) == 2
+
+
+def test_an_endpoint_that_fails_is_an_error_that_tells_none_of_its_text(lanes):
+  class Broken(httpx2.AsyncBaseTransport):
+    async def handle_async_request(self, request):
+      return self.answer
+
+  broken = Broken()
+  remote = RemoteLane("http://localhost/v1", "there", "", broken)
+  for status, content in (
+    (500, b"secret"), (200, b"data: secret\n\n"), (200, b"data: [DONE]\n\n"), (200, b""),
+    (200, b'data: {"error": {"message": "secret"}}\n\n'), (200, b'data: {"choices": 5}\n\n'),
+  ):  # fmt: skip
+    broken.answer = httpx2.Response(status, content=content)
+    with pytest.raises(ApiError, match="the endpoint of a lane failed") as failed:
+      ask({CORE: remote, FAST: lanes[FAST]}, FAST, threshold=0.0)
+    assert failed.value.status == 502 and "secret" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+  ("values", "says"),
+  [
+    ({"url": "http://x/v1"}, "url='http://x/v1' and model='' go together"),
+    ({"url": "ftp://x"}, "url='ftp://x' must be an address"),
+    ({"url": "http://x/v1", "model": "m"}, "router='core' is the lane at http://x/v1"),
+    ({"fast.url": "http://x/v1", "fast.model": "m", "router": "fast"}, "router='fast' is the lane"),
+    ({"fast.url": "http://x", "fast.model": "m", "fast.init_from": "y"}, "two policies"),
+  ],
+)
+def test_lanes_that_cannot_work_are_refused(values, says):
+  config = dict(flatten(ServingConfig())) | values
+  assert any(says in problem for problem in section_problems(ServingConfig, config))
+
+
+def test_logprobs_and_raw_texts_are_for_lanes_of_this_process(lanes):
+  remote, _ = elsewhere(lanes[CORE])
+  both = {CORE: lanes[CORE], FAST: remote}
+  body = CompletionRequest(model="there", prompt="3+4")
+  assert list(prompts_by_lane(body, both)) == [CORE]
+  body = ChatRequest(
+    model="there", messages=[{"role": "user", "content": "3+4"}], logprobs=True, seed=-1
+  )
+  defaults = Defaults("there", 1.0, 1.0, 8, None)
+  assert list(of_request(body, prompts_by_lane(body, both), both, defaults).parts) == [CORE]
+  both = {CORE: remote, FAST: lanes[FAST]}
+  with pytest.raises(ApiError, match="logprobs are told by lanes of the server's own process"):
+    of_request(body, prompts_by_lane(body, both), both, defaults)
