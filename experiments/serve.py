@@ -23,7 +23,7 @@ def main(_) -> None:
       "python -m experiments.serve --config.init_from=RUN"
     )
   settings, key = served.settings(c, c.init_from or c.model), served.api_key(_API_KEY_FILE.value)
-  threshold_at = served.thresholds(settings.thresholds)
+  threshold_at, router = served.thresholds(settings.thresholds), served.router(settings.router)
   try:
     from lhrm_jax.serving import server
   except ImportError as error:
@@ -37,7 +37,7 @@ def main(_) -> None:
         policies[lane] = server.Policy(config, params, tokenizer)
     server.serve(
       policies, settings, listening,
-      key=key, endpoint_key=served.endpoint_key(), threshold_at=threshold_at,
+      key=key, endpoint_key=served.endpoint_key(), threshold_at=threshold_at, router=router,
     )  # fmt: skip
 
 

@@ -1,16 +1,16 @@
 """What `experiments.serve` reads before it serves: its settings, the key, calibrated thresholds."""
 
-import json
 import os
 import pathlib
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from lhrm_jax import routing
 from lhrm_jax.config import build, flatten, section_problems
-from lhrm_jax.errors import UserError
-from lhrm_jax.routing.thresholds import RATES, Thresholds
-from lhrm_jax.serving import ServingConfig
+from lhrm_jax.errors import UserError, as_user_error
+from lhrm_jax.serving import CORE, FAST, ServingConfig
+from lhrm_jax.text import tags
 
 KEY_VARIABLE, ENDPOINT_KEY_VARIABLE = "LHRM_API_KEY", "LHRM_ENDPOINT_API_KEY"
 _OF_THE_JOB = ("init_from", "compilation_cache")
@@ -69,15 +69,28 @@ def thresholds(path: str) -> Callable[[float], float] | None:
   """
   if not path:
     return None
-  try:
-    with pathlib.Path(path).expanduser().open("rb") as file:
-      held = json.loads(file.read(_LARGEST_FILE))
-    values, prompts = held["values"], held["prompts"]
-    whole = len(values) == RATES + 1 and all(
-      type(x) in (int, float) and 0 <= x <= 1 for x in values
-    )
-    if not whole or type(prompts) is not int:
-      raise ValueError(f"expected {RATES + 1} thresholds from 0 to 1")
-  except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
-    raise UserError(f"thresholds={path!r} holds no thresholds by think rate: {error}.") from error
-  return Thresholds(tuple(map(float, values)), prompts).at
+  with as_user_error(FileNotFoundError, ValueError):
+    return routing.load_thresholds(pathlib.Path(path).expanduser()).at
+
+
+def router(named: str) -> Callable[[str], tuple[int, float]] | None:
+  """What judges a prompt, its mode with the probability that thinking is better.
+
+  Args:
+    named: a router's file, a rule, or a lane, whose policy then chooses: `None` is returned.
+
+  Raises:
+    UserError: there is no such router.
+  """
+  if named in (CORE, FAST):
+    return None
+  with as_user_error(FileNotFoundError, ValueError, KeyError):
+    file = pathlib.Path(named).expanduser()
+    is_file = file.exists() or named.endswith(".json")
+    judge = routing.load(file) if is_file else routing.untrained(named)
+
+  def judged(prompt: str) -> tuple[int, float]:
+    p = judge.probability([prompt])
+    return (tags.THINK if p[0] >= judge.threshold else tags.NO_THINK), float(p[0])
+
+  return judged

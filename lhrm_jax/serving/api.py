@@ -161,10 +161,11 @@ async def _reply(
   raw = isinstance(body, CompletionRequest)
   prompts = await run_in_threadpool(asked.prompts_by_lane, body, service.lanes)
   c = service.config
-  wanted = asked.of_request(
-    body, prompts, service.lanes, service.defaults, time.monotonic() + c.request_seconds
+  deadline = time.monotonic() + c.request_seconds
+  wanted = await run_in_threadpool(
+    asked.of_request, body, prompts, service.lanes, service.defaults, deadline
   )
-  job = Job(wanted, body.model, service.lanes, c.router)
+  job = Job(wanted, body.model, service.lanes, service.defaults.router_lane)
   job.submit()
   events, gone = job.events(), asyncio.ensure_future(_disconnected(request.receive))
 

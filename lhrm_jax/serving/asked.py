@@ -26,13 +26,15 @@ class Asked:
     parts: by lane whose context holds it; the core's always does.
     settings: of each choice; they differ in `choice`.
     logprobs: whether to tell the log-probability of each token.
-    decided_by: what chooses the mode: "request", "threshold" or "model".
+    decided_by: what chooses the mode: "request", "router", "threshold" or "model".
+    p_router: probability that thinking serves the prompt better, where a router has judged it.
   """
 
   parts: Mapping[str, Part]
   settings: tuple[Settings, ...]
   logprobs: bool
   decided_by: str
+  p_router: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Defaults:
     temperature: where a request sets none.
     top_p: where a request sets none.
     max_choices: largest `n`.
+    router_lane: lane whose policy chooses the mode where a request and the router leave it open.
+    router: gives the mode of a prompt's text and the probability behind it; `None` where the
+      policy chooses.
     threshold_at: threshold for a wanted think rate; `None` where there are none.
   """
 
@@ -51,7 +56,9 @@ class Defaults:
   temperature: float
   top_p: float
   max_choices: int
-  threshold_at: Callable[[float], float] | None
+  threshold_at: Callable[[float], float] | None = None
+  router_lane: str = CORE
+  router: Callable[[str], tuple[int, float]] | None = None
 
   def models(self) -> list[str]:
     """Names that requests may use; with thresholds, any rate may stand in place of 0.5."""
@@ -78,7 +85,7 @@ def of_request(
   body: ChatRequest | CompletionRequest, prompts: Mapping[str, Sequence[Any]],
   lanes: Mapping[str, Lane], d: Defaults, deadline: float = math.inf,
 ) -> Asked:  # fmt: skip
-  """Settings of a request.
+  """Settings of a request; blocks while a router judges it.
 
   Args:
     body: the request.
@@ -117,8 +124,25 @@ def of_request(
     budget=_budget(body, choice.forced, parts[CORE].max_tokens),
   )
   by = "request" if choice.forced >= 0 else "model" if choice.threshold is None else "threshold"
+  p_router, text = None, _text(body)
+  if d.router and choice == _Choice() and text is not None:
+    mode, p_router = d.router(text)
+    settings, by = dataclasses.replace(settings, forced=mode), "router"
+  if settings.forced < 0 and lanes[d.router_lane].tokenizer is None:
+    raise wrong(
+      "The mode of this request is the policy's choice, whose p(think) is not known here: force a "
+      "mode, or send neither think_threshold nor tag_bias.", code="no_choice",
+    )  # fmt: skip
   choices = tuple(dataclasses.replace(settings, choice=i) for i in range(n))
-  return Asked(parts, choices, logprobs, by)
+  return Asked(parts, choices, logprobs, by, p_router)
+
+
+def _text(body: ChatRequest | CompletionRequest) -> str | None:
+  """What a router judges: the user's last message, or a prompt that is text."""
+  if isinstance(body, ChatRequest):
+    return body.messages[-1].text()
+  prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+  return prompt if isinstance(prompt, str) else None
 
 
 def _parts(

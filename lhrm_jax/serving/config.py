@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lhrm_jax.config import (
   MOST_ROWS,
   MOST_TOKENS,
+  NAME,
   PATH,
   SHORT,
   TEMPERATURE_OR_GREEDY,
@@ -22,6 +23,7 @@ from lhrm_jax.config import (
   whole,
 )
 
+CORE, FAST = "core", "fast"  # the lanes
 _LONGEST_CLOSING = 500  # characters
 
 
@@ -117,8 +119,9 @@ class ServingConfig(LaneConfig):
   )
   router: str = knob(
     "core",
-    one_of("core", "fast"),
-    "Lane whose policy chooses the mode where a request leaves it open.",
+    NAME,
+    "What chooses the mode where a request leaves it open: the policy of the lane `core` or "
+    "`fast`, or a router that judges the prompt alone, by its file or the name of a rule.",
   )
   fast: FastLaneConfig = section(FastLaneConfig)
   max_choices: int = knob(8, whole(1, 1024), "Largest `n` of a request.")
@@ -139,11 +142,6 @@ def _no_engine(c: ServingConfig) -> str:
   return f"url={c.url}, as the core is then elsewhere" if c.url else ""
 
 
-@idle(ServingConfig, "router")
-def _one_lane(c: ServingConfig) -> str:
-  return "" if c.fast.exists else "fast.init_from and fast.url empty, as there is then no fast lane"
-
-
 @together(ServingConfig, "url", "model", "router", "fast")
 def _lanes_that_work(c: ServingConfig) -> Iterator[str]:
   for prefix, lane in (("", c), ("fast.", c.fast)):
@@ -153,9 +151,10 @@ def _lanes_that_work(c: ServingConfig) -> Iterator[str]:
       )
   if c.fast.init_from and c.fast.url:
     yield "fast.init_from and fast.url name two policies for one lane: set one of them."
-  router = c if c.router == "core" else c.fast
-  if router.url:
+  if c.router == "fast" and not c.fast.exists:
+    yield "router='fast' needs a fast lane: set fast.init_from, or another router."
+  if {"core": c.url, "fast": c.fast.url}.get(c.router):
     yield (
-      f"router={c.router!r} is the lane at {router.url}, whose p(think) is not known here: the "
-      "router must be a policy of this process."
+      f"router={c.router!r} is a lane elsewhere, whose p(think) is not known here: the router must "
+      "be a policy of this process, a file or a rule."
     )

@@ -187,6 +187,7 @@ class Job:
       "threshold": settings.threshold,
       "tag_bias": settings.tag_bias,
       "decided_by": self.asked.decided_by,
+      "p_router": self.asked.p_router,
     }
     if choice.decided:
       found |= {"p_think": choice.decided.p_think, "p_neither": choice.decided.p_neither}

@@ -12,14 +12,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
+from lhrm_jax.serving.config import CORE, FAST
 from lhrm_jax.serving.engine import Engine
 from lhrm_jax.serving.errors import wrong
 from lhrm_jax.serving.prompts import prompt_ids
 from lhrm_jax.serving.reply import Reply
 from lhrm_jax.serving.sequences import Event, Row, Settings
 from lhrm_jax.text import Tokenizer, tags
-
-CORE, FAST = "core", "fast"
 
 
 @dataclasses.dataclass(frozen=True)

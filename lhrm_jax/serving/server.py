@@ -84,6 +84,7 @@ def serve(
   key: str = "",
   endpoint_key: str = "",
   threshold_at: Callable[[float], float] | None = None,
+  router: Callable[[str], tuple[int, float]] | None = None,
 ) -> None:
   """Compiles, prints the address, and serves until SIGINT or SIGTERM.
 
@@ -94,6 +95,7 @@ def serve(
     key: bearer token that requests have to bear, "" for none.
     endpoint_key: bearer token for the endpoints of lanes, "" for none.
     threshold_at: threshold on p(think) for a wanted think rate, if calibrated.
+    router: see `Defaults`; `None` where `c.router` names a lane.
 
   Raises:
     ValueError: the knobs do not fit the policies.
@@ -107,7 +109,10 @@ def serve(
         engine = Engine(*policies[name], knobs, c.closing)
       lanes[name] = LocalLane(engine, policies[name][-1])
   engines = {name: lane.engine for name, lane in lanes.items() if isinstance(lane, LocalLane)}
-  defaults = Defaults(c.name, c.temperature, c.top_p, c.max_choices, threshold_at)
+  routes = CORE if router else c.router
+  defaults = Defaults(
+    c.name, c.temperature, c.top_p, c.max_choices, threshold_at, routes, router
+  )  # fmt: skip
   app = create_app(Service(lanes, defaults, c, Metrics(engines)), key)
   # It warns where something was sent to a client that has left, which is nobody's mistake.
   logging.getLogger("asyncio").setLevel(logging.ERROR)

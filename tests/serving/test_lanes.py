@@ -110,7 +110,7 @@ def test_a_request_too_long_for_the_fast_lane_is_the_cores(lanes):
 
 def elsewhere(lane):
   """A server of one lane, reached as an endpoint; its transport keeps what was asked."""
-  defaults = Defaults("there", 1.0, 1.0, 8, None)
+  defaults = Defaults("there", 1.0, 1.0, 8)
   engines = {CORE: lane.engine}
   app = create_app(Service({CORE: lane}, defaults, ServingConfig(), Metrics(engines)), KEY)
   asked = []
@@ -162,8 +162,11 @@ def test_an_endpoint_that_fails_is_an_error_that_tells_none_of_its_text(lanes):
   [
     ({"url": "http://x/v1"}, "url='http://x/v1' and model='' go together"),
     ({"url": "ftp://x"}, "url='ftp://x' must be an address"),
-    ({"url": "http://x/v1", "model": "m"}, "router='core' is the lane at http://x/v1"),
-    ({"fast.url": "http://x/v1", "fast.model": "m", "router": "fast"}, "router='fast' is the lane"),
+    ({"url": "http://x/v1", "model": "m"}, "router='core' is a lane elsewhere"),
+    (
+      {"fast.url": "http://x/v1", "fast.model": "m", "router": "fast"},
+      "router='fast' is a lane elsewhere",
+    ),
     ({"fast.url": "http://x", "fast.model": "m", "fast.init_from": "y"}, "two policies"),
   ],
 )
@@ -180,8 +183,32 @@ def test_logprobs_and_raw_texts_are_for_lanes_of_this_process(lanes):
   body = ChatRequest(
     model="there", messages=[{"role": "user", "content": "3+4"}], logprobs=True, seed=-1
   )
-  defaults = Defaults("there", 1.0, 1.0, 8, None)
+  defaults = Defaults("there", 1.0, 1.0, 8)
   assert list(of_request(body, prompts_by_lane(body, both), both, defaults).parts) == [CORE]
   both = {CORE: remote, FAST: lanes[FAST]}
   with pytest.raises(ApiError, match="logprobs are told by lanes of the server's own process"):
     of_request(body, prompts_by_lane(body, both), both, defaults)
+
+
+def test_a_router_judges_what_the_request_leaves_open(lanes):
+  judged = []
+
+  def router(text):
+    judged.append(text)
+    return NO_THINK, 0.25
+
+  defaults = Defaults("m", 1.0, 1.0, 8, router=router)
+
+  def decided(lanes, **fields):
+    body = ChatRequest(model="m", messages=[{"role": "user", "content": "3+4"}], **fields)
+    wanted = of_request(body, prompts_by_lane(body, lanes), lanes, defaults)
+    return wanted.settings[0].forced, wanted.decided_by, wanted.p_router
+
+  assert decided(lanes, thinking_token_budget=9) == (NO_THINK, "router", 0.25)
+  assert decided(lanes, reasoning_effort="high") == (THINK, "request", None)
+  assert decided(lanes, think_threshold=0.5) == (NONE, "threshold", None)
+  assert judged == ["3+4"]
+  both = {CORE: elsewhere(lanes[CORE])[0], FAST: elsewhere(lanes[FAST])[0]}
+  assert decided(both) == (NO_THINK, "router", 0.25)
+  with pytest.raises(ApiError, match="p\\(think\\) is not known here"):
+    decided(both, think_threshold=0.5)

@@ -16,6 +16,7 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.runs import served
 from lhrm_jax.serving import server
 from lhrm_jax.serving.guard import Guard
+from lhrm_jax.text import tags
 from tests.serving.small_server import BEARER, KEY, LONG, QUESTION, SHORT, start, stop
 
 
@@ -303,7 +304,7 @@ def test_time_is_limited_and_text_is_logged_on_demand(tmp_path):
     ({"slots": 0}, "slots=0 must be a whole number from 1 to 4,096. Set --config.slots"),
     ({"slot": 1}, "slot is not a key"),
     ({"name": "a:b"}, "holds a colon"),
-    ({"router": "fast"}, "router='fast' has no effect with fast.init_from empty"),
+    ({"router": "fast"}, "router='fast' needs a fast lane"),
     ({"fast.slots": 3}, "fast.slots=3 has no effect with fast.init_from empty"),
     ({"name": ""}, None),
   ],
@@ -341,8 +342,20 @@ def test_thresholds_of_another_kind_are_refused(tmp_path):
   file = tmp_path / "thresholds.json"
   for held in ("[]", "{", '{"values": [0.5], "prompts": 3}', '{"values": [2], "prompts": "x"}'):
     file.write_text(held)
-    with pytest.raises(UserError, match="holds no thresholds by think rate"):
+    with pytest.raises(UserError, match=re.escape(str(file))):
       served.thresholds(str(file))
+  with pytest.raises(UserError, match="there is no file"):
+    served.thresholds(str(tmp_path / "none"))
+
+
+def test_a_router_is_a_file_a_rule_or_a_lanes_policy(tmp_path):
+  assert served.router("core") is served.router("fast") is None
+  judged = [served.router("keywords")(prompt) for prompt in ("Say hello.", "Prove that 2 > 1.")]
+  assert [mode for mode, _ in judged] == [tags.NO_THINK, tags.THINK]
+  assert judged[0][1] < judged[1][1]
+  for named, says in (("keyword", "keywords"), (str(tmp_path / "x.json"), "there is no file")):
+    with pytest.raises(UserError, match=says):
+      served.router(named)
 
 
 @pytest.mark.parametrize(
