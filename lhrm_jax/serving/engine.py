@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from lhrm_jax import policy
 from lhrm_jax.policy import PolicyConfig, pages
@@ -22,6 +21,7 @@ from lhrm_jax.serving import programs
 from lhrm_jax.serving.config import EngineConfig
 from lhrm_jax.serving.memory import Pages, prefix_keys
 from lhrm_jax.serving.reply import TokenLogprob
+from lhrm_jax.serving.runner import Runner
 from lhrm_jax.serving.sequences import Decided, Failed, Finished, Row, next_waiting, victim
 from lhrm_jax.text import Tokenizer
 
@@ -71,9 +71,8 @@ class Engine:
       raise ValueError(
         f"context={c.context} exceeds the {config.max_positions} positions of the policy."
       )
-    self._counts = programs.page_counts(-(-self.context // c.page_tokens))
     self.page_bytes = pages.page_bytes(config, c.page_tokens)
-    per_row = -(-self.context // c.page_tokens)
+    per_row = self._pages_of(self.context)
     count = int(c.kv_mib * 2**20 / self.page_bytes) if c.kv_mib else c.slots * per_row
     if count < per_row:
       raise ValueError(
@@ -82,11 +81,8 @@ class Engine:
         f"{math.ceil(per_row * self.page_bytes / 2**20 * 100) / 100:g}, or a smaller context."
       )
     ids = closing_ids(tokenizer, closing)
-    self._static = programs.Static(config, tokenizer.tag_ids.opening, ids, c.page_tokens)
-    # One placement for all that the programs read and return, or they would compile once more.
-    device = jax.devices()[0]
-    self._params = jax.device_put(policy.in_compute_dtype(config, params), device)
-    self._pool = jax.device_put(pages.empty(config, count + 1, c.page_tokens), device)
+    static = programs.Static(config, tokenizer.tag_ids.opening, ids, c.page_tokens)
+    self._runner = Runner(static, params, count + 1, c.slots, self.context)
     self.pages = Pages(count + 1)
     self.steps = self.preemptions = 0
     self.failed = ""
@@ -157,23 +153,8 @@ class Engine:
       self._work.notify()
 
   def warm_up(self) -> None:
-    """Compiles every program; no reply waits for a compiler after that."""
-    static, params, c = self._static, self._params, self._c
-    hidden = None
-    for n in [0, *self._counts]:
-      table = np.zeros((1, n), np.int32)
-      tokens, place = np.zeros((1, c.page_tokens), np.int32), np.array([0, 1, 0], np.int32)
-      self._pool, hidden = programs.prefill(static, params, self._pool, tokens, place, table)
-    self._first(hidden, None)
-    for n in self._counts:
-      self._pool, drawn = programs.decode(
-        static, params, self._pool, np.zeros(c.slots, np.int32), np.zeros(c.slots, np.int32),
-        np.zeros((c.slots, n), np.int32), self._draws([None] * c.slots),
-      )  # fmt: skip
-    table = np.zeros(self._counts[-1], np.int32)
-    kept = jax.device_get(programs.read_pages(static, self._pool, table))
-    self._pool = programs.write_pages(static, self._pool, kept, table)
-    jax.block_until_ready((self._pool, drawn))
+    """Compiles every program, before `start`."""
+    self._runner.warm_up()
 
   # The engine's own thread.
 
@@ -233,7 +214,10 @@ class Engine:
         row.slot, row.served = self._rows.index(None), 0
         self._rows[row.slot] = row
       if row.kept is not None:
-        self._restore(row)
+        size = jax.tree.leaves(row.kept.values)[0].shape[-2]
+        row.pages = [self.pages.take() for _ in range(self._pages_of(size))]
+        self._runner.write(row.kept, row.pages)
+        row.kept = None
 
   def _leaving_for(self, row: Row) -> list[Row] | None:
     """Replies whose slot or memory a waiting one needs; `None` where they would not be enough."""
@@ -255,45 +239,18 @@ class Engine:
   def _preempt(self, row: Row) -> None:
     """Moves a reply's keys and values to the host; one without a token starts again."""
     if row.decoding:
-      used = len(row.pages)
-      kept = programs.read_pages(self._static, self._pool, self._table(row, self._counts[-1]))
-      size = used * self._c.page_tokens
-      row.kept = jax.tree.map(
-        lambda x: x[..., :size, :].copy() if x.ndim > 1 else x, jax.device_get(kept)
-      )
-      row.waits_since = self.steps
+      row.kept, row.waits_since = self._runner.read(row.pages), self.steps
     self._free(row)
     row.filled = row.cached = 0
     with self._work:
       self._waiting.append(row)
     self.preemptions += 1
 
-  def _restore(self, row: Row) -> None:
-    kept, row.kept = row.kept, None
-    most = self._counts[-1] * self._c.page_tokens
-
-    def padded(x: np.ndarray) -> np.ndarray:
-      if x.ndim == 1:
-        return x
-      return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, most - x.shape[-2]), (0, 0)])
-
-    size = jax.tree.leaves(kept.values)[0].shape[-2]
-    row.pages = [self.pages.take() for _ in range(self._pages_of(size))]
-    self._pool = programs.write_pages(
-      self._static, self._pool, jax.tree.map(padded, kept), self._table(row, self._counts[-1])
-    )
-
   def _free(self, row: Row) -> None:
     self.pages.release(row.pages)
     row.pages = []
     if row.slot is not None:
       self._rows[row.slot], row.slot = None, None
-
-  def _table(self, row: Row, count: int) -> np.ndarray:
-    """The first `count` pages of a reply, followed by `NOWHERE`."""
-    table = np.full(count, pages.NOWHERE, np.int32)
-    table[: len(row.pages)] = row.pages[:count]
-    return table
 
   def _take_page(self, row: Row) -> bool:
     """Adds a page to a reply, for which another may have to leave; False if it left itself."""
@@ -325,38 +282,17 @@ class Engine:
     if not self._take_page(row):
       return
     count = min(size, len(ids) - row.filled)
-    tokens = np.zeros((1, size), np.int32)
-    tokens[0, :count] = ids[row.filled : row.filled + count]
-    place = np.array([row.filled, count, row.pages[-1]], np.int32)
-    table = self._table(row, next(n for n in (0, *self._counts) if n >= at))
-    self._pool, hidden = programs.prefill(
-      self._static, self._params, self._pool, tokens, place, table[None]
-    )
+    hidden = self._runner.prefill(row, count)
     row.filled += count
     if at < len(row.keys):
       self.pages.publish(row.pages[-1], row.keys[at])
     if row.filled == len(ids):
-      self._emit_first(row, *self._first(hidden, row))
+      self._emit_first(row, *self._runner.first_token(hidden, row))
 
-  def _first(self, hidden: jax.Array, row: Row | None) -> tuple[programs.Drawn, np.ndarray]:
-    odds, bias, forced = math.nan, 0.0, -1
-    if row is not None:
-      s = row.settings
-      forced, bias = s.forced, s.tag_bias
-      if s.threshold is not None:
-        with np.errstate(divide="ignore"):
-          odds = np.log(np.float64(s.threshold)) - np.log1p(-np.float64(s.threshold))
-    return jax.device_get(
-      programs.first_token(
-        self._static, self._params, hidden, self._draws([row]), np.array([forced], np.int32),
-        np.array([bias], np.float32), np.array([odds], np.float32),
-      )
-    )  # fmt: skip
-
-  def _emit_first(self, row: Row, drawn: programs.Drawn, modes: np.ndarray) -> None:
-    think, no_think, neither = (float(p) for p in modes[0])
-    mode = row.reply.mode_of(int(drawn.tokens[0]))
+  def _emit_first(self, row: Row, drawn: programs.Drawn, modes: tuple[float, float, float]) -> None:
+    think, no_think, neither = modes
     p_think = 1 / (1 + math.exp(min(no_think - think, 700.0)))
+    mode = row.reply.mode_of(int(drawn.tokens[0]))
     row.emit(Decided(mode, p_think, math.exp(neither), row.cached))
     self._push(row, drawn, 0)
 
@@ -367,39 +303,12 @@ class Engine:
       if row.position // self._c.page_tokens >= len(row.pages):
         self._take_page(row)
     running = [row if row is not None and row.decoding else None for row in self._rows]
-    decoding = [row for row in running if row is not None]
-    if not decoding:
+    if not any(running):
       return
-    most = max(row.position for row in decoding) // self._c.page_tokens + 1
-    n = next(n for n in self._counts if n >= most)
-    tokens, positions = (np.zeros(len(running), np.int32) for _ in range(2))
-    table = np.full((len(running), n), pages.NOWHERE, np.int32)
-    for row in decoding:
-      tokens[row.slot], positions[row.slot] = row.reply.tokens[-1], row.position
-      table[row.slot] = self._table(row, n)
-    self._pool, drawn = programs.decode(
-      self._static, self._params, self._pool, tokens, positions, table, self._draws(running)
-    )
-    drawn = jax.device_get(drawn)
-    for row in decoding:
-      self._push(row, drawn, row.slot)
-
-  def _draws(self, rows: Sequence[Row | None]) -> programs.Draws:
-    n = len(rows)
-    d = programs.Draws(
-      seeds=np.zeros((n, 3), np.uint32), steps=np.zeros(n, np.int32),
-      temperature=np.zeros(n, np.float32), top_p=np.ones(n, np.float32),
-      top_k=np.zeros(n, np.int32), thinking=np.zeros(n, bool), budget=np.zeros(n, np.int32),
-      tops=np.zeros(n, bool),
-    )  # fmt: skip
-    for i, row in enumerate(rows):
+    drawn = self._runner.decode(running)
+    for slot, row in enumerate(running):
       if row is not None:
-        s = row.settings
-        d.seeds[i] = s.seed & 0xFFFFFFFF, s.seed >> 32, s.choice
-        d.steps[i], d.thinking[i] = len(row.reply.tokens), row.reply.thinking
-        d.temperature[i], d.top_p[i], d.top_k[i] = s.temperature, s.top_p, s.top_k
-        d.budget[i], d.tops[i] = s.budget, s.tops > 0
-    return d
+        self._push(row, drawn, slot)
 
   def _push(self, row: Row, drawn: programs.Drawn, i: int) -> None:
     """Adds a drawn token to a reply."""
