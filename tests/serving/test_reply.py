@@ -65,6 +65,7 @@ def test_stop_strings_end_the_answer_and_are_not_looked_for_in_thoughts(tokenize
     (["ab"], ["xa", "by"], "x", True),
     (["ab"], ["xa", "cy"], "xacy", False),
     (["aab"], ["aa", "ab"], "a", True),
+    (["abc"], ["xab", "c"], "x", True),
     (["b", "ab"], ["ab"], "", True),
     (["abc"], ["ab"], "ab", False),
   ],
