@@ -47,6 +47,21 @@ class EngineConfig:
     real(0, 2**30),
     "KV memory in MiB, at least one request's; 0 has room for every slot's whole context.",
   )
+  weights: str = knob(
+    "float",
+    one_of("float", "int8"),
+    "The policy's own precision, or int8 with a scale per output channel.",
+  )
+  kv: str = knob(
+    "float", one_of("float", "int8"), "KV memory likewise, with a scale per token and head."
+  )
+  draft: str = knob(
+    "",
+    TEXT,
+    "What proposes tokens for the policy to check (speculative decoding): `int8` for the policy in "
+    "int8, or a smaller run or model of the same tokens; empty for none.",
+  )
+  draft_tokens: int = knob(4, whole(1, 64), "Tokens that are proposed at a time.")
   prefill_pages: int = knob(
     4, whole(1, 4096), "Pages of prompts that run between two decoding steps."
   )
@@ -135,6 +150,12 @@ class ServingConfig(LaneConfig):
     one_of("off", "requests", "text"),
     "Lines of JSON on standard error: none, one per request, or one with its prompt and replies.",
   )
+
+
+@idle(ServingConfig, "draft_tokens")
+@idle(FastLaneConfig, "draft_tokens")
+def _no_draft(c: LaneConfig) -> str:
+  return "" if c.draft else "no draft"
 
 
 @idle(ServingConfig, *_ENGINE)

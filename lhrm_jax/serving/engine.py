@@ -5,6 +5,7 @@ draws one token for every slot. Its state is on the host but for the pool of key
 reply that leaves its slot takes its pages with it, and continues from the same bits.
 """
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-import jax
+import numpy as np
 
 from lhrm_jax import policy
 from lhrm_jax.policy import PolicyConfig, pages
@@ -23,6 +24,7 @@ from lhrm_jax.serving.memory import Pages, prefix_keys
 from lhrm_jax.serving.reply import TokenLogprob
 from lhrm_jax.serving.runner import Runner
 from lhrm_jax.serving.sequences import Decided, Failed, Finished, Row, next_waiting, victim
+from lhrm_jax.serving.speculation import Payoff
 from lhrm_jax.text import Tokenizer
 
 
@@ -47,12 +49,13 @@ class Engine:
     pages: which pages are free.
     steps: decoding steps so far.
     preemptions: replies that have left their slot for another so far.
+    payoff: what speculation has brought; `None` without a draft.
     failed: why the engine has stopped for good; "" while it works.
   """
 
   def __init__(
     self, config: PolicyConfig, params: policy.Params, tokenizer: Tokenizer, c: EngineConfig,
-    closing: str = "",
+    closing: str = "", draft: tuple[PolicyConfig, policy.Params] | None = None,
   ):  # fmt: skip
     """Args:
       config: static part of the policy.
@@ -60,18 +63,25 @@ class Engine:
       tokenizer: its tokenizer.
       c: knobs.
       closing: sentence that ends a thought cut by its budget.
+      draft: policy of the same tokens that proposes them, where `c.draft` names one.
 
     Raises:
       ValueError: the context exceeds the policy's positions, or the memory is less than one
-        request's.
+        request's, or the draft is of other tokens.
     """
     self._c = c
     self.context = c.context or config.max_positions
-    if self.context > config.max_positions:
+    drafts = _draft(c, config, params, draft)
+    configs = [config, *(other for other, _ in drafts)]
+    if self.context > (most := min(each.max_positions for each in configs)):
       raise ValueError(
-        f"context={c.context} exceeds the {config.max_positions} positions of the policy."
+        f"context={self.context} exceeds the {most} positions of the policy"
+        f"{' and its draft' if drafts else ''}."
       )
-    self.page_bytes = pages.page_bytes(config, c.page_tokens)
+    in_int8 = c.kv == "int8"
+    self.page_bytes = sum(
+      pages.page_bytes(each, c.page_tokens, in_int8=in_int8) for each in configs
+    )
     per_row = self._pages_of(self.context)
     count = int(c.kv_mib * 2**20 / self.page_bytes) if c.kv_mib else c.slots * per_row
     if count < per_row:
@@ -82,7 +92,13 @@ class Engine:
       )
     ids = closing_ids(tokenizer, closing)
     static = programs.Static(config, tokenizer.tag_ids.opening, ids, c.page_tokens)
-    self._runner = Runner(static, params, count + 1, c.slots, self.context)
+    drafting = None
+    for other, its_params in drafts:
+      its_static = dataclasses.replace(static, config=other)
+      knobs = dataclasses.replace(c, weights="int8" if c.draft == "int8" else "float")
+      drafting = Runner(its_static, its_params, count + 1, knobs, self.context)
+    self._runner = Runner(static, params, count + 1, c, self.context, drafting)
+    self.payoff = Payoff() if drafting else None
     self.pages = Pages(count + 1)
     self.steps = self.preemptions = 0
     self.failed = ""
@@ -154,7 +170,9 @@ class Engine:
 
   def warm_up(self) -> None:
     """Compiles every program, before `start`."""
-    self._runner.warm_up()
+    seconds = self._runner.warm_up()
+    if self.payoff:
+      self.payoff.seconds = seconds
 
   # The engine's own thread.
 
@@ -214,8 +232,7 @@ class Engine:
         row.slot, row.served = self._rows.index(None), 0
         self._rows[row.slot] = row
       if row.kept is not None:
-        size = jax.tree.leaves(row.kept.values)[0].shape[-2]
-        row.pages = [self.pages.take() for _ in range(self._pages_of(size))]
+        row.pages = [self.pages.take() for _ in range(self._pages_of(row.position))]
         self._runner.write(row.kept, row.pages)
         row.kept = None
 
@@ -239,7 +256,8 @@ class Engine:
   def _preempt(self, row: Row) -> None:
     """Moves a reply's keys and values to the host; one without a token starts again."""
     if row.decoding:
-      row.kept, row.waits_since = self._runner.read(row.pages), self.steps
+      held = row.pages[: self._pages_of(row.position)]
+      row.kept, row.waits_since = self._runner.read(held), self.steps
     self._free(row)
     row.filled = row.cached = 0
     with self._work:
@@ -297,18 +315,42 @@ class Engine:
     self._push(row, drawn, 0)
 
   def _decode(self) -> None:
+    ahead = self._c.draft_tokens if self.payoff else 0
     for row in list(self._rows):
       if row is None or row.slot is None or not row.decoding:
         continue
-      if row.position // self._c.page_tokens >= len(row.pages):
-        self._take_page(row)
+      last = min(row.position + ahead, row.last_position)
+      while last // self._c.page_tokens >= len(row.pages) and self._take_page(row):
+        pass
     running = [row if row is not None and row.decoding else None for row in self._rows]
     if not any(running):
+      return
+    if self.payoff:
+      self._decode_timed(running)
       return
     drawn = self._runner.decode(running)
     for slot, row in enumerate(running):
       if row is not None:
         self._push(row, drawn, slot)
+
+  def _decode_timed(self, running: list[Row | None]) -> None:
+    """A step with a draft at hand, which is asked where that pays."""
+    rows = [(slot, row) for slot, row in enumerate(running) if row is not None]
+    seen = [slot for slot, row in rows if not row.unseen]
+    count, began = self._runner.count_of(running), time.perf_counter()
+    if seen and self.payoff.wanted(count):
+      counts, drawn = self._runner.speculate(running)
+      seconds, ahead = time.perf_counter() - began, self._c.draft_tokens
+      self.payoff.speculated(count, seconds, ahead * len(seen), int(counts[seen].sum()), len(seen))
+    else:
+      counts, drawn = np.zeros(len(running), int), [self._runner.decode(running)]
+      self.payoff.plain(count, time.perf_counter() - began)
+      for _, row in rows:
+        row.unseen = True
+    for slot, row in rows:
+      for i in range(counts[slot] + 1):
+        if not row.reply.finish_reason:
+          self._push(row, drawn[i], slot)
 
   def _push(self, row: Row, drawn: programs.Drawn, i: int) -> None:
     """Adds a drawn token to a reply."""
@@ -330,3 +372,21 @@ class Engine:
         row.emit(piece)
       if done:
         row.emit(Finished(done))
+
+
+def _draft(
+  c: EngineConfig, config: PolicyConfig, params: policy.Params,
+  draft: tuple[PolicyConfig, policy.Params] | None,
+) -> list[tuple[PolicyConfig, policy.Params]]:  # fmt: skip
+  """The policy that proposes tokens, if any."""
+  if not c.draft:
+    return []
+  found = (config, params) if c.draft == "int8" else draft
+  if found is None:
+    raise ValueError(f"draft={c.draft!r} is not loaded.")
+  if found[0].vocab_size != config.vocab_size:
+    raise ValueError(
+      f"draft={c.draft!r} has {found[0].vocab_size} tokens and the policy {config.vocab_size}: a "
+      "draft needs the policy's tokens."
+    )
+  return [found]

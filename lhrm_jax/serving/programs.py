@@ -1,4 +1,4 @@
-"""The engine's compiled programs: a page of prefill, a first token, a step of decoding, a swap.
+"""The engine's compiled programs: a page of prefill, a first token, steps of decoding, a swap.
 
 Shapes are fixed: every step decodes all slots, and reads one of a few numbers of pages. A row's
 tokens depend on nothing but its own request:
@@ -8,7 +8,13 @@ tokens depend on nothing but its own request:
   exact zeros, so it doesn't matter how many blocks are read for the sake of longer rows.
 - Prompts run page by page, at fixed boundaries, whether or not their first pages were shared.
 
-`N` denotes rows, `C` tokens per page, `V` the vocabulary.
+Speculation (https://arxiv.org/abs/2211.17192) changes none of this. A draft proposes tokens, and
+one pass of the policy over them draws its own token at each place, with the random number that this
+place has anyway; the draft has used the same. Proposals count as long as they are what the policy
+draws, so a reply is the one that it would be without a draft, at any temperature and top-p
+(https://arxiv.org/abs/2408.07978 calls this drafter-invariant).
+
+`N` denotes rows, `C` tokens per page, `V` the vocabulary, `k` proposals.
 """
 
 import dataclasses
@@ -178,29 +184,97 @@ def decode(
       for rows without a reply.
     draws: how to draw.
   """
+  pool, drawn, (logits,) = _pass(static, params, pool, tokens[:, None], positions, table, draws)
+  return pool, _drawn(logits, drawn[:, 0], draws)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def propose(
+  static: Static, count: int, params: policy.Params, pool: PagePool, tokens: Array,
+  positions: Array, table: Array, draws: Draws,
+) -> tuple[PagePool, Array]:  # fmt: skip
+  """Continues every row with a draft; arguments like those of `decode`.
+
+  Returns:
+    The pool, and `[N, count]` proposals. The last of them has been run too, so that the draft has
+    seen all tokens of a row whose proposals all count.
+  """
+
+  def step(carry, index: Array):
+    pool, tokens, thinking = carry
+    at = dataclasses.replace(draws, steps=draws.steps + index, thinking=thinking)
+    pool, drawn, _ = _pass(static, params, pool, tokens[:, None], positions + index, table, at)
+    thinking &= drawn[:, 0] != static.closing[-1]
+    return (pool, drawn[:, 0], thinking), drawn[:, 0]
+
+  start = pool, tokens, draws.thinking
+  (pool, *_), proposals = jax.lax.scan(step, start, jnp.arange(count + 1, dtype=jnp.int32))
+  return pool, proposals[:count].T
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def verify(
+  static: Static, params: policy.Params, pool: PagePool, tokens: Array, positions: Array,
+  table: Array, draws: Draws,
+) -> tuple[PagePool, tuple[Drawn, ...]]:  # fmt: skip
+  """Draws `k + 1` tokens of every row, each as if the proposals before it counted.
+
+  Args:
+    static: see `Static`.
+    params: parameters of the policy.
+    pool: the pool; donated.
+    tokens: `[N, k + 1]` int32, last token of each reply and the proposals.
+    positions: see `decode`.
+    table: see `decode`; tokens beyond its pages are written nowhere.
+    draws: how to draw the first of the tokens.
+
+  Returns:
+    The pool, and the tokens drawn after each of `tokens`.
+  """
+  pool, drawn, logits = _pass(static, params, pool, tokens, positions, table, draws)
+  return pool, tuple(_drawn(each, drawn[:, i], draws) for i, each in enumerate(logits))
+
+
+def _pass(
+  static: Static, params: policy.Params, pool: PagePool, tokens: Array, positions: Array,
+  table: Array, draws: Draws,
+) -> tuple[PagePool, Array, list[Array]]:  # fmt: skip
+  """Runs `tokens [N, T]`, writes their keys and values, and draws the token after each of them.
+
+  Returns:
+    The pool, tokens `[N, T]`, and `T` times logits `[N, V]`.
+  """
+  count, size = tokens.shape[1], static.page_tokens
+  places = positions[:, None] + jnp.arange(count, dtype=jnp.int32)
   hidden, new = policy.apply(
-    static.config, params, tokens[:, None], positions[:, None],
-    context=_context(static, pool, table, positions),
-  )  # fmt: skip
-  logits = policy.next_token_logits(static.config, params, hidden[:, 0])
-  drawn, _ = sample_tokens(logits, _uniforms(draws), draws.temperature, draws.top_p, draws.top_k)
-  drawn, _ = cut(drawn, draws.steps, draws.thinking, draws.budget, static.closing)
-  page = jnp.take_along_axis(table, positions[:, None] // static.page_tokens, axis=1)[:, 0]
+    static.config, params, tokens, places, context=_context(static, pool, table, positions)
+  )
+  every = policy.next_token_logits(static.config, params, hidden)
+  logits = [every[:, i] for i in range(count)]
+  drawn, thinking = [], draws.thinking
+  for i in range(count):
+    at = dataclasses.replace(draws, steps=draws.steps + i)
+    ids, _ = sample_tokens(logits[i], _uniforms(at), at.temperature, at.top_p, at.top_k)
+    ids, thinking = cut(ids, at.steps, thinking, at.budget, static.closing)
+    drawn.append(ids)
+  drawn = jnp.stack(drawn, axis=1)
+  column = jnp.minimum(places // size, table.shape[1] - 1)
+  page = jnp.take_along_axis(table, column, axis=1)
+  page = jnp.where(places // size < table.shape[1], page, pages.NOWHERE)
   page += jnp.any(drawn < 0)  # never true, see `prefill`
-  pool = pages.write_token(static.config, pool, new, page, positions % static.page_tokens)
-  return pool, _drawn(logits, drawn, draws)
+  return pages.write_tokens(static.config, pool, new, page, places % size), drawn, logits
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def read_pages(static: Static, pool: PagePool, table: Array) -> KVCache:
+def read_pages(static: Static, pool: PagePool, table: Array) -> PagePool:
   """Copies the pages `[n]` of one sequence, to keep them elsewhere."""
-  return pages.gather(static.config, pool, table[None], jnp.zeros((1,), jnp.int32))
+  return pages.copied(static.config, pool, table)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def write_pages(static: Static, pool: PagePool, kept: KVCache, table: Array) -> PagePool:
+def write_pages(static: Static, pool: PagePool, kept: PagePool, table: Array) -> PagePool:
   """Writes what `read_pages` read to the pages `[n]`."""
-  return pages.write_pages(static.config, pool, kept, table)
+  return pages.restored(static.config, pool, kept, table)
 
 
 def _context(static: Static, pool: PagePool, table: Array, lengths: Array) -> list[KVCache]:

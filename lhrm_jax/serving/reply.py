@@ -104,6 +104,7 @@ class Reply:
     tokens: ids so far, opening tag and end of sequence included.
     mode: `tags.THINK`, `tags.NO_THINK` or `tags.INVALID_MODE`; `None` before the first token.
     finish_reason: `STOP`, `LENGTH`, or "" while it grows.
+    max_tokens: longest reply.
   """
 
   def __init__(
@@ -118,7 +119,7 @@ class Reply:
     self.tokens: list[int] = []
     self.mode: int | None = None
     self.finish_reason = ""
-    self._tokenizer, self._max_tokens, self._raw = tokenizer, max_tokens, raw
+    self._tokenizer, self.max_tokens, self._raw = tokenizer, max_tokens, raw
     self._part, self._text = CONTENT, TextStream(tokenizer.decode)
     self._stops = StopFinder(stops)
 
@@ -148,7 +149,7 @@ class Reply:
     if token_id in self._tokenizer.eos_ids:
       return self._end(STOP, token)
     pieces = self._tag(token) if is_tag else self._ordinary(token)
-    if not self.finish_reason and len(self.tokens) >= self._max_tokens:
+    if not self.finish_reason and len(self.tokens) >= self.max_tokens:
       pieces += self._end(LENGTH)
     return pieces
 

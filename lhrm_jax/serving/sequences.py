@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from lhrm_jax.policy import KVCache
+from lhrm_jax.policy.pages import PagePool
 from lhrm_jax.serving.reply import Piece, Reply
 
 _PATIENCE = 4  # quanta that a preempted reply waits before it precedes newer requests
@@ -102,10 +102,11 @@ class Row:
     pages: pages that it holds, in the order of its tokens.
     filled: tokens of the prompt that have run.
     cached: of these, tokens that another request had run.
-    kept: keys and values of a reply that was preempted.
+    kept: pages of a reply that was preempted.
     served: tokens since it last got a slot.
     waits_since: engine step at which it was preempted.
     cancelled: whether nobody reads it any more.
+    unseen: whether the draft has not run all of its tokens; its proposals are then worse.
   """
 
   prompt: Sequence[int]
@@ -119,10 +120,11 @@ class Row:
   pages: list[int] = dataclasses.field(default_factory=list)
   filled: int = 0
   cached: int = 0
-  kept: KVCache | None = None
+  kept: list[PagePool] | None = None
   served: int = 0
   waits_since: int = 0
   cancelled: bool = False
+  unseen: bool = False
   arrived: float = dataclasses.field(default_factory=time.monotonic)
 
   @property
@@ -134,6 +136,11 @@ class Row:
   def position(self) -> int:
     """Position of the last token of the reply."""
     return len(self.prompt) + len(self.reply.tokens) - 1
+
+  @property
+  def last_position(self) -> int:
+    """Position of the last token that the reply may have."""
+    return len(self.prompt) + self.reply.max_tokens - 1
 
 
 def next_waiting(waiting: Iterable[Row], step: int, quantum: int) -> Row | None:

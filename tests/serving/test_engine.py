@@ -1,6 +1,5 @@
 """The decode engine: a reply's tokens are its own, whoever else is served and whatever waits."""
 
-import copy
 import dataclasses
 import time
 
@@ -15,28 +14,6 @@ from lhrm_jax.serving import BusyError, Engine, EngineConfig, Reply, Row, Settin
 from lhrm_jax.serving.sequences import Decided, Failed, Finished, Piece
 from lhrm_jax.text import tags
 from tests.conftest import policy_logits
-
-# One set of programs for all of these tests. 14 pages are fewer than three replies can fill.
-KNOBS = {"slots": 3, "page_tokens": 8, "quantum": 4, "waiting": 20}
-PAGES = 14
-
-
-@pytest.fixture(scope="module")
-def endless(tokenizer):
-  """The tokenizer without an end of sequence: replies have the length they are asked for."""
-  other = copy.copy(tokenizer)
-  other.eos_ids = ()
-  return other
-
-
-@pytest.fixture(scope="module")
-def make(config, params, endless):
-  def make_engine(**knobs):
-    mib = PAGES * pages.page_bytes(config, KNOBS["page_tokens"]) / 2**20
-    return Engine(config, params, endless, EngineConfig(**{**KNOBS, "kv_mib": mib, **knobs}), " so")
-
-  return make_engine
-
 
 def row(tokenizer, prompt, tokens=40, seconds=600.0, **settings):
   """A reply that remembers its events."""
@@ -235,8 +212,8 @@ def test_what_is_written_to_pages_is_read_from_them(config, scan):
   pool = pages.write_pages(
     config, pool, policy.KVCache(block, values, jnp.array([4])), jnp.array([3, 1])
   )
-  pool = pages.write_token(
-    config, pool, policy.KVCache(*first, jnp.array([1])), jnp.array([1]), jnp.array([0])
+  pool = pages.write_tokens(
+    config, pool, policy.KVCache(*first, jnp.array([1])), jnp.array([[1]]), jnp.array([[0]])
   )
   read = pages.gather(config, pool, jnp.array([[3, 1, 0]]), jnp.array([4]))
   got, put, new = (
