@@ -14,6 +14,7 @@ from lhrm_jax.serving import BusyError, Engine, EngineConfig, Reply, Row, Settin
 from lhrm_jax.serving.sequences import Decided, Failed, Finished, Piece
 from lhrm_jax.text import tags
 from tests.conftest import policy_logits
+from tests.serving.conftest import PAGES
 
 def row(tokenizer, prompt, tokens=40, seconds=600.0, **settings):
   """A reply that remembers its events."""
@@ -197,6 +198,38 @@ def test_memory_and_context_that_fit_nothing_are_refused(config, params, tokeniz
     Engine(config, params, tokenizer, EngineConfig(kv_mib=0.001))
   with pytest.raises(ValueError, match="context=65 exceeds the 64 positions"):
     Engine(config, params, tokenizer, EngineConfig(context=65))
+
+
+def test_int8_weights_and_memory_keep_replies_apart(make, config, params, endless):
+  """Half the precision, the same promise; and four replies where there was room for one."""
+  engine = make(weights="int8", kv="int8")
+  assert engine.page_bytes < make().page_bytes / 2 and engine.pages.total > 2 * PAGES
+  engine = make(weights="int8", kv="int8", kv_mib=PAGES * engine.page_bytes / 2**20)
+  together = finish(engine, *(row(endless, PROMPTS[i], 30, seed=i) for i in range(6)))
+  assert engine.preemptions > 3
+  for i in (0, 5):
+    (alone,) = finish(make(weights="int8", kv="int8"), row(endless, PROMPTS[i], 30, seed=i))
+    assert told(alone) == told(together[i])
+  whole = np.array([[*PROMPTS[5], *alone.reply.tokens]], np.int32)
+  exact = jax.nn.log_softmax(policy_logits(config, params, whole))[0, len(PROMPTS[5]) - 1 : -1]
+  off = np.abs(exact[np.arange(30), alone.reply.tokens] - np.array([p for _, p in told(alone)]))
+  assert 1e-4 < off.mean() < 0.1
+
+
+def test_pages_in_int8_hold_rounded_numbers_and_are_copied_bit_for_bit(config):
+  pool = pages.empty(config, 4, 2, in_int8=True)
+  shape = (1, config.num_kv_heads, 4, config.head_dim)
+  blocks = [jax.random.normal(jax.random.key(i), shape).at[0, 0, 1].set(0) for i in range(4)]
+  new = policy.KVCache(tuple(blocks[:2]), tuple(blocks[2:]), jnp.array([4]))
+  pool = pages.write_pages(config, pool, new, jnp.array([2, 1]))
+  read = pages.gather(config, pool, jnp.array([[2, 1]]), jnp.array([4]))
+  for held, written in zip((*read.keys, *read.values), blocks, strict=True):
+    step = np.abs(written).max(-1, keepdims=True) / 127
+    assert (np.abs(held - written) <= step / 2 * 1.001).all() and (held[0, 0, 1] == 0).all()
+  moved = pages.restored(config, pool, pages.copied(config, pool, jnp.array([2])), jnp.array([3]))
+  again = pages.gather(config, moved, jnp.array([[3, 1]]), jnp.array([4]))
+  for one, other in zip(jax.tree.leaves(read), jax.tree.leaves(again), strict=True):
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("scan", [False, True])
