@@ -56,13 +56,16 @@ def test_replies_are_those_without_a_draft(make, draft, config, params, endless)
   assert_same(plain, speculated)
 
 
-def test_a_budget_ends_thoughts_at_the_same_place(make, draft, endless):
-  cuts = [
-    finish(make(**knobs), row(endless, PROMPTS[2], 20, seed=i, budget=2 + i))[0].reply.tokens
-    for knobs in ({}, {"draft": "small", "drafted_by": draft, "draft_tokens": 3})
-    for i in range(3)
-  ]
-  assert cuts[:3] == cuts[3:]
+def test_all_proposals_of_the_policy_itself_count(make, config, params, endless):
+  """While rows leave and return, while a budget ends their thoughts, and after steps without it."""
+  engine = make(draft="small", drafted_by=(config, params), draft_tokens=3)
+  engine.payoff.wanted = lambda count: True
+  assert_same(replies(make(), endless, budget=5), replies(engine, endless, budget=5))
+  assert engine.preemptions and engine.payoff.accepted == engine.payoff.proposed > 60
+  engine.payoff.wanted = lambda count: engine.steps % 5 != 4
+  before = engine.payoff.proposed
+  assert_same(replies(make(), endless), replies(engine, endless))
+  assert engine.payoff.accepted == engine.payoff.proposed > before, "only rows seen in full count"
 
 
 @pytest.mark.parametrize(
@@ -142,25 +145,6 @@ def test_times_of_steps_follow_the_machine_but_not_its_hiccups():
   for _ in range(300):
     payoff.speculated(4, 1.0, proposed=3, accepted=3, rows=1)
   assert payoff.seconds[4][1] == pytest.approx(1.0, abs=0.01)
-
-
-def test_steps_without_the_draft_change_no_reply_and_are_no_evidence_against_it(
-  make, draft, endless
-):
-  """Rows that the draft hasn't followed are not counted, and are decoded by the policy alone."""
-  engine = make(draft="small", drafted_by=draft, draft_tokens=3)
-  payoff = engine.payoff
-  payoff.wanted = lambda count: engine.steps % 3 > 0
-  assert_same(replies(make(), endless), replies(engine, endless))
-  rows = [row(endless, PROMPTS[0], 12, seed=i) for i in range(2)]
-  rows[1].unseen = True
-  payoff.wanted, before = lambda count: True, payoff.proposed
-  finish(engine, *rows)
-  assert 3 <= payoff.proposed - before <= 3 * 12 and (payoff.proposed - before) % 3 == 0
-  alone = row(endless, PROMPTS[0], 12)
-  alone.unseen, before = True, payoff.proposed
-  finish(engine, alone)
-  assert payoff.proposed == before
 
 
 def test_a_draft_of_other_tokens_is_refused(config, params, tokenizer):
