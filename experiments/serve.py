@@ -30,11 +30,15 @@ def main(_) -> None:
     raise UserError(f"{error}: install what serving needs, pip install '.[serve]'") from error
   setup.use_compilation_cache(c.compilation_cache)
   with as_user_error(ValueError), server.bind(_HOST.value, _PORT.value, key) as listening:
-    policies = {}
-    for lane, init_from in (("core", c.init_from), ("fast", settings.fast.init_from)):
+    policies, mesh = {}, parallel.make_mesh()
+    lanes = ("core", c.init_from, settings), ("fast", settings.fast.init_from, settings.fast)
+    for lane, init_from, knobs in lanes:
       if init_from:
-        config, tokenizer, params = setup.load_policy(init_from, parallel.make_mesh())
-        policies[lane] = server.Policy(config, params, tokenizer)
+        config, tokenizer, params = setup.load_policy(init_from, mesh)
+        draft = None
+        if knobs.draft not in ("", "int8"):
+          draft = setup.load_policy(knobs.draft, mesh)[::2]
+        policies[lane] = server.Policy(config, params, tokenizer, draft)
     server.serve(
       policies, settings, listening,
       key=key, endpoint_key=served.endpoint_key(), threshold_at=threshold_at, router=router,

@@ -34,11 +34,13 @@ class Policy(NamedTuple):
     config: static part of the policy.
     params: its parameters.
     tokenizer: its tokenizer.
+    draft: a smaller policy of the same tokens, where the lane's `draft` names one.
   """
 
   config: PolicyConfig
   params: policy.Params
   tokenizer: Tokenizer
+  draft: tuple[PolicyConfig, policy.Params] | None = None
 
 
 def bind(host: str, port: int, key: str) -> socket.socket:
@@ -105,9 +107,12 @@ def serve(
     if knobs.url:
       lanes[name] = RemoteLane(knobs.url, knobs.model, endpoint_key)
     elif name in policies:
+      served = policies[name]
       with _naming(name):
-        engine = Engine(*policies[name], knobs, c.closing)
-      lanes[name] = LocalLane(engine, policies[name][-1])
+        engine = Engine(
+          served.config, served.params, served.tokenizer, knobs, c.closing, served.draft
+        )
+      lanes[name] = LocalLane(engine, served.tokenizer)
   engines = {name: lane.engine for name, lane in lanes.items() if isinstance(lane, LocalLane)}
   routes = CORE if router else c.router
   defaults = Defaults(

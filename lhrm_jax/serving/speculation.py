@@ -15,12 +15,14 @@ class Payoff:
     proposed: proposals so far.
     accepted: of these, those that counted.
     per_step: mean number of tokens that a row gets from a step with speculation.
+    on: whether the last step has speculated.
   """
 
   seconds: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
   proposed: int = 0
   accepted: int = 0
   per_step: float = 1.0
+  on: bool = False
   _trial: int = _TRIAL  # steps until speculation is judged
   _pause: int = 0  # steps without speculation until the next trial
 
@@ -28,6 +30,11 @@ class Payoff:
     """Tokens per second with speculation, of those without, for steps of `count` pages."""
     plain, speculative = self.seconds.get(count, (1.0, 1.0))
     return self.per_step * plain / speculative
+
+  @property
+  def mean_speedup(self) -> float:
+    """`speedup`, for the steps of all numbers of pages."""
+    return sum(map(self.speedup, self.seconds)) / len(self.seconds) if self.seconds else 1.0
 
   def wanted(self, count: int) -> bool:
     """Whether the next step, of `count` pages, should speculate."""
@@ -62,6 +69,7 @@ class Payoff:
 
   def _moved(self, count: int, which: int, seconds: float) -> None:
     """Moves the mean time of a step towards the last one, which outliers hardly change."""
+    self.on = bool(which)
     if count in self.seconds:
       both = list(self.seconds[count])
       both[which] += (min(seconds, 2 * both[which]) - both[which]) / _TRIAL

@@ -16,6 +16,7 @@ from lhrm_jax.text import tags
 from tests.conftest import policy_logits
 from tests.serving.conftest import PAGES
 
+
 def row(tokenizer, prompt, tokens=40, seconds=600.0, **settings):
   """A reply that remembers its events."""
   events = []

@@ -9,7 +9,7 @@ import pytest
 
 from lhrm_jax.serving import Engine, EngineConfig, programs
 from lhrm_jax.serving.speculation import _PAUSE, _TRIAL, Payoff
-from tests.conftest import policy_logits, sharpened
+from tests.conftest import policy_logits
 from tests.serving.test_engine import PROMPTS, finish, row, told
 
 DRAWS = [(0.0, 1.0), (0.6, 1.0), (1.0, 1.0), (1.0, 0.8)]  # temperature and top-p
@@ -82,9 +82,7 @@ def test_tokens_are_drawn_from_the_policys_distribution(
 ):
   """The second and third token of many replies, against exact probabilities."""
   many, prompt = 600, PROMPTS[1]
-  engine = make(
-    slots=60, waiting=many, kv_mib=0.0, draft="small", drafted_by=draft, draft_tokens=3
-  )
+  engine = make(slots=60, waiting=many, kv_mib=0.0, draft="small", drafted_by=draft, draft_tokens=3)
   made = [
     row(endless, prompt, 3, seed=i, temperature=temperature, top_p=top_p) for i in range(many)
   ]
