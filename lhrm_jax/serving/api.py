@@ -274,7 +274,7 @@ def _part(data: bytes) -> dict[str, Any]:
 
 
 def _texts(job: Job) -> dict[str, Any]:
-  prompt, tokenizer = job.choices[0].row.prompt, job.tokenizer(0)
+  prompt, tokenizer = job.choices[0].prompt, job.tokenizer(0)
   return {
     "prompt": tokenizer.decode(list(prompt)) if tokenizer else prompt,
     "replies": [choice.texts for choice in job.choices],

@@ -9,7 +9,7 @@ from typing import Any
 
 from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
 from lhrm_jax.serving.errors import ApiError, wrong
-from lhrm_jax.serving.lanes import CORE, Lane, Part
+from lhrm_jax.serving.lanes import CORE, FAST, Lane, Part
 from lhrm_jax.serving.sequences import Settings
 from lhrm_jax.text import tags
 
@@ -28,6 +28,7 @@ class Asked:
     logprobs: whether to tell the log-probability of each token.
     decided_by: what chooses the mode: "request", "router", "threshold" or "model".
     p_router: probability that thinking serves the prompt better, where a router has judged it.
+    handover: last tokens of a thought from which the fast lane writes the answer; 0 for none.
   """
 
   parts: Mapping[str, Part]
@@ -35,6 +36,7 @@ class Asked:
   logprobs: bool
   decided_by: str
   p_router: float | None = None
+  handover: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Defaults:
     router: gives the mode of a prompt's text and the probability behind it; `None` where the
       policy chooses.
     threshold_at: threshold for a wanted think rate; `None` where there are none.
+    handover: see `Asked`.
   """
 
   name: str
@@ -59,6 +62,7 @@ class Defaults:
   threshold_at: Callable[[float], float] | None = None
   router_lane: str = CORE
   router: Callable[[str], tuple[int, float]] | None = None
+  handover: int = 0
 
   def models(self) -> list[str]:
     """Names that requests may use; with thresholds, any rate may stand in place of 0.5."""
@@ -134,7 +138,9 @@ def of_request(
       "mode, or send neither think_threshold nor tag_bias.", code="no_choice",
     )  # fmt: skip
   choices = tuple(dataclasses.replace(settings, choice=i) for i in range(n))
-  return Asked(parts, choices, logprobs, by, p_router)
+  # Raw texts, and log-probabilities, are of one policy.
+  handover = 0 if raw or logprobs or FAST not in parts else d.handover
+  return Asked(parts, choices, logprobs, by, p_router, handover)
 
 
 def _text(body: ChatRequest | CompletionRequest) -> str | None:

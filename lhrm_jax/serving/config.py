@@ -97,6 +97,12 @@ class FastLaneConfig(LaneConfig):
   init_from: str = knob(
     "", TEXT, "Run or model that writes direct answers; empty, without `url`, for no such lane."
   )
+  handover: int = knob(
+    0,
+    whole(0, MOST_TOKENS),
+    "Last tokens of the core's thought, its conclusion, from which this lane writes the answer in "
+    "the core's place; 0 leaves answers to the core.",
+  )
 
   @property
   def exists(self) -> bool:
@@ -107,7 +113,7 @@ class FastLaneConfig(LaneConfig):
 _ENGINE = [knob.key for knob in knobs(EngineConfig)]
 
 
-@idle(FastLaneConfig, *_ENGINE)
+@idle(FastLaneConfig, "handover", *_ENGINE)
 def _no_fast_engine(c: FastLaneConfig) -> str:
   return "" if c.init_from and not c.url else "fast.init_from empty or fast.url set"
 
@@ -161,6 +167,11 @@ def _no_draft(c: LaneConfig) -> str:
 @idle(ServingConfig, *_ENGINE)
 def _no_engine(c: ServingConfig) -> str:
   return f"url={c.url}, as the core is then elsewhere" if c.url else ""
+
+
+@idle(ServingConfig, "fast.handover")
+def _no_thought(c: ServingConfig) -> str:
+  return f"url={c.url}, as thoughts elsewhere end there" if c.url else ""
 
 
 @together(ServingConfig, "url", "model", "router", "fast")

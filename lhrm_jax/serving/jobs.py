@@ -7,13 +7,13 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from lhrm_jax.serving.asked import Asked
 from lhrm_jax.serving.engine import BusyError
 from lhrm_jax.serving.errors import ApiError
-from lhrm_jax.serving.lanes import CORE, Lane, first_lane, lane_of
+from lhrm_jax.serving.lanes import CORE, FAST, Lane, first_lane, lane_of
 from lhrm_jax.serving.metrics import Metrics
 from lhrm_jax.serving.reply import CONTENT, REASONING, Piece, TokenLogprob
 from lhrm_jax.serving.sequences import Decided, Event, Failed, Settings
@@ -27,6 +27,7 @@ class Choice:
   Attributes:
     lane: name of the lane that writes it.
     row: the lane's side.
+    prompt: ids of the prompt; messages for an endpoint.
     decided: its first token, `None` before it is known.
     texts: what was said so far, by part.
     tokens: its tokens with their log-probabilities.
@@ -34,10 +35,12 @@ class Choice:
     finish_reason: "" before its end.
     first_at: time of its first token.
     counted: what `counts` returns, where an endpoint has counted.
+    handed_over: whether the fast lane writes the answer to the core's thought.
   """
 
   lane: str
   row: Any
+  prompt: Sequence[Any]
   decided: Decided | None = None
   texts: dict[str, str] = dataclasses.field(default_factory=lambda: {REASONING: "", CONTENT: ""})
   tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
@@ -45,12 +48,13 @@ class Choice:
   finish_reason: str = ""
   first_at: float = 0.0
   counted: tuple[int, int, int] | None = None
+  handed_over: bool = False
 
   def counts(self) -> tuple[int, int, int]:
     """Tokens of the prompt, of the reply so far, and of its thought."""
     if self.counted:
       return self.counted
-    return len(self.row.prompt), len(self.tokens), self.reasoning_tokens
+    return len(self.prompt), len(self.tokens), self.reasoning_tokens
 
   def mode(self) -> str | None:
     """Name of its mode; `None` where its first token was no tag, or is not known."""
@@ -78,7 +82,8 @@ class Job:
     self._loop = asyncio.get_running_loop()
     self._arrived = time.monotonic()
     lane = first_lane(asked.settings[0].forced, router, asked.parts)
-    self.choices = [Choice(lane, self._row(lane, settings)) for settings in asked.settings]
+    rows = [self._row(lane, settings) for settings in asked.settings]
+    self.choices = [Choice(lane, row, row.prompt) for row in rows]
 
   def _row(self, lane: str, settings: Settings) -> Any:
     return self._lanes[lane].row(self.asked.parts[lane], settings, self._emit)
@@ -124,7 +129,7 @@ class Job:
         status = {"timeout": 504, "lane_error": 502}.get(event.code, 500)
         raise ApiError(status, f"{event.message}.", code=event.code)
       if isinstance(event, Decided):
-        if self._moves(choice, event):
+        if choice.handed_over or self._moves(choice, event):
           continue
         event = choice.decided
         choice.first_at = time.monotonic()
@@ -133,6 +138,8 @@ class Job:
         if event.token is not None:
           choice.tokens.append(event.token)
           choice.reasoning_tokens += event.thought
+          if self.asked.handover and choice.lane == CORE and event.part == REASONING:
+            self._hand_over(choice)
       else:
         choice.finish_reason, choice.counted = event.reason, event.counted
         open_choices -= 1
@@ -154,8 +161,30 @@ class Job:
     self._lanes[choice.lane].cancel([choice.row])
     forced = dataclasses.replace(choice.row.settings, forced=decided.mode)
     choice.lane, choice.row = lane, self._row(lane, forced)
+    choice.prompt = choice.row.prompt
     self._submit(lane, [choice.row])
     return True
+
+  def _hand_over(self, choice: Choice) -> None:
+    """Lets the fast lane continue a reply whose thought has just ended, if it has room."""
+    ids, lane = self._lanes[CORE].tokenizer.tag_ids, self._lanes[FAST]
+    if choice.tokens[-1].token_id != ids.closing[tags.THINK]:
+      return
+    thought = [token.token_id for token in choice.tokens[1:-1]]
+    part = lane.concluded(
+      self.asked.parts[FAST], thought[-self.asked.handover :], len(choice.tokens)
+    )
+    s = choice.row.settings
+    settings = dataclasses.replace(
+      s, forced=tags.INVALID_MODE, threshold=None, tag_bias=0.0, budget=0,
+      seed=s.seed ^ 1 << 63,  # not the random numbers of the thought once more
+    )  # fmt: skip
+    row = lane.row(part, settings, self._emit)
+    with contextlib.suppress(BusyError, RuntimeError):  # the core then writes its answer itself
+      if part.max_tokens > 0:
+        lane.submit([row])
+        self._lanes[CORE].cancel([choice.row])
+        choice.lane, choice.row, choice.handed_over = FAST, row, True
 
   def cancel(self) -> None:
     """Frees what is not finished."""
@@ -184,6 +213,7 @@ class Job:
       "p_think": None,
       "p_neither": None,
       "lane": choice.lane,
+      "handed_over": choice.handed_over,
       "threshold": settings.threshold,
       "tag_bias": settings.tag_bias,
       "decided_by": self.asked.decided_by,

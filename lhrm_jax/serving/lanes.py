@@ -4,7 +4,8 @@ The core lane writes whatever is thought about. A fast lane, where there is one,
 answers: a smaller policy, with memory and a context of its own. The opening tag is the router: of
 the core's policy, which knows best whether it needs to think, or of the fast lane's, which costs
 less. A reply that begins in the one lane and belongs into the other starts there anew, with its
-mode forced. A lane is an engine in this process, or an endpoint elsewhere (`remote`).
+mode forced. With a hand-over the core thinks, and the fast lane writes the answer from the end of
+the thought. A lane is an engine in this process, or an endpoint elsewhere (`remote`).
 """
 
 import dataclasses
@@ -87,6 +88,23 @@ class LocalLane:
     if (bad := next((i for i in ids if not 0 <= i < size), None)) is not None:
       raise wrong(f"prompt: token {bad} is not one of {size}.", "prompt")
     return ids
+
+  def same_tokens(self, other: "LocalLane") -> bool:
+    """Whether ids mean the same in another lane, as far as sizes and tags tell."""
+    mine, its = self.tokenizer, other.tokenizer
+    return (mine.vocab_size, mine.tag_ids) == (its.vocab_size, its.tag_ids)
+
+  def concluded(self, part: Part, thought: Sequence[int], written: int) -> Part:
+    """The rest of a reply whose thought is over.
+
+    Args:
+      part: the request.
+      thought: ids of the thought, or of its end, without tags.
+      written: tokens of the reply so far.
+    """
+    ids = self.tokenizer.tag_ids
+    prompt = [*part.prompt, ids.opening[tags.THINK], *thought, ids.closing[tags.THINK]]
+    return dataclasses.replace(part, prompt=prompt, max_tokens=part.max_tokens - written)
 
   def row(self, part: Part, settings: Settings, emit: Callable[[Any, Event], None]) -> Row:
     reply = Reply(self.tokenizer, part.max_tokens, part.stops, raw=part.raw)

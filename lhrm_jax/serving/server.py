@@ -113,11 +113,13 @@ def serve(
           served.config, served.params, served.tokenizer, knobs, c.closing, served.draft
         )
       lanes[name] = LocalLane(engine, served.tokenizer)
+  if c.fast.handover and not lanes[CORE].same_tokens(lanes[FAST]):
+    raise ValueError("fast.handover needs a fast lane of the core's tokens: set it to 0.")
   engines = {name: lane.engine for name, lane in lanes.items() if isinstance(lane, LocalLane)}
   routes = CORE if router else c.router
   defaults = Defaults(
-    c.name, c.temperature, c.top_p, c.max_choices, threshold_at, routes, router
-  )  # fmt: skip
+    c.name, c.temperature, c.top_p, c.max_choices, threshold_at, routes, router, c.fast.handover
+  )
   app = create_app(Service(lanes, defaults, c, Metrics(engines)), key)
   # It warns where something was sent to a client that has left, which is nobody's mistake.
   logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -11,7 +11,7 @@ import pytest
 
 from lhrm_jax import policy
 from lhrm_jax.config import flatten, section_problems
-from lhrm_jax.serving import Engine, EngineConfig, ServingConfig
+from lhrm_jax.serving import BusyError, Engine, EngineConfig, ServingConfig
 from lhrm_jax.serving.api import Service, create_app
 from lhrm_jax.serving.asked import Asked, Defaults, of_request, prompts_by_lane
 from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
@@ -66,18 +66,18 @@ def lanes(config, params, tokenizer):
     lane.engine.stop()
 
 
-def ask(lanes, router, **settings):
+def ask(lanes, router, handover=0, **settings):
   """The finished job of a request for two greedy replies, and the kinds of its events."""
 
   async def run():
-    drawn = Settings(seed=1, temperature=0.0, **settings)
+    drawn = Settings(**{"seed": 1, "temperature": 0.0, **settings})
     body = ChatRequest(model="m", messages=[{"role": "user", "content": QUESTION}])
     parts = {
       name: Part(lane.prompt(body), 6, deadline=time.monotonic() + 100)
       for name, lane in lanes.items()
     }
     both = (drawn, dataclasses.replace(drawn, choice=1))
-    job = Job(Asked(parts, both, False, "model"), "m", lanes, router)
+    job = Job(Asked(parts, both, False, "model", None, handover), "m", lanes, router)
     job.submit()
     return job, [(index, type(event).__name__) async for index, event in job.events()]
 
@@ -100,6 +100,60 @@ def test_a_reply_that_moves_is_the_one_that_its_lane_writes(lanes):
   assert moved.routing(0)["p_think"] != thought.routing(0)["p_think"], "of the lane that decided"
   for lane in lanes.values():
     assert lane.engine.active == lane.engine.waiting == 0
+
+
+def test_the_fast_lane_answers_from_the_end_of_the_cores_thought(lanes):
+  asked = {"forced": THINK, "budget": 2, "temperature": 1.0}
+  kept, _ = ask(lanes, CORE, **asked)
+  given, events = ask(lanes, CORE, handover=1, **asked)
+  assert [c.lane for c in kept.choices] == [CORE] * 2 and not kept.routing(0)["handed_over"]
+  assert [c.lane for c in given.choices] == [FAST] * 2 and given.routing(0)["handed_over"]
+  assert [kind for index, kind in events if index == 0].count("Decided") == 1
+  ids, thought = lanes[CORE].tokenizer.tag_ids, tokens(given)[0][:4]
+  assert thought == tokens(kept)[0][:4] and thought[3] == ids.closing[THINK]
+
+  prompt = [*given.choices[0].prompt, ids.opening[THINK], *thought[2:4]]
+  assert (
+    tokens(given)[0][4:] == written(lanes[FAST], prompt, 2, seed=1 ^ 1 << 63) != tokens(kept)[0][4:]
+  )
+  usage = given.usage()
+  assert usage["prompt_tokens"] == kept.usage()["prompt_tokens"]
+  assert usage["completion_tokens_details"]["reasoning_tokens"] == 4
+  assert usage["completion_tokens"] == 12 and given.choices[0].finish_reason == "length"
+  for lane in lanes.values():
+    assert lane.engine.active == lane.engine.waiting == 0
+
+
+def written(lane, prompt, count, seed):
+  """The tokens that a lane writes after a prompt."""
+  row = lane.row(Part(prompt, count), Settings(seed=seed), lambda row, event: None)
+  lane.submit([row])
+  while not row.reply.finish_reason:
+    time.sleep(0.01)
+  return row.reply.tokens
+
+
+def test_a_core_whose_fast_lane_is_full_writes_its_answer_itself(lanes, monkeypatch):
+  def full(rows):
+    raise BusyError("full", 1)
+
+  kept, _ = ask(lanes, CORE, forced=THINK, budget=3)
+  monkeypatch.setattr(lanes[FAST], "submit", full)
+  given, _ = ask(lanes, CORE, forced=THINK, budget=3, handover=2)
+  assert tokens(given) == tokens(kept) and not given.routing(0)["handed_over"]
+
+
+def test_only_conversations_without_logprobs_are_handed_over(lanes):
+  defaults = Defaults("m", 1.0, 1.0, 8, handover=2)
+
+  def handover(body, lanes=lanes):
+    return of_request(body, prompts_by_lane(body, lanes), lanes, defaults).handover
+
+  chat = {"model": "m", "messages": [{"role": "user", "content": "3+4"}]}
+  assert handover(ChatRequest(**chat)) == 2
+  assert handover(ChatRequest(**chat, logprobs=True)) == 0
+  assert handover(ChatRequest(**chat), {CORE: lanes[CORE]}) == 0
+  assert handover(CompletionRequest(model="m", prompt="3+4")) == 0
 
 
 def test_a_request_too_long_for_the_fast_lane_is_the_cores(lanes):
@@ -168,6 +222,12 @@ def test_an_endpoint_that_fails_is_an_error_that_tells_none_of_its_text(lanes):
       "router='fast' is a lane elsewhere",
     ),
     ({"fast.url": "http://x", "fast.model": "m", "fast.init_from": "y"}, "two policies"),
+    ({"fast.handover": 3}, "fast.handover=3 has no effect with fast.init_from empty"),
+    ({"draft_tokens": 3}, "draft_tokens=3 has no effect with no draft"),
+    (
+      {"draft": "int8", "url": "http://x/v1", "model": "m", "router": "keywords"},
+      "draft='int8' has no effect with url",
+    ),
   ],
 )
 def test_lanes_that_cannot_work_are_refused(values, says):

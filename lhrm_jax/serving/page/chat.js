@@ -86,6 +86,7 @@ async function ask() {
   if (routing.p_think !== undefined && routing.p_think !== null) told.push(`p(think) ${routing.p_think.toFixed(3)}`);
   if (usage) told.push(`${usage.completion_tokens} tokens, ${usage.completion_tokens_details.reasoning_tokens} of them thought`);
   told.push(`first token ${Math.round(first)} ms`, `all ${Math.round(performance.now() - began)} ms`, finish);
+  if (routing.handed_over) told.push("answer to the core's thought");
   facts.textContent = routing.lane ? told.join(" · ") : "";
   $("log").scrollTop = $("log").scrollHeight;
 }
