@@ -102,13 +102,16 @@ def test_a_reply_that_moves_is_the_one_that_its_lane_writes(lanes):
     assert lane.engine.active == lane.engine.waiting == 0
 
 
-def test_the_fast_lane_answers_from_the_end_of_the_cores_thought(lanes):
-  asked = {"forced": THINK, "budget": 2, "temperature": 1.0}
+def test_the_fast_lane_answers_from_the_end_of_the_cores_thought(lanes, monkeypatch):
+  cancelled, cancel = [], lanes[CORE].cancel
+  monkeypatch.setattr(lanes[CORE], "cancel", lambda rows: (cancelled.extend(rows), cancel(rows)))
+  asked = {"forced": THINK, "budget": 2, "temperature": 4.0}
   kept, _ = ask(lanes, CORE, **asked)
   given, events = ask(lanes, CORE, handover=1, **asked)
   assert [c.lane for c in kept.choices] == [CORE] * 2 and not kept.routing(0)["handed_over"]
   assert [c.lane for c in given.choices] == [FAST] * 2 and given.routing(0)["handed_over"]
   assert [kind for index, kind in events if index == 0].count("Decided") == 1
+  assert len(cancelled) == 2, "the core's own answers are not wanted"
   ids, thought = lanes[CORE].tokenizer.tag_ids, tokens(given)[0][:4]
   assert thought == tokens(kept)[0][:4] and thought[3] == ids.closing[THINK]
 
@@ -126,7 +129,7 @@ def test_the_fast_lane_answers_from_the_end_of_the_cores_thought(lanes):
 
 def written(lane, prompt, count, seed):
   """The tokens that a lane writes after a prompt."""
-  row = lane.row(Part(prompt, count), Settings(seed=seed), lambda row, event: None)
+  row = lane.row(Part(prompt, count), Settings(seed=seed, temperature=4.0), lambda row, event: None)
   lane.submit([row])
   while not row.reply.finish_reason:
     time.sleep(0.01)
