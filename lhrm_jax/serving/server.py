@@ -66,7 +66,8 @@ def bind(host: str, port: int, key: str) -> socket.socket:
       "as `openssl rand -hex 16` prints them."
     )
   family = socket.AF_INET6 if ":" in host else socket.AF_INET
-  listening = socket.socket(family, socket.SOCK_STREAM)
+  # Named TCP, or asyncio leaves Nagle's algorithm on: each stream would wait 40 ms for the client.
+  listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
   try:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((host, port))

@@ -23,7 +23,7 @@ def parser_class():
 
   class ReasoningParser:
     def __init__(self, tokenizer, *args, **kwargs):
-      self.vocab = IDS
+      self.vocab, self.model_tokenizer = IDS, tokenizer
 
   class Manager:
     register_module = staticmethod(lambda name: lambda cls: cls)
@@ -108,6 +108,12 @@ def test_direct_answers_end_with_their_tag_and_structure_begins_after_the_mode(p
   assert parser_class(None).is_reasoning_end_streaming([A, THINK, A, END], [END])
   assert not parser_class(None).is_reasoning_end_streaming([A, THINK], [THINK])
   assert parser_class(None).extract_content_ids([THINK, A, END, B]) == [B]
+
+
+def test_the_end_of_sequence_is_no_token_of_a_thought(parser_class):
+  parser = parser_class(types.SimpleNamespace(eos_token_id=9))
+  assert parser.count_reasoning_tokens((THINK, A, 9)) == 1
+  assert parser.count_reasoning_tokens((THINK, A, END, B, 9)) == 1
 
 
 def test_its_tags_are_ours():

@@ -67,7 +67,8 @@ class HybridReasoningParser(ReasoningParser):
     ids = list(token_ids)
     if not ids or not self._thinks(ids):
       return 0
-    thought = ids[ids[0] == self._think :]
+    ended = ids[-1] == getattr(self.model_tokenizer, "eos_token_id", None)
+    thought = ids[ids[0] == self._think : len(ids) - ended]
     return thought.index(self._end) if self._end in thought else len(thought)
 
   def extract_reasoning(self, model_output: str, request=None) -> tuple[str | None, str | None]:
