@@ -40,7 +40,7 @@ class Reply:
     first_s: seconds to the first token that has text.
     total_s: seconds to its end.
     tokens: of the reply.
-    right: whether its answer was.
+    right: whether its answer was, where it is judged.
     routing: see docs/serving.md.
   """
 
@@ -48,7 +48,7 @@ class Reply:
   first_s: float
   total_s: float
   tokens: int
-  right: bool
+  right: bool | None
   routing: dict[str, Any]
 
 
@@ -75,7 +75,7 @@ async def ask(client: httpx2.AsyncClient, model: str, asked: Ask, seed: int = 0)
   body = {
     "model": model, "messages": [{"role": "user", "content": asked.prompt}], "seed": seed,
     "max_tokens": asked.max_tokens, "temperature": 0.0, "stream": True,
-    "stream_options": {"include_usage": True},
+    "stream_options": {"include_usage": True}, "ignore_eos": not asked.right,
   }  # fmt: skip
   began, first, text, routing, usage = time.perf_counter(), 0.0, "", {}, {}
   async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
@@ -91,7 +91,12 @@ async def ask(client: httpx2.AsyncClient, model: str, asked: Ask, seed: int = 0)
         text += delta.get("content") or ""
   total = time.perf_counter() - began
   return Reply(
-    asked.workload, first or total, total, usage["completion_tokens"], asked.right(text), routing
+    asked.workload,
+    first or total,
+    total,
+    usage["completion_tokens"],
+    asked.right(text) if asked.right else None,
+    routing,
   )
 
 
@@ -150,7 +155,7 @@ def of_workloads(replies: Sequence[Reply], seconds: float) -> dict[str, Any]:
       "ms": [round(x, 1) for x in np.percentile([1e3 * r.total_s for r in these], (50, 95, 99))],
       "first_ms": round(float(np.median([1e3 * r.first_s for r in these])), 1),
       "tokens": round(float(np.mean([r.tokens for r in these])), 1),
-      "accuracy": round(float(np.mean([r.right for r in these])), 3),
+      "accuracy": _accuracy(these),
       "fast_lane": round(lanes.count("fast") / len(lanes), 3),
       "think_rate": round(
         float(np.mean([r.routing.get("mode") == "think" for r in these])), 3
@@ -158,6 +163,11 @@ def of_workloads(replies: Sequence[Reply], seconds: float) -> dict[str, Any]:
     }  # fmt: skip
   found["all"] = {"tokens_per_second": round(sum(r.tokens for r in replies) / seconds, 1)}
   return found
+
+
+def _accuracy(replies: Sequence[Reply]) -> float | None:
+  judged = [reply.right for reply in replies if reply.right is not None]
+  return round(float(np.mean(judged)), 4) if judged else None
 
 
 def lanes(init_from: str, asks: Sequence[Ask], flags: Sequence[str], at_once: int) -> dict:
@@ -189,7 +199,7 @@ def handover(init_from: str, asks: Sequence[Ask], flags: Sequence[str]) -> dict[
     with server(init_from, *flags, *two) as address:
       replies, *_ = asyncio.run(load(address, "m:think", asks, 4))
     found[str(tokens)] = {
-      "accuracy": round(float(np.mean([reply.right for reply in replies])), 4),
+      "accuracy": _accuracy(replies),
       "requests": len(replies), "ms": round(1e3 * np.median([r.total_s for r in replies]), 1),
     }  # fmt: skip
   return found
@@ -213,7 +223,7 @@ def precision(init_from: str, asks: Sequence[Ask], flags: Sequence[str]) -> dict
         str(at): round(sum(r.tokens for r in replies) / seconds, 1)
         for at, (replies, seconds, _) in both.items()
       },
-      "accuracy": round(float(np.mean([r.right for r in both[8][0]])), 3),
+      "accuracy": _accuracy(both[8][0]),
       "kv_mib": round(gauges["lhrm_kv_bytes_total"] / 2**20, 2),
     }
     if "lhrm_speculation_proposed_tokens_total" in gauges:

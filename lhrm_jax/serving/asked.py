@@ -104,7 +104,10 @@ def of_request(
   choice = _choice(body, d)
   stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
   raw = isinstance(body, CompletionRequest)
-  parts = _parts(body, prompts, lanes, stops=stops, raw=raw, deadline=deadline)
+  parts = _parts(
+    body, prompts, lanes,
+    stops=stops, raw=raw, deadline=deadline, ignore_eos=bool(body.ignore_eos),
+  )  # fmt: skip
   n = body.n or 1
   if n > d.max_choices:
     raise wrong(f"n={n} exceeds the {d.max_choices} choices that this server writes.", "n")

@@ -31,6 +31,7 @@ class _Request(_Body):
   n: Annotated[_Whole, Field(ge=1, le=1024)] | None = None
   seed: Annotated[_Whole, Field(ge=-(2**63), lt=2**64)] | None = None
   stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
+  ignore_eos: bool | None = None
   stream: bool | None = None
   stream_options: StreamOptions | None = None
   think_threshold: Annotated[_Real, Field(ge=0, le=1)] | None = None

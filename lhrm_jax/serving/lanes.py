@@ -32,6 +32,7 @@ class Part:
     stops: strings that end the answer.
     raw: whether the reply is one text with its tags.
     deadline: time of `time.monotonic` at which the reply fails.
+    ignore_eos: whether nothing but its length and its stop strings ends the reply.
   """
 
   prompt: Sequence[Any]
@@ -39,6 +40,7 @@ class Part:
   stops: Sequence[str] = ()
   raw: bool = False
   deadline: float = float("inf")
+  ignore_eos: bool = False
 
 
 class Lane(Protocol):
@@ -107,7 +109,9 @@ class LocalLane:
     return dataclasses.replace(part, prompt=prompt, max_tokens=part.max_tokens - written)
 
   def row(self, part: Part, settings: Settings, emit: Callable[[Any, Event], None]) -> Row:
-    reply = Reply(self.tokenizer, part.max_tokens, part.stops, raw=part.raw)
+    reply = Reply(
+      self.tokenizer, part.max_tokens, part.stops, raw=part.raw, ignore_eos=part.ignore_eos
+    )
     row = Row(part.prompt, reply, settings, lambda event: None, part.deadline)
     row.emit = lambda event: emit(row, event)
     return row

@@ -137,7 +137,7 @@ class RemoteLane:
     }  # fmt: skip
     optional = {
       "max_tokens": part.max_tokens, "stop": stops, "top_k": s.top_k,
-      "thinking_token_budget": s.budget,
+      "thinking_token_budget": s.budget, "ignore_eos": part.ignore_eos,
     }  # fmt: skip
     return body | {name: value for name, value in optional.items() if value}
 

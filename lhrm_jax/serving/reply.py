@@ -108,18 +108,21 @@ class Reply:
   """
 
   def __init__(
-    self, tokenizer: Tokenizer, max_tokens: int, stops: Sequence[str] = (), *, raw: bool = False
-  ):
+    self, tokenizer: Tokenizer, max_tokens: int, stops: Sequence[str] = (), *, raw: bool = False,
+    ignore_eos: bool = False,
+  ):  # fmt: skip
     """Args:
     tokenizer: of the policy.
     max_tokens: longest reply, opening tag and end of sequence included.
     stops: strings that end the answer; thoughts are not searched.
     raw: one text with its tags, in place of the parts.
+    ignore_eos: whether neither the end of sequence nor a direct answer's closing tag ends it.
     """
     self.tokens: list[int] = []
     self.mode: int | None = None
     self.finish_reason = ""
     self._tokenizer, self.max_tokens, self._raw = tokenizer, max_tokens, raw
+    self._ignore_eos = ignore_eos
     self._part, self._text = CONTENT, TextStream(tokenizer.decode)
     self._stops = StopFinder(stops)
 
@@ -144,9 +147,9 @@ class Reply:
     else:
       is_tag = self.thinking and token_id == ids.closing[tags.THINK]
       ends = self.mode == tags.NO_THINK and token_id == ids.closing[tags.NO_THINK]
-      if ends and not self._raw:
+      if ends and not self._raw and not self._ignore_eos:
         return self._end(STOP, token)
-    if token_id in self._tokenizer.eos_ids:
+    if token_id in self._tokenizer.eos_ids and not self._ignore_eos:
       return self._end(STOP, token)
     pieces = self._tag(token) if is_tag else self._ordinary(token)
     if not self.finish_reason and len(self.tokens) >= self.max_tokens:

@@ -34,6 +34,12 @@ def test_a_direct_answer_ends_with_its_closing_tag(tokenizer):
   assert (reply.mode, thought, reply.finish_reason) == (tags.NO_THINK, 0, "stop")
 
 
+def test_a_load_generators_replies_end_by_their_length(tokenizer):
+  for text in ("<no_think>7</no_think>8", "<think>3</think>7"):
+    reply, parts, _ = grown(tokenizer, text, max_tokens=20, ignore_eos=True)
+    assert not reply.finish_reason and parts["content"].endswith(text[-1])
+
+
 def test_a_reply_without_a_tag_is_all_answer(tokenizer):
   reply, parts, _ = grown(tokenizer, "3+4")
   assert (reply.mode, parts["content"]) == (tags.INVALID_MODE, "3+4")
