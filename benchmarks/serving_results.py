@@ -1,6 +1,7 @@
 """Tables of the server in docs/serving.md, from the file of `benchmarks.serving`.
 
-    python -m benchmarks.serving_results --guidellm vllm=FOLDER ours=FOLDER --out docs/results/serving.json
+    python -m benchmarks.serving_results --guidellm vLLM=FOLDER "experiments.serve=FOLDER" \\
+        --out docs/results/serving.json
 
 Adds the reports of a load generator, guidellm, to the file: of each server a folder with a report
 for each number of clients, `CLIENTS.json`. `benchmarks.results` writes the tables.
