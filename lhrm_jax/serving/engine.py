@@ -70,6 +70,7 @@ class Engine:
         request's, or the draft is of other tokens.
     """
     self._c = c
+    config, params = policy.lora.merge(config, params)
     self.context = c.context or config.max_positions
     drafts = _draft(c, config, params, draft)
     configs = [config, *(other for other, _ in drafts)]
@@ -384,6 +385,7 @@ def _draft(
   found = (config, params) if c.draft == "int8" else draft
   if found is None:
     raise ValueError(f"draft={c.draft!r} is not loaded.")
+  found = policy.lora.merge(*found)
   if found[0].vocab_size != config.vocab_size:
     raise ValueError(
       f"draft={c.draft!r} has {found[0].vocab_size} tokens and the policy {config.vocab_size}: a "

@@ -217,6 +217,19 @@ def test_int8_weights_and_memory_keep_replies_apart(make, config, params, endles
   assert 1e-4 < off.mean() < 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["float", "int8"])
+def test_adapters_are_served_as_part_of_their_policy(config, params, endless, weights):
+  adapted = dataclasses.replace(config, lora_rank=2, lora_tokens=tuple(endless.tag_ids.opening))
+  every = jax.jit(policy.init, static_argnums=0)(adapted, jax.random.key(7))
+  every = policy.lora.join(jax.tree.map(lambda x: x + 0.1, policy.lora.split(every)[0]), params)
+  engine = Engine(adapted, every, endless, EngineConfig(page_tokens=16, slots=1, weights=weights))
+  (made,) = finish(engine, row(endless, PROMPTS[2], 20, temperature=0.0))
+  whole = np.array([[*PROMPTS[2], *made.reply.tokens]], np.int32)
+  logits = policy_logits(adapted, every, whole)[0, len(PROMPTS[2]) : -1]
+  assert made.reply.tokens[1:] == np.argmax(logits, axis=-1).tolist()
+
+
 def test_pages_in_int8_hold_rounded_numbers_and_are_copied_bit_for_bit(config):
   pool = pages.empty(config, 4, 2, in_int8=True)
   shape = (1, config.num_kv_heads, 4, config.head_dim)
