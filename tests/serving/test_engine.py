@@ -203,17 +203,18 @@ def test_memory_and_context_that_fit_nothing_are_refused(config, params, tokeniz
 
 def test_int8_weights_and_memory_keep_replies_apart(make, config, params, endless):
   """Half the precision, the same promise; and four replies where there was room for one."""
-  engine = make(weights="int8", kv="int8")
+  int8 = {"weights": "int8", "kv": "int8", "context": 32}
+  engine = make(**int8)
   assert engine.page_bytes < make().page_bytes / 2 and engine.pages.total > 2 * PAGES
-  engine = make(weights="int8", kv="int8", kv_mib=PAGES * engine.page_bytes / 2**20)
-  together = finish(engine, *(row(endless, PROMPTS[i], 30, seed=i) for i in range(6)))
-  assert engine.preemptions > 3
-  for i in (0, 5):
-    (alone,) = finish(make(weights="int8", kv="int8"), row(endless, PROMPTS[i], 30, seed=i))
+  engine = make(**int8, kv_mib=8 * engine.page_bytes / 2**20)
+  together = finish(engine, *(row(endless, PROMPTS[i], 16, seed=i) for i in range(4)))
+  assert engine.preemptions > 1
+  for i in (0, 3):
+    (alone,) = finish(make(**int8), row(endless, PROMPTS[i], 16, seed=i))
     assert told(alone) == told(together[i])
-  whole = np.array([[*PROMPTS[5], *alone.reply.tokens]], np.int32)
-  exact = jax.nn.log_softmax(policy_logits(config, params, whole))[0, len(PROMPTS[5]) - 1 : -1]
-  off = np.abs(exact[np.arange(30), alone.reply.tokens] - np.array([p for _, p in told(alone)]))
+  whole = np.array([[*PROMPTS[3], *alone.reply.tokens]], np.int32)
+  exact = jax.nn.log_softmax(policy_logits(config, params, whole))[0, len(PROMPTS[3]) - 1 : -1]
+  off = np.abs(exact[np.arange(16), alone.reply.tokens] - np.array([p for _, p in told(alone)]))
   assert 1e-4 < off.mean() < 0.1
 
 
