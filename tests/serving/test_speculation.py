@@ -76,12 +76,9 @@ def test_all_proposals_of_the_policy_itself_count(make, config, params, endless)
 @pytest.mark.slow
 def test_tokens_are_drawn_from_the_policys_distribution(make, draft, config, params, endless):
   """The second and third token of many replies, against exact probabilities."""
-  prompt, many, knobs = (
-    PROMPTS[0],
-    1000,
-    {"slots": 60, "waiting": 6000, "kv_mib": 0.0, "context": 32},
-  )
-  engine = make(**knobs, draft="small", drafted_by=draft, draft_tokens=3)
+  prompt, many = PROMPTS[0], 1000
+  knobs = {"slots": 60, "waiting": 3 * many, "kv_mib": 0.0, "context": 32, "draft_tokens": 3}
+  engine = make(**knobs, draft="small", drafted_by=draft)
   made = [
     [row(endless, prompt, 3, seed=i, temperature=t, top_p=p) for i in range(many)]
     for t, p in DRAWS[1:]
