@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from lhrm_jax.config import nearest
 from lhrm_jax.serving import answers, asked
-from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest
+from lhrm_jax.serving.bodies import ChatRequest, CompletionRequest, StreamOptions
 from lhrm_jax.serving.config import ServingConfig
 from lhrm_jax.serving.errors import ApiError
 from lhrm_jax.serving.guard import Guard
@@ -182,8 +182,8 @@ async def _reply(
     if body.stream:
       # The headers tell what the first token decides.
       first = await _unless(gone, anext(events))
-      usage = bool(body.stream_options and body.stream_options.include_usage)
-      chunks = _chunks(job, first, events, raw, usage)
+      options = body.stream_options or StreamOptions()
+      chunks = _chunks(job, first, events, raw, options)
       return Stream(chunks, job.headers(), gone, stream_end)
     await _unless(gone, _to_the_end(events))
   except BaseException as error:
@@ -225,16 +225,20 @@ async def _unless(gone: asyncio.Future, awaited) -> Any:
 
 
 async def _chunks(
-  job: Job, first: tuple, events: AsyncIterator, raw: bool, usage: bool
+  job: Job, first: tuple, events: AsyncIterator, raw: bool, options: StreamOptions
 ) -> AsyncIterator[bytes]:
   """The events of a stream as bytes; an error ends it with an event of its own."""
   chunk = answers.completion_chunk if raw else answers.chat_chunk
+
+  def with_usage(told: dict[str, Any]) -> dict[str, Any]:
+    return told | {"usage": job.usage()} if options.continuous_usage_stats else told
+
   told = chunk(job, *first)
-  yield answers.as_event(told)
+  yield answers.as_event(with_usage(told))
   async for index, event in events:
     if (told := chunk(job, index, event)) is not None:
-      yield answers.as_event(told)
-  if usage:
+      yield answers.as_event(with_usage(told))
+  if options.include_usage:
     yield answers.as_event(answers.usage_chunk(job, told["object"]))
   yield b"data: [DONE]\n\n"
 

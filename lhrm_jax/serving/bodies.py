@@ -15,9 +15,10 @@ class _Body(BaseModel):
 
 
 class StreamOptions(_Body):
-  """Options of a stream."""
+  """Options of a stream: usage at its end, and in every chunk as vLLM's clients ask for it."""
 
   include_usage: bool = False
+  continuous_usage_stats: bool = False
 
 
 class _Request(_Body):
