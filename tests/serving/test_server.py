@@ -129,6 +129,14 @@ def test_a_stream_tells_the_same_as_a_whole_reply(client):
   assert texts[0] != texts[1]
 
 
+def test_a_stream_counts_in_every_chunk_on_demand(client):
+  both = {"include_usage": True, "continuous_usage_stats": True}
+  with client.chat.completions.create(**{**LONG, "max_tokens": 9}, stream=True,
+                                      stream_options=both) as stream:  # fmt: skip
+    counts = [chunk.usage.completion_tokens for chunk in stream]
+  assert counts == sorted(counts) and counts[0] < counts[-1] == 9
+
+
 def test_completions_continue_a_text_or_ids_with_tags_in_it(client):
   options = {"model": "tiny:think", "temperature": 0.0, "max_tokens": 8}
   of_text = client.completions.create(prompt=QUESTION[0]["content"], logprobs=1, **options)
