@@ -20,6 +20,13 @@ import numpy as np
 
 from benchmarks.comparison_results import guessing_table, starts_table
 from benchmarks.router_results import dials_table, routers_tables
+from benchmarks.serving_results import (
+  handover_table,
+  latency_table,
+  load_table,
+  machine_line,
+  precision_table,
+)
 from benchmarks.suite_results import suites_table
 from lhrm_jax.evaluation.comparison import as_markdown
 
@@ -346,6 +353,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "compare-starts": ("compare_starts.json", starts_table),
   "routers-arithmetic": ("routing_arithmetic.json", routers_tables),
   "dials-arithmetic": ("routing_arithmetic.json", dials_table),
+  "serving-machine": ("serving.json", machine_line),
+  "serving-latency": ("serving.json", latency_table),
+  "serving-precision": ("serving.json", precision_table),
+  "serving-handover": ("serving.json", handover_table),
+  "serving-load": ("serving.json", load_table),
   "smollm2-suites": ("smollm2_135m/suites.json", suites_table),
   "peers": ("peers.json", peers_tables),
   "peers-summary": ("peers.json", peers_summary),

@@ -23,6 +23,8 @@ Each package with an example; modules are imported as in `from lhrm_jax.objectiv
     modes = routing.load("runs/routers/routers/logistic.json").modes(prompts)
 - `evaluation`: Hybrid Accuracy, the evaluator, figures, the report
     hacc = evaluation.hybrid_accuracy(scores, lengths, chosen_mode).score
+- `serving`: the decode engine and the server around it
+    serving.server.serve({"core": (config, params, tokenizer)}, c, listening)
 - `runs`: what a run needs around its maths: config, run folder, checkpoints, logs
     policy_config, tokenizer, params = runs.setup.load_policy("runs/arithmetic", mesh)
 - `planning`: costs of a config on chips, by ahead-of-time compilation
@@ -44,7 +46,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 __all__ = [
   "config", "data", "evaluation", "objectives", "parallel", "planning", "policy", "rewards",
-  "routing", "runs", "sampling", "storage", "text", "training",
+  "routing", "runs", "sampling", "serving", "storage", "text", "training",
 ]  # fmt: skip
 
 

@@ -25,7 +25,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Stand-ins for the words in capitals.
 WORDS = {
-  "C": "experiments/configs/arithmetic.py", "W": "w", "RUN": "runs/x", "DIR": "out", "DUMP": "d",
+  "C": "experiments/configs/arithmetic.py", "W": "w", "RUN": "runs/x", "SMALL": "runs/y",
+  "DIR": "out", "DUMP": "d",
   "NAME": "run1", "IMAGE": "image:1",
   "CASES.jsonl": "cases.jsonl", "FILE": "plan.json",
   "JOB": "python -m experiments.hft --config experiments/configs/arithmetic.py --workdir w",

@@ -100,6 +100,7 @@ def test_a_wheel_holds_the_library_alone_and_imports_from_anywhere(tmp_path):
   assert any(name.endswith("licenses/LICENSE") for name in names)
   assert {
     "lhrm_jax/evaluation/templates/report.html", "lhrm_jax/runs/templates/model_card.md",
+    "lhrm_jax/serving/page/chat.html",
   } <= set(names)  # fmt: skip
   code = "import sys; sys.path.insert(0, 'site'); import lhrm_jax; print(lhrm_jax.__file__)"
   done = subprocess.run(

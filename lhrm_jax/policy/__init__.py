@@ -19,6 +19,7 @@ from lhrm_jax.policy.config import PolicyConfig, RopeScaling
 from lhrm_jax.policy.export import export_adapter, export_pretrained
 from lhrm_jax.policy.fingerprint import fingerprint
 from lhrm_jax.policy.head import TokenLogprobs, map_logits, next_token_logits, token_logprobs
+from lhrm_jax.policy.int8 import quantised
 from lhrm_jax.policy.model import Decoder
 from lhrm_jax.policy.pretrained import hub_commit, load_pretrained
 
@@ -47,6 +48,7 @@ __all__ = [
   "map_logits",
   "next_token_logits",
   "prefill",
+  "quantised",
   "shares_prefixes",
   "token_logprobs",
 ]
@@ -84,10 +86,13 @@ def add_lora(config: PolicyConfig, params: Params, key: Array, shardings: Any) -
 
 
 def in_compute_dtype(config: PolicyConfig, params: Params) -> Params:
-  """The parameters in the dtype that `apply` casts them to; scales of norms stay float32."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: x if path[-1].key == "scale" else x.astype(config.dtype), params
-  )
+  """The parameters in the dtype that `apply` casts them to; scales, and int8, stay."""
+
+  def cast(path, x: Array) -> Array:
+    stays = path[-1].key.endswith("scale") or x.dtype == jnp.int8
+    return x if stays else x.astype(config.dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, params)
 
 
 @functools.cache  # traces `init`, and is asked for in every step

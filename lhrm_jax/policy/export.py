@@ -1,6 +1,7 @@
 """Exports a policy as a folder that transformers and vLLM load directly."""
 
 import dataclasses
+import importlib.resources
 import json
 import pathlib
 from typing import Any
@@ -14,6 +15,7 @@ from lhrm_jax.policy import huggingface, layout, lora, peft
 from lhrm_jax.policy.config import DTYPES, PolicyConfig
 
 SHARD_BYTES = 4 * 2**30
+_PARSER = "hybrid_reasoning_parser.py"
 
 
 def export_pretrained(
@@ -26,7 +28,7 @@ def export_pretrained(
   dtype: str = "bfloat16",
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
-  """Writes safetensors, `config.json`, the tokenizer with its tags, and a model card.
+  """Writes safetensors, `config.json`, the tokenizer with its tags, a model card, vLLM's parser.
 
   The chat template is the model's own, extended by the choice of mode: `enable_thinking=True` opens
   `<think>`, `False` opens `<no_think>`, and without it the model chooses. Rows of the tables that
@@ -37,7 +39,7 @@ def export_pretrained(
     config: config of the policy.
     params: parameters of the policy, in any sharding. With several processes, all must call.
     tokenizer: tokenizer of the policy.
-    card: text of `README.md`.
+    card: text of `README.md`, before what it says about serving.
     dtype: dtype of the written weights.
     shard_bytes: approximate size of a weight file, and of the weights on the host at a time.
 
@@ -58,7 +60,8 @@ def export_pretrained(
   fields["dtype"] = fields["torch_dtype"] = dtype
   fields |= {"eos_token_id": list(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
   fields |= {"bos_token_id": tokenizer.bos_id}  # a Llama's would default to 1
-  _describe(folder, "config.json", fields, tokenizer, card)
+  _describe(folder, "config.json", fields, tokenizer, card + _read("serving.md"))
+  (folder / _PARSER).write_text(_read(_PARSER), encoding="utf-8")
 
   tokens = config.logit_vocab_size or config.vocab_size
   stored = dataclasses.replace(config, vocab_size=tokens, logit_vocab_size=0)
@@ -133,6 +136,10 @@ def _make_readable(folder: pathlib.Path) -> None:
   """Lets others read the weights: the safetensors library makes files for their owner alone."""
   for path in folder.glob("*.safetensors"):
     path.chmod((folder / "README.md").stat().st_mode)
+
+
+def _read(name: str) -> str:
+  return (importlib.resources.files("lhrm_jax.policy") / "export_files" / name).read_text("utf-8")
 
 
 def _leaf(

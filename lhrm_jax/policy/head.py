@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lhrm_jax.parallel import constrain
+from lhrm_jax.policy import int8
 from lhrm_jax.policy.config import PolicyConfig
 
 _CHUNKS = 4  # of a row's targets, at least: those that it has none of are skipped
@@ -35,7 +36,12 @@ def next_token_logits(config: PolicyConfig, params, hidden: Array) -> Array:
 
   Rows beyond `config.logit_vocab_size` stand for no token: their logit is -1e30.
   """
-  return _logits(config, _table(config, params), _trained_rows(config, params), hidden)
+  name = "embedding" if config.tie_embeddings else "head"
+  if params[name].dtype != jnp.int8:
+    return _logits(config, _table(config, params), _trained_rows(config, params), hidden)
+  rows = hidden.reshape(-1, hidden.shape[-1])
+  logits = int8.product(rows, params[name], params[f"{name}_scale"], transposed=True)
+  return _of_tokens(config, logits.reshape(*hidden.shape[:-1], -1))
 
 
 def _trained_rows(config: PolicyConfig, params) -> Array | None:
@@ -65,6 +71,10 @@ def _logits(config: PolicyConfig, table: Array, rows: Array | None, hidden: Arra
     own, tokens = product(rows), jnp.arange(config.vocab_size)
     for i, token in enumerate(config.lora_tokens):
       logits = jnp.where(tokens == token, own[..., i, None], logits)
+  return _of_tokens(config, logits)
+
+
+def _of_tokens(config: PolicyConfig, logits: Array) -> Array:
   if not config.logit_vocab_size:
     return logits
   return jnp.where(jnp.arange(config.vocab_size) < config.logit_vocab_size, logits, _NO_TOKEN)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lhrm_jax.parallel import constrain
-from lhrm_jax.policy import attention, blockwise, flash, rope
+from lhrm_jax.policy import attention, blockwise, flash, int8, rope
 from lhrm_jax.policy.cache import KVCache, LayerCache, PerLayer
 from lhrm_jax.policy.config import PolicyConfig
 
@@ -66,7 +66,11 @@ class Projection(nn.Module):
     leading, out = x.shape[: x.ndim - self.fan_in], self.shape[self.fan_in :]
     fan = math.prod(self.shape[: self.fan_in])
     flat = x.reshape(-1, fan)
-    y = flat @ kernel.astype(x.dtype).reshape(fan, -1)
+    if kernel.dtype == jnp.int8:
+      scales = self.get_variable("params", "kernel_scale").reshape(-1)
+      y = int8.product(flat, kernel.reshape(fan, -1), scales).astype(x.dtype)
+    else:
+      y = flat @ kernel.astype(x.dtype).reshape(fan, -1)
     if self.adapter[0]:
       y += self._adapted(flat)
     y = y.reshape(*leading, *out)
@@ -196,7 +200,10 @@ class Decoder(nn.Module):
 
     # Looked up in each device's columns of the table, then exchanged for whole rows: XLA would not
     # find this by itself, and would hold the rows of all devices on each.
-    x = constrain(table[tokens].astype(jnp.dtype(c.dtype)), ("row_groups", None, "embed"))
+    x = table[tokens].astype(jnp.dtype(c.dtype))
+    if table.dtype == jnp.int8:
+      x *= self.get_variable("params", "embedding_scale")[tokens][..., None].astype(x.dtype)
+    x = constrain(x, ("row_groups", None, "embed"))
     if c.lora_tokens:
       rows = self._trained_rows("embedding_rows", init)
       if not c.tie_embeddings:

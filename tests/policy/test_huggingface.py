@@ -148,7 +148,9 @@ def test_export_and_import_give_equal_tensors_and_an_equal_config(name, scan_lay
   jax.tree.map(np.testing.assert_array_equal, again[1], params)
   assert again[2].tag_ids == tokenizer.tag_ids and again[2].new_tag_ids == ()
   assert again[2].eos_ids == tokenizer.eos_ids
-  assert (tmp_path / "out" / "README.md").read_text() == "# card"
+  readme = (tmp_path / "out" / "README.md").read_text()
+  assert readme.startswith("# card\n") and "--reasoning-parser-plugin" in readme
+  assert "class HybridReasoningParser" in (tmp_path / "out/hybrid_reasoning_parser.py").read_text()
   assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
 
 
