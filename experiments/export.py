@@ -25,8 +25,12 @@ def main(_) -> None:
     )
   out = pathlib.Path(_OUT.value).expanduser().absolute()
   output_folders.check_export_folder(out)
+  if c.adapter and "dtype" in command_line.given_keys():
+    raise UserError(
+      f"dtype={c.dtype} would change nothing: adapter=True saves adapters in float32. Leave it out."
+    )
   run, _ = setup.find_checkpoint(c.init_from)
-  card = model_card(run)
+  card = model_card(run, c.adapter)
   config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
   try:
     if c.adapter:

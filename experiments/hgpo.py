@@ -40,7 +40,7 @@ def train(
   c, mesh, opening = run.config.hgpo, run.mesh, run.tokenizer.tag_ids.opening
 
   # ---- Policy, reference, optimiser
-  schedule = train_state.make_schedule(c, c.steps * c.updates)
+  schedule = train_state.make_schedule(c, c.steps, c.updates)
   optimizer = train_state.make_optimizer(
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )

@@ -92,7 +92,8 @@ class ObjectivePrompts:
   Attributes:
     mode_logprobs: `[B, 3]` float32 of the policy that learns; the gradient flows through these.
     ref_mode_logprobs: `[B, 3]` float32 of the reference policy.
-    mask: `[B, R, T]` bool, tokens of each prompt's responses; none where a place holds no prompt.
+    mask: `[B, R, T]` bool, tokens of each prompt's responses; none where a place holds no prompt or
+      one that stands in another place too, neither of which may count.
     forced: share of the responses whose modes were forced; static.
     per_sequence: as of `ObjectiveRows`.
   """

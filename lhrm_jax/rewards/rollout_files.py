@@ -316,8 +316,8 @@ def _check_policy(where: str, line: dict[str, Any], policy: str) -> None:
   of = printable(f"the policy {sampled_by}", 60) if sampled_by else "a policy as it trained"
   raise BadRollouts(
     f"{printable(where)}: sampled by {of}, and training starts from {policy}. Sample from what "
-    "init_from names (python -m experiments.rollouts), or take rollouts of any policy: "
-    "rollouts.policy='any'."
+    "init_from names, with the same keys of policy and seed (python -m experiments.rollouts), or "
+    "take rollouts of any policy: rollouts.policy='any'."
   )
 
 

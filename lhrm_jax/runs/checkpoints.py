@@ -104,14 +104,15 @@ class Checkpoints:
     Raises:
       CheckpointError: no checkpoint can be written under this path.
     """
-    self._folder, self._every, self._best = folder.resolve(), every, best
+    # Not resolved: `checkpoints` may be a link, and the run that it belongs to holds `BASE`.
+    self._folder, self._every, self._best = folder.absolute(), every, best
     self._report, self._after_save = report, after_save
     self._finisher = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._pending: Future | None = None
     self._last_step: int | None = None
     self._highest = -math.inf
     self._retention = _retention(keep, best)
-    _check_folder(self._folder)
+    _check_folder(self._folder.resolve())
     if parallel.is_writer():
       self._folder.mkdir(parents=True, exist_ok=True)
       for leftover in self._folder.glob("*tmp*"):  # from a save that a crash interrupted
@@ -332,7 +333,7 @@ def save_base(run: pathlib.Path, params: policy.Params) -> None:
 
 def _base(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
   """Loads the frozen parameters that the adapters of one step's folder belong to."""
-  return _load_base(path.resolve().parents[2] / BASE, config, mesh)
+  return _load_base(path.absolute().parents[2] / BASE, config, mesh)
 
 
 @functools.lru_cache(maxsize=1)  # state, reference and starting policy share them
@@ -384,7 +385,7 @@ def newest(folder: pathlib.Path) -> pathlib.Path:
   """
   for path in reversed(_steps(folder)):
     if damage(path) is None:
-      return path.resolve()
+      return path.absolute()
   raise FileNotFoundError(f"{folder} holds no whole checkpoint.")
 
 

@@ -20,31 +20,33 @@ _TEMPLATE = pathlib.Path(__file__).with_name("templates") / "model_card.md"
 _MODES = {"auto": "mode left free", **{mode: f"forced {mode}" for mode in tags.MODES}}
 
 
-def model_card(run: pathlib.Path) -> str:
+def model_card(run: pathlib.Path, adapter: bool = False) -> str:
   """Returns the card as Markdown, headed by the hub's metadata.
 
   Args:
     run: run folder; the card has results if it has a report.
+    adapter: whether the export holds low-rank adapters alone.
 
   Raises:
     UserError: a file of the run is damaged.
   """
-  config, first = _read(run / "config.json"), _first_run(run)
-  base, summary_file = base_model(run), run / "report" / "summary.json"
+  config, first = _read(run / "config.json"), _first_run(run, _has_adapters if adapter else None)
+  base = adapted_model(run) if adapter else base_model(run)
+  summary_file = run / "report" / "summary.json"
   summary = _read(summary_file) if summary_file.is_file() else None
   try:
     data = ModelCardData(
       tags=["hybrid-reasoning", "lhrm"],
       base_model=base.partition("@")[0] if _is_hub_id(base) else None,
-      library_name="transformers",
+      library_name="peft" if adapter else "transformers",
       pipeline_tag="text-generation",
       model_name=run.name if summary is not None else None,
       eval_results=eval_results(summary, config) if summary is not None else None,
     )
     card = ModelCard.from_template(
       data, template_path=str(_TEMPLATE), base=base, commit=_commit(first), config=config,
-      config_json=json.dumps(config, indent=2), summary=summary, modes=list(_MODES),
-      literal=literal,
+      adapter=adapter, config_json=json.dumps(config, indent=2), summary=summary,
+      modes=list(_MODES), literal=literal,
     )  # fmt: skip
   except (AttributeError, IndexError, KeyError, TypeError, jinja2.UndefinedError) as error:
     raise UserError(
@@ -84,13 +86,17 @@ def base_model(run: pathlib.Path) -> str:
 
 
 def adapted_model(run: pathlib.Path) -> str:
-  """Returns what the low-rank adapters of a run were added to; see `base_model`."""
-  first = _first_run(run, lambda run: _read(run / "policy" / "config.json").get("lora_rank"))
-  return _read(first / "config.json").get("init_from", "")
+  """Returns what the low-rank adapters of a run were added to, a hub id without its revision."""
+  base = _read(_first_run(run, _has_adapters) / "config.json").get("init_from", "")
+  return base.partition("@")[0] if _is_hub_id(base) else base
+
+
+def _has_adapters(run: pathlib.Path) -> bool:
+  return bool(_read(run / "policy" / "config.json").get("lora_rank"))
 
 
 def _first_run(
-  run: pathlib.Path, counts: Callable[[pathlib.Path], Any] = lambda _: True
+  run: pathlib.Path, counts: Callable[[pathlib.Path], bool] | None = None
 ) -> pathlib.Path:
   """Returns the first in a chain of runs, or of those from which on every one counts."""
   seen: set[pathlib.Path] = set()
@@ -98,7 +104,7 @@ def _first_run(
     seen.add(run)
     start = _read(run / "config.json").get("init_from", "")
     before = setup.run_folder(start) if start and not urls.is_url(start) else None
-    run = before if before and counts(before) else run
+    run = before if before and (not counts or counts(before)) else run
   return run
 
 

@@ -19,8 +19,6 @@ from lhrm_jax.runs.config import KNOBS, Config, rewards_named
 from lhrm_jax.text import Tokenizer
 from lhrm_jax.training import advantages
 
-# Arrays of attention scores alive in the forward and backward pass of one layer.
-
 # Field of `PolicyConfig` that holds the size of each logical axis of a parameter.
 _SPLIT = {"embed": "hidden_size", "vocab": "vocab_size", "heads": "num_heads",
           "kv_heads": "num_kv_heads", "mlp": "intermediate_size"}  # fmt: skip
@@ -137,6 +135,9 @@ def check_sources(reward_fn: rewards.RewardFn, rows: Sequence[PromptRow]) -> Non
       f"reward_by_source names {', '.join(map(repr, sorted(missing)))}, which no row has as its "
       f"source; the rows have {', '.join(map(repr, sorted(found)))}"
     )
+
+
+# ---- Warnings: legal settings that are probably mistakes
 
 
 def warnings(config: Config) -> list[str]:

@@ -49,13 +49,20 @@ class TrainState:
   skipped_in_a_row: Array
 
 
-def make_schedule(c: OptimizerConfig, updates: int) -> optax.Schedule:
-  """Returns the learning rate of each of so many updates: constant with the default knobs."""
+def make_schedule(c: OptimizerConfig, steps: int, updates: int = 1) -> optax.Schedule:
+  """Returns the learning rate of each update: constant with the default knobs.
+
+  Args:
+    c: knobs; its warm-up is in steps.
+    steps: training steps.
+    updates: updates of a step.
+  """
   if not c.warmup_steps and c.learning_rate_end == 1:
     return optax.constant_schedule(c.learning_rate)
-  last = max(updates, c.warmup_steps + 1)
+  warmup = c.warmup_steps * updates
+  last = max(steps * updates, warmup + 1)
   return optax.warmup_cosine_decay_schedule(
-    0.0, c.learning_rate, c.warmup_steps, last, c.learning_rate_end * c.learning_rate
+    0.0, c.learning_rate, warmup, last, c.learning_rate_end * c.learning_rate
   )
 
 

@@ -77,6 +77,23 @@ def test_adapters_are_saved_alone_and_the_policy_they_belong_to_once(
     checkpoints.restore(saved, adapted, optimizer, mesh)
 
 
+def test_adapters_find_their_policy_where_checkpoints_are_on_another_disk(
+  tmp_path, config, params, optimizer
+):
+  mesh, run = parallel.make_mesh(), tmp_path / "run"
+  adapted, params = with_adapters(config, params, tokens=(2, 3))
+  state = train_state.restart(adapted, optimizer, mesh, params)
+  checkpoints.save_base(run, params)
+  (tmp_path / "disk").mkdir()
+  (run / "checkpoints").symlink_to(tmp_path / "disk", target_is_directory=True)
+  stage = Checkpoints(run / "checkpoints" / "hft", every=1, keep=2)
+  stage.save(state, 1, dict)
+  stage.close()
+  equal(checkpoints.restore(stage.newest(), adapted, optimizer, mesh), state)
+  newest = checkpoints.newest(run / "checkpoints" / "hft")
+  equal(checkpoints.restore_params(newest, adapted, mesh), state.params)
+
+
 def test_the_newest_the_first_and_the_best_stay(tmp_path, state):
   stage = Checkpoints(tmp_path, every=2, keep=1, best="eval/accuracy")
   for step, accuracy in enumerate([0.1, 0.9, 0.5, 0.5, 0.6, 0.2, 0.3]):

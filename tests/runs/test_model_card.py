@@ -7,7 +7,9 @@ import pytest
 from huggingface_hub import ModelCard
 from ml_collections import ConfigDict
 
+from experiments import export
 from lhrm_jax import policy
+from lhrm_jax.errors import UserError
 from lhrm_jax.runs import run_folder
 from lhrm_jax.runs.model_card import model_card
 from lhrm_jax.text import CharacterTokenizer
@@ -65,6 +67,32 @@ def test_the_hub_reads_the_results_of_the_last_stage(tmp_path):
 def test_a_run_without_a_report_has_a_card_without_results(tmp_path):
   card = model_card(write_run(tmp_path / "hft", "", report=False))
   assert "random parameters" in card and "## Results" not in card and "base_model" not in card
+
+
+def test_the_card_of_adapters_says_what_they_are_added_to(tmp_path):
+  first = write_run(tmp_path / "hft", "someone/tiny@v1", report=False)
+  (first / "policy" / "base_model.json").write_text('{"commit": "abc"}')
+  later = write_run(tmp_path / "hgpo", str(first), report=True)
+  for run in (first, later):
+    (run / "policy" / "config.json").write_text('{"lora_rank": 2}')
+  card = model_card(later, adapter=True)
+  assert "library_name: peft\n" in card and "base_model: someone/tiny\n" in card
+  assert "Low-rank adapters of `someone/tiny` (commit `abc`); task" in card and "vllm" not in card
+  assert 'AutoModelForCausalLM.from_pretrained("someone/tiny")\n' in card
+  (first / "policy" / "config.json").write_text("{}")
+  card = model_card(later, adapter=True)
+  assert f"Low-rank adapters of `{first}`; task" in card and "base_model" not in card
+  assert "vllm serve FOLDER" in model_card(later) and "peft" not in model_card(later)
+
+
+def test_a_dtype_of_adapters_is_refused(tmp_path, monkeypatch):
+  run = write_run(tmp_path / "hft", "someone/tiny", report=False)
+  asked = types.SimpleNamespace(init_from=str(run), adapter=True, dtype="bfloat16")
+  for name, value in (("_CONFIG", asked), ("_OUT", str(tmp_path / "out"))):
+    monkeypatch.setattr(export, name, types.SimpleNamespace(value=value), raising=False)
+  monkeypatch.setattr(export.command_line, "given_keys", lambda: {"dtype"})
+  with pytest.raises(UserError, match="dtype=bfloat16 would change nothing"):
+    export.main([])
 
 
 def test_names_of_rows_are_no_markup_of_the_card(tmp_path):

@@ -118,6 +118,9 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end():
   c = OptimizerConfig(learning_rate=2.0, learning_rate_end=0.25, warmup_steps=4)
   schedule = train_state.make_schedule(c, 12)
   np.testing.assert_allclose([schedule(i) for i in (0, 2, 4, 8, 12)], [0, 1, 2, 1.25, 0.5])
+  # Of four updates a step, after the first step.
+  several = train_state.make_schedule(dataclasses.replace(c, warmup_steps=1), 3, 4)
+  np.testing.assert_allclose([several(i) for i in (0, 2, 4, 8, 12)], [0, 1, 2, 1.25, 0.5])
   constant = train_state.make_schedule(OptimizerConfig(learning_rate=2.0), 12)
   assert [constant(i) for i in (0, 12)] == [2.0, 2.0]
 
