@@ -89,7 +89,9 @@ class Mixture:
     whole = whole.astype(np.int64)
     jitter = [_jitter(self.seed, s, whole[s : s + 1])[0] for s in range(len(shares))]
     begun = whole + (np.array(jitter) < part)
-    return np.array([n if m is None else min(n, m) for n, m in zip(begun, self.limits, strict=True)])
+    return np.array(
+      [n if m is None else min(n, m) for n, m in zip(begun, self.limits, strict=True)]
+    )
 
   def _before(self, window: int) -> int:
     return int(self._begun(window).sum())

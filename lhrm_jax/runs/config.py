@@ -206,7 +206,7 @@ def _packed_rollouts(c: Config) -> str:
   )
 
 
-_OF_ROWS = ("demonstrations", "prompts", "evaluation", "sources")
+_OF_ROWS = ("demonstrations", "prompts", "evaluation", "sources", "root", "weights", "epochs")
 
 
 @together(Config, "task", *(f"data.{name}" for name in _OF_ROWS))

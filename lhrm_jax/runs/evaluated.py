@@ -151,8 +151,11 @@ def check_positions(c: Config, policy: PolicyConfig) -> None:
 
 
 def training_texts(c: Config, task: tasks.Task) -> Iterator[str] | None:
-  """Prompts and responses that a config trains on; `None` where it names no rows."""
-  if c.task != tasks.ROWS or not (c.data.prompts or c.data.demonstrations):
+  """Prompts and responses that a config trains on; `None` where it names no rows of text.
+
+  Prepared data holds no text; the evaluation's questions were removed when it was prepared.
+  """
+  if c.task != tasks.ROWS or c.data.root or not (c.data.prompts or c.data.demonstrations):
     return None
 
   def texts() -> Iterator[str]:
