@@ -1,4 +1,4 @@
-"""How often a stage goes through each source of its rows: metrics, and warnings before it starts."""
+"""How often a stage goes through each source of rows: metrics, and warnings before it starts."""
 
 from collections.abc import Iterator
 
