@@ -32,17 +32,14 @@ class _OpenAssistant:
     self._tree, self._turns = None, {}
 
   def __call__(self, fields: Fields) -> HFTRow:
-    tree, name = fields.get("message_tree_id"), fields.get("message_id")
-    if not tree or not name:
-      raise BadRow(f"no 'message_tree_id' or 'message_id'; the row has {columns(fields)}")
+    tree, name = text_field(fields, "message_tree_id"), text_field(fields, "message_id")
     if tree != self._tree:
       self._tree, self._turns = tree, {}
-    role = _ROLES.get(fields.get("role"))
-    if role is None:
-      raise BadRow(f"role={short(fields.get('role'))} is not one of {', '.join(_ROLES)}")
-    before, parent = [], fields.get("parent_id")
-    if parent is not None:
-      if parent not in self._turns:
+    if (role := _ROLES.get(text_field(fields, "role"))) is None:
+      raise BadRow(f"role={short(fields['role'])} is not one of {', '.join(_ROLES)}")
+    before = []
+    if fields.get("parent_id") is not None:
+      if (parent := text_field(fields, "parent_id")) not in self._turns:
         raise BadRow("the message it replies to is missing, malformed or deleted")
       before = self._turns[parent]
     if fields.get("deleted"):

@@ -177,6 +177,8 @@ def test_skipping_leaves_out_the_bad_lines_and_no_other(outcomes, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"".join(hostile(seed)[1] + b"\n" for seed in of_reader))
     wanted = [outcomes[seed] for seed in of_reader if outcomes[seed] is not None]
+    if not wanted:  # a message of OpenAssistant's user, which is context alone
+      continue
     loaded = read(path, reader, "skip")
     assert loaded.rows == wanted
     assert loaded.skipped <= len(of_reader) - len(wanted)
