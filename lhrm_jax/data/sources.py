@@ -61,7 +61,9 @@ class Loaded(Generic[Row]):
     return self.bad.total()
 
 
-def load(source: Source, to_row: Callable[[Fields], Row], on_bad_row: str = "raise") -> Loaded[Row]:
+def load(
+  source: Source, to_row: Callable[[Fields], Row | None], on_bad_row: str = "raise"
+) -> Loaded[Row]:
   """Reads a whole source; see `stream` for the arguments and errors.
 
   Raises:
@@ -79,7 +81,7 @@ def load(source: Source, to_row: Callable[[Fields], Row], on_bad_row: str = "rai
 
 def stream(
   source: Source,
-  to_row: Callable[[Fields], Row],
+  to_row: Callable[[Fields], Row | None],
   on_bad_row: str = "raise",
   record: Loaded[Row] | None = None,
 ) -> Iterator[Row]:
@@ -87,8 +89,8 @@ def stream(
 
   Args:
     source: where the rows come from.
-    to_row: e.g. `rows.prompt_row`; raises `BadRow`, or `Unwanted` for a row that is good but not
-      wanted.
+    to_row: e.g. `rows.prompt_row`; raises `BadRow`. For a row that is good but not wanted it raises
+      `Unwanted`, which is counted, or returns `None`.
     on_bad_row: "raise" stops at the first bad row, "skip" counts it.
     record: where skipped rows are counted.
 
@@ -122,7 +124,8 @@ def stream(
         if len(record.examples) < _SHOWN:
           record.examples.append(message)
       continue
-    yield row
+    if row is not None:
+      yield row
 
 
 def _renamed(source: Source, fields: Fields) -> dict[str, Any]:

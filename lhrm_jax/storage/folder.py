@@ -3,6 +3,7 @@
 import pathlib
 import uuid
 from collections.abc import Sequence
+from typing import IO
 
 import fsspec
 
@@ -72,3 +73,13 @@ class Folder:
     """Deletes a file."""
     with urls.explained(f"{self.root}/{name}", "written"):
       self._files.rm_file(f"{self._path}/{name}")
+
+  def open(self, name: str) -> IO[bytes]:
+    """A file, opened for reading in any order.
+
+    Raises:
+      FileNotFoundError: there is none.
+      BucketError: the bucket cannot be read.
+    """
+    with urls.explained(f"{self.root}/{name}", "read", passes=(FileNotFoundError,)):
+      return self._files.open(f"{self._path}/{name}", "rb")
