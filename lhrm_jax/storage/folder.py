@@ -26,17 +26,22 @@ class Folder:
     self._files, self._path = urls.open_bucket(self.root)
     self._local = isinstance(self._files, fsspec.implementations.local.LocalFileSystem)
 
-  def read(self, name: str) -> bytes:
-    """Content of a file.
+  def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+    """Content of a file, or bytes `start` to `stop - 1` of it.
 
     Raises:
       FileNotFoundError: there is none.
       BucketError: the bucket cannot be read.
     """
     if self._local:
-      return pathlib.Path(self._path, name).read_bytes()
+      with pathlib.Path(self._path, name).open("rb") as file:
+        file.seek(start)
+        return file.read(-1 if stop is None else stop - start)
     with urls.explained(f"{self.root}/{name}", "read", passes=(FileNotFoundError,)):
-      return self._files.cat_file(f"{self._path}/{name}")
+      # A range of nothing is an error of the store; an empty file has no ranges.
+      whole = not start and stop is None
+      ends = {} if whole else {"start": start, "end": stop}
+      return b"" if start == stop else self._files.cat_file(f"{self._path}/{name}", **ends)
 
   def write(self, name: str, content: bytes) -> None:
     """Writes a file, replacing any; a reader sees the old content or the new.
