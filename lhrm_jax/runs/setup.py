@@ -24,7 +24,7 @@ from lhrm_jax.evaluation import Evaluator
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.rewards import model as reward_model
-from lhrm_jax.runs import checkpoints, evaluated, policy_settings, repeats, validation
+from lhrm_jax.runs import checkpoints, committed, evaluated, policy_settings, repeats, validation
 from lhrm_jax.runs.config import Config, from_config_dict
 from lhrm_jax.storage import bucket, urls
 from lhrm_jax.storage.urls import BucketError
@@ -270,6 +270,7 @@ def _on_this_machine(init_from: str) -> str:
   root, _, inside = init_from.rstrip("/").partition("/checkpoints/")
   try:
     folder = bucket.fetched(root, lambda name: not name.startswith(_LOGS))
+    committed.fetch(root, folder, inside)
   except (BucketError, OSError) as error:  # OSError: the cache cannot be written
     raise UserError(f"init_from: {error}") from error
   return str(folder / "checkpoints" / inside if inside else folder)
@@ -345,7 +346,7 @@ def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
     if not path.exists():
       kept = ", ".join(sorted(p.name for p in path.parent.glob("[0-9]*"))) or "none"
       raise UserError(f"init_from={init_from!r} does not exist; checkpoints there: {kept}.")
-    if problem := checkpoints.damage(path):
+    if problem := checkpoints.damage_of(path):
       raise UserError(f"init_from={init_from!r} is damaged: {problem}.")
     return run, path
   within = path not in (run, run / "checkpoints")
