@@ -82,8 +82,7 @@ class Writer:
       if draw < at and (kind != "reasoning" or source == "wildchat") and len(self._before) > 100:
         return kind, getattr(self, f"_{kind}")(number)
     asks = _CHATTING if source == "wildchat" else _REASONING
-    ask = asks[self._rng.integers(len(asks))]
-    question = f"{ask} {self._text(int(self._rng.integers(30, 120)))} {number} {number % 97}"
+    question = f"{self._asked(asks)} {number} {number % 97}"
     self._before.append(question)
     return "plain", question
 
@@ -105,8 +104,14 @@ class Writer:
     raise NotImplementedError
 
   def _reasoning(self, number: int) -> str:
-    ask = _REASONING[self._rng.integers(len(_REASONING))]
-    return f"{ask} {self._text(int(self._rng.integers(30, 120)))} {number}"
+    return f"{self._asked(_REASONING)} {number}"
+
+  def _asked(self, asks: tuple[str, ...]) -> str:
+    """30 to 120 words, every tenth of them with words of its kind of question before it."""
+    words = self._text(int(self._rng.integers(30, 120))).split()
+    for at in range(0, len(words), 10):
+      words[at] = f"{asks[self._rng.integers(len(asks))]} {words[at]}"
+    return " ".join(words)
 
   def _text(self, words: int) -> str:
     return " ".join(self._words[self._rng.zipf(1.3, words) % len(self._words)])
@@ -192,11 +197,12 @@ def stages_of(folder: pathlib.Path, name: str) -> tuple[list[pipeline.Stage], An
 def prepare(folder: pathlib.Path, name: str = "whole") -> dict[str, Any]:
   """Runs every step; seconds, memory and disk, and what the planted rows say."""
   stages, c, work, out = stages_of(folder, name)
-  seconds = {}
+  seconds, processor = {}, {}
   for stage in stages:
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _processor_seconds()
     pipeline.run([stage], c, work)
     seconds[stage.name] = time.perf_counter() - began
+    processor[stage.name] = _processor_seconds() - used
   card = json.loads(Folder(out).read("card.json"))
   read = sum(source["kept"] for source in card["sources"].values())
   child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -205,7 +211,8 @@ def prepare(folder: pathlib.Path, name: str = "whole") -> dict[str, Any]:
     "text_bytes": sum(p.stat().st_size for p in folder.glob("*.jsonl")),
     "tokens": sum(d["tokens"] for d in card["demonstrations"]),
     "seconds": {name: round(s, 1) for name, s in seconds.items()},
-    "rows_per_second": {name: round(read / s) for name, s in seconds.items()},
+    "processor_seconds": {name: round(s, 1) for name, s in processor.items()},
+    "rows_per_processor_second": {name: round(read / s) for name, s in processor.items()},
     "workers": c.workers,
     "peak_bytes_of_a_worker": child * 1024,
     "work_bytes": _size(pathlib.Path(work)),
@@ -214,6 +221,12 @@ def prepare(folder: pathlib.Path, name: str = "whole") -> dict[str, Any]:
     "classifier": card["classifier"],
     "found": found(work),
   }
+
+
+def _processor_seconds() -> float:
+  """Seconds of processors used so far, by this process and those that have ended."""
+  used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+  return sum(of.ru_utime + of.ru_stime for of in used)
 
 
 def found(work: str) -> dict[str, Any]:
@@ -260,7 +273,7 @@ def _size(folder: pathlib.Path) -> int:
 def _digests(folder: pathlib.Path) -> dict[str, str]:
   return {
     str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-    for p in sorted(folder.rglob("*.parquet")) + [folder / "index.json"]
+    for p in [*sorted(folder.rglob("*.parquet")), folder / "index.json"]
   }
 
 

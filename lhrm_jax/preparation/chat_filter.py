@@ -72,13 +72,16 @@ def fit(
     threshold: probability from which a question counts as reasoning.
 
   Raises:
-    ValueError: there are too few of either.
+    ValueError: there are too few of either, or they cannot be told apart.
   """
   if min(len(direct), len(thinking)) < 2 * _HELD_OUT:
     raise ValueError(
       f"the classifier of chat has {len(direct)} questions of chat and {len(thinking)} of thinking "
       f"demonstrations, fewer than {2 * _HELD_OUT} of each: name more sources, or prepare.chat=''."
     )
+  # As many of each, so that a doubtful question is not decided by what there is more of.
+  count = min(len(direct), len(thinking))
+  direct, thinking = (sorted(found, key=_number)[:count] for found in (direct, thinking))
   questions = [*direct, *thinking]
   reasoning = np.arange(len(questions)) >= len(direct)
   held_out = np.array([_number(question) % _HELD_OUT == 0 for question in questions])
@@ -88,6 +91,12 @@ def fit(
     judge = _fitted(questions, reasoning, ~held_out & ~mine)
     doubtful[mine] = judge.probability([questions[i] for i in np.flatnonzero(mine)]) >= threshold
   doubtful &= ~reasoning
+  if doubtful.sum() > count / 2:
+    raise ValueError(
+      f"the classifier takes {int(doubtful.sum())} of {count} questions of chat for reasoning: "
+      "they cannot be told from those of the thinking demonstrations. Name other sources in "
+      "prepare.chat, raise prepare.chat_threshold or chat_examples, or set prepare.chat=''."
+    )
   router = _fitted(questions, reasoning, ~held_out & ~doubtful)
   test = [question for question, out in zip(questions, held_out, strict=True) if out]
   began = time.perf_counter()

@@ -164,7 +164,6 @@ def run(found: Sequence[Stage], c: PrepareConfig, work: str) -> None:
   Raises:
     UserError: the executor's options are wrong, or its package is not installed.
   """
-  logger.disable("datatrove.executor.local")  # tasks keep logs of their own
   make, before = _executor(c), None
   for number, stage in enumerate(found, start=1):
     before = make(stage, f"{work}/logs/{stage.name}", before)
@@ -176,9 +175,14 @@ def run(found: Sequence[Stage], c: PrepareConfig, work: str) -> None:
 
 
 class _Local(LocalPipelineExecutor):
-  """Runs tasks on this machine; on the terminal they report errors only."""
+  """Runs tasks on this machine; on the terminal they report errors only, and all in their logs."""
+
+  def run(self) -> PipelineStats | None:
+    logger.disable("datatrove.executor.local")
+    return super().run()
 
   def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+    logger.disable("datatrove.executor.local")  # in a process of its own, too
     return super()._run_for_rank(rank, local_rank=1, node_rank=node_rank)
 
 

@@ -7,6 +7,7 @@ each run are in memory as the shard that is being written takes.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -201,6 +202,7 @@ def _merged(runs: Sequence[_Run], most: float | None, size: int) -> Iterator[pa.
     run.close()
 
 
+@functools.cache  # a worker runs many tasks
 def load_tokenizer(model: str) -> text.Tokenizer:
   """The tokenizer of a model's folder, hub id, GGUF file or `package:NAME`.
 

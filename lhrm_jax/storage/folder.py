@@ -72,7 +72,9 @@ class Folder:
     with urls.explained(f"{self.root}/{within}", "read"):
       self._files.invalidate_cache()
       found = self._files.find(path)
-    return sorted(p.removeprefix(f"{self._path}/") for p in found if not p.endswith(".tmp"))
+    root = f"{self._path}/"  # a folder that just came to be may be listed as a file itself
+    inside = [p.removeprefix(root) for p in found if p.startswith(root)]
+    return sorted(name for name in inside if not name.endswith(".tmp"))
 
   def remove(self, name: str) -> None:
     """Deletes a file."""

@@ -42,10 +42,23 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server, tmp_path_factory):
+def start(server):
+  """Starts jobs, which do not outlive the tests."""
+  started = []
+
+  def of(*arguments):
+    started.append(Pod(*arguments))
+    return started[-1]
+
+  yield of
+  for pod in started:
+    pod.kill()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
   """The arrays and metrics that two processes end with."""
-  folder = tmp_path_factory.mktemp("undisturbed")
-  pod = Pod("s3://pods/undisturbed", folder, 2)
+  pod = start("s3://pods/undisturbed", tmp_path_factory.mktemp("undisturbed"), 2)
   pod.finish()
   return arrays_of(pod.url, 12), losses(pod)
 
@@ -56,23 +69,25 @@ def losses(pod):
 
 @pytest.mark.slow
 def test_a_process_killed_in_mid_save_and_all_disks_lost_resumes_bit_for_bit(
-  server, undisturbed, tmp_path
+  start, undisturbed, tmp_path
 ):
   for kills in range(3):
-    pod = Pod("s3://pods/killed", tmp_path, 2)
+    pod = start("s3://pods/killed", tmp_path, 2)
     pod.until_uploading(least=3 * (kills + 1))
     pod.workers[kills % 2].send_signal(signal.SIGKILL)
     pod.kill()
     for disk in tmp_path.glob("disk*"):
       shutil.rmtree(disk)
-  pod = Pod("s3://pods/killed", tmp_path, 2)
+  pod = start("s3://pods/killed", tmp_path, 2)
   pod.finish()
   assert (arrays_of(pod.url, 12), losses(pod)) == undisturbed
 
 
 @pytest.mark.slow
-def test_a_server_that_stalls_for_a_while_costs_nothing_but_time(server, undisturbed, tmp_path):
-  pod = Pod("s3://pods/stalled", tmp_path, 2)
+def test_a_server_that_stalls_for_a_while_costs_nothing_but_time(
+  start, server, undisturbed, tmp_path
+):
+  pod = start("s3://pods/stalled", tmp_path, 2)
   pod.until_uploading(least=3)
   server.send_signal(signal.SIGSTOP)
   time.sleep(8)
@@ -82,13 +97,13 @@ def test_a_server_that_stalls_for_a_while_costs_nothing_but_time(server, undistu
 
 
 @pytest.mark.slow
-def test_a_run_resumes_on_another_number_of_hosts(server, undisturbed, tmp_path):
-  pod = Pod("s3://pods/hosts", tmp_path, 2)
+def test_a_run_resumes_on_another_number_of_hosts(start, server, undisturbed, tmp_path):
+  pod = start("s3://pods/hosts", tmp_path, 2)
   pod.until_uploading(least=6)
   pod.kill()
   for processes, disks in ((4, "four"), (1, "one")):
     (tmp_path / disks).mkdir()
-    pod = Pod("s3://pods/hosts", tmp_path / disks, processes)
+    pod = start("s3://pods/hosts", tmp_path / disks, processes)
     if processes == 4:
       pod.until_uploading(least=9)
       pod.kill()
