@@ -371,7 +371,7 @@ def save_base(run: pathlib.Path, params: policy.Params) -> None:
     with _no_sharding_file():
       save_tree(folder, frozen)
   except Exception as error:
-    raise CheckpointError(f"{folder} could not be written: {_reason(error)}.") from error
+    raise CheckpointError(f"{folder} could not be written: {reason(error)}.") from error
   if parallel.is_writer():
     write_checksums(folder)
 
@@ -391,7 +391,7 @@ def _load_base(folder: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy
   try:
     return ocp.load(literal(folder), lora.split(_abstract_params(config, mesh))[1])
   except Exception as error:
-    raise CheckpointError(f"{folder} does not fit this policy: {_reason(error)}.") from error
+    raise CheckpointError(f"{folder} does not fit this policy: {reason(error)}.") from error
 
 
 def save_tree(path: pathlib.Path, tree: Any) -> None:

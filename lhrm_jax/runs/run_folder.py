@@ -164,6 +164,12 @@ class RunFolder:
     Raises:
       UserError: the folder cannot be written.
     """
+    if self._stages and run.policy_config.lora_rank and self._straight:
+      raise UserError(
+        f"--workdir={self._workdir}: the policy that adapters belong to (policy.lora_rank="
+        f"{run.policy_config.lora_rank}) is saved to a disk that all processes share. Name a "
+        "shared folder, or train from one process."
+      )
     if self._stages and run.params is not None and run.policy_config.lora_rank:
       save_base(self.path, run.params)
     if not parallel.is_writer():
