@@ -1,0 +1,94 @@
+"""Tables of what `benchmarks.data` and `benchmarks.buckets` measured."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_PAPER_ROWS = 1_694_586
+
+
+def preparation_table(results: Mapping[str, Any]) -> str:
+  """Rows per processor second by step, what was found, and reading back."""
+  made = results["prepare"]
+  rows, used = made["rows"], made["processor_seconds"]
+  total = sum(used.values())
+  lines = [
+    f"{rows:,} synthetic rows with the paper's lengths ({made['text_bytes'] / 1e6:,.0f} MB of text, "
+    f"{made['tokens'] / 1e6:,.1f} million tokens kept), {made['workers']} workers, on a machine of 2 "
+    f"cores shared with other work (load average {made['load_average'][0]:.0f}), so the table shows "
+    "seconds of a processor, start-up of the workers included, and not of the clock:",
+    "",
+    "| step | processor seconds | rows per processor second |",
+    "|---|---|---|",
+    *(f"| {name} | {s:,.1f} | {rows / max(s, 1e-9):,.0f} |" for name, s in used.items()),
+    f"| all | {total:,.1f} | {rows / total:,.0f} |",
+    "",
+    f"At that rate the paper's {_PAPER_ROWS:,} rows take {_PAPER_ROWS / rows * total / 7200:,.1f} "
+    "hours of two free cores; this was not run. Most of it is tokenising and searching 13-grams in "
+    f"long responses. A worker held at most {made['peak_bytes_of_a_worker'] / 2**20:,.0f} MiB; "
+    f"between the steps lay {made['work_bytes'] / 1e6:,.0f} MB, and the shards take "
+    f"{made['out_bytes'] / 1e6:,.0f} MB.",
+    "",
+    *_found(made),
+  ]
+  return "\n".join([*lines, *_kills(results), *_feed(results)])
+
+
+def _found(made: Mapping[str, Any]) -> list[str]:
+  found, measured = made["found"], made["classifier"]
+  words = {"exact": "exact duplicates", "near": "near duplicates, a word changed",
+           "evaluated": "questions of the evaluation, in other case, spaces and punctuation",
+           "reasoning": "reasoning among the chat"}  # fmt: skip
+  rows = [
+    f"| {text} | {found['planted'].get(kind, 0):,} | {found['recall'][kind]:.1%} |"
+    for kind, text in words.items()
+  ]
+  false = max(found["plain_removed"].values())
+  kept = found["other_number_kept"]
+  return [
+    "| planted | rows | found |",
+    "|---|---|---|",
+    *rows,
+    "",
+    f"Of rows with nothing planted in them, a step removed at most {false:.2%}; of questions that "
+    f"differ from another in a number alone, {kept:.1%} were kept. The classifier of chat "
+    f"({measured['bytes'] / 1e3:,.0f} kB): precision {measured['classifier']['precision']:.3f} and "
+    f"recall {measured['classifier']['recall']:.3f} on {measured['held_out']:,} held-out questions, "
+    f"keyword rules {measured['keywords']['precision']:.3f} and "
+    f"{measured['keywords']['recall']:.3f}, at {measured['rows_per_second']:,.0f} questions a "
+    "second.",
+  ]
+
+
+def _kills(results: Mapping[str, Any]) -> list[str]:
+  if not (killed := results.get("kills")):
+    return []
+  same = "the same bytes" if killed["same_bytes"] else "OTHER BYTES"
+  return ["", f"Killed {killed['kills']} times on the way, it ended with {same} in every shard."]
+
+
+def _feed(results: Mapping[str, Any]) -> list[str]:
+  if not (fed := results.get("feed")):
+    return []
+  return [
+    "",
+    f"Drawing and packing a step of 128 demonstrations ({fed['tokens_per_step']:,.0f} tokens) from "
+    f"the shards: {fed['tokens_per_second'] / 1e6:,.1f} million tokens a second in one thread.",
+  ]
+
+
+def buckets_table(results: Mapping[str, Any]) -> str:
+  """Kills in mid-save, and the cost of saving to a bucket."""
+  killed, cost = results["kills"], results["cost"]
+  equal = "every start was bit-equal" if killed["all_bit_equal"] else "NOT ALL WERE EQUAL"
+  return "\n".join([
+    f"SIGKILL of one of two processes while a step was being saved, {killed['kills']} times: "
+    f"{equal} with the step it resumed from. Saving {cost['megabytes']} MB, best of three, on a "
+    f"machine with a load average of {results['load_average'][0]:.0f}:",
+    "",
+    "| to | training waits, s | until whole, s |",
+    "|---|---|---|",
+    *(
+      f"| {name} | {cost[f'{key}_training_waits_s']:.2f} | {cost[f'{key}_until_whole_s']:.2f} |"
+      for key, name in (("disk", "a local disk (Orbax)"), ("bucket", "moto's S3 server"))
+    ),
+  ])  # fmt: skip
