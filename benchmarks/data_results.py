@@ -8,25 +8,28 @@ _PAPER_ROWS = 1_694_586
 
 def preparation_table(results: Mapping[str, Any]) -> str:
   """Rows per processor second by step, what was found, and reading back."""
-  made = results["prepare"]
-  rows, used = made["rows"], made["processor_seconds"]
+  made, alone = results["prepare"], results["processor"]
+  rows, used = alone["rows"], alone["processor_seconds"]
   total = sum(used.values())
+  hours = _PAPER_ROWS / rows * total / 7200
   lines = [
-    f"{rows:,} synthetic rows with the paper's lengths ({made['text_bytes'] / 1e6:,.0f} MB of text, "
-    f"{made['tokens'] / 1e6:,.1f} million tokens kept), {made['workers']} workers, on a machine of 2 "
-    f"cores shared with other work (load average {made['load_average'][0]:.0f}), so the table shows "
-    "seconds of a processor, start-up of the workers included, and not of the clock:",
+    "On synthetic rows with the paper's lengths, on a machine of 2 cores that other work shared "
+    f"(load average {made['load_average'][0]:.0f}), so speed is in seconds of a processor and not of "
+    f"the clock: {rows:,} rows, {alone['text_bytes'] / 1e6:,.0f} MB of text, one worker.",
     "",
     "| step | processor seconds | rows per processor second |",
     "|---|---|---|",
-    *(f"| {name} | {s:,.1f} | {rows / max(s, 1e-9):,.0f} |" for name, s in used.items()),
+    *(f"| {name} | {s:,.1f} | {rows / max(s, 0.1):,.0f} |" for name, s in used.items()),
     f"| all | {total:,.1f} | {rows / total:,.0f} |",
     "",
-    f"At that rate the paper's {_PAPER_ROWS:,} rows take {_PAPER_ROWS / rows * total / 7200:,.1f} "
-    "hours of two free cores; this was not run. Most of it is tokenising and searching 13-grams in "
-    f"long responses. A worker held at most {made['peak_bytes_of_a_worker'] / 2**20:,.0f} MiB; "
-    f"between the steps lay {made['work_bytes'] / 1e6:,.0f} MB, and the shards take "
-    f"{made['out_bytes'] / 1e6:,.0f} MB.",
+    f"At that rate the paper's {_PAPER_ROWS:,} rows take {hours:,.1f} hours of two free cores; this "
+    "was not run. Most of it is tokenising long responses and searching them for runs of 13 words. "
+    f"The process held at most {alone['peak_bytes'] / 2**20:,.0f} MiB, what the libraries take "
+    "included; a task holds one part at a time, whatever the number of rows.",
+    "",
+    f"{made['rows']:,} rows ({made['text_bytes'] / 1e6:,.0f} MB of text, "
+    f"{made['tokens'] / 1e6:,.1f} million tokens kept) took {made['work_bytes'] / 1e6:,.0f} MB "
+    f"between the steps and {made['out_bytes'] / 1e6:,.0f} MB of shards. What was planted in them:",
     "",
     *_found(made),
   ]
@@ -52,8 +55,8 @@ def _found(made: Mapping[str, Any]) -> list[str]:
     f"Of rows with nothing planted in them, a step removed at most {false:.2%}; of questions that "
     f"differ from another in a number alone, {kept:.1%} were kept. The classifier of chat "
     f"({measured['bytes'] / 1e3:,.0f} kB): precision {measured['classifier']['precision']:.3f} and "
-    f"recall {measured['classifier']['recall']:.3f} on {measured['held_out']:,} held-out questions, "
-    f"keyword rules {measured['keywords']['precision']:.3f} and "
+    f"recall {measured['classifier']['recall']:.3f} on {measured['held_out']:,} held-out "
+    f"questions, keyword rules {measured['keywords']['precision']:.3f} and "
     f"{measured['keywords']['recall']:.3f}, at {measured['rows_per_second']:,.0f} questions a "
     "second.",
   ]
@@ -63,7 +66,11 @@ def _kills(results: Mapping[str, Any]) -> list[str]:
   if not (killed := results.get("kills")):
     return []
   same = "the same bytes" if killed["same_bytes"] else "OTHER BYTES"
-  return ["", f"Killed {killed['kills']} times on the way, it ended with {same} in every shard."]
+  return [
+    "",
+    f"Killed {killed['kills']} times on the way, the preparation of {killed['rows']:,} rows ended with "
+    f"{same} in every shard.",
+  ]
 
 
 def _feed(results: Mapping[str, Any]) -> list[str]:
