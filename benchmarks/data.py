@@ -334,8 +334,13 @@ def main() -> None:
     return write(a.folder, a.rows)
   if a.what == "again":
     return prepare(a.folder, "killed", workers=1) and None
-  made = {"prepare": lambda: prepare(a.folder), "processor": lambda: prepare(a.folder, workers=1), "kills": lambda: kills(a.folder, a.kills),
-          "feed": lambda: feed(a.folder)}[a.what]()  # fmt: skip
+  commands = {
+    "prepare": lambda: prepare(a.folder),
+    "processor": lambda: prepare(a.folder, workers=1),
+    "kills": lambda: kills(a.folder, a.kills),
+    "feed": lambda: feed(a.folder),
+  }
+  made = commands[a.what]()
   if a.what in ("prepare", "processor"):
     (a.folder / "whole.json").write_text(json.dumps(made))
   held = json.loads(a.out.read_text()) if a.out and a.out.exists() else {}

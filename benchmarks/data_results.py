@@ -14,17 +14,17 @@ def preparation_table(results: Mapping[str, Any]) -> str:
   hours = _PAPER_ROWS / rows * total / 7200
   lines = [
     "On synthetic rows with the paper's lengths, on a machine of 2 cores that other work shared "
-    f"(load average {made['load_average'][0]:.0f}), so speed is in seconds of a processor and not of "
-    f"the clock: {rows:,} rows, {alone['text_bytes'] / 1e6:,.0f} MB of text, one worker.",
+    f"(load average {made['load_average'][0]:.0f}), so speed is in seconds of a processor and not "
+    f"of the clock: {rows:,} rows, {alone['text_bytes'] / 1e6:,.0f} MB of text, one worker.",
     "",
     "| step | processor seconds | rows per processor second |",
     "|---|---|---|",
     *(f"| {name} | {s:,.1f} | {rows / max(s, 0.1):,.0f} |" for name, s in used.items()),
     f"| all | {total:,.1f} | {rows / total:,.0f} |",
     "",
-    f"At that rate the paper's {_PAPER_ROWS:,} rows take {hours:,.1f} hours of two free cores; this "
-    "was not run. Most of it is tokenising long responses and searching them for runs of 13 words. "
-    f"The process held at most {alone['peak_bytes'] / 2**20:,.0f} MiB, what the libraries take "
+    f"At that rate the paper's {_PAPER_ROWS:,} rows take {hours:,.1f} hours of two free cores; "
+    "this was not run. Most of it is tokenising long responses and searching them for runs of 13 "
+    f"words. The process held at most {alone['peak_bytes'] / 2**20:,.0f} MiB, what the libraries take "
     "included; a task holds one part at a time, whatever the number of rows.",
     "",
     f"{made['rows']:,} rows ({made['text_bytes'] / 1e6:,.0f} MB of text, "
@@ -68,8 +68,8 @@ def _kills(results: Mapping[str, Any]) -> list[str]:
   same = "the same bytes" if killed["same_bytes"] else "OTHER BYTES"
   return [
     "",
-    f"Killed {killed['kills']} times on the way, the preparation of {killed['rows']:,} rows ended with "
-    f"{same} in every shard.",
+    f"Killed {killed['kills']} times on the way, the preparation of {killed['rows']:,} rows "
+    f"ended with {same} in every shard.",
   ]
 
 
