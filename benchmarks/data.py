@@ -287,20 +287,21 @@ def kills(folder: pathlib.Path, count: int, seed: int = 0) -> dict[str, Any]:
   rng, stages = np.random.default_rng(seed), []
   command = [sys.executable, "-m", "benchmarks.data", "again", "--folder", str(folder)]
   whole = json.loads((folder / "whole.json").read_text())
-  pause = sum(whole["seconds"].values()) / (count + 1)
-  for number in range(count + 1):
+  names, logs = list(whole["seconds"]), folder / "killed" / "work" / "logs"
+  # Each in a later step, somewhere in it: longer steps are hit in their middle.
+  targets = np.linspace(0, len(names) - 1, count).astype(int)
+  for target in targets:
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-    if number == count:
-      process.wait()
-      break
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      process.wait(timeout=pause * rng.uniform(0.5, 1.5))
+    while not (logs / names[target]).exists() and process.poll() is None:
+      time.sleep(0.01)
+    time.sleep(whole["seconds"][names[target]] * rng.uniform(0.2, 0.8))
     with contextlib.suppress(ProcessLookupError):
       os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    stages.append(len(list((folder / "killed" / "work" / "logs").glob("*"))))
+    stages.append(names[target])
+  subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
   same = _digests(folder / "killed" / "out") == _digests(folder / "whole" / "out")
-  return {"kills": count, "rows": whole["rows"], "stages_begun": stages, "same_bytes": same}
+  return {"kills": count, "rows": whole["rows"], "in_steps": stages, "same_bytes": same}
 
 
 def feed(folder: pathlib.Path, steps: int = 30) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _PAPER_ROWS = 1_694_586
+_MOST_EATEN = 128 * 32_768 / 6.3  # tokens per second, 7B HFT on 64 chips of v6e by plan
 
 
 def preparation_table(results: Mapping[str, Any]) -> str:
@@ -68,8 +69,8 @@ def _kills(results: Mapping[str, Any]) -> list[str]:
   same = "the same bytes" if killed["same_bytes"] else "OTHER BYTES"
   return [
     "",
-    f"Killed {killed['kills']} times on the way, the preparation of {killed['rows']:,} rows "
-    f"ended with {same} in every shard.",
+    f"Killed {killed['kills']} times on the way (in {', '.join(killed['in_steps'])}), the "
+    f"preparation of {killed['rows']:,} rows ended with {same} in every shard.",
   ]
 
 
@@ -79,7 +80,9 @@ def _feed(results: Mapping[str, Any]) -> list[str]:
   return [
     "",
     f"Drawing and packing a step of 128 demonstrations ({fed['tokens_per_step']:,.0f} tokens) from "
-    f"the shards: {fed['tokens_per_second'] / 1e6:,.1f} million tokens a second in one thread.",
+    f"the shards: {fed['tokens_per_second'] / 1e6:,.1f} million tokens a second in one thread, "
+    f"{fed['tokens_per_second'] / _MOST_EATEN:,.0f} times what the fastest plan of 7B HFT in "
+    "[scaling.md](scaling.md) consumes, 128 full rows of 32,768 in 6.3 seconds.",
   ]
 
 
