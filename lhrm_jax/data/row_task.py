@@ -299,13 +299,18 @@ class RowTask:
   def _load(self, key: str, named: Mapping[str, Dataset]) -> "_Loaded":
     found: dict[str, list] = {}
     bad: collections.Counter[str] = collections.Counter()
+    unwanted: collections.Counter[str] = collections.Counter()
     examples: list[str] = []
     for name, dataset in named.items():
       part = sources.load(dataset.source, dataset.to_row, self.on_bad_row)
       found[name] = part.rows
       bad += part.bad
+      unwanted += part.unwanted
       examples += part.examples[:1]
     note = f"data.{key}: {sum(map(len, found.values())):,} rows from {', '.join(named)}."
+    if unwanted:
+      most = ", ".join(reason for reason, _ in unwanted.most_common(_REASONS))
+      note += f" {unwanted.total():,} others are not wanted: {most}."
     if bad:
       reasons = [f"{count:,} {reason}" for reason, count in bad.most_common(_REASONS)]
       if more := bad.total() - sum(count for _, count in bad.most_common(_REASONS)):

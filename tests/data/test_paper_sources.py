@@ -4,8 +4,9 @@ import collections
 
 import pytest
 
-from lhrm_jax.data import catalog, sources
+from lhrm_jax.data import catalog, sources, tasks
 from lhrm_jax.data.catalog import DATASETS, MATH_SUFFIX
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.sources import Loaded, Source
 from lhrm_jax.text import tags
 from tests.data.test_sources import KNOWN_FIELDS, write_jsonl, write_parquet
@@ -188,6 +189,19 @@ def test_nested_columns_of_parquet_are_read_as_those_of_json(tmp_path):
   path = write_parquet(tmp_path / "rows.parquet", CASES["wildchat"][0][:1])
   (row,) = catalog.load("wildchat", path=str(path)).rows
   assert row.prompt == "Hi"
+
+
+def test_the_report_says_how_many_rows_were_not_wanted_and_why(tmp_path):
+  write_jsonl(tmp_path / "chat.jsonl", CASES["wildchat"][0][:2])
+  write_jsonl(tmp_path / "asked.jsonl", [{"prompt": "9+9?", "answer": 18}])
+  config = DataConfig(
+    demonstrations="chat",
+    evaluation=str(tmp_path / "asked.jsonl"),
+    sources={"chat": {"path": str(tmp_path / "chat.jsonl"), "format": "wildchat"}},
+  )
+  task = tasks.get("rows", config)
+  assert len(task.shown) == 1
+  assert any("1 others are not wanted: toxic." in note for note in task.notes)
 
 
 def test_a_file_without_rows_that_are_wanted_says_why(tmp_path):
