@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.comparison_results import guessing_table, starts_table
+from benchmarks.data_results import buckets_table, preparation_table
 from benchmarks.router_results import dials_table, routers_tables
 from benchmarks.serving_results import (
   handover_table,
@@ -359,6 +360,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "serving-handover": ("serving.json", handover_table),
   "serving-load": ("serving.json", load_table),
   "smollm2-suites": ("smollm2_135m/suites.json", suites_table),
+  "data-preparation": ("data.json", preparation_table),
+  "buckets": ("buckets.json", buckets_table),
   "peers": ("peers.json", peers_tables),
   "peers-summary": ("peers.json", peers_summary),
 }

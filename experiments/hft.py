@@ -3,13 +3,15 @@
 python -m experiments.hft --config experiments/configs/arithmetic.py --workdir runs/hft
 """
 
+import functools
 import sys
 import time
 
 from ml_collections import ConfigDict
 
 from lhrm_jax import parallel, policy
-from lhrm_jax.runs import command_line, early_stop, instruments, setup
+from lhrm_jax.data.read_ahead import ReadAhead
+from lhrm_jax.runs import command_line, early_stop, instruments, repeats, setup
 from lhrm_jax.runs.config import Config
 from lhrm_jax.runs.demonstrations import demonstration_batch, row_shape
 from lhrm_jax.runs.preemption import Preemption
@@ -47,19 +49,23 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
   # ---- Loop: demonstrations -> update -> metrics, checkpoint
   may_stop, shown, done = bool(c.until.think or c.until.no_think), {}, stage.start
   clock, began, since = instruments.Stopwatch(), time.perf_counter(), done
-  with stage.profiler as profiler, ProgressBar("HFT", c.steps, at_most=may_stop) as bar:
-    batch, long = demonstration_batch(run, done)
+  with (
+    stage.profiler as profiler,
+    ProgressBar("HFT", c.steps, at_most=may_stop) as bar,
+    ReadAhead(functools.partial(demonstration_batch, run), c.steps) as ahead,
+  ):
     while done < c.steps and not stage.finished:
       profiler.step(done + 1)
+      with clock.time("data"):  # read and packed while the devices worked on the steps before
+        batch, long = ahead.take(done)
       with clock.time("update"):
-        used, used_long, (state, metrics) = batch, long, update(state, batch)
+        state, metrics = update(state, batch)
         done += 1
-        with clock.time("data"):  # the next step's, while the devices work
-          batch, long = demonstration_batch(run, done)
-        stage.guard.check(done, metrics, state.params, used)
+        stage.guard.check(done, metrics, state.params, batch)
       if done % _LOG_EVERY == 0 or done == c.steps:
         scalars = {name: float(value) for name, value in metrics.items()}
-        scalars["data/long_demonstrations"] = used_long
+        scalars["data/long_demonstrations"] = long
+        scalars |= repeats.epochs(run.config, run.task, setup.HFT, done)
         scalars |= clock.means(done - since, time.perf_counter() - began)
         began, since = time.perf_counter(), done
         writer.scalars(setup.HFT, done, scalars)

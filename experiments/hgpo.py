@@ -13,7 +13,17 @@ from ml_collections import ConfigDict
 
 from experiments import hft
 from lhrm_jax import parallel, policy
-from lhrm_jax.runs import command_line, gates, instruments, mode_choice, rollouts, setup, validation
+from lhrm_jax.data.read_ahead import ReadAhead
+from lhrm_jax.runs import (
+  command_line,
+  gates,
+  instruments,
+  mode_choice,
+  repeats,
+  rollouts,
+  setup,
+  validation,
+)
 from lhrm_jax.runs.config import Config
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.preemption import Preemption
@@ -65,6 +75,7 @@ def train(
     rollouts.make_scorer(run) as scorer,
     stage.profiler as profiler,
     ProgressBar("HGPO", c.steps) as bar,
+    ReadAhead(functools.partial(rollouts.draw_prompts, run), c.steps) as prompts,
   ):
     source = RolloutSource(run, scorer, measured, stage.workdir, start)
     if watch.due(0):
@@ -72,7 +83,9 @@ def train(
     for step in range(stage.start, c.steps):
       began, done = time.perf_counter(), step + 1
       profiler.step(done)
-      drawn, params = source.draw(step), run.sampling_params(state.params)
+      with clock.time("data"):
+        drawn = prompts.take(step)
+      params = run.sampling_params(state.params)
       pending = source.start(params, drawn, step)
       sampled = parallel.gather_rows(mesh, pending.scored.rollouts, c.prompts_per_step)
       with clock.time("logprob"):  # hides the scoring of the last chunk
@@ -94,6 +107,7 @@ def train(
       with clock.time("log"):
         metrics |= rollout_metrics(scored, c) | scored.judged.metrics() | refilled
         metrics["data/long_prompts"] = drawn.long
+        metrics |= repeats.epochs(run.config, run.task, setup.HGPO, done)
         log.write(done, scored)
         metrics["updates"] = done * c.updates
       metrics |= bounds.check(done, metrics)

@@ -17,6 +17,8 @@ Each package with an example; modules are imported as in `from lhrm_jax.objectiv
     verdict = rewards.math.verify("1/2", r"\boxed{0.5}")
 - `data`: tasks, data sets, batches, packing
     rows = data.catalog.load("gsm8k").rows
+- `preparation`: from sources in their own formats to tokenised shards, on datatrove's executors
+    stages = preparation.pipeline.stages(c.data, c.prepare, seed=0, work=work, out=out, **more)
 - `training`: train state, updates of HFT, HGPO and DPO
     step = training.hgpo.make_hgpo_step(config, c, opening, optimizer, schedule, mesh)
 - `routing`: routers that judge the prompt alone, thresholds for a think rate
@@ -45,8 +47,8 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [
-  "config", "data", "evaluation", "objectives", "parallel", "planning", "policy", "rewards",
-  "routing", "runs", "sampling", "serving", "storage", "text", "training",
+  "config", "data", "evaluation", "objectives", "parallel", "planning", "policy", "preparation",
+  "rewards", "routing", "runs", "sampling", "serving", "storage", "text", "training",
 ]  # fmt: skip
 
 

@@ -143,7 +143,8 @@ def check_job(module, argv, parse, capsys):
     of_config(config, JOBS)
   elif config is not None and "hgpo" in config:
     c = from_config_dict(config)
-    tasks.get(c.task, c.data)
+    if not c.data.root:  # prepared data, which only the user's machine has
+      tasks.get(c.task, c.data)
 
 
 def check_launcher(argv, parse, capsys):

@@ -5,13 +5,15 @@
 
 The suffix after the colon names the chips, which determine mesh and rows at a time: v5p-64 (64
 chips, 4x4x4), v6e-64 (8x8) or h100-8. `python -m experiments.plan` estimates the cost of each
-(docs/scaling.md). The workdir must be on a file system shared by all hosts (docs/launching.md). The
-paper's mixture is larger than the data sets named here: add sources to data.demonstrations
-(docs/data.md). Not yet run: no score or time is known.
+(docs/scaling.md). The workdir is in a bucket (s3://, gs://), or on a file system that all hosts
+share (docs/launching.md). Trains on the paper's sources (`mixture_lhrm.py`), prepared once by
+experiments.prepare_data and named by --config.data.root=/mnt/lhrm; without that, they are read from
+the hub into each host's memory. Not yet run: no score or time is known.
 """
 
 from ml_collections import ConfigDict
 
+from experiments.configs import mixture_lhrm
 from lhrm_jax.runs import defaults
 
 # Axes of the update's mesh (data takes the remaining chips), devices that share a copy of the
@@ -24,8 +26,7 @@ LAYOUTS = {
 
 
 def get_config(chips: str = "v5p-64") -> ConfigDict:
-  config = defaults.get_config()
-  config.task = "rows"
+  config = mixture_lhrm.with_sources(defaults.get_config())
   config.reward = "math"
   config.init_from = "Qwen/Qwen2.5-Math-7B"
 
@@ -46,15 +47,8 @@ def get_config(chips: str = "v5p-64") -> ConfigDict:
   config.policy.remat = "full"
   config.policy.attention_chunk = 512
 
-  config.data.demonstrations = "openr1_math,gsm8k_no_think"
-  config.data.prompts = "deepscaler"
-  config.data.evaluation = "math500"
-  config.data.on_bad_row = "skip"
   config.data.long_prompts = "skip"
   config.data.long_demonstrations = "skip"
-  config.data.max_prompt_tokens = 2048
-  config.data.max_response_tokens = 30_720
-  config.data.max_no_think_tokens = 9216
 
   config.hft.steps = 39_717  # 3 epochs of the paper's 1,694,586 demonstrations
   config.hft.warmup_steps = 3972

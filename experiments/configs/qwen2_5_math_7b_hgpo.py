@@ -4,8 +4,9 @@
       --config.init_from=/mnt/runs/qwen7b_hft --workdir /mnt/runs/qwen7b_hgpo
 
 Starts from a run of `qwen2_5_math_7b_hft.py`. Responses have up to 8,192 tokens; the paper does not
-state its limit. Its preference prompts (`tulu3`) need a reward model beside the rule:
-docs/rewards.md. Not yet run: no score or time is known.
+state its limit. Queries are those of `mixture_lhrm.py`: a rule scores DeepScaleR's, and the paper's
+reward model Tulu 3's preference prompts (docs/rewards.md). --config.data.root names the prepared
+data. Not yet run: no score or time is known.
 """
 
 from ml_collections import ConfigDict
@@ -22,6 +23,9 @@ def as_hgpo(config: ConfigDict, init_from: str) -> ConfigDict:
   config.init_from = init_from
   config.data.max_prompt_tokens = 1024
   config.data.max_response_tokens = 8192
+  config.reward = "exact_match"  # the default: the rewards of the sources take its place
+  config.reward_by_source = {"deepscaler": "math", "tulu3": "reward_model"}
+  config.reward_model.init_from = "allenai/Llama-3.1-Tulu-3-8B-RM"
   config.hgpo.steps = 300  # about one epoch of 76K prompts
   config.hgpo.prompts_per_step = 256
   config.hgpo.samples_per_mode = 2

@@ -107,6 +107,9 @@ LEVELS = Range(
   "levels, whole numbers, as in (1, 2)",
 )
 WEIGHTS = _table(_finite, 'rewards with finite weights, as in ConfigDict({"math": 1.0})')
+SHARES = _table(
+  lambda x: _finite(x) and x > 0, 'names with numbers above 0, as in ConfigDict({"aime": 3.0})'
+)
 REWARDS = _table(
   lambda name: isinstance(name, str),
   'sources with the names of rewards, as in {"deepscaler": "math", "*": "reward_model"}',

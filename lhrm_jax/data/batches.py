@@ -103,12 +103,18 @@ class Encoded:
     return len(self.ids) - 1
 
 
-def encode(tokenizer: Tokenizer, row: HFTRow) -> Encoded:
+def encode(tokenizer: Tokenizer, row: HFTRow | Encoded) -> Encoded:
   """Ids and loss weights of a demonstration: the response counts, from its opening tag on.
+
+  Args:
+    tokenizer: the policy's.
+    row: a row of text, or one of a shard, which is encoded already.
 
   Raises:
     ValueError: see `prompt_ids`.
   """
+  if isinstance(row, Encoded):
+    return row
   prompt = prompt_ids(tokenizer, row)
   response = tokenizer.encode_response(row.response)
   weights = [0.0] * len(prompt) + [row.tag_weight] + [1.0] * (len(response) - 1)

@@ -7,44 +7,14 @@ format is read by passing its path.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
 
-from lhrm_jax.data import rows, sources
+from lhrm_jax.data import chat_formats, reasoning_formats, rows, sources
+from lhrm_jax.data.dataset import MATH_SUFFIX, Dataset, boxed, math_prompt
 from lhrm_jax.data.rows import BadRow, Fields
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Loaded, Source
-from lhrm_jax.text import boxes
 
-# What the paper appends to a mathematical question (https://arxiv.org/abs/2505.14631).
-MATH_SUFFIX = "Let's think step by step and output the final answer within \\boxed{}."
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """A data set: where its rows are, the function that reads one, and the kind of row it returns."""
-
-  source: Source
-  to_row: Callable[[Fields], PromptRow | HFTRow | None]
-  kind: type[PromptRow] | type[HFTRow] = PromptRow
-
-
-def math_prompt(question: str) -> str:
-  """`question` with the request for a boxed answer."""
-  return f"{question.strip()}\n{MATH_SUFFIX}"
-
-
-def boxed(solution: str) -> str:
-  """The content of the last `\\boxed{...}` of a solution.
-
-  Raises:
-    BadRow: there is none, or it is never closed.
-  """
-  box = boxes.last(solution)
-  if box is None:
-    raise BadRow("the solution boxes no answer")
-  if box.content is None:
-    raise BadRow("the \\boxed{ of the solution never closes")
-  return box.content
+__all__ = ["DATASETS", "MATH_SUFFIX", "Dataset", "boxed", "load", "math_prompt"]
 
 
 def _question(fields: Fields, prompt: str, answer, level=0, *, source: str) -> PromptRow:
@@ -100,32 +70,6 @@ def _amc(fields: Fields) -> PromptRow:
   return _question(fields, question, fields.get("answer"), source="amc")
 
 
-def _openr1_math(fields: Fields) -> HFTRow | None:
-  """The first complete generation that was verified; `None` where the row has none."""
-  generations = fields.get("generations")
-  if generations is None:
-    raise BadRow(f"no 'generations'; the row has {rows.columns(fields)}")
-  if not isinstance(generations, list):
-    raise BadRow(f"'generations' is {type(generations).__name__}, not a list")
-  count = len(generations)
-  verified, complete = (
-    fields.get(column) or [True] * count
-    for column in ("correctness_math_verify", "is_reasoning_complete")
-  )
-  if not (isinstance(verified, list) and isinstance(complete, list)) or (
-    len(verified) != count or len(complete) != count
-  ):
-    raise BadRow(
-      f"'correctness_math_verify' and 'is_reasoning_complete' are not lists of {count}, as "
-      "'generations'"
-    )
-  for text, right, whole in zip(generations, verified, complete, strict=True):
-    if right and whole:
-      prompt = math_prompt(rows.text_field(fields, "problem"))
-      return rows.hft_row({"prompt": prompt, "response": text, "mode": "think"})
-  return None
-
-
 def _tulu3_preferences(fields: Fields) -> PromptRow:
   """The query of a preference pair, whose responses a reward model scores."""
   prompt = fields.get("prompt")
@@ -150,13 +94,14 @@ DATASETS: dict[str, Dataset] = {
   "math": Dataset(Source("hf:DigitalLearningGmbH/MATH-lighteval"), _math),
   "math500": Dataset(Source("hf:HuggingFaceH4/MATH-500", "test"), _math),
   "deepscaler": Dataset(Source("hf:agentica-org/DeepScaleR-Preview-Dataset"), _deepscaler),
-  "openr1_math": Dataset(Source("hf:open-r1/OpenR1-Math-220k"), _openr1_math, HFTRow),
   "tulu3_preferences": Dataset(
     Source("hf:allenai/llama-3.1-tulu-3-8b-preference-mixture"), _tulu3_preferences
   ),
   "aime24": Dataset(Source("hf:HuggingFaceH4/aime_2024"), _aime),
   "aime_1983_2024": Dataset(Source("hf:di-zhang-fdu/AIME_1983_2024"), _aime),
   "amc23": Dataset(Source("hf:math-ai/amc23", "test"), _amc),
+  **chat_formats.DATASETS,
+  **reasoning_formats.DATASETS,
 }
 
 

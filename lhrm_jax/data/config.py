@@ -4,7 +4,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lhrm_jax.config import MOST_TOKENS, NAMES, SOURCES, knob, one_of, whole
+from lhrm_jax.config import (
+  MOST_TOKENS,
+  NAMES,
+  SHARES,
+  SOURCES,
+  TEXT,
+  knob,
+  one_of,
+  real,
+  whole,
+)
 
 # "raise" ends the run, "skip" takes another row in its place, "truncate_left" cuts the beginning of
 # the user's text (never the chat template around it).
@@ -57,4 +67,25 @@ class DataConfig:
     "raise",
     one_of(*ON_BAD_ROW),
     'Handling of malformed rows; "skip" counts them by reason.',
+  )
+  root: str = knob(
+    "",
+    TEXT,
+    "Folder or URL of data that experiments.prepare_data wrote: prompts and demonstrations are "
+    "then its sources of these names.",
+  )
+  weights: Mapping[str, float] = knob(
+    {},
+    SHARES,
+    'Weights of the rows of a source, as {"aime": 3.0}: they come so many times as often as those '
+    "of sources that are not named.",
+  )
+  epochs: Mapping[str, float] = knob(
+    {},
+    SHARES,
+    'Most epochs of a source, as {"aime": 4.0}; "*" stands for all others. A source at its limit '
+    "leaves the rest to the others.",
+  )
+  warn_epochs: float = knob(
+    4.0, real(0, above=True), "Epochs of a source within a stage from which a warning says so."
   )

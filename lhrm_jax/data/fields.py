@@ -15,6 +15,10 @@ class BadRow(ValueError):
   """A row that can't be trained on; the message says why, and the reader adds its location."""
 
 
+class Unwanted(ValueError):
+  """A good row that is not wanted, e.g. of another subject; the message says why."""
+
+
 def text_field(fields: Fields, key: str) -> str:
   """The text in column `key`, which must not be blank."""
   value = fields.get(key)

@@ -232,7 +232,9 @@ def draw_demonstrations(
   )
 
 
-def _check_form(row: HFTRow, mode: int) -> None:
+def _check_form(row: HFTRow | Encoded, mode: int) -> None:
+  if isinstance(row, Encoded):  # checked when it was prepared
+    return
   parsed = parse_response(row.response)
   problem = parsed.problem
   if not problem and parsed.mode != mode:
@@ -244,10 +246,11 @@ def _check_form(row: HFTRow, mode: int) -> None:
     )
 
 
-def _too_long(row: HFTRow, sequence: Encoded, most: int) -> str:
+def _too_long(row: HFTRow | Encoded, sequence: Encoded, most: int) -> str:
+  which = "one of the prepared shards" if isinstance(row, Encoded) else repr(row.prompt[:60])
   return (
     f"A demonstration has {len(sequence.ids)} tokens, more than the {most} that fit: "
-    f"{row.prompt[:60]!r}. Raise data.max_response_tokens (data.max_no_think_tokens for direct "
+    f"{which}. Raise data.max_response_tokens (data.max_no_think_tokens for direct "
     "responses; hft.packed_length where it is set), or set data.long_demonstrations='skip'."
   )
 

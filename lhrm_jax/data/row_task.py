@@ -8,34 +8,33 @@ config.data.evaluation = "math500"
 config.data.sources.chat = {"path": "chat.jsonl", "constants": {"mode": "no_think"}}
 ```
 
-A name is one of `data.sources`, one of `catalog.DATASETS`, or a path as `sources.Source` takes it.
-Rows of several sources form one pool. They are read once, at first use, and stay in memory; a
-step's rows are looked up there, so they are a function of (seed, step) alone.
+A name is one of `data.sources`, one of `catalog.DATASETS`, or a path as `sources.Source` takes it;
+with `data.root`, a source of that prepared data (see `shards`). Rows of several sources form one
+pool, drawn from by `data.weights` (see `pools`). Rows of text are read once, at first use, and stay
+in memory; shards are read as they are drawn. A step's rows are a function of (seed, step) alone.
 """
 
+import collections
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from lhrm_jax.data import questions, rows, sources
-from lhrm_jax.data.batches import prompt_ids
-from lhrm_jax.data.catalog import DATASETS, Dataset
+from lhrm_jax.data import named_sources, questions, sources
+from lhrm_jax.data.batches import Encoded, prompt_ids
+from lhrm_jax.data.catalog import Dataset
 from lhrm_jax.data.config import DataConfig
+from lhrm_jax.data.pools import ALL_SOURCES, Pool, RowsInMemory, in_order
 from lhrm_jax.data.reasoning_tasks import is_held_out
 from lhrm_jax.data.schema import HFTRow, PromptRow
-from lhrm_jax.data.sources import Source
+from lhrm_jax.data.shards import Shards
 from lhrm_jax.text import Tokenizer, tags
 
 # Streams of random numbers that must never coincide.
 _PROMPTS, _THINK, _NO_THINK, _EVALUATION = range(4)
-_SOURCE_KEYS = ("format", *(field.name for field in dataclasses.fields(Source)))
-_READERS: dict[type, Callable] = {PromptRow: rows.prompt_row, HFTRow: rows.hft_row}
+_STREAMS = {tags.THINK: _THINK, tags.NO_THINK: _NO_THINK}
 _REASONS = 5  # for skipping rows that a note counts one by one
-_WORDS = {PromptRow: "queries", HFTRow: "demonstrations"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +51,10 @@ class RowTask:
     evaluation_sources: of the evaluation's queries, by name; may be empty.
     on_bad_row: "raise" or "skip".
     reserved: queries that are evaluated in place of the task's own, and so never trained on.
+    weights: of each row of a source, by name; 1 for others.
+    epochs: most epochs of a source, by name or "*".
+    shards: prepared demonstrations that take the place of `demonstration_sources`.
+    shard_names: which of their sources.
   """
 
   prompt_sources: Mapping[str, Dataset]
@@ -59,6 +62,10 @@ class RowTask:
   evaluation_sources: Mapping[str, Dataset]
   on_bad_row: str = "raise"
   reserved: Sequence[PromptRow] = ()
+  weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  shards: Shards | None = None
+  shard_names: tuple[str, ...] = ()
 
   @classmethod
   def from_config(cls, data: DataConfig) -> "RowTask":
@@ -66,20 +73,30 @@ class RowTask:
 
     Args:
       data: these three as names with commas between them; `sources`, from names to the fields of
-        `Source` and `format`, a data set of the catalog whose format the source has.
+        `Source` and `format`, a data set of the catalog whose format the source has; `root` of
+        prepared data, which prompts and demonstrations then come from.
 
     Raises:
       ValueError: a name or field that does not exist, a file that does not, or queries where
         demonstrations are wanted.
     """
+    named = {key: _names(getattr(data, key)) for key in ("prompts", "demonstrations", "evaluation")}
+    shards = Shards(data.root) if data.root else None
+    own: Mapping[str, Any] = data.sources
+    if shards:
+      _check_prepared(shards, named)
+      own = {name: {"path": f"{shards.root}/prompts/{name}.parquet"} for name in named["prompts"]}
+      own = {**data.sources, **own}
+    _check_named("weights", data.weights, [*named["prompts"], *named["demonstrations"]])
+    _check_named("epochs", data.epochs, [*named["prompts"], *named["demonstrations"], ALL_SOURCES])
 
     def find(key: str, kind: type) -> dict[str, Dataset]:
-      names = [name.strip() for name in getattr(data, key).split(",")]
-      return {name: _find(name, data.sources, kind, key) for name in names if name}
+      return {name: named_sources.find(name, own, kind, key) for name in named[key]}
 
     task = cls(
-      find("prompts", PromptRow), find("demonstrations", HFTRow), find("evaluation", PromptRow),
-      data.on_bad_row,
+      find("prompts", PromptRow), {} if shards else find("demonstrations", HFTRow),
+      find("evaluation", PromptRow), data.on_bad_row, weights=data.weights, epochs=data.epochs,
+      shards=shards, shard_names=tuple(named["demonstrations"]) if shards else (),
     )  # fmt: skip
     if not (task.evaluation_sources or task.prompt_sources):
       raise ValueError(
@@ -91,10 +108,18 @@ class RowTask:
   @property
   def notes(self) -> tuple[str, ...]:
     """Where the rows came from and what was left out, for the sources read so far."""
-    return tuple(pool.note for pool in self._pools)
+    notes = [pool.note for pool in self._pools]
+    if self.shards and self.shard_names:
+      groups = [g for g in self.shards.index.groups if g.source in self.shard_names]
+      notes.append(
+        f"data.demonstrations: {sum(g.rows for g in groups):,} rows, "
+        f"{sum(g.tokens for g in groups):,} tokens, from {', '.join(self.shard_names)}, prepared "
+        f"in {self.shards.root}, without questions of {', '.join(self.shards.index.suites)}."
+      )
+    return tuple(notes)
 
   @property
-  def _pools(self) -> "list[_Pool]":
+  def _pools(self) -> "list[_Loaded]":
     """The pools read so far; each is a cached property."""
     names = ("_prompt_pool", "_demonstration_pool", "_evaluation_pool")
     return [pool for name in names if (pool := self.__dict__.get(name))]
@@ -113,12 +138,12 @@ class RowTask:
 
   @property
   def shown(self) -> Sequence[HFTRow]:
-    """All demonstrations.
+    """All demonstrations that are rows of text.
 
     Raises:
       ValueError: no source is named, or a row is bad.
     """
-    return self._demonstration_pool.rows
+    return () if self.shards else self._demonstration_pool.rows
 
   def prompts(self, seed: int, step: int, count: int) -> list[PromptRow]:
     """Training queries of one step: every query once per pass, in a new order each pass.
@@ -126,29 +151,49 @@ class RowTask:
     Raises:
       ValueError: no source is named, or a row is bad.
     """
-    pool = self._prompt_pool.rows
-    return [pool[i] for i in in_order((seed, _PROMPTS), step * count, count, len(pool))]
+    return self._queries.draw((seed, _PROMPTS), step * count, count)
 
   def demonstrations(
     self, seed: int, step: int, think: int, no_think: int
-  ) -> tuple[list[HFTRow], list[HFTRow]]:
+  ) -> tuple[list[HFTRow | Encoded], list[HFTRow | Encoded]]:
     """HFT rows of one step; each mode's rows have an order of their own, as in `prompts`.
 
     Raises:
-      ValueError: no source is named, a row is bad, or a mode whose rows are asked for has none.
+      ValueError: no source is named, a row or shard is bad, or a mode whose rows are asked for has
+        none.
     """
-    by_mode = []
-    for mode, stream, count in ((tags.THINK, _THINK, think), (tags.NO_THINK, _NO_THINK, no_think)):
-      pool = self._by_mode[mode]
-      if count and not pool:
-        name = tags.MODES[mode]
-        raise ValueError(
-          f"data.demonstrations holds no {name} row: add a source that does, or set "
-          f"hft.{name}_per_step=0."
-        )
-      order = in_order((seed, stream), step * count, count, len(pool)) if count else []
-      by_mode.append([pool[i] for i in order])
-    return by_mode[0], by_mode[1]
+    counts = (think, no_think)
+    first, second = (
+      self._shown_in(mode).draw((seed, _STREAMS[mode]), step * count, count) if count else []
+      for mode, count in enumerate(counts)
+    )
+    return first, second
+
+  def use(self, kind: str, seed: int, steps: int, *counts: int) -> "list[Use]":
+    """How far the sources are read after a number of steps.
+
+    Args:
+      kind: "prompts" or "demonstrations".
+      seed: of the run.
+      steps: steps made.
+      *counts: rows of a step: of queries, or of thinking and of direct demonstrations.
+
+    Returns:
+      One for each pool that is drawn from.
+    """
+    if kind == "prompts":
+      pools = [(self._queries, _PROMPTS)]
+    else:
+      pools = [
+        (self._shown_in(mode) if n else None, _STREAMS[mode]) for mode, n in enumerate(counts)
+      ]
+    found = []
+    for (pool, stream), count in zip(pools, counts, strict=True):
+      if count:
+        drawn = pool.counts((seed, stream), steps * count)
+        passes = {name: n / len(pool.sources[name]) for name, n in drawn.items()}
+        found.append(Use(passes, steps * count, pool.length))
+    return found
 
   def evaluation(self, count: int) -> list[PromptRow]:
     """At most `count` queries, the same for every seed."""
@@ -171,7 +216,7 @@ class RowTask:
       prompt_ids(tokenizer, row)
 
   @functools.cached_property
-  def _evaluation_pool(self) -> "_Pool":
+  def _evaluation_pool(self) -> "_Loaded":
     if self.evaluation_sources:
       return self._load("evaluation", self.evaluation_sources)
     pool = self._load("prompts", self.prompt_sources)
@@ -181,160 +226,150 @@ class RowTask:
         f"data.prompts holds {len(pool.rows)} queries, too few to keep a tenth for evaluation: "
         "name a source as data.evaluation."
       )
-    return _Pool(kept, f"data.evaluation: {len(kept):,} queries kept from data.prompts.")
+    note = f"data.evaluation: {len(kept):,} queries kept from data.prompts."
+    return _Loaded({"data.prompts": kept}, note)
 
   @functools.cached_property
   def _asked(self) -> questions.Asked:
     return questions.Asked(self.reserved or self._evaluation_pool.rows)
 
   @functools.cached_property
-  def _prompt_pool(self) -> "_Pool":
+  def _prompt_pool(self) -> "_Loaded":
     return self._without_evaluation("prompts", self.prompt_sources)
 
   @functools.cached_property
-  def _demonstration_pool(self) -> "_Pool":
+  def _demonstration_pool(self) -> "_Loaded":
     return self._without_evaluation("demonstrations", self.demonstration_sources)
 
   @functools.cached_property
-  def _by_mode(self) -> tuple[list[HFTRow], list[HFTRow]]:
-    every = self._demonstration_pool.rows
-    think, no_think = ([row for row in every if row.mode == m] for m in range(len(tags.MODES)))
-    return think, no_think
+  def _queries(self) -> Pool:
+    return self._pool({name: RowsInMemory(rows) for name, rows in self._prompt_pool.named.items()})
 
-  def _without_evaluation(self, key: str, named: Mapping[str, Dataset]) -> "_Pool":
+  def _shown_in(self, mode: int) -> Pool:
+    """The demonstrations of a mode.
+
+    Raises:
+      ValueError: there are none.
+    """
+    if not self._by_mode[mode].sources:
+      name = tags.MODES[mode]
+      raise ValueError(
+        f"data.demonstrations holds no {name} row: add a source that does, or set "
+        f"hft.{name}_per_step=0."
+      )
+    return self._by_mode[mode]
+
+  @functools.cached_property
+  def _by_mode(self) -> tuple[Pool, Pool]:
+    if self.shards:
+      if not self.shard_names:
+        raise ValueError("task='rows' has nothing to train on: set data.demonstrations.")
+      think, no_think = (self.shards.of_mode(m, self.shard_names) for m in range(len(tags.MODES)))
+    else:
+      think, no_think = (
+        {name: RowsInMemory(rows) for name, rows in self._demonstration_pool.of_mode(m).items()}
+        for m in range(len(tags.MODES))
+      )
+    return self._pool(think), self._pool(no_think)
+
+  def _pool(self, named: Mapping[str, Any]) -> Pool:
+    filled = {name: rows for name, rows in named.items() if len(rows)}
+    pooled = not (self.weights or self.epochs or self.shards)
+    return Pool(filled, self.weights, self.epochs, pooled)
+
+  def _without_evaluation(self, key: str, named: Mapping[str, Dataset]) -> "_Loaded":
     """The rows to train on."""
     if not named:
       raise ValueError(f"task='rows' has nothing to train on: set data.{key}.")
-    pool = self._load(key, named)
+    loaded = self._load(key, named)
 
     def reserved(row: PromptRow | HFTRow) -> bool:
       own = not self.evaluation_sources and not self.reserved
       held_out = own and is_held_out(row.prompt)
       return held_out or row in self._asked
 
-    kept = [row for row in pool.rows if not reserved(row)]
-    if not kept:
+    kept = {
+      name: [row for row in found if not reserved(row)] for name, found in loaded.named.items()
+    }
+    left_out = len(loaded.rows) - sum(map(len, kept.values()))
+    if left_out == len(loaded.rows):
       raise ValueError(f"data.{key}: the evaluation asks every one of its prompts.")
-    left_out = len(pool.rows) - len(kept)
-    return _Pool(kept, f"{pool.note} {left_out:,} are left out, being evaluated on.")
+    return _Loaded(kept, f"{loaded.note} {left_out:,} are left out, being evaluated on.")
 
-  def _load(self, key: str, named: Mapping[str, Dataset]) -> "_Pool":
-    loaded: sources.Loaded = sources.Loaded()
-    for dataset in named.values():
+  def _load(self, key: str, named: Mapping[str, Dataset]) -> "_Loaded":
+    found: dict[str, list] = {}
+    bad: collections.Counter[str] = collections.Counter()
+    unwanted: collections.Counter[str] = collections.Counter()
+    examples: list[str] = []
+    for name, dataset in named.items():
       part = sources.load(dataset.source, dataset.to_row, self.on_bad_row)
-      loaded.rows += part.rows
-      loaded.bad += part.bad
-      loaded.examples += part.examples[:1]
-    note = f"data.{key}: {len(loaded.rows):,} rows from {', '.join(named)}."
-    if loaded.skipped:
-      reasons = [f"{count:,} {reason}" for reason, count in loaded.bad.most_common(_REASONS)]
-      if more := loaded.skipped - sum(count for _, count in loaded.bad.most_common(_REASONS)):
+      found[name] = part.rows
+      bad += part.bad
+      unwanted += part.unwanted
+      examples += part.examples[:1]
+    note = f"data.{key}: {sum(map(len, found.values())):,} rows from {', '.join(named)}."
+    if unwanted:
+      most = ", ".join(reason for reason, _ in unwanted.most_common(_REASONS))
+      note += f" {unwanted.total():,} others are not wanted: {most}."
+    if bad:
+      reasons = [f"{count:,} {reason}" for reason, count in bad.most_common(_REASONS)]
+      if more := bad.total() - sum(count for _, count in bad.most_common(_REASONS)):
         reasons.append(f"{more:,} for other reasons")
       note += (
-        f" {loaded.skipped:,} bad rows were skipped, e.g. {loaded.examples[0]}. By reason: "
+        f" {bad.total():,} bad rows were skipped, e.g. {examples[0]}. By reason: "
         f"{'; '.join(reasons)}."
       )
-    return _Pool(loaded.rows, note)
+    return _Loaded(found, note)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pool:
-  """Rows, and a sentence on where they come from."""
+class Use:
+  """How far the sources of one pool are read.
 
-  rows: list
+  Attributes:
+    epochs: passes over each source, by name.
+    drawn: rows drawn from all.
+    length: rows that may be drawn, by `data.epochs`; `None` for any number.
+  """
+
+  epochs: Mapping[str, float]
+  drawn: int
+  length: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+  """Rows of text by source, and a sentence on where they come from."""
+
+  named: Mapping[str, list]
   note: str
 
+  @functools.cached_property
+  def rows(self) -> list:
+    return [row for rows in self.named.values() for row in rows]
 
-def in_order(key: Sequence[int], first: int, count: int, size: int) -> list[int]:
-  """Items `first` to `first + count - 1` of an endless stream of indices below `size`.
-
-  The stream is a sequence of permutations, each a function of `key` and of its number.
-  """
-  return [
-    int(_permutation((*key, place // size), size)[place % size])
-    for place in range(first, first + count)
-  ]
+  def of_mode(self, mode: int) -> dict[str, list[HFTRow]]:
+    return {name: [row for row in rows if row.mode == mode] for name, rows in self.named.items()}
 
 
-@functools.lru_cache(maxsize=8)
-def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
-  return np.random.default_rng(key).permutation(size)
+def _names(key: str) -> list[str]:
+  return [name for part in key.split(",") if (name := part.strip())]
 
 
-def _find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) -> Dataset:
-  """The source of that name, with the reader for the wanted kind of row."""
-  if name in own:
-    return _own_source(name, own[name], kind, key)
-  if name in DATASETS:
-    return _of_kind(DATASETS[name], name, kind, key)
-  if name.startswith(sources.PREFIXES):
-    return Dataset(Source(name), _READERS[kind], kind)
-  if name.endswith(sources.SUFFIXES):
-    _check(Source(name), f"data.{key}")
-    return Dataset(Source(name), _READERS[kind], kind)
-  near = difflib.get_close_matches(name, [*own, *DATASETS], n=1)
-  hint = f"Did you mean {near[0]!r}? " if near else ""
-  raise ValueError(
-    f"data.{key}: {name!r} is not a source. {hint}Known: {', '.join([*own, *DATASETS])}; or a "
-    f"{', '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
-  )
+def _check_named(key: str, table: Mapping[str, float], known: Iterable[str]) -> None:
+  known = list(known)
+  for name in table:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, n=1)
+      hint = f" Did you mean {near[0]!r}?" if near else ""
+      raise ValueError(
+        f"data.{key}: {name!r} is no source that data.prompts or data.demonstrations names.{hint}"
+      )
 
 
-def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> Dataset:
-  _check_fields(name, fields)
-  unknown = sorted(set(fields) - set(_SOURCE_KEYS))
-  if unknown or not fields.get("path"):
-    raise ValueError(
-      f"data.sources.{name}: "
-      + (f"{', '.join(unknown)} is not a field" if unknown else "no path")
-      + f"; there are {', '.join(_SOURCE_KEYS)}."
-    )
-  given = {field: value for field, value in fields.items() if field != "format"}
-  for mapping in ("columns", "constants"):
-    given[mapping] = dict(given.get(mapping) or {})
-  _check(Source(**given), f"data.sources.{name}")
-  if not fields.get("format"):
-    return Dataset(Source(**given), _READERS[kind], kind)
-  if fields["format"] not in DATASETS:
-    raise ValueError(
-      f"data.sources.{name}.format={fields['format']!r} is not one of {', '.join(DATASETS)}."
-    )
-  dataset = dataclasses.replace(DATASETS[fields["format"]], source=Source(**given))
-  return _of_kind(dataset, name, kind, key)
-
-
-def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
-  """Raises `ValueError` for a field of the wrong type."""
-
-  def is_table(value: Any) -> bool:
-    return hasattr(value, "items")  # a dict, or the config's own kind
-
-  if not is_table(fields):
-    raise ValueError(f"data.sources.{name}={fields!r} is not a table of fields, such as 'path'.")
-  for field in filter(fields.__contains__, _SOURCE_KEYS):  # others are not fields at all
-    value = fields[field]
-    if field in ("columns", "constants"):
-      right, wanted = value is None or is_table(value), "a table of columns"
-      if field == "columns" and right:
-        right = all(isinstance(theirs, str) for theirs in dict(value or {}).values())
-        wanted += ", as in {'prompt': 'question'}"
-    elif field == "streaming":
-      right, wanted = isinstance(value, bool), "True or False"
-    else:
-      right, wanted = isinstance(value, str), "text"
-    if not right:
-      raise ValueError(f"data.sources.{name}.{field}={value!r} is not {wanted}.")
-
-
-def _check(source: Source, key: str) -> None:
-  """Raises `ValueError` for a missing file or a malformed split, before anything is trained."""
-  try:
-    sources.check(source)
-  except (FileNotFoundError, RuntimeError, ValueError) as error:
-    raise ValueError(f"{key}: {error}") from error
-
-
-def _of_kind(dataset: Dataset, name: str, kind: type, key: str) -> Dataset:
-  if dataset.kind is not kind:
-    raise ValueError(f"data.{key}: {name} gives {_WORDS[dataset.kind]}, not {_WORDS[kind]}.")
-  return dataset
+def _check_prepared(shards: Shards, named: Mapping[str, Sequence[str]]) -> None:
+  for key, known in (("demonstrations", shards.names), ("prompts", tuple(shards.index.prompts))):
+    if missing := [name for name in named[key] if name not in known]:
+      raise ValueError(
+        f"data.{key}: {shards.root} holds no {missing[0]!r}. It holds {', '.join(known) or 'none'}."
+      )

@@ -34,6 +34,7 @@ class HFTRow:
       speed of learning; this weight sets the prior over modes that the policy learns.
     earlier: (role, content) of the messages before the prompt, e.g. a system message. Only chat
       tokenizers take any.
+    answer: the right answer, where it is known; not trained on.
   """
 
   prompt: str
@@ -41,3 +42,4 @@ class HFTRow:
   mode: int
   tag_weight: float = 1.0
   earlier: tuple[tuple[str, str], ...] = ()
+  answer: str = ""

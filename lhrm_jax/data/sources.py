@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from lhrm_jax.data import files, libraries, splits
 from lhrm_jax.data.config import ON_BAD_ROW
-from lhrm_jax.data.fields import BadRow, Fields, columns, short
+from lhrm_jax.data.fields import BadRow, Fields, Unwanted, columns, short
 from lhrm_jax.text import printable
 
 Row = TypeVar("Row")
@@ -48,11 +48,13 @@ class Loaded(Generic[Row]):
     rows: the good ones, in order.
     bad: number of skipped rows, by reason.
     examples: location and reason of the first of them.
+    unwanted: number of good rows that were left out, by reason.
   """
 
   rows: list[Row] = dataclasses.field(default_factory=list)
   bad: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
   examples: list[str] = dataclasses.field(default_factory=list)
+  unwanted: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
   @property
   def skipped(self) -> int:
@@ -71,6 +73,8 @@ def load(
   loaded.rows.extend(stream(source, to_row, on_bad_row, loaded))
   if not loaded.rows:
     why = f": all {loaded.skipped} are bad, e.g. {loaded.examples[0]}" if loaded.skipped else ""
+    if loaded.unwanted:
+      why += f"; {loaded.unwanted.total()} are not wanted: {', '.join(loaded.unwanted)}"
     raise ValueError(f"{source.path} gave no rows{why}.")
   return loaded
 
@@ -85,8 +89,8 @@ def stream(
 
   Args:
     source: where the rows come from.
-    to_row: e.g. `rows.prompt_row`; raises `BadRow`, or returns `None` for a row that is good but
-      not wanted.
+    to_row: e.g. `rows.prompt_row`; raises `BadRow`. For a row that is good but not wanted it raises
+      `Unwanted`, which is counted, or returns `None`.
     on_bad_row: "raise" stops at the first bad row, "skip" counts it.
     record: where skipped rows are counted.
 
@@ -103,6 +107,10 @@ def stream(
       if isinstance(fields, BadRow):
         raise fields
       row = to_row(_renamed(source, fields))
+    except Unwanted as error:
+      if record is not None:
+        record.unwanted[printable(str(error))] += 1
+      continue
     except BadRow as error:
       message = printable(f"{where}: {error}")
       if isinstance(error, files.Unreadable):

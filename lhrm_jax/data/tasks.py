@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lhrm_jax.data.arithmetic import Arithmetic
+from lhrm_jax.data.batches import Encoded
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.guessing import Guessing
 from lhrm_jax.data.reasoning_tasks import ReasoningTasks
@@ -35,8 +36,8 @@ class Task(Protocol):
 
   def demonstrations(
     self, seed: int, step: int, think: int, no_think: int
-  ) -> tuple[Sequence[HFTRow], Sequence[HFTRow]]:
-    """The thinking and the direct demonstrations of one HFT step."""
+  ) -> tuple[Sequence[HFTRow | Encoded], Sequence[HFTRow | Encoded]]:
+    """The thinking and the direct demonstrations of one HFT step, as text or as token ids."""
     ...
 
   def evaluation(self, count: int) -> Sequence[PromptRow]:

@@ -4,6 +4,7 @@ The check of GPT-3's authors (https://arxiv.org/abs/2005.14165, appendix C), on 
 (`data.questions`), so that a request for a boxed answer is no overlap.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,16 +27,12 @@ def overlap(evaluated: Sequence[str], trained: Iterable[str]) -> dict[str, Any]:
     JSON-like: "gram", "prompts", "texts" (the number of training texts), "overlapping", "share"
     and "prompt_ids", the places of the first overlapping prompts.
   """
-  places: dict[tuple[str, ...], set[int]] = {}
-  for place, prompt in enumerate(evaluated):
-    for gram in _grams(normalise(prompt).words):
-      places.setdefault(gram, set()).add(place)
+  index = GramIndex(evaluated)
   found: set[int] = set()
   texts = 0
   for text in trained:
     texts += 1
-    for gram in _grams(normalise(text).words):
-      found |= places.get(gram, set())
+    found |= index.places(text)
   return {
     "gram": GRAM,
     "prompts": len(evaluated),
@@ -44,6 +41,35 @@ def overlap(evaluated: Sequence[str], trained: Iterable[str]) -> dict[str, Any]:
     "share": len(found) / len(evaluated),
     "prompt_ids": sorted(found)[:_SHOWN],
   }
+
+
+class GramIndex:
+  """The runs of `GRAM` words of evaluation prompts; a shorter prompt is one run.
+
+  Args:
+    evaluated: the prompts.
+    most_prompts: runs in more prompts than this are left out: they are how a suite words its
+      requests.
+  """
+
+  def __init__(self, evaluated: Sequence[str], most_prompts: float = math.inf):
+    places: dict[tuple[str, ...], set[int]] = {}
+    for place, prompt in enumerate(evaluated):
+      for gram in _grams(normalise(prompt).words):
+        places.setdefault(gram, set()).add(place)
+    self._places = {gram: of for gram, of in places.items() if len(of) <= most_prompts}
+    self._known = {word for gram in self._places for word in gram}
+
+  def places(self, text: str) -> set[int]:
+    """Places of the prompts that share a run with a text; of a shorter text, all its words."""
+    words, found, known = normalise(text).words, set(), 0
+    if len(words) < GRAM:
+      return set(self._places.get(words, ()))
+    for i, word in enumerate(words, start=1):
+      known = known + 1 if word in self._known else 0
+      if known >= GRAM:
+        found |= self._places.get(words[i - GRAM : i], set())
+    return found
 
 
 def _grams(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -32,6 +32,7 @@ from orbax.checkpoint import v1 as ocp
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import SHORT, knob, whole
 from lhrm_jax.policy import PolicyConfig, lora
+from lhrm_jax.runs import committed
 from lhrm_jax.storage.checksums import CHECKSUMS, damage, write_checksums
 from lhrm_jax.storage.literal_paths import is_literal, literal, too_long
 from lhrm_jax.training import state as train_state
@@ -42,7 +43,7 @@ preservation = ocp.training.preservation_policies
 _PARAMS, _TRAINING, REFERENCE, _RECORD = "params", "training", "reference", "record"
 BASE = pathlib.PurePath("policy", "base")
 _DAMAGED = "damaged-"
-_STEP = re.compile("0|[1-9][0-9]{0,8}")
+STEP = re.compile("0|[1-9][0-9]{0,8}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +68,12 @@ class Saved:
   """A whole checkpoint on disk.
 
   Attributes:
-    path: folder of the step.
+    path: folder of the step, or its URL in a bucket, see `committed`.
     step: training step the checkpoint was taken at.
     record: JSON record that `Checkpoints.save` was given with the state.
   """
 
-  path: pathlib.Path
+  path: committed.Path
   step: int
   record: dict[str, Any]
 
@@ -105,18 +106,26 @@ class Checkpoints:
       CheckpointError: no checkpoint can be written under this path.
     """
     # Not resolved: `checkpoints` may be a link, and the run that it belongs to holds `BASE`.
-    self._folder, self._every, self._best = folder.absolute(), every, best
+    self._set_up(
+      folder.absolute(), every=every, keep=keep, best=best, report=report, after_save=after_save
+    )
+    _check_folder(self._folder.resolve())
+    if parallel.is_writer():
+      self._folder.mkdir(parents=True, exist_ok=True)
+      for leftover in self._folder.glob("*tmp*"):  # from a save that a crash interrupted
+        shutil.rmtree(leftover, ignore_errors=True)
+
+  def _set_up(
+    self, folder: committed.Path, *, every: int, keep: int, best: str = "",
+    report: Callable[[str], None] = print, after_save: Callable[[], None] = lambda: None,
+  ) -> None:  # fmt: skip
+    self._folder, self._every, self._best = folder, every, best
     self._report, self._after_save = report, after_save
     self._finisher = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._pending: Future | None = None
     self._last_step: int | None = None
     self._highest = -math.inf
     self._retention = _retention(keep, best)
-    _check_folder(self._folder.resolve())
-    if parallel.is_writer():
-      self._folder.mkdir(parents=True, exist_ok=True)
-      for leftover in self._folder.glob("*tmp*"):  # from a save that a crash interrupted
-        shutil.rmtree(leftover, ignore_errors=True)
 
   def newest(self) -> Saved | None:
     """Finds the newest whole checkpoint; damaged newer ones are reported and set aside.
@@ -139,9 +148,12 @@ class Checkpoints:
       return None
     self._last_step = step
     found = _saved(self._folder / str(step))
-    metrics = [self._metrics(path) for path in _steps(self._folder)]
-    self._highest = max((m["value"] for m in metrics if m), default=-math.inf)
+    self._note_highest()
     return found
+
+  def _note_highest(self) -> None:
+    metrics = [self._metrics(path) for path in self._whole()]
+    self._highest = max((m["value"] for m in metrics if m), default=-math.inf)
 
   def save(
     self,
@@ -179,15 +191,28 @@ class Checkpoints:
     training = {name: getattr(state, name) for name in _training_fields()}
     arrays = {_PARAMS: lora.split(state.params)[0], _TRAINING: training}
     arrays |= {} if reference is None else {REFERENCE: lora.split(reference)[0]}
-    extra = {_RECORD: dict(record()) | ({self._best: value} if math.isfinite(value) else {})}
+    extra = dict(record()) | ({self._best: value} if math.isfinite(value) else {})
     try:
-      with _no_sharding_file():
-        response = ocp.save_checkpointables_async(literal(path), arrays, custom_metadata=extra)
+      response = self._begin_save(path, arrays, extra)
     except Exception as error:
       raise self._failed(path, error) from error
     self._last_step = step
     self._pending = self._finisher.submit(self._finish, path, response)
     return True
+
+  def _begin_save(
+    self, path: pathlib.Path, arrays: Mapping[str, Any], record: Mapping[str, Any]
+  ) -> Any:
+    """Copies the arrays and starts to write them; the result of what it returns waits for that."""
+    with _no_sharding_file():
+      return ocp.save_checkpointables_async(
+        literal(path), arrays, custom_metadata={_RECORD: dict(record)}
+      )
+
+  def _seal(self, path: pathlib.Path, response: Any) -> None:
+    """Makes a checkpoint whole that all processes have written."""
+    del response
+    write_checksums(path)
 
   def wait(self) -> None:
     """Waits for the save in progress.
@@ -211,26 +236,30 @@ class Checkpoints:
     try:
       response.result()
       if parallel.is_writer():
-        write_checksums(path)
+        self._seal(path, response)
         self._delete_old()
     except Exception as error:
       raise self._failed(path, error) from error
     self._after_save()
 
-  def _failed(self, path: pathlib.Path, error: Exception) -> CheckpointError:
+  def _failed(self, path: committed.Path, error: Exception) -> CheckpointError:
     if parallel.is_writer():
-      for unfinished in self._folder.glob(f"{path.name}*"):
-        if unfinished.name == path.name or "tmp" in unfinished.name:
-          shutil.rmtree(unfinished, ignore_errors=True)
-    steps = _steps(self._folder)
+      self._clean_up(path)
+    steps = self._whole()
     left = f"Step {steps[-1].name} is whole" if steps else "There is no earlier one"
     return CheckpointError(
-      f"the checkpoint {path} could not be written: {_reason(error)}. {left}: free or repair the "
+      f"the checkpoint {path} could not be written: {reason(error)}. {left}: free or repair the "
       "disk (space, quota, permissions) and run the same command again."
     )
 
+  def _clean_up(self, path: pathlib.Path) -> None:
+    """Removes what a failed save has written."""
+    for unfinished in self._folder.glob(f"{path.name}*"):
+      if unfinished.name == path.name or "tmp" in unfinished.name:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
   def _delete_old(self) -> None:
-    steps = [path for path in _steps(self._folder) if (path / CHECKSUMS).exists()]
+    steps = self._whole()
     known = [
       ocp.training.CheckpointMetadata(
         int(path.name), path, metadata=None, metrics=self._metrics(path)
@@ -240,17 +269,27 @@ class Checkpoints:
     kept = self._retention.should_preserve(known, context=preservation.PreservationContext())
     for path, keep in zip(steps, kept, strict=True):
       if not keep:
-        # Renamed first: a crash halfway leaves nothing that looks like a checkpoint.
-        doomed = path.with_name(f"{path.name}.tmp-deleted")
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+        self._remove(path)
+
+  def _whole(self) -> list[pathlib.Path]:
+    """Folders of the steps whose saves have ended, oldest first."""
+    return [path for path in _steps(self._folder) if (path / CHECKSUMS).exists()]
+
+  def _remove(self, path: pathlib.Path) -> None:
+    # Renamed first: a crash halfway leaves nothing that looks like a checkpoint.
+    doomed = path.with_name(f"{path.name}.tmp-deleted")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+  def _record_of(self, path: committed.Path) -> dict[str, Any]:
+    return _saved(path).record
 
   def _metrics(self, path: pathlib.Path) -> dict[str, float] | None:
     """Returns the value of the `best` metric and the step (for ties); `None` without a value."""
     if not self._best:
       return None
     try:
-      return {"value": float(_saved(path).record[self._best]), "step": int(path.name)}
+      return {"value": float(self._record_of(path)[self._best]), "step": int(path.name)}
     except (CheckpointError, KeyError, TypeError, ValueError):  # damage is reported on loading
       return None
 
@@ -294,8 +333,15 @@ def restore(
   return TrainState(params=params, **loaded[_TRAINING])
 
 
+def has_reference(saved: Saved) -> bool:
+  """Whether a checkpoint holds a reference policy of its own."""
+  if committed.holds(saved.path):
+    return committed.has(saved.path, REFERENCE)
+  return (saved.path / REFERENCE).is_dir()
+
+
 def restore_params(
-  path: pathlib.Path, config: PolicyConfig, mesh: Mesh, name: str = _PARAMS
+  path: committed.Path, config: PolicyConfig, mesh: Mesh, name: str = _PARAMS
 ) -> policy.Params:
   """Loads only the parameters of one step's folder onto `mesh`, or those of its `REFERENCE`.
 
@@ -326,7 +372,7 @@ def save_base(run: pathlib.Path, params: policy.Params) -> None:
     with _no_sharding_file():
       save_tree(folder, frozen)
   except Exception as error:
-    raise CheckpointError(f"{folder} could not be written: {_reason(error)}.") from error
+    raise CheckpointError(f"{folder} could not be written: {reason(error)}.") from error
   if parallel.is_writer():
     write_checksums(folder)
 
@@ -346,7 +392,7 @@ def _load_base(folder: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy
   try:
     return ocp.load(literal(folder), lora.split(_abstract_params(config, mesh))[1])
   except Exception as error:
-    raise CheckpointError(f"{folder} does not fit this policy: {_reason(error)}.") from error
+    raise CheckpointError(f"{folder} does not fit this policy: {reason(error)}.") from error
 
 
 def save_tree(path: pathlib.Path, tree: Any) -> None:
@@ -384,7 +430,7 @@ def newest(folder: pathlib.Path) -> pathlib.Path:
     FileNotFoundError: there is none.
   """
   for path in reversed(_steps(folder)):
-    if damage(path) is None:
+    if damage_of(path) is None:
       return path.absolute()
   raise FileNotFoundError(f"{folder} holds no whole checkpoint.")
 
@@ -392,7 +438,7 @@ def newest(folder: pathlib.Path) -> pathlib.Path:
 def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the step folders, oldest first."""
   found = folder.iterdir() if folder.is_dir() else ()
-  return sorted((p for p in found if _STEP.fullmatch(p.name)), key=lambda p: int(p.name))
+  return sorted((p for p in found if STEP.fullmatch(p.name)), key=lambda p: int(p.name))
 
 
 def _saved(path: pathlib.Path) -> Saved:
@@ -405,15 +451,22 @@ def _saved(path: pathlib.Path) -> Saved:
     record = ocp.checkpointables_metadata(literal(path)).custom_metadata[_RECORD]
     return Saved(path, int(path.name), dict(record))
   except Exception as error:
-    raise CheckpointError(f"the checkpoint {path} has no record: {_reason(error)}.") from error
+    raise CheckpointError(f"the checkpoint {path} has no record: {reason(error)}.") from error
 
 
-def _load(path: pathlib.Path, target: Mapping[str, Any]) -> dict[str, Any]:
+def damage_of(path: pathlib.Path) -> str | None:
+  """Why a step's folder on this machine is not what was saved; `None` if it is."""
+  return committed.damage(path) if committed.holds(path) else damage(path)
+
+
+def _load(path: committed.Path, target: Mapping[str, Any]) -> dict[str, Any]:
   try:
+    if committed.holds(path):
+      return committed.load(path, target)
     return ocp.load_checkpointables(literal(path), target)
   except Exception as error:
     raise CheckpointError(
-      f"the checkpoint {path} does not fit this policy and optimiser: {_reason(error)}."
+      f"the checkpoint {path} does not fit this policy and optimiser: {reason(error)}."
     ) from error
 
 
@@ -445,7 +498,7 @@ def _training_fields() -> tuple[str, ...]:
   return tuple(f.name for f in dataclasses.fields(TrainState) if f.name != "params")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
   """Returns an error's first line: Orbax's and TensorStore's messages are a page long."""
   text = str(error).strip() or type(error).__name__
   return text.splitlines()[0][:300].rstrip(".")

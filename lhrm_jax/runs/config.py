@@ -37,6 +37,7 @@ from lhrm_jax.config import (
 )
 from lhrm_jax.data import tasks
 from lhrm_jax.data.config import DataConfig
+from lhrm_jax.data.prepare_config import PrepareConfig
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import EvaluationConfig
 from lhrm_jax.evaluation.config import judged
@@ -94,6 +95,7 @@ class Config:
   mesh: MeshConfig = section(MeshConfig)
   sampling_mesh: SamplingMeshConfig = section(SamplingMeshConfig)
   data: DataConfig = section(DataConfig)
+  prepare: PrepareConfig = section(PrepareConfig)
   hft: HFTConfig = section(HFTConfig)
   hgpo: HGPOConfig = section(HGPOConfig)
   rollouts: RolloutFilesConfig = section(RolloutFilesConfig)
@@ -206,7 +208,7 @@ def _packed_rollouts(c: Config) -> str:
   )
 
 
-_OF_ROWS = ("demonstrations", "prompts", "evaluation", "sources")
+_OF_ROWS = ("demonstrations", "prompts", "evaluation", "sources", "root", "weights", "epochs")
 
 
 @together(Config, "task", *(f"data.{name}" for name in _OF_ROWS))

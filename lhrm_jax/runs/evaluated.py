@@ -34,17 +34,30 @@ def suite_rows(c: EvaluationConfig) -> list[SuiteRow]:
     UserError: a suite cannot be read, or none of its rows is wanted.
   """
   rows: list[SuiteRow] = []
-  for name, path in suites.names_and_paths(c.suites).items():
-    subset = c.livecodebench.version if name == "livecodebench" else ""
-    try:
-      found = suites.load(name, path, subset=subset, prepare=_prepare(name, c)).rows
-    except (ImportError, OSError, ValueError) as error:
-      raise UserError(f"evaluation.suites: {name}: {error}") from error
+  for name, found in _by_suite(c, c.suites, "evaluation.suites"):
     if suites.REGISTRY.get(name).scorer == _CODE:
       found = _judgeable(name, found)
     chosen = np.random.default_rng(_SEED).permutation(len(found))[: c.prompts]
     rows += [found[i] for i in sorted(chosen)]
   return rows
+
+
+def every_row(c: EvaluationConfig, named: str) -> list[SuiteRow]:
+  """All rows of suites, named as in `evaluation.suites`, to remove their questions from data.
+
+  Raises:
+    UserError: a suite cannot be read.
+  """
+  return [row for _, found in _by_suite(c, named, "prepare.suites") for row in found]
+
+
+def _by_suite(c: EvaluationConfig, named: str, key: str) -> Iterator[tuple[str, list[SuiteRow]]]:
+  for name, path in suites.names_and_paths(named).items():
+    subset = c.livecodebench.version if name == "livecodebench" else ""
+    try:
+      yield name, suites.load(name, path, subset=subset, prepare=_prepare(name, c)).rows
+    except (ImportError, OSError, ValueError) as error:
+      raise UserError(f"{key}: {name}: {error}") from error
 
 
 def _judgeable(name: str, rows: list[SuiteRow]) -> list[SuiteRow]:
@@ -151,8 +164,11 @@ def check_positions(c: Config, policy: PolicyConfig) -> None:
 
 
 def training_texts(c: Config, task: tasks.Task) -> Iterator[str] | None:
-  """Prompts and responses that a config trains on; `None` where it names no rows."""
-  if c.task != tasks.ROWS or not (c.data.prompts or c.data.demonstrations):
+  """Prompts and responses that a config trains on; `None` where it names no rows of text.
+
+  Prepared data holds no text; the evaluation's questions were removed when it was prepared.
+  """
+  if c.task != tasks.ROWS or c.data.root or not (c.data.prompts or c.data.demonstrations):
     return None
 
   def texts() -> Iterator[str]:

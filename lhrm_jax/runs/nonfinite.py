@@ -76,9 +76,11 @@ class NonFiniteGuard:
     dumps = sorted(self._folder.glob(f"{self._stage}-*"))
     if kept in dumps or len(dumps) < self._dumps:
       save_dump(kept, {"stage": self._stage, "step": step}, params, batch)
-    else:
+    elif dumps:
       kept = dumps[-1]
     advice = f"python -m experiments.replay {kept}"
+    if not dumps and not self._dumps:
+      advice = "no update is dumped (numerics.max_dumps=0, or no disk that all processes share)"
     self._report(
       f"{self._stage} step {step}: loss {float(metrics['loss'])}, gradient norm "
       f"{float(metrics['grad_norm'])}; update skipped ({in_a_row} in a row). Inspect it: {advice}"

@@ -41,16 +41,12 @@ class RolloutSource:
     if "ref_accuracy" in advantages.context_of(c.advantage):
       self._reference = ReferenceAccuracy(run, start, scorer, measured, workdir)
 
-  def draw(self, step: int) -> DrawnPrompts:
-    """The queries of a step, of all hosts; each samples and scores its own."""
-    return rollouts.draw_prompts(self._run, step)
-
   def start(self, params: policy.Params, drawn: DrawnPrompts, step: int) -> PendingScores:
     """This host's rollouts of a step; their scores are under way.
 
     Args:
       params: as sampling takes them.
-      drawn: see `draw`.
+      drawn: queries of the step, of all hosts; each samples and scores its own.
       step: training step, from 0.
     """
     sample_chunk = functools.partial(self._rollout_fn, params, step=step)

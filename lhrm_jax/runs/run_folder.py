@@ -8,7 +8,9 @@ evaluation/STAGE.json report/        results
 dumps/                               non-finite updates, for experiments.replay
 lock                                 held while a job works in the folder
 
-A `--workdir` in a bucket is a copy of such a folder: see lhrm_jax.storage.bucket.
+A `--workdir` in a bucket is a copy of such a folder: see lhrm_jax.storage.bucket. Several processes
+share no disk then: their checkpoints are in the bucket alone (lhrm_jax.runs.bucket_checkpoints),
+the first one's folder is copied there, and the others start from that copy.
 """
 
 import contextlib
@@ -28,6 +30,7 @@ from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
 from lhrm_jax.policy import hub_commit
 from lhrm_jax.runs import command_line, log_files, resuming, setup
+from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
 from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved, save_base
 from lhrm_jax.runs.config import Config, from_config_dict, plain
 from lhrm_jax.runs.metric_writer import damaged_lines
@@ -48,6 +51,7 @@ class RunFolder:
 
   Attributes:
     path: path of the folder on this machine.
+    shared: whether all processes have the same folder.
     checkpoints: checkpoints of each stage.
     saved: the whole checkpoint that each stage resumes from, `None` without one.
   """
@@ -56,12 +60,13 @@ class RunFolder:
     self, workdir: str, config: ConfigDict | Config, stages: Sequence[str], parts: str = ""
   ):
     """Args:
-    workdir: a folder or, on one host, the URL of one in a bucket; created if missing.
+    workdir: a folder that all processes share, or the URL of one in a bucket; created if missing.
     config: config of the run.
     stages: training stages in order; empty for a job that never resumes, such as an evaluation.
     parts: pattern of the files that a job without stages adds to; it resumes if there are any.
     """
-    self.path, self._workdir = pathlib.Path(workdir), workdir
+    self.path, self._workdir, self.shared = pathlib.Path(workdir), workdir, True
+    self._straight = False  # whether checkpoints are saved straight into the bucket
     self._bucket: Bucket | None = None
     self._config, self._stages, self._parts = config, stages, parts
     self._locks: list[IO[str] | int] = []  # on the file "lock", and on the folder
@@ -85,9 +90,14 @@ class RunFolder:
       c = self._config.checkpoint
       for stage in self._stages:
         folder = self.path / "checkpoints" / stage
-        self.checkpoints[stage] = Checkpoints(
-          folder, every=c.every, keep=c.keep, best=c.best, after_save=self._copy_or_say_why
-        )
+        options = {"every": c.every, "keep": c.keep, "best": c.best}
+        if self._straight:
+          url = f"{self._workdir.rstrip('/')}/{bucket.SAVED}/{stage}"
+          self.checkpoints[stage] = BucketCheckpoints(
+            url, before_commit=self._copy_or_say_why, **options
+          )
+        else:
+          self.checkpoints[stage] = Checkpoints(folder, after_save=self._copy_or_say_why, **options)
         self.saved[stage] = self.checkpoints[stage].newest()
       for saved in filter(None, self.saved.values()):
         resuming.check_record(saved)
@@ -97,8 +107,12 @@ class RunFolder:
           self._cut_logs(self.newest)
         elif not self._has_parts and (aside := log_files.set_aside(self.path)):
           print(f"{self.path} has no checkpoint to resume from; its logs are now in {aside.name}.")
-      if self._bucket:
+      if self._bucket and parallel.is_writer():
         self._bucket.upload()  # a bucket that cannot be written fails before anything is computed
+      if not self.shared:
+        parallel.wait_for_all("copy of the run folder")
+        if not parallel.is_writer():
+          Bucket(self._workdir, self.path).fetch(may_be_empty=True)
     except BucketError as error:
       self._release()
       raise UserError(f"--workdir: {error}") from error
@@ -121,7 +135,7 @@ class RunFolder:
     try:
       for checkpoints in self.checkpoints.values():
         checkpoints.close()
-      if self._bucket and error_type is None:
+      if self._bucket and parallel.is_writer() and error_type is None:
         self._bucket.upload()
     except BucketError as error:
       raise UserError(
@@ -150,6 +164,12 @@ class RunFolder:
     Raises:
       UserError: the folder cannot be written.
     """
+    if self._stages and run.policy_config.lora_rank and self._straight:
+      raise UserError(
+        f"--workdir={self._workdir}: the policy that adapters belong to (policy.lora_rank="
+        f"{run.policy_config.lora_rank}) is saved to a disk that all processes share. Name a "
+        "shared folder, or train from one process."
+      )
     if self._stages and run.params is not None and run.policy_config.lora_rank:
       save_base(self.path, run.params)
     if not parallel.is_writer():
@@ -192,19 +212,18 @@ class RunFolder:
       warn(f"{self.path / 'metrics.jsonl'}: {damaged} damaged lines are left out of the report.")
 
   def _open_bucket(self) -> None:
-    if jax.process_count() > 1:
-      raise UserError(
-        f"--workdir={self._workdir} is a URL, and several processes need one folder: mount the "
-        "bucket or a shared file system on every host and name the folder there "
-        "(docs/launching.md)."
-      )
-    self.path = bucket.folder_for(self._workdir, "runs")
+    self.shared = jax.process_count() == 1
+    use = "runs" if parallel.is_writer() else f"runs-{jax.process_index()}"
+    self.path = bucket.folder_for(self._workdir, use)
     self._bucket = Bucket(self._workdir, self.path)
-    print(f"{self._workdir} is a copy of {self.path}, updated after every checkpoint.", flush=True)
+    self._straight = not self.shared or self._bucket.has_saved()
+    if parallel.is_writer():
+      what = "logs are copied" if self._straight else "is copied"
+      print(f"{self.path}: {what} to {self._workdir} with every checkpoint.", flush=True)
 
   def _copy_or_say_why(self) -> None:
     """Uploads to the bucket, if any; a bucket out of reach is a warning, not the end of the run."""
-    if self._bucket:
+    if self._bucket and parallel.is_writer():
       try:
         self._bucket.upload()
       except BucketError as error:
@@ -219,7 +238,13 @@ class RunFolder:
     if self._bucket and (aside := self._bucket.take_over()):
       print(f"{self._workdir} holds another run than this machine's copy, which is now in {aside}.")
     (self.path / "checkpoints").mkdir(exist_ok=True)
-    if self._has_parts or any((self.path / "checkpoints").glob("*/*")):
+    held = any((self.path / "checkpoints").glob("*/*"))
+    if held and self._straight:
+      raise UserError(
+        f"--workdir={self._workdir} holds the checkpoints of one process, which several cannot "
+        "resume: run one, or start another run from it (init_from)."
+      )
+    if self._has_parts or held or (self._straight and (self.path / "config.json").exists()):
       self._check_config()
 
   def _lock_folder(self) -> None:

@@ -24,7 +24,7 @@ from lhrm_jax.evaluation import Evaluator
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.rewards import model as reward_model
-from lhrm_jax.runs import checkpoints, evaluated, policy_settings, validation
+from lhrm_jax.runs import checkpoints, committed, evaluated, policy_settings, repeats, validation
 from lhrm_jax.runs.config import Config, from_config_dict
 from lhrm_jax.storage import bucket, urls
 from lhrm_jax.storage.urls import BucketError
@@ -161,6 +161,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
     # The evaluator checks the rows of suites, whose rewards are their own.
     queries = [] if run.suite_rows else run.task.evaluation(run.config.evaluation.prompts)
     if HFT in stages:
+      if shards := getattr(run.task, "shards", None):
+        shards.check_tokenizer(run.tokenizer)
       run.task.demonstrations(seed, 0, c.think_per_step, c.no_think_per_step)
     if HGPO in stages:
       first = run.task.prompts(seed, 0, 1)
@@ -170,10 +172,16 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
       validation.check_sources(run.reward_fn, queries)
     if run.config.task == tasks.ROWS:
       run.task.check_conversations(run.tokenizer)
+    found = [
+      warning for stage in stages for warning in repeats.warnings(run.config, run.task, stage)
+    ]
   except (ImportError, OSError, ValueError) as error:
     raise UserError(f"task={run.config.task!r}: {error}") from error
   if run.config.task == tasks.ROWS and parallel.is_writer():
     print(*run.task.notes, sep="\n", flush=True)  # what was read, skipped and left out
+  if parallel.is_writer():
+    for warning in found:
+      print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def use_compilation_cache(folder: str) -> None:
@@ -262,6 +270,7 @@ def _on_this_machine(init_from: str) -> str:
   root, _, inside = init_from.rstrip("/").partition("/checkpoints/")
   try:
     folder = bucket.fetched(root, lambda name: not name.startswith(_LOGS))
+    committed.fetch(root, folder, inside)
   except (BucketError, OSError) as error:  # OSError: the cache cannot be written
     raise UserError(f"init_from: {error}") from error
   return str(folder / "checkpoints" / inside if inside else folder)
@@ -282,7 +291,9 @@ def absolute(path: str) -> str:
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
   """Makes each path absolute, in place, so that the run's record can be read anywhere."""
-  for key in ("init_from", "reward_model.init_from", "rollouts.path", "evaluation.judge.baseline"):
+  for key in (
+    "init_from", "reward_model.init_from", "rollouts.path", "evaluation.judge.baseline", "data.root"
+  ):  # fmt: skip
     *above, name = key.split(".")
     section = functools.reduce(lambda found, part: found and found.get(part), above, config)
     # `from_config_dict` reports any other type.
@@ -335,7 +346,7 @@ def find_checkpoint(init_from: str) -> tuple[pathlib.Path, pathlib.Path]:
     if not path.exists():
       kept = ", ".join(sorted(p.name for p in path.parent.glob("[0-9]*"))) or "none"
       raise UserError(f"init_from={init_from!r} does not exist; checkpoints there: {kept}.")
-    if problem := checkpoints.damage(path):
+    if problem := checkpoints.damage_of(path):
       raise UserError(f"init_from={init_from!r} is damaged: {problem}.")
     return run, path
   within = path not in (run, run / "checkpoints")

@@ -42,7 +42,10 @@ class Stage:
     self.finished = resuming.over(name, self._saved, run.config)
     c = run.config.numerics
     self.guard = NonFiniteGuard(
-      folder.path / "dumps", name, limit=c.max_skipped_in_a_row, dumps=c.max_dumps
+      folder.path / "dumps",
+      name,
+      limit=c.max_skipped_in_a_row,
+      dumps=c.max_dumps if folder.shared else 0,
     )
     self.profiler = Profiler(folder.path / "profile" / name, run.config.profile_steps)
 
@@ -55,7 +58,7 @@ class Stage:
 
   def reference(self, start: policy.Params) -> policy.Params:
     """Reference policy to resume with: that of the checkpoint if it has one, else `start`."""
-    if self._saved is None or not (self._saved.path / checkpoints.REFERENCE).is_dir():
+    if self._saved is None or not checkpoints.has_reference(self._saved):
       return start
     run = self._run
     return checkpoints.restore_params(

@@ -25,6 +25,8 @@ from lhrm_jax.storage.urls import BucketError, explained, open_bucket
 from lhrm_jax.text.characters import printable
 
 INDEX = "copy.json"
+# Folder of checkpoints that are no copies: see `runs.bucket_checkpoints`.
+SAVED = "saved"
 _CHECKPOINTS = "checkpoints/"
 _LARGEST_INDEX, _LONGEST_NAME = 2**26, 1024
 # Not copied: files of this machine alone, and unfinished ones.
@@ -91,11 +93,14 @@ class Bucket:
     self._write_index_here(there["id"])
     return aside
 
-  def fetch(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
+  def fetch(
+    self, wanted: Callable[[str], bool] = lambda name: True, *, may_be_empty: bool = False
+  ) -> None:
     """Downloads the copy, for reading; a remote folder without an index as it is.
 
     Args:
       wanted: whether to download a file, by its name relative to the folder.
+      may_be_empty: whether a copy without a wanted file is none to complain about.
 
     Raises:
       BucketError: the bucket cannot be read, or holds no wanted file.
@@ -108,7 +113,7 @@ class Bucket:
       files = [name for name in found if name and not name.endswith("/")]
       there = {"id": hashlib.sha256(listing).hexdigest(), "files": files}
     names = [name for name in there["files"] if wanted(name)]
-    if not names:
+    if not names and not may_be_empty:
       raise BucketError(f"{self.url} does not exist, or holds nothing of use.")
     self._check_names(names)
     if here and here["id"] == there["id"]:
@@ -154,14 +159,25 @@ class Bucket:
         self._files.rm_file(path)  # `rm` would take a bracket in the URL for a pattern
       self._left_over = set()
 
+  def has_saved(self) -> bool:
+    """Whether processes without a shared disk have saved checkpoints into the bucket.
+
+    Raises:
+      BucketError: the bucket cannot be read.
+    """
+    with explained(self.url, "read"):
+      self._files.invalidate_cache()
+      return bool(self._files.find(f"{self._root}/{SAVED}", maxdepth=3))
+
   def _found(self) -> dict[str, int]:
-    """Names and sizes of all files in the bucket's folder."""
+    """Names and sizes of all files in the bucket's folder, checkpoints in `SAVED` left out."""
     with explained(self.url, "read"):
       self._files.invalidate_cache()
       found = self._files.find(self._root, detail=True)
     if self._root in found:
       raise BucketError(f"{self.url} is a file, where a folder is asked for.")
-    return {path.removeprefix(f"{self._root}/"): info["size"] for path, info in found.items()}
+    names = {path.removeprefix(f"{self._root}/"): info["size"] for path, info in found.items()}
+    return {name: size for name, size in names.items() if not name.startswith(f"{SAVED}/")}
 
   def _index_there(self, found: dict[str, int]) -> dict[str, Any] | None:
     if INDEX not in found:

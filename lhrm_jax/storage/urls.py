@@ -30,16 +30,18 @@ def open_bucket(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 @contextmanager
-def explained(url: str, what: str) -> Iterator[None]:
+def explained(url: str, what: str, passes: tuple[type[Exception], ...] = ()) -> Iterator[None]:
   """Context in which any error becomes a `BucketError`: every protocol has errors of its own.
 
   Args:
     url: the URL that is accessed.
     what: participle for the message: "read", "written".
+    passes: errors that are raised as they are.
   """
+  as_they_are = (BucketError, *passes)
   try:
     yield
-  except BucketError:
+  except as_they_are:
     raise
   except ImportError as error:
     raise BucketError(

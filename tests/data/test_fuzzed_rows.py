@@ -18,6 +18,7 @@ from lhrm_jax.rewards.judging import judge
 from lhrm_jax.text import PretrainedTokenizer
 from tests.data.test_files import FORMATS as WHOLE_FILES
 from tests.data.test_files import without_bytes
+from tests.data.test_paper_sources import CASES
 from tests.data.test_sources import KNOWN_FIELDS
 
 LINES = 2000
@@ -74,6 +75,7 @@ FORMATS: list[tuple[Dataset, dict]] = [
     },
   ),
   *((catalog.DATASETS[name], fields) for name, fields in KNOWN_FIELDS.items()),
+  *((catalog.DATASETS[name], case[0][0]) for name, case in CASES.items()),
 ]
 VALUES = (
   None, True, 0, -7, 3, 27.0, 10**30, -(10**400), 1e300, float("nan"), float("inf"), "", " ", "\n",
@@ -154,7 +156,7 @@ def outcomes(tmp_path_factory):
       (found[seed],) = read(path, reader).rows
     except ValueError as error:
       found[seed], message = None, str(error)
-      nothing = f"{path} gave no rows." in message  # a blank line, or a good row that is not wanted
+      nothing = f"{path} gave no rows" in message  # a blank line, or a good row that is not wanted
       assert nothing or message.startswith(f"{path}:2: "), f"seed {seed}: {message}"
       assert isinstance(error.__cause__, rows.BadRow | None), f"seed {seed}: {message}"
       assert len(message.replace(str(path), "")) < 600, f"seed {seed}: {message[:2000]}"
@@ -175,6 +177,8 @@ def test_skipping_leaves_out_the_bad_lines_and_no_other(outcomes, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"".join(hostile(seed)[1] + b"\n" for seed in of_reader))
     wanted = [outcomes[seed] for seed in of_reader if outcomes[seed] is not None]
+    if not wanted:  # a message of OpenAssistant's user, which is context alone
+      continue
     loaded = read(path, reader, "skip")
     assert loaded.rows == wanted
     assert loaded.skipped <= len(of_reader) - len(wanted)

@@ -293,11 +293,11 @@ KNOWN_ROWS = {
   "aime_1983_2024": PromptRow(f"P\n{S}", "60", source="aime"),
   "amc23": PromptRow(f"P\n{S}", "27", source="amc"),
   "tulu3_preferences": PromptRow("Hi", "", source="tulu3"),
-  "openr1_math": HFTRow(f"P\n{S}", "<think>b</think>c", tags.THINK),
+  "openr1_math": HFTRow(f"P\n{S}", "<think>b</think>c", tags.THINK, answer="1"),
 }
 
 
-@pytest.mark.parametrize("name", sorted(catalog.DATASETS))
+@pytest.mark.parametrize("name", sorted(KNOWN_FIELDS))
 def test_known_data_sets_are_read_in_their_own_format(name, tmp_path):
   path = write_jsonl(tmp_path / "copy.jsonl", [KNOWN_FIELDS[name]])
   assert catalog.load(name, path=str(path)).rows == [KNOWN_ROWS[name]]

@@ -1,0 +1,244 @@
+"""The steps of a preparation as datatrove's executors run them, each after the one before."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup import (
+  ExactDedupFilter,
+  ExactDedupSignature,
+  ExactFindDedups,
+  MinhashDedupBuckets,
+  MinhashDedupCluster,
+  MinhashDedupFilter,
+)
+from datatrove.utils.stats import PipelineStats
+from loguru import logger
+
+from lhrm_jax.data.config import DataConfig
+from lhrm_jax.data.prepare_config import PrepareConfig
+from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.errors import UserError
+from lhrm_jax.preparation import reading
+from lhrm_jax.preparation.card import WriteIndex
+from lhrm_jax.preparation.chat_filter import ChatFilter, FitChatFilter
+from lhrm_jax.preparation.contamination import Decontaminate
+from lhrm_jax.preparation.duplicates import (
+  BUCKETS,
+  QuestionSignature,
+  exact_config,
+  minhash_config,
+)
+from lhrm_jax.preparation.rows import Removal, Rows
+from lhrm_jax.preparation.shard_writing import Limits, Tokenise, WriteShards
+from lhrm_jax.preparation.verifying import VerifyAnswers
+from lhrm_jax.storage.folder import Folder
+from lhrm_jax.text import tags
+
+CHAT, WRONG, EXACT, NEAR, EVALUATED, LONG = REMOVING = (
+  "chat", "answers", "exact_duplicates", "near_duplicates", "evaluation", "length",
+)  # fmt: skip
+_CONFIG = "config.json"
+_RUNNING = ("workers", "executor", "executor_options")  # change nothing in what is written
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Steps that one executor runs.
+
+  Attributes:
+    name: of its folder of logs and of its job.
+    pipeline: datatrove's blocks.
+    tasks: number of tasks.
+  """
+
+  name: str
+  pipeline: Sequence[PipelineStep]
+  tasks: int
+
+
+def stages(
+  data: DataConfig, c: PrepareConfig, *, seed: int, work: str, out: str, tokenizer: str,
+  evaluated: Sequence[PromptRow],
+) -> list[Stage]:  # fmt: skip
+  """The stages of a preparation, in order.
+
+  Args:
+    data: sources, weights and limits on tokens.
+    c: of the steps.
+    seed: of the order of the rows.
+    work: folder of what lies between the steps.
+    out: folder of the prepared data.
+    tokenizer: model whose tokenizer encodes the rows.
+    evaluated: rows of the evaluations, whose questions are removed.
+
+  Raises:
+    ValueError: a source does not exist or is malformed.
+  """
+  chat = [name for part in c.chat.split(",") if (name := part.strip())]
+  direct, thinking = (
+    data.max_prompt_tokens + longest
+    for longest in (data.max_no_think_tokens, data.max_response_tokens)
+  )
+  limits = Limits(
+    data.max_prompt_tokens,
+    {tags.MODES[tags.NO_THINK]: direct, tags.MODES[tags.THINK]: thinking},
+  )
+  exact, near = f"{work}/exact", f"{work}/near"
+  filters: list[PipelineStep] = []
+  if chat:
+    filters.append(ChatFilter(work, chat, c.chat_threshold, CHAT))
+  if c.verify:
+    filters.append(VerifyAnswers(work, WRONG))
+  decontaminated = [Decontaminate(work, evaluated, EVALUATED)] if evaluated else []
+  suites = sorted({row.source for row in evaluated})
+  fit = [Stage("fit", [FitChatFilter(work, chat, c.chat_examples, c.chat_threshold)], 1)]
+  return [
+    Stage("read", [reading.ReadSources(work, reading.units(data), c.part_rows)], c.tasks),
+    *(fit if chat else []),
+    Stage(
+      "filter",
+      [Rows(work, ()), *filters, ExactDedupSignature(f"{exact}/signatures", exact_config())],
+      c.tasks,
+    ),
+    Stage(
+      "exact",
+      [
+        ExactFindDedups(
+          f"{exact}/signatures", f"{exact}/found", exact_config(), lines_to_buffer=4096
+        )
+      ],
+      1,
+    ),
+    Stage(
+      "signatures",
+      [
+        Rows(work, (CHAT, WRONG)),
+        ExactDedupFilter(f"{exact}/found", exact_config(), Removal(work, EXACT, "exact duplicate")),
+        QuestionSignature(f"{near}/signatures"),
+      ],
+      c.tasks,
+    ),
+    Stage(
+      "buckets",
+      [
+        MinhashDedupBuckets(
+          f"{near}/signatures", f"{near}/buckets", config=minhash_config(), lines_to_buffer=4096
+        )
+      ],
+      BUCKETS,
+    ),
+    Stage(
+      "clusters",
+      [
+        MinhashDedupCluster(
+          f"{near}/buckets", f"{near}/clusters", config=minhash_config(), lines_to_buffer=4096
+        )
+      ],
+      1,
+    ),
+    Stage(
+      "tokenise",
+      [
+        Rows(work, (CHAT, WRONG, EXACT)),
+        MinhashDedupFilter(f"{near}/clusters", Removal(work, NEAR, "near duplicate")),
+        *decontaminated,
+        Tokenise(work, tokenizer, limits, seed, LONG),
+      ],
+      c.tasks,
+    ),
+    Stage("shards", [WriteShards(work, out, c.shard_rows, c.most_rows, data.weights)], c.tasks),
+    Stage("index", [WriteIndex(work, out, tokenizer, suites, REMOVING)], 1),
+  ]
+
+
+def run(found: Sequence[Stage], c: PrepareConfig, work: str) -> None:
+  """Runs the stages that are not done yet, tasks that are done left out.
+
+  With the executors of SLURM and Ray the jobs are submitted, each to start after the one before.
+
+  Raises:
+    UserError: the executor's options are wrong, or its package is not installed.
+  """
+  make, before = _executor(c), None
+  for number, stage in enumerate(found, start=1):
+    before = make(stage, f"{work}/logs/{stage.name}", before)
+    if c.executor == "local":
+      print(f"{number}/{len(found)} {stage.name}: {stage.tasks} tasks", flush=True)
+      before.run()
+  if c.executor != "local":
+    before.run()  # submits those that it depends on first
+
+
+class _Local(LocalPipelineExecutor):
+  """Runs tasks on this machine; on the terminal they report errors only, and all in their logs."""
+
+  def run(self) -> PipelineStats | None:
+    logger.disable("datatrove.executor.local")
+    return super().run()
+
+  def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+    logger.disable("datatrove.executor.local")  # in a process of its own, too
+    return super()._run_for_rank(rank, local_rank=1, node_rank=node_rank)
+
+
+def _executor(c: PrepareConfig) -> Callable[[Stage, str, Any], Any]:
+  options = dict(c.executor_options)
+
+  def local(stage: Stage, logs: str, before: Any) -> Any:
+    workers = min(c.workers, stage.tasks)
+    return _Local(list(stage.pipeline), stage.tasks, workers, logging_dir=logs, **options)
+
+  def slurm(stage: Stage, logs: str, before: Any) -> Any:
+    from datatrove.executor import SlurmPipelineExecutor
+
+    return SlurmPipelineExecutor(
+      pipeline=list(stage.pipeline), tasks=stage.tasks, workers=c.workers, logging_dir=logs,
+      job_name=f"prepare-{stage.name}", depends=before, **options,
+    )  # fmt: skip
+
+  def ray(stage: Stage, logs: str, before: Any) -> Any:
+    from datatrove.executor import RayPipelineExecutor
+
+    return RayPipelineExecutor(
+      list(stage.pipeline), tasks=stage.tasks, workers=c.workers, logging_dir=logs, depends=before,
+      **options,
+    )  # fmt: skip
+
+  makers = {"local": local, "slurm": slurm, "ray": ray}
+
+  def make(stage: Stage, logs: str, before: Any) -> Any:
+    try:
+      return makers[c.executor](stage, logs, before)
+    except (ImportError, TypeError) as error:
+      raise UserError(f"prepare.executor={c.executor!r}: {error}.") from error
+
+  return make
+
+
+def check_config(work: Folder, settings: Mapping[str, Any]) -> None:
+  """Records the settings of a preparation; refuses to continue one with others.
+
+  Raises:
+    UserError: the folder holds a preparation with other settings.
+  """
+  held = {key: value for key, value in settings.items() if key not in _RUNNING}
+  content = json.dumps(held, indent=1, sort_keys=True, default=dict).encode()
+  if work.has(_CONFIG) and work.read(_CONFIG) != content:
+    before = json.loads(work.read(_CONFIG))
+    now = json.loads(content)
+    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    raise UserError(
+      f"{work.root} holds a preparation with other settings of {', '.join(changed)}. Choose "
+      "another --out, or remove it."
+    )
+  work.write(_CONFIG, content)
+
+
+def fingerprint_of(rows: Sequence[PromptRow]) -> str:
+  """SHA-256 of evaluation rows, by which a change of them is noticed."""
+  return hashlib.sha256("\n".join(row.prompt for row in rows).encode()).hexdigest()

@@ -1,0 +1,139 @@
+"""Checkpoints straight in a bucket, by one process: whole or not there, damage, best and newest."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lhrm_jax import parallel
+from lhrm_jax.runs import checkpoints, committed, setup
+from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
+from lhrm_jax.runs.checkpoints import CheckpointError
+from lhrm_jax.storage.folder import Folder
+from lhrm_jax.training import state as train_state
+
+
+@pytest.fixture
+def url(s3, tmp_path):
+  return f"s3://runs/{tmp_path.name}/saved/hft"
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return parallel.make_mesh(data=-1)
+
+
+@pytest.fixture(scope="module")
+def state(config, mesh):
+  return train_state.create(config, optax.adam(1e-3), mesh, jax.random.key(0))
+
+
+def made(url, **options):
+  found = []
+  return BucketCheckpoints(url, **{"every": 1, "keep": 2, "report": found.append} | options), found
+
+
+def saved(url, state, *steps, **options):
+  store, _ = made(url, **options)
+  store.newest()
+  for step in steps:
+    assert store.save(state, step, lambda step=step: {"seconds": step})
+    store.wait()
+  return store
+
+
+def test_a_state_comes_back_bit_for_bit_with_its_record(url, state, config, mesh):
+  saved(url, state, 3).close()
+  again, _ = made(url)
+  found = again.newest()
+  assert (found.step, found.record, found.path.parent.name) == (3, {"seconds": 3}, "hft")
+  restored = checkpoints.restore(found, config, optax.adam(1e-3), mesh)
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
+  assert not checkpoints.has_reference(found)
+  assert not again.save(state, 3, dict, now=True), "the step is there"
+
+
+def test_a_reference_policy_is_saved_beside_the_state(url, state, config, mesh):
+  store, _ = made(url)
+  store.newest()
+  moved = jax.tree.map(lambda x: x + 1, state.params)
+  store.save(state, 1, dict, reference=moved)
+  store.close()
+  found = made(url)[0].newest()
+  assert checkpoints.has_reference(found)
+  read = checkpoints.restore_params(found.path, config, mesh, checkpoints.REFERENCE)
+  jax.tree.map(np.testing.assert_array_equal, read, moved)
+
+
+def test_old_steps_are_deleted_and_the_best_and_the_first_stay(url, state):
+  store, _ = made(url, best="eval/accuracy")
+  store.newest()
+  for step, value in ((0, None), (1, 0.5), (2, 0.9), (3, 0.1), (4, 0.2), (5, 0.3)):
+    store.save(state, step, dict, now=True, metrics=value and {"eval/accuracy": value})
+  store.close()
+  kept = {name.split("/")[0] for name in Folder(url).names()}
+  assert kept == {"0", "2", "4", "5"}
+
+
+def test_a_save_that_was_not_committed_is_not_there_and_is_removed(url, state):
+  saved(url, state, 1).close()
+  folder = Folder(url)
+  folder.write("2/deadbeef/00000.0000", b"half")
+  store, _ = made(url)
+  assert store.newest().step == 1
+  assert not folder.names("2")
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(url, state):
+  saved(url, state, 1, 2).close()
+  folder = Folder(url)
+  (name,) = [name for name in folder.names("2") if name.endswith("00000.0000")]
+  content = bytearray(folder.read(name))
+  content[100] ^= 1
+  folder.write(name, bytes(content))
+  store, said = made(url)
+  assert store.newest().step == 1
+  assert "is damaged (00000.0000 is changed at" in said[0]
+  assert folder.has("2/damaged.json") and not folder.has(f"2/{committed.COMMIT}")
+  assert made(url)[0].newest().step == 1, "nor is it found again"
+
+
+def test_the_logs_are_there_before_the_step_is_whole(url, state):
+  seen = []
+  saved(url, state, 1, before_commit=lambda: seen.append(Folder(url).has("1/commit.json"))).close()
+  assert seen == [False]
+
+
+def test_a_bucket_that_cannot_be_written_ends_the_run_with_the_step_that_is_whole(
+  url, state, monkeypatch
+):
+  store = saved(url, state, 1)
+  monkeypatch.setattr("lhrm_jax.storage.sharded_arrays._TRIES", 1)
+  monkeypatch.setattr(Folder, "write", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+  store.save(state, 2, dict)
+  with pytest.raises(CheckpointError, match=r"could not be written: no room. Step 1 is whole"):
+    store.close()
+
+
+def test_another_policy_than_was_saved_is_named(url, state, config, mesh):
+  saved(url, state, 1).close()
+  other = {
+    "params": {"x": jax.ShapeDtypeStruct((1,), jnp.float32, sharding=parallel.replicated(mesh))}
+  }
+  found = made(url)[0].newest()
+  with pytest.raises(CheckpointError, match="does not fit this policy and optimiser"):
+    checkpoints._load(found.path, other)
+
+
+def test_another_run_starts_from_what_is_in_the_bucket(
+  url, state, config, mesh, tmp_path, monkeypatch
+):
+  saved(url, state, 1, 2).close()
+  run = url.removesuffix("/saved/hft")
+  Folder(run).write("policy/config.json", b"{}")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  _, newest = setup.find_checkpoint(run)
+  assert newest.parts[-3:] == ("checkpoints", "hft", "2")
+  read = checkpoints.restore_params(newest, config, mesh)
+  jax.tree.map(np.testing.assert_array_equal, read, state.params)
