@@ -1,4 +1,4 @@
-"""Checkpoints of a training stage, through Orbax v1. The only module that imports Orbax.
+"""Checkpoints of a training stage, through Orbax v1, which `saved_arrays` alone imports too.
 
 A stage's folder holds one folder per saved step. In it are the checkpointables `params`, all that
 evaluation and export load, `training`, the optimiser state and the counters, and `reference`, if
@@ -13,7 +13,6 @@ and takes no metric when it decides whether to save; so only its preservation po
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 import re
@@ -24,24 +23,30 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import SHORT, knob, whole
-from lhrm_jax.policy import PolicyConfig, lora
+from lhrm_jax.policy import lora
 from lhrm_jax.runs import committed
+from lhrm_jax.runs.saved_arrays import (
+  PARAMS,
+  REFERENCE,
+  TRAINING,
+  CheckpointError,
+  Saved,
+  no_sharding_file,
+  reason,
+  training_fields,
+)
 from lhrm_jax.storage.checksums import CHECKSUMS, damage, write_checksums
 from lhrm_jax.storage.literal_paths import is_literal, literal, too_long
-from lhrm_jax.training import state as train_state
 from lhrm_jax.training.state import TrainState
 
 preservation = ocp.training.preservation_policies
 
-_PARAMS, _TRAINING, REFERENCE, _RECORD = "params", "training", "reference", "record"
-BASE = pathlib.PurePath("policy", "base")
+_RECORD = "record"
 _DAMAGED = "damaged-"
 STEP = re.compile("0|[1-9][0-9]{0,8}")
 
@@ -57,25 +62,6 @@ class CheckpointConfig:
     SHORT,
     'Metric of the evaluations in training whose best checkpoint is kept too; "" for none.',
   )
-
-
-class CheckpointError(Exception):
-  """A checkpoint could not be written or read; says which, why, and which earlier one is whole."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-  """A whole checkpoint on disk.
-
-  Attributes:
-    path: folder of the step, or its URL in a bucket, see `committed`.
-    step: training step the checkpoint was taken at.
-    record: JSON record that `Checkpoints.save` was given with the state.
-  """
-
-  path: committed.Path
-  step: int
-  record: dict[str, Any]
 
 
 class Checkpoints:
@@ -188,8 +174,8 @@ class Checkpoints:
     self.wait()
     self._highest = max(self._highest, value)
     path = self._folder / str(step)
-    training = {name: getattr(state, name) for name in _training_fields()}
-    arrays = {_PARAMS: lora.split(state.params)[0], _TRAINING: training}
+    training = {name: getattr(state, name) for name in training_fields()}
+    arrays = {PARAMS: lora.split(state.params)[0], TRAINING: training}
     arrays |= {} if reference is None else {REFERENCE: lora.split(reference)[0]}
     extra = dict(record()) | ({self._best: value} if math.isfinite(value) else {})
     try:
@@ -204,7 +190,7 @@ class Checkpoints:
     self, path: pathlib.Path, arrays: Mapping[str, Any], record: Mapping[str, Any]
   ) -> Any:
     """Copies the arrays and starts to write them; the result of what it returns waits for that."""
-    with _no_sharding_file():
+    with no_sharding_file():
       return ocp.save_checkpointables_async(
         literal(path), arrays, custom_metadata={_RECORD: dict(record)}
       )
@@ -317,112 +303,6 @@ def _unreadable(path: pathlib.Path) -> str | None:
   return None
 
 
-def restore(
-  saved: Saved, config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-  """Loads a train state onto `mesh`, from any mesh and number of processes.
-
-  Raises:
-    CheckpointError: its arrays do not fit `config` or `optimizer`.
-  """
-  target = train_state.abstract(config, optimizer, mesh)
-  training = {name: getattr(target, name) for name in _training_fields()}
-  trained, frozen = lora.split(target.params)
-  loaded = _load(saved.path, {_PARAMS: trained, _TRAINING: training})
-  params = lora.join(loaded[_PARAMS], _base(saved.path, config, mesh) if frozen else {})
-  return TrainState(params=params, **loaded[_TRAINING])
-
-
-def has_reference(saved: Saved) -> bool:
-  """Whether a checkpoint holds a reference policy of its own."""
-  if committed.holds(saved.path):
-    return committed.has(saved.path, REFERENCE)
-  return (saved.path / REFERENCE).is_dir()
-
-
-def restore_params(
-  path: committed.Path, config: PolicyConfig, mesh: Mesh, name: str = _PARAMS
-) -> policy.Params:
-  """Loads only the parameters of one step's folder onto `mesh`, or those of its `REFERENCE`.
-
-  Raises:
-    CheckpointError: its arrays do not fit `config`.
-  """
-  trained, frozen = lora.split(_abstract_params(config, mesh))
-  base = _base(path, config, mesh) if frozen else {}
-  return lora.join(_load(path, {name: trained})[name], base)
-
-
-def _abstract_params(config: PolicyConfig, mesh: Mesh) -> policy.Params:
-  shapes = jax.eval_shape(lambda: policy.init(config, jax.random.key(0)))
-  return parallel.with_shardings(
-    shapes, parallel.param_shardings(mesh, policy.logical_axes(config))
-  )
-
-
-def save_base(run: pathlib.Path, params: policy.Params) -> None:
-  """Writes the frozen parameters of a policy with adapters into its run folder, replacing any."""
-  folder = run / BASE
-  _load_base.cache_clear()
-  if parallel.is_writer():
-    shutil.rmtree(folder, ignore_errors=True)
-  parallel.wait_for_all("old base")
-  _, frozen = lora.split(params)
-  try:
-    with _no_sharding_file():
-      save_tree(folder, frozen)
-  except Exception as error:
-    raise CheckpointError(f"{folder} could not be written: {reason(error)}.") from error
-  if parallel.is_writer():
-    write_checksums(folder)
-
-
-def _base(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
-  """Loads the frozen parameters that the adapters of one step's folder belong to."""
-  return _load_base(path.absolute().parents[2] / BASE, config, mesh)
-
-
-@functools.lru_cache(maxsize=1)  # state, reference and starting policy share them
-def _load_base(folder: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
-  if problem := damage(folder):
-    raise CheckpointError(
-      f"{folder}, the policy that the adapters of this run belong to, is damaged: {problem}. "
-      "Restore it from a copy, or start again in another folder."
-    )
-  try:
-    return ocp.load(literal(folder), lora.split(_abstract_params(config, mesh))[1])
-  except Exception as error:
-    raise CheckpointError(f"{folder} does not fit this policy: {reason(error)}.") from error
-
-
-def save_tree(path: pathlib.Path, tree: Any) -> None:
-  """Writes a tree of arrays; returns when it is on disk."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  ocp.save(literal(path), tree)
-
-
-def load_tree(path: pathlib.Path) -> Any:
-  """Loads what `save_tree` wrote, as nested dicts and lists of arrays on the first device."""
-  path = literal(path)
-  return ocp.load(path, _on_first_device(ocp.metadata(path).metadata))
-
-
-def load_arrays(path: pathlib.Path, checkpointable: str) -> dict[str, np.ndarray]:
-  """Loads the arrays of one checkpointable of a step, by their path in the tree, to inspect."""
-  path = literal(path)
-  target = _on_first_device(ocp.checkpointables_metadata(path).metadata[checkpointable])
-  loaded = ocp.load_checkpointables(path, {checkpointable: target})[checkpointable]
-  leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(loaded))
-  return {jax.tree_util.keystr(at, simple=True, separator="/"): leaf for at, leaf in leaves}
-
-
-def _on_first_device(metadata: Any) -> Any:
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
-  )
-
-
 def newest(folder: pathlib.Path) -> pathlib.Path:
   """Returns the folder of a stage's newest whole checkpoint; changes nothing on disk.
 
@@ -459,17 +339,6 @@ def damage_of(path: pathlib.Path) -> str | None:
   return committed.damage(path) if committed.holds(path) else damage(path)
 
 
-def _load(path: committed.Path, target: Mapping[str, Any]) -> dict[str, Any]:
-  try:
-    if committed.holds(path):
-      return committed.load(path, target)
-    return ocp.load_checkpointables(literal(path), target)
-  except Exception as error:
-    raise CheckpointError(
-      f"the checkpoint {path} does not fit this policy and optimiser: {reason(error)}."
-    ) from error
-
-
 def _check_folder(folder: pathlib.Path) -> None:
   if too_long(folder):
     raise CheckpointError(
@@ -481,24 +350,3 @@ def _check_folder(folder: pathlib.Path) -> None:
       f"{str(folder)!r}: several processes cannot write checkpoints below a path with any of "
       "* ? [ ] \\ or control characters. Choose another name."
     )
-
-
-def _no_sharding_file() -> ocp.Context:
-  """An Orbax context that writes no sharding file, a third of the cost of a small save.
-
-  Nothing here reads that file: a load names its own mesh.
-  """
-  context = ocp.Context()
-  context.array.saving.enable_write_sharding_file = False
-  return context
-
-
-def _training_fields() -> tuple[str, ...]:
-  """Returns the fields of a train state other than its parameters."""
-  return tuple(f.name for f in dataclasses.fields(TrainState) if f.name != "params")
-
-
-def reason(error: Exception) -> str:
-  """Returns an error's first line: Orbax's and TensorStore's messages are a page long."""
-  text = str(error).strip() or type(error).__name__
-  return text.splitlines()[0][:300].rstrip(".")

@@ -14,7 +14,7 @@ from typing import Any
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.config import knob, whole
-from lhrm_jax.runs import checkpoints
+from lhrm_jax.runs import saved_arrays
 
 _ABOUT = "about.json"
 
@@ -99,7 +99,7 @@ def save_dump(
   """Writes the parameters and the batch of one update."""
   if parallel.is_writer():
     shutil.rmtree(path, ignore_errors=True)
-  checkpoints.save_tree(path / "arrays", {"params": params, "batch": _plain(batch)})
+  saved_arrays.save_tree(path / "arrays", {"params": params, "batch": _plain(batch)})
   if parallel.is_writer():
     (path / _ABOUT).write_text(json.dumps(dict(about)) + "\n", encoding="utf-8")
 
@@ -111,7 +111,7 @@ def load_dump(path: pathlib.Path) -> tuple[dict[str, Any], policy.Params, Any]:
     FileNotFoundError: there is no dump at `path`.
   """
   about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
-  arrays = checkpoints.load_tree(path / "arrays")
+  arrays = saved_arrays.load_tree(path / "arrays")
   return about, arrays["params"], arrays["batch"]
 
 

@@ -31,9 +31,10 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.policy import hub_commit
 from lhrm_jax.runs import command_line, log_files, resuming, setup
 from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
-from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved, save_base
+from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved
 from lhrm_jax.runs.config import Config, from_config_dict, plain
 from lhrm_jax.runs.metric_writer import damaged_lines
+from lhrm_jax.runs.saved_arrays import save_base
 from lhrm_jax.storage import bucket, urls
 from lhrm_jax.storage.bucket import Bucket
 from lhrm_jax.storage.urls import BucketError

@@ -24,7 +24,15 @@ from lhrm_jax.evaluation import Evaluator
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.rewards import RewardFn
 from lhrm_jax.rewards import model as reward_model
-from lhrm_jax.runs import checkpoints, committed, evaluated, policy_settings, repeats, validation
+from lhrm_jax.runs import (
+  checkpoints,
+  committed,
+  evaluated,
+  policy_settings,
+  repeats,
+  saved_arrays,
+  validation,
+)
 from lhrm_jax.runs.config import Config, from_config_dict
 from lhrm_jax.storage import bucket, urls
 from lhrm_jax.storage.urls import BucketError
@@ -218,7 +226,7 @@ def load_policy(
     config, tokenizer = _saved_policy(run / "policy")
     config = policy_settings.applied(config, asked, f"init_from={init_from!r}")
     validation.check_shards(config, mesh)
-    params = checkpoints.restore_params(checkpoint, config, mesh)
+    params = saved_arrays.restore_params(checkpoint, config, mesh)
   if adapters := policy_settings.adapters(asked, config):
     tags = tokenizer.tag_ids
     tokens = tuple(sorted({*tags.opening, *tags.closing}))

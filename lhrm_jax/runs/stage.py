@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lhrm_jax import policy
-from lhrm_jax.runs import checkpoints, log_files, resuming, setup
+from lhrm_jax.runs import log_files, resuming, saved_arrays, setup
 from lhrm_jax.runs.config import plain
 from lhrm_jax.runs.instruments import Profiler
 from lhrm_jax.runs.metric_writer import MetricWriter
@@ -54,15 +54,15 @@ class Stage:
     if self._saved is None:
       return fresh()
     run = self._run
-    return checkpoints.restore(self._saved, run.policy_config, optimizer, run.mesh)
+    return saved_arrays.restore(self._saved, run.policy_config, optimizer, run.mesh)
 
   def reference(self, start: policy.Params) -> policy.Params:
     """Reference policy to resume with: that of the checkpoint if it has one, else `start`."""
-    if self._saved is None or not checkpoints.has_reference(self._saved):
+    if self._saved is None or not saved_arrays.has_reference(self._saved):
       return start
     run = self._run
-    return checkpoints.restore_params(
-      self._saved.path, run.policy_config, run.mesh, checkpoints.REFERENCE
+    return saved_arrays.restore_params(
+      self._saved.path, run.policy_config, run.mesh, saved_arrays.REFERENCE
     )
 
   def save_start(self, state: TrainState) -> None:

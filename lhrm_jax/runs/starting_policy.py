@@ -6,7 +6,7 @@ import jax
 import optax
 
 from lhrm_jax import policy
-from lhrm_jax.runs import checkpoints, setup
+from lhrm_jax.runs import saved_arrays, setup
 from lhrm_jax.runs.reporting import Reporting
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.setup import HFT, HGPO, Setup
@@ -26,7 +26,7 @@ def starting_policy(run: Setup, folder: RunFolder, stage: str) -> policy.Params 
   """The policy that a stage starts from and is held against: its step 0, or that of `init_from`."""
   if saved := folder.saved[stage]:
     start = saved.path.with_name("0")
-    return checkpoints.restore_params(start, run.policy_config, run.mesh)
+    return saved_arrays.restore_params(start, run.policy_config, run.mesh)
   return run.params
 
 

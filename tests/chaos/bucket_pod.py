@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lhrm_jax import parallel
-from lhrm_jax.runs import checkpoints
+from lhrm_jax.runs import saved_arrays
 from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
 from lhrm_jax.training.state import TrainState
 
@@ -41,7 +41,7 @@ def _state(shardings, held) -> TrainState:
 
 
 def _fields() -> list[str]:
-  return ["params", *checkpoints._training_fields()]
+  return ["params", *saved_arrays.training_fields()]
 
 
 def main(url: str, steps: int) -> None:
@@ -57,7 +57,7 @@ def main(url: str, steps: int) -> None:
     start = found.step
     target = {name: jax.ShapeDtypeStruct(shape, np.float32, sharding=shardings[name])
               for name, shape in _FIELDS.items()}  # fmt: skip
-    read = checkpoints._load(found.path, {"params": target})["params"]
+    read = saved_arrays._load(found.path, {"params": target})["params"]
     wanted = values(start)
     for name, array in read.items():
       for shard in array.addressable_shards:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import IO
 
-from lhrm_jax.runs import checkpoints
+from lhrm_jax.runs import checkpoints, saved_arrays
 from tests.runs.test_command_line import CONFIG, ROOT
 
 FLAGS = [
@@ -51,7 +51,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, str]:
   for stage in ("hft", "hgpo"):
     newest = checkpoints.newest(workdir / "checkpoints" / stage)
     arrays = {
-      name: checkpoints.load_arrays(newest, name) for name in ("params", "training")
+      name: saved_arrays.load_arrays(newest, name) for name in ("params", "training")
     }  # bit for bit
     found[f"{stage} step"] = newest.name
     for name, leaves in arrays.items():

@@ -14,7 +14,7 @@ from experiments.configs import arithmetic
 from lhrm_jax import parallel, policy, routing
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import samples
-from lhrm_jax.runs import checkpoints, setup
+from lhrm_jax.runs import saved_arrays, setup
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.preemption import Preempted
 
@@ -65,7 +65,7 @@ def chain(tmp_path_factory):
 
 def arrays(folder, stage, step):
   path = folder / "checkpoints" / stage / str(step)
-  return checkpoints.load_arrays(path, "params") | checkpoints.load_arrays(path, "training")
+  return saved_arrays.load_arrays(path, "params") | saved_arrays.load_arrays(path, "training")
 
 
 def lines_of(folder):

@@ -9,7 +9,7 @@ import pytest
 from experiments import evaluate, hgpo
 from lhrm_jax import parallel, policy
 from lhrm_jax.policy import lora
-from lhrm_jax.runs import checkpoints, setup
+from lhrm_jax.runs import saved_arrays, setup
 from lhrm_jax.runs.preemption import Preempted, Preemption
 from tests.experiments.test_baselines import job
 from tests.runs import test_policy_settings
@@ -40,7 +40,7 @@ def alone(start):
 
 def arrays(folder, step):
   path = folder / "checkpoints" / "hgpo" / str(step)
-  return [checkpoints.load_arrays(path, name) for name in ("params", "training", "reference")]
+  return [saved_arrays.load_arrays(path, name) for name in ("params", "training", "reference")]
 
 
 def test_a_run_that_was_stopped_ends_like_the_one_left_alone(start, alone, monkeypatch):

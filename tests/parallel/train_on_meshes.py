@@ -23,7 +23,7 @@ from lhrm_jax.data.packing import pack
 from lhrm_jax.data.pairs import pack_pairs
 from lhrm_jax.objectives import hgpo
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.runs import checkpoints
+from lhrm_jax.runs import checkpoints, saved_arrays
 from lhrm_jax.sampling import Prompts, SamplerSpec, sample
 from lhrm_jax.training import hft
 from lhrm_jax.training import hgpo as hgpo_training
@@ -130,7 +130,7 @@ def restored_elsewhere(state: train_state.TrainState, sizes: tuple[int, int, int
     saving.save(state, 1, dict, now=True)
     saving.close()
     found = checkpoints.Checkpoints(pathlib.Path(folder), every=1, keep=1).newest()
-    restored = checkpoints.restore(found, CONFIG, OPTIMIZER, mesh)
+    restored = saved_arrays.restore(found, CONFIG, OPTIMIZER, mesh)
   assert restored.params["embedding"].sharding.mesh == mesh
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
   assert policy.fingerprint(restored.params) == policy.fingerprint(state.params)

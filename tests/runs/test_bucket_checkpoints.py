@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lhrm_jax import parallel
-from lhrm_jax.runs import checkpoints, committed, setup
+from lhrm_jax.runs import committed, saved_arrays, setup
 from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
 from lhrm_jax.runs.checkpoints import CheckpointError
 from lhrm_jax.storage.folder import Folder
@@ -48,9 +48,9 @@ def test_a_state_comes_back_bit_for_bit_with_its_record(url, state, config, mesh
   again, _ = made(url)
   found = again.newest()
   assert (found.step, found.record, found.path.parent.name) == (3, {"seconds": 3}, "hft")
-  restored = checkpoints.restore(found, config, optax.adam(1e-3), mesh)
+  restored = saved_arrays.restore(found, config, optax.adam(1e-3), mesh)
   jax.tree.map(np.testing.assert_array_equal, restored, state)
-  assert not checkpoints.has_reference(found)
+  assert not saved_arrays.has_reference(found)
   assert not again.save(state, 3, dict, now=True), "the step is there"
 
 
@@ -61,8 +61,8 @@ def test_a_reference_policy_is_saved_beside_the_state(url, state, config, mesh):
   store.save(state, 1, dict, reference=moved)
   store.close()
   found = made(url)[0].newest()
-  assert checkpoints.has_reference(found)
-  read = checkpoints.restore_params(found.path, config, mesh, checkpoints.REFERENCE)
+  assert saved_arrays.has_reference(found)
+  read = saved_arrays.restore_params(found.path, config, mesh, saved_arrays.REFERENCE)
   jax.tree.map(np.testing.assert_array_equal, read, moved)
 
 
@@ -123,7 +123,7 @@ def test_another_policy_than_was_saved_is_named(url, state, config, mesh):
   }
   found = made(url)[0].newest()
   with pytest.raises(CheckpointError, match="does not fit this policy and optimiser"):
-    checkpoints._load(found.path, other)
+    saved_arrays._load(found.path, other)
 
 
 def test_another_run_starts_from_what_is_in_the_bucket(
@@ -135,5 +135,5 @@ def test_another_run_starts_from_what_is_in_the_bucket(
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   _, newest = setup.find_checkpoint(run)
   assert newest.parts[-3:] == ("checkpoints", "hft", "2")
-  read = checkpoints.restore_params(newest, config, mesh)
+  read = saved_arrays.restore_params(newest, config, mesh)
   jax.tree.map(np.testing.assert_array_equal, read, state.params)

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from lhrm_jax import parallel
-from lhrm_jax.runs import checkpoints
+from lhrm_jax.runs import checkpoints, saved_arrays
 from lhrm_jax.runs.checkpoints import Checkpoints
 from lhrm_jax.storage import checksums
 from lhrm_jax.training import state as train_state
@@ -49,8 +49,8 @@ def equal(a, b):
 def test_a_state_comes_back_with_its_record(two_saved, state, config, optimizer):
   saved = Checkpoints(two_saved, every=3, keep=2).newest()
   assert (saved.step, saved.record) == (6, {"note": "here"})
-  equal(checkpoints.restore(saved, config, optimizer, parallel.make_mesh()), state)
-  equal(checkpoints.restore_params(saved.path, config, parallel.make_mesh()), state.params)
+  equal(saved_arrays.restore(saved, config, optimizer, parallel.make_mesh()), state)
+  equal(saved_arrays.restore_params(saved.path, config, parallel.make_mesh()), state.params)
 
 
 def test_adapters_are_saved_alone_and_the_policy_they_belong_to_once(
@@ -59,22 +59,22 @@ def test_adapters_are_saved_alone_and_the_policy_they_belong_to_once(
   mesh = parallel.make_mesh()
   adapted, params = with_adapters(config, params, tokens=(2, 3))
   state = train_state.restart(adapted, optimizer, mesh, params)
-  checkpoints.save_base(tmp_path, params)
+  saved_arrays.save_base(tmp_path, params)
   stage = Checkpoints(tmp_path / "checkpoints" / "hft", every=1, keep=2)
   stage.save(state, 1, dict, reference=state.params)
   stage.close()
   saved = stage.newest()
-  assert not {name for name in checkpoints.load_arrays(saved.path, "params") if "kernel" in name}
-  found = checkpoints.restore(saved, adapted, optimizer, mesh)
+  assert not {name for name in saved_arrays.load_arrays(saved.path, "params") if "kernel" in name}
+  found = saved_arrays.restore(saved, adapted, optimizer, mesh)
   equal(found, state)
-  reference = checkpoints.restore_params(saved.path, adapted, mesh, checkpoints.REFERENCE)
+  reference = saved_arrays.restore_params(saved.path, adapted, mesh, saved_arrays.REFERENCE)
   equal(reference, state.params)
   assert reference["embedding"] is found.params["embedding"]  # one copy in memory
 
-  checkpoints.save_base(tmp_path, params)
+  saved_arrays.save_base(tmp_path, params)
   (tmp_path / "policy" / "base" / checksums.CHECKSUMS).unlink()
   with pytest.raises(checkpoints.CheckpointError, match="base, the policy that the adapters"):
-    checkpoints.restore(saved, adapted, optimizer, mesh)
+    saved_arrays.restore(saved, adapted, optimizer, mesh)
 
 
 def test_adapters_find_their_policy_where_checkpoints_are_on_another_disk(
@@ -83,15 +83,15 @@ def test_adapters_find_their_policy_where_checkpoints_are_on_another_disk(
   mesh, run = parallel.make_mesh(), tmp_path / "run"
   adapted, params = with_adapters(config, params, tokens=(2, 3))
   state = train_state.restart(adapted, optimizer, mesh, params)
-  checkpoints.save_base(run, params)
+  saved_arrays.save_base(run, params)
   (tmp_path / "disk").mkdir()
   (run / "checkpoints").symlink_to(tmp_path / "disk", target_is_directory=True)
   stage = Checkpoints(run / "checkpoints" / "hft", every=1, keep=2)
   stage.save(state, 1, dict)
   stage.close()
-  equal(checkpoints.restore(stage.newest(), adapted, optimizer, mesh), state)
+  equal(saved_arrays.restore(stage.newest(), adapted, optimizer, mesh), state)
   newest = checkpoints.newest(run / "checkpoints" / "hft")
-  equal(checkpoints.restore_params(newest, adapted, mesh), state.params)
+  equal(saved_arrays.restore_params(newest, adapted, mesh), state.params)
 
 
 def test_the_newest_the_first_and_the_best_stay(tmp_path, state):
@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_policy_is_refused(two_saved, config, optimizer)
   other = dataclasses.replace(config, hidden_size=48)
   saved = Checkpoints(two_saved, every=3, keep=2).newest()
   with pytest.raises(checkpoints.CheckpointError, match="does not fit"):
-    checkpoints.restore(saved, other, optimizer, parallel.make_mesh())
+    saved_arrays.restore(saved, other, optimizer, parallel.make_mesh())
 
 
 NAMES = (
@@ -221,18 +221,18 @@ NAMES = (
 def test_a_folder_of_any_name_holds_checkpoints(tmp_path, name):
   """`acb` matches `a*b`, and must not be taken for it."""
   for folder in (name, "acb"):
-    checkpoints.save_tree(tmp_path / folder / "arrays", {"w": jnp.full(3, len(folder))})
-  found = checkpoints.load_tree(tmp_path / name / "arrays")["w"]
+    saved_arrays.save_tree(tmp_path / folder / "arrays", {"w": jnp.full(3, len(folder))})
+  found = saved_arrays.load_tree(tmp_path / name / "arrays")["w"]
   np.testing.assert_array_equal(found, np.full(3, len(name)))
   assert {path.name for path in tmp_path.iterdir()} == {name, "acb"}
 
 
 def test_a_tree_that_was_moved_to_a_name_of_any_characters_is_read(tmp_path):
-  checkpoints.save_tree(tmp_path / "arrays", {"w": jnp.arange(3)})
+  saved_arrays.save_tree(tmp_path / "arrays", {"w": jnp.arange(3)})
   moved = (tmp_path / "arrays").rename(tmp_path / "best[1]\\")
-  np.testing.assert_array_equal(checkpoints.load_tree(moved)["w"], np.arange(3))
+  np.testing.assert_array_equal(saved_arrays.load_tree(moved)["w"], np.arange(3))
   with pytest.raises(ValueError, match="ends in characters that cannot be"):
-    checkpoints.save_tree(tmp_path / "other[1]", {"w": jnp.arange(3)})
+    saved_arrays.save_tree(tmp_path / "other[1]", {"w": jnp.arange(3)})
 
 
 def test_a_stage_in_a_folder_of_any_name_is_found_again(tmp_path, state, config, optimizer):
@@ -244,8 +244,8 @@ def test_a_stage_in_a_folder_of_any_name_is_found_again(tmp_path, state, config,
   assert [path.name for path in folder.iterdir()] == ["2"]
   saved = Checkpoints(folder, every=1, keep=1).newest()
   assert (saved.path, saved.step, saved.record) == (folder / "2", 2, {"note": "here"})
-  equal(checkpoints.restore(saved, config, optimizer, parallel.make_mesh()), state)
-  loaded = checkpoints.load_arrays(folder / "2", "params")
+  equal(saved_arrays.restore(saved, config, optimizer, parallel.make_mesh()), state)
+  loaded = saved_arrays.load_arrays(folder / "2", "params")
   np.testing.assert_array_equal(loaded["embedding"], state.params["embedding"])
 
 

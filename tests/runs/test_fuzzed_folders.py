@@ -15,7 +15,7 @@ import pytest
 
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import checkpoints, setup
+from lhrm_jax.runs import checkpoints, saved_arrays, setup
 from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints
 from lhrm_jax.runs.metric_writer import damaged_lines, read_metrics
 from lhrm_jax.storage.bucket import Bucket
@@ -76,7 +76,7 @@ def test_a_checkpoint_of_any_content_is_loaded_or_refused(small, config, tmp_pat
     try:
       if found is None:
         raise CheckpointError("set aside")
-      params = checkpoints.restore_params(found.path, config, parallel.make_mesh())
+      params = saved_arrays.restore_params(found.path, config, parallel.make_mesh())
       assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == shapes, seed
       loaded += 1
     except CheckpointError:

@@ -13,7 +13,7 @@ from lhrm_jax.objectives import advantages
 from lhrm_jax.objectives.group_advantages import has_signal, one_group
 from lhrm_jax.objectives.masked import group_normalise
 from lhrm_jax.rewards import scoring
-from lhrm_jax.runs import checkpoints, rollouts
+from lhrm_jax.runs import checkpoints, rollouts, saved_arrays
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.reporting import Reporting
 from tests.runs.test_older_runs import WRITTEN, cache, config, job  # noqa: F401, a fixture
@@ -50,7 +50,7 @@ def logged(workdir):
   ]
   texts = [(workdir / "rollouts" / f"{name}.jsonl").read_text() for name in ("train", "reference")]
   newest = checkpoints.newest(workdir / "checkpoints" / "hgpo")
-  arrays = [checkpoints.load_arrays(newest, name) for name in ("params", "reference")]
+  arrays = [saved_arrays.load_arrays(newest, name) for name in ("params", "reference")]
   return rows, texts, [x.tobytes() for tree in arrays for _, x in sorted(tree.items())]
 
 
