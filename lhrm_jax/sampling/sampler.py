@@ -84,7 +84,7 @@ def forced_modes(modes: int, samples: int, forced: int) -> tuple[int, ...]:
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["temperature", "top_p", "top_k"],
-  meta_fields=["samples", "max_tokens", "paired", "opening", "eos_ids", "pad_id", "forced"],
+  meta_fields=["samples", "max_tokens", "paired", "opening", "eos_ids", "pad_id", "forced", "slots"],
 )
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
@@ -102,6 +102,8 @@ class SamplerSpec:
     top_p: see `sample_tokens`; by mode as the temperature.
     top_k: see `sample_tokens`; by mode as the temperature.
     forced: of the responses that are not paired, how many begin with a forced tag.
+    slots: rows that each copy of the policy decodes at a time; 0 for all of its rows. Fewer take
+      less memory, and change no response.
   """
 
   samples: int
@@ -114,6 +116,7 @@ class SamplerSpec:
   top_p: Array | float = 1.0
   top_k: Array | int = 0
   forced: int = 0
+  slots: int = 0
 
   @classmethod
   def of(
@@ -258,13 +261,13 @@ def _respond(
     return sample_tokens(logits, uniforms[0], *of_first)
 
   def draw(
-    logits: Array, step: Array, rows: Array, thinking: Array | None
+    logits: Array, index: Array, rows: Array, thinking: Array | None
   ) -> tuple[Array, Array, Array | None]:
     of_rows = (x[mode[rows]] if jnp.ndim(x) else x for x in settings)
-    drawn, logprob = sample_tokens(logits, uniforms[step, rows], *of_rows)
+    drawn, logprob = sample_tokens(logits, uniforms[index, rows], *of_rows)
     if thinking is None:
       return drawn, logprob, None
-    token, thinking = inference.cut(drawn, step, thinking, dials.budget[rows], dials.closing)
+    token, thinking = inference.cut(drawn, index, thinking, dials.budget[rows], dials.closing)
     heat = spec.temperature[tags.THINK] if jnp.ndim(spec.temperature) else spec.temperature
     of_policy = jax.nn.log_softmax(logits / jnp.where(heat > 0, heat, 1.0))
     written = jnp.take_along_axis(of_policy, token[:, None], axis=1)[:, 0]
@@ -273,8 +276,8 @@ def _respond(
   def is_eos(tokens: Array) -> Array:
     return jnp.isin(tokens, jnp.array(spec.eos_ids, jnp.int32))
 
-  def ends(tokens: Array, step: Array, rows: Array) -> Array:
-    return is_eos(tokens) | (step + 1 >= limits[rows])
+  def ends(tokens: Array, index: Array, rows: Array) -> Array:
+    return is_eos(tokens) | (index + 1 >= limits[rows])
 
   logits = policy.next_token_logits(config, params, prompts.last)  # [B, V]
   token, logprob = _first_tokens(spec, shape, logits, of_first[0], dials, draw_first)
@@ -285,9 +288,9 @@ def _respond(
     logprobs=jnp.zeros((t, n), jnp.float32).at[0].set(logprob),
     steps=jnp.zeros((n,), jnp.int32),
   )
-  rules = Rules(draw, ends, spec.pad_id, lockstep_axes)
+  rules = Rules(draw, ends, spec.pad_id, spec.slots, lockstep_axes)
   thinking = None if dials.budget is None else think
-  done = decode(config, params, prompts.prefix, first, rules, thinking)
+  done = decode(config, params, prompts.prefix, first, rules, thinking, early=think)
 
   is_end = is_eos(done.tokens)
   stopped = jnp.any(is_end & (jnp.arange(t)[:, None] < limits), axis=0)  # [N]
@@ -297,7 +300,7 @@ def _respond(
     "logprobs": done.logprobs.T.reshape(*shape, t),
     "lengths": lengths.reshape(shape),
     "finish_reason": jnp.where(stopped, STOPPED, LENGTH).astype(jnp.int32).reshape(shape),
-    "decode_steps": done.steps.reshape(shape),
+    "decode_steps": jnp.maximum(done.steps, lengths - 1).reshape(shape),
   }
 
 
