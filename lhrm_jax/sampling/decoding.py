@@ -258,7 +258,7 @@ def _one_token(
   visible = state.written >= state.since[:, None]  # [S, T - 1]
   read = [
     dataclasses.replace(block, visible=visible[:, begin : begin + size])
-    for block, begin, size in zip(state.blocks, begins, sizes)
+    for block, begin, size in zip(state.blocks, begins, sizes, strict=False)
   ]
   index = state.step - state.since + 1
   positions = rows.start[state.rows] + index - 1

@@ -84,7 +84,16 @@ def forced_modes(modes: int, samples: int, forced: int) -> tuple[int, ...]:
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["temperature", "top_p", "top_k"],
-  meta_fields=["samples", "max_tokens", "paired", "opening", "eos_ids", "pad_id", "forced", "slots"],
+  meta_fields=[
+    "samples",
+    "max_tokens",
+    "paired",
+    "opening",
+    "eos_ids",
+    "pad_id",
+    "forced",
+    "slots",
+  ],
 )
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
@@ -342,17 +351,12 @@ def prefill(config: PolicyConfig, params: policy.Params, prompts: Prompts) -> tu
 def row_uniforms(spec: SamplerSpec, prompt_ids: Array, key: Array) -> Array:
   """Returns one uniform number for every token of every row, `[T, N]`."""
   modes = jnp.arange(2) if spec.paired else jnp.array([_FREE])
-
-  def of_row(prompt_id: Array, mode: Array, sample_index: Array) -> Array:
-    row_key = jax.random.fold_in(key, prompt_id)
-    row_key = jax.random.fold_in(jax.random.fold_in(row_key, mode), sample_index)
-    return jax.random.uniform(row_key, (spec.max_tokens,))
-
-  over_samples = jax.vmap(of_row, in_axes=(None, None, 0))
-  over_modes = jax.vmap(over_samples, in_axes=(None, 0, None))
-  over_prompts = jax.vmap(over_modes, in_axes=(0, None, None))
-  uniforms = over_prompts(prompt_ids, modes, jnp.arange(spec.samples))  # [B, M, G, T]
-  return uniforms.reshape(-1, spec.max_tokens).T
+  path = jnp.meshgrid(prompt_ids, modes, jnp.arange(spec.samples), indexing="ij")
+  # One loop over the path, since each copy of the generator takes a CPU half a second to compile.
+  path = jnp.stack([x.reshape(-1) for x in path])  # [3, N]
+  keys = jnp.broadcast_to(key, path.shape[1:])
+  keys, _ = jax.lax.scan(lambda k, data: (jax.vmap(jax.random.fold_in)(k, data), None), keys, path)
+  return jax.vmap(lambda k: jax.random.uniform(k, (spec.max_tokens,)), out_axes=1)(keys)
 
 
 def _mesh_of(params: policy.Params) -> Mesh | None:
