@@ -36,6 +36,10 @@ class Clock(Protocol):
   def time(self, name: str) -> contextlib.AbstractContextManager: ...
 
 
+SLOTS_MEANING = (
+  "Responses that each copy of the policy decodes at a time, others taking over as they end; 0 for "
+  "all of its responses at once. Bounds the memory of their keys and values."
+)
 PAIRINGS = ("paired", "free", "mixed")
 
 
@@ -61,6 +65,7 @@ class RolloutConfig:
     whole(1, MOST_ROWS),
     "Chunks that a step's prompts are sampled in; one is scored while the next is sampled.",
   )
+  decode_slots: int = knob(0, whole(0, MOST_ROWS), SLOTS_MEANING)
 
   def forced(self, responses: int) -> int:
     """How many of a prompt's responses begin with a forced tag."""
