@@ -21,7 +21,7 @@ from lhrm_jax.evaluation import suites
 from lhrm_jax.evaluation.judge import JudgeConfig
 from lhrm_jax.evaluation.suites.livecodebench import LiveCodeBenchConfig
 from lhrm_jax.sampling import ByMode, DialsConfig
-from lhrm_jax.sampling.sampler import SLOTS_MEANING
+from lhrm_jax.sampling.decoding import decode_slots
 from lhrm_jax.text import tags
 
 _AS_ALL = -1  # of a mode's own settings: as the others
@@ -86,7 +86,7 @@ class EvaluationConfig:
     "Slots of keys and values of a batch, at most: its prompts and the longest replies to each; 0 "
     "for no bound but `batch_prompts`.",
   )
-  decode_slots: int = knob(0, whole(0, MOST_ROWS), SLOTS_MEANING)
+  decode_slots: int = decode_slots()
   top_k: int = knob(0, whole(0), "Top-k sampling of all replies, 0 for none.")
   score_malformed: bool = knob(
     False,

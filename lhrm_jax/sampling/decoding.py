@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lhrm_jax import policy
+from lhrm_jax.config import MOST_ROWS, knob, whole
 from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.policy.cache import Readers
 
@@ -140,6 +141,16 @@ class _State:
   def needed(self) -> Array:
     """Int32 scalar, the first step whose column a live row attends to."""
     return jnp.min(jnp.where(self.done, jnp.iinfo(jnp.int32).max, self.since))
+
+
+def decode_slots() -> int:
+  """The knob that bounds the slots."""
+  return knob(
+    0,
+    whole(0, MOST_ROWS),
+    "Responses that each copy of the policy decodes at a time, others taking over as they end; 0 "
+    "for all at once. Bounds the memory of their keys and values.",
+  )
 
 
 def stages(slots: int) -> list[int]:

@@ -17,7 +17,7 @@ from lhrm_jax import parallel, policy
 from lhrm_jax.config import MOST_ROWS, SHARE, TEMPERATURE, knob, one_of, real, whole
 from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.sampling import dials as inference
-from lhrm_jax.sampling.decoding import Responses, Rules, decode
+from lhrm_jax.sampling.decoding import Responses, Rules, decode, decode_slots
 from lhrm_jax.sampling.dials import Dials
 from lhrm_jax.sampling.rollouts import LENGTH, STOPPED, Prompts, Rollouts
 from lhrm_jax.sampling.tokens import sample_tokens
@@ -36,10 +36,6 @@ class Clock(Protocol):
   def time(self, name: str) -> contextlib.AbstractContextManager: ...
 
 
-SLOTS_MEANING = (
-  "Responses that each copy of the policy decodes at a time, others taking over as they end; 0 for "
-  "all of its responses at once. Bounds the memory of their keys and values."
-)
 PAIRINGS = ("paired", "free", "mixed")
 
 
@@ -65,7 +61,7 @@ class RolloutConfig:
     whole(1, MOST_ROWS),
     "Chunks that a step's prompts are sampled in; one is scored while the next is sampled.",
   )
-  decode_slots: int = knob(0, whole(0, MOST_ROWS), SLOTS_MEANING)
+  decode_slots: int = decode_slots()
 
   def forced(self, responses: int) -> int:
     """How many of a prompt's responses begin with a forced tag."""
@@ -116,8 +112,7 @@ class SamplerSpec:
     top_p: see `sample_tokens`; by mode as the temperature.
     top_k: see `sample_tokens`; by mode as the temperature.
     forced: of the responses that are not paired, how many begin with a forced tag.
-    slots: rows that each copy of the policy decodes at a time; 0 for all of its rows. Fewer take
-      less memory, and change no response.
+    slots: rows that each copy of the policy decodes at a time; 0 for all. Changes no response.
   """
 
   samples: int
@@ -357,8 +352,8 @@ def row_uniforms(spec: SamplerSpec, prompt_ids: Array, key: Array) -> Array:
   """Returns one uniform number for every token of every row, `[T, N]`."""
   modes = jnp.arange(2) if spec.paired else jnp.array([_FREE])
   path = jnp.meshgrid(prompt_ids, modes, jnp.arange(spec.samples), indexing="ij")
-  # One loop over the path, since each copy of the generator takes a CPU half a second to compile.
   path = jnp.stack([x.reshape(-1) for x in path])  # [3, N]
+  # A loop, since each copy of the generator takes a CPU half a second to compile.
   keys = jnp.broadcast_to(key, path.shape[1:])
   keys, _ = jax.lax.scan(lambda k, data: (jax.vmap(jax.random.fold_in)(k, data), None), keys, path)
   return jax.vmap(lambda k: jax.random.uniform(k, (spec.max_tokens,)), out_axes=1)(keys)
