@@ -141,7 +141,8 @@ def test_slots_change_nothing_under_dials_truncation_and_free_modes(
     for slots in (0, 3)
   )
   assert_same(some, every)
-  assert (every.lengths[2:, 0, 0] > 4).all() and (every.lengths[:, 0, 1] == 1).all()
+  assert (every.lengths[2:, 0, 0] > 1).all() and every.lengths.max() > 5, "a thought is cut"
+  assert (every.lengths[:, 0, 1] == 1).all()
 
 
 def assert_same(rollouts, expected):
