@@ -217,10 +217,14 @@ def test_prompts_take_no_more_memory_for_more_samples(config, tokenizer):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads the text of a program for CPU")
-def test_no_step_copies_the_cache(config, params, tokenizer, prompts, ladders):
-  ladders(1, 1, 1, 64)  # one loop
-  text = compiled_decode(config, make_spec(tokenizer, max_tokens=30), params, prompts).as_text()
-  size = 36 * config.num_kv_heads * 29 * config.head_dim  # of one layer's keys
+@pytest.mark.parametrize(("slots", "blocks"), [(0, 1), (18, 2)])
+def test_no_step_copies_the_cache(config, params, tokenizer, prompts, ladders, slots, blocks):
+  ladders(1, 1, blocks, 1)
+  spec = make_spec(tokenizer, max_tokens=30, slots=slots)
+  text = compiled_decode(config, spec, params, prompts).as_text()
+  size = (
+    (slots or 36) * config.num_kv_heads * (29 // blocks) * config.head_dim
+  )  # of one layer's keys
   outside = text.index("ENTRY")
   copies = [
     (found.start(), np.prod([int(d) for d in found[1].split(",")]))
