@@ -2,8 +2,9 @@
 
     python -m benchmarks.rollout --out rollout.json
 
-Lengths are forced: a hybrid mix, and all rows at full length. Then the prefill of long prompts
-alone, for growing numbers of responses to each.
+Lengths are forced: a hybrid mix, a log-normal one, and all rows at full length. `--slots 0 16 32`
+decodes each mix with all rows at once, then with 16 and 32 at a time, refilled. Then the prefill of
+long prompts alone, for growing numbers of responses to each.
 """
 
 import argparse
@@ -26,10 +27,10 @@ from lhrm_jax.sampling import Prompts, Rollouts, SamplerSpec, sample
 _NO_EOS = -1  # lengths are forced
 
 
-def spec(samples: int, max_tokens: int) -> SamplerSpec:
+def spec(samples: int, max_tokens: int, slots: int = 0) -> SamplerSpec:
   """Paired sampling in which only its limit ends a response."""
   return SamplerSpec(
-    samples, max_tokens, paired=True, opening=OPENING, eos_ids=(_NO_EOS,), pad_id=0
+    samples, max_tokens, paired=True, opening=OPENING, eos_ids=(_NO_EOS,), pad_id=0, slots=slots
   )
 
 
@@ -51,8 +52,11 @@ def decode_work(config: PolicyConfig, rollouts: Rollouts) -> tuple[float, float]
 
 
 def run(config: PolicyConfig, params: policy.Params, prompts: Prompts, lengths: np.ndarray,
-        max_tokens: int, repeats: int) -> tuple[Rollouts, dict[str, list[float]], int]:  # fmt: skip
+        max_tokens: int, repeats: int, slots: int = 0,
+        ) -> tuple[Rollouts, dict[str, list[float]], int]:  # fmt: skip
   """Samples responses of these lengths `[B, 2, G]`, once to warm up and then `repeats` times.
+
+  A device decodes `slots` of them at a time, or all of its own where that is 0.
 
   Returns:
     The last rollouts, on the host; seconds of "prefill" and "decode" in each repetition; number of
@@ -62,7 +66,7 @@ def run(config: PolicyConfig, params: policy.Params, prompts: Prompts, lengths: 
   taken: dict[str, list[float]] = {"prefill": [], "decode": []}
   for repeat in range(repeats + 1):
     rollouts = sample(
-      config, spec(lengths.shape[2], max_tokens), params, prompts, jax.random.key(repeat),
+      config, spec(lengths.shape[2], max_tokens, slots), params, prompts, jax.random.key(repeat),
       limits=lengths, clock=clock,
     )  # fmt: skip
     parts = seconds_by_name(clock.take())
@@ -75,9 +79,9 @@ def run(config: PolicyConfig, params: policy.Params, prompts: Prompts, lengths: 
 
 
 def measure(config: PolicyConfig, params: policy.Params, prompts: Prompts, lengths: np.ndarray,
-            max_tokens: int, repeats: int) -> dict[str, Any]:  # fmt: skip
-  """Times sampling of responses of these lengths, each part beside its roofline."""
-  rollouts, taken, compiled = run(config, params, prompts, lengths, max_tokens, repeats)
+            max_tokens: int, repeats: int, slots: int = 0) -> dict[str, Any]:  # fmt: skip
+  """Times sampling of responses of these lengths, each part beside its roofline; see `run`."""
+  rollouts, taken, compiled = run(config, params, prompts, lengths, max_tokens, repeats, slots)
   ceiling = all_devices(ceilings(config.dtype))
   prefill = measuring.figure(taken["prefill"], *prefill_work(config, prompts), ceiling)
   decode = measuring.figure(taken["decode"], *decode_work(config, rollouts), ceiling)
@@ -120,6 +124,7 @@ def prefill_by_samples(config: PolicyConfig, params: policy.Params, prompts: Pro
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   measuring.add_shape_arguments(parser)
+  parser.add_argument("--slots", type=int, nargs="+", default=[0], help="0 for all rows")
   parser.add_argument("--long-prompt", type=int, default=512, help="tokens; its prefill, G by G")
   parser.add_argument("--group-sizes", type=int, nargs="+", default=[1, 2, 4, 8])
   args = parser.parse_args(argv)
@@ -129,7 +134,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   prompts = measuring.random_prompts(config.vocab_size, args.prompts, args.prompt_tokens)
   report = {"machine": measuring.machine(config.dtype), "arguments": vars(args) | {"out": None}}
   for name, lengths in measuring.mixes(args).items():
-    report[name] = measure(config, params, prompts, lengths, args.response_tokens, args.repeats)
+    for slots in args.slots:
+      report[f"{name}_slots_{slots}" if slots else name] = measure(
+        config, params, prompts, lengths, args.response_tokens, args.repeats, slots
+      )
   prompts = measuring.random_prompts(config.vocab_size, args.prompts, args.long_prompt)
   report["prefill_by_samples"] = prefill_by_samples(
     config, params, prompts, args.group_sizes, args.repeats

@@ -21,6 +21,7 @@ from lhrm_jax.evaluation import suites
 from lhrm_jax.evaluation.judge import JudgeConfig
 from lhrm_jax.evaluation.suites.livecodebench import LiveCodeBenchConfig
 from lhrm_jax.sampling import ByMode, DialsConfig
+from lhrm_jax.sampling.decoding import decode_slots
 from lhrm_jax.text import tags
 
 _AS_ALL = -1  # of a mode's own settings: as the others
@@ -85,6 +86,7 @@ class EvaluationConfig:
     "Slots of keys and values of a batch, at most: its prompts and the longest replies to each; 0 "
     "for no bound but `batch_prompts`.",
   )
+  decode_slots: int = decode_slots()
   top_k: int = knob(0, whole(0), "Top-k sampling of all replies, 0 for none.")
   score_malformed: bool = knob(
     False,
@@ -141,6 +143,14 @@ def _all_greedy(c: EvaluationConfig) -> str:
 def _draws(c: EvaluationConfig, mode: str) -> bool:
   """Whether a mode has a temperature of its own, above 0."""
   return getattr(c, mode).temperature > 0
+
+
+@idle(EvaluationConfig, "decode_slots")
+def _slots_for_all(c: EvaluationConfig) -> str:
+  most = c.batch_prompts * max(2 * c.samples, c.free_samples)
+  if c.decode_slots < most:
+    return ""
+  return f"at most {most:,} replies to evaluation.batch_prompts={c.batch_prompts} at a time"
 
 
 @idle(EvaluationConfig, "samples")

@@ -137,7 +137,7 @@ class Evaluator:
     names = tags.MODES if paired else (files.FREE,)
     spec = SamplerSpec.of(self._tokenizer, **{
       "samples": samples, "max_tokens": self.max_response_tokens, "paired": paired,
-      **self.settings.drawing(temperature), **changes,
+      "slots": self.settings.decode_slots, **self.settings.drawing(temperature), **changes,
     })  # fmt: skip
     known = parallel.gather_objects(log.known if log else {})[0]
     batches = self._batches(len(names) * samples)

@@ -138,6 +138,11 @@ def advice(plan: Plan, config: Any) -> list[str]:
       f"raise sampling_mesh.tensor (now {config.sampling_mesh.tensor}): fewer copies of the "
       f"weights per host; or hgpo.sampling_chunks (now {config.hgpo.sampling_chunks})."
     )
+  if plan.program == "rollout":
+    lines.append(
+      "bound the responses in memory with hgpo.decode_slots (now "
+      f"{config.hgpo.decode_slots or 'all'})."
+    )
   if config.policy.remat != "full" and plan.program in ("hft", "update"):
     lines.append(f"set policy.remat=full (now {config.policy.remat}).")
   lines.append("raise mesh.tensor: it splits activations too.")

@@ -113,17 +113,21 @@ class Programs:
   def _rollout(self) -> Program:
     c, tokens = self._config.hgpo, self._config.data.max_response_tokens
     drawing = (c.temperature, c.top_p, c.top_k)
-    spec = SamplerSpec(c.samples_per_mode, tokens, True, OPENING, _EOS, _PAD, *drawing)
+    spec = SamplerSpec(
+      c.samples_per_mode, tokens, True, OPENING, _EOS, _PAD, *drawing, slots=c.decode_slots
+    )
     fn = jax.jit(functools.partial(sample, self._policy, spec, mesh=self._host_mesh))
     rows = self._prompts_per_host * 2 * c.samples_per_mode
+    slots = min(rows, c.decode_slots * parallel.parts_of(self._host_mesh) or rows)
+    *first, last = blocks(tokens - 1, stage=0)
+    last += (-(-rows // slots) - 1) * (tokens - 1)  # all blocks are read from the second round on
     p = self._policy
     per_token = 2 * p.num_layers * p.num_kv_heads * p.head_dim * jnp.dtype(p.dtype).itemsize
     key = jax.eval_shape(lambda: jax.random.key(0))
     return Program(
       "rollout", f"{rows} rows of one host, {tokens:,} tokens each, prefill included",
       self._host_mesh, fn, (self._sampling_params(), self._host_prompts(), key),
-      trips=blocks(tokens - 1, stage=0),
-      kv_cache=rows * (tokens - 1) * per_token // self._host_mesh.size,
+      trips=(*first, last), kv_cache=slots * (tokens - 1) * per_token // self._host_mesh.size,
     )  # fmt: skip
 
   def _score(self) -> Program:

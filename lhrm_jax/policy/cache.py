@@ -46,6 +46,8 @@ class KVCache:
       transpose the cache.
     values: `[rows, K, S, D]` per layer.
     lengths: `[rows]` int32. Slots at and beyond a row's length are never attended to.
+    visible: `[rows, S]` bool, the slots that are attended to, where they are not the first ones;
+      lengths then say nothing.
     readers: token rows that attend to each row; `None` means `N / rows` consecutive ones.
     slots_last: whether keys are `[rows, K, D, S]`, the layout that decoding reads fastest: one
       query against many slots is a sum over `D` of vectors over `S`.
@@ -54,6 +56,7 @@ class KVCache:
   keys: PerLayer
   values: PerLayer
   lengths: Array
+  visible: Array | None = None
   readers: Readers | None = None
   slots_last: bool = dataclasses.field(default=False, metadata={"static": True})
 
@@ -94,19 +97,23 @@ def empty(config: PolicyConfig, rows: int, slots: int) -> KVCache:
   return KVCache(zeros(rows, k, d, slots), zeros(rows, k, slots, d), lengths, slots_last=True)
 
 
-def append(cache: KVCache, block: KVCache, at: Array | int) -> KVCache:
+def append(
+  cache: KVCache, block: KVCache, at: Array | int, wanted: Array | None = None
+) -> KVCache:  # fmt: skip
   """Writes `block` into slots `at, at + 1, ...` of every row, in place where XLA can.
 
-  Lengths become `at` plus the block's own: all rows of a cache grow together.
+  Lengths become `at` plus the block's own: all rows of a cache grow together. Where the scalar
+  `wanted` is false, the slots keep what they hold; `None` writes in any case.
   """
 
-  def write(buffer: Array, new: Array) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(buffer, new, at, axis=_SLOT_AXIS)
+  def write(buffer: Array, new: Array, axis: int = _SLOT_AXIS) -> Array:
+    if wanted is not None:
+      old = jax.lax.dynamic_slice_in_dim(buffer, at, new.shape[axis], axis)
+      new = jnp.where(wanted, new, old)
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new, at, axis)
 
   def write_keys(buffer: Array, new: Array) -> Array:
-    if not cache.slots_last:
-      return write(buffer, new)
-    return jax.lax.dynamic_update_slice_in_dim(buffer, new.swapaxes(-1, -2), at, axis=-1)
+    return write(buffer, new.swapaxes(-1, -2), -1) if cache.slots_last else write(buffer, new)
 
   return dataclasses.replace(
     cache,

@@ -264,7 +264,9 @@ class Decoder(nn.Module):
 
 def _context_mask(cache: KVCache, seen: Array) -> Array:
   """Whether a query attends to a cached slot, `[rows, N / rows, T or 1, S]`."""
-  valid = attention.length_mask(cache.lengths, cache.slots)[:, None, None, :]
+  valid = cache.visible
+  if valid is None:
+    valid = attention.length_mask(cache.lengths, cache.slots)
   if cache.readers:
     seen = seen[cache.readers.rows]
-  return valid & seen.reshape(cache.rows, -1, seen.shape[2], 1)
+  return valid[:, None, None, :] & seen.reshape(cache.rows, -1, seen.shape[2], 1)

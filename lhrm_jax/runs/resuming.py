@@ -14,8 +14,8 @@ from lhrm_jax.storage import urls
 # Keys that may differ when a run is resumed: they change where and how fast it runs, not results.
 FREE = ("allow_config_change", "checkpoint", "compilation_cache", "dpo.micro_batch_rows",
         "dpo.packed_length", "gates", "hft.micro_batch_rows", "hgpo.micro_batch_rows",
-        "hgpo.packed_length", "hgpo.reward_workers", "hgpo.sampling_chunks", "judging", "mesh",
-        "profile_steps", "rft.micro_batch_rows", "rft.packed_length",
+        "hgpo.decode_slots", "hgpo.packed_length", "hgpo.reward_workers", "hgpo.sampling_chunks",
+        "judging", "mesh", "profile_steps", "rft.micro_batch_rows", "rft.packed_length",
         "sampling_mesh")  # fmt: skip
 # Keys that may differ once training is over: the run is evaluated again.
 _OF_EVALUATION = ("data", "evaluation", "policy", "reward", "reward_by_source", "reward_model",

@@ -50,7 +50,7 @@ def make_rollout_fn(run: Setup, stream: int = 1, **changes: object) -> RolloutFn
   spec = SamplerSpec.of(run.tokenizer, **{
     "samples": c.samples, "max_tokens": run.config.data.max_response_tokens,
     "paired": c.pairing == "paired", "forced": c.forced(c.samples), "temperature": c.temperature,
-    "top_p": c.top_p, "top_k": c.top_k, **changes,
+    "top_p": c.top_p, "top_k": c.top_k, "slots": c.decode_slots, **changes,
   })  # fmt: skip
   stream_key = jax.random.fold_in(jax.random.key(run.config.seed), stream)
 

@@ -17,7 +17,7 @@ from lhrm_jax import parallel, policy
 from lhrm_jax.config import MOST_ROWS, SHARE, TEMPERATURE, knob, one_of, real, whole
 from lhrm_jax.policy import KVCache, PolicyConfig
 from lhrm_jax.sampling import dials as inference
-from lhrm_jax.sampling.decoding import Responses, Rules, decode
+from lhrm_jax.sampling.decoding import Responses, Rules, decode, decode_slots
 from lhrm_jax.sampling.dials import Dials
 from lhrm_jax.sampling.rollouts import LENGTH, STOPPED, Prompts, Rollouts
 from lhrm_jax.sampling.tokens import sample_tokens
@@ -61,6 +61,7 @@ class RolloutConfig:
     whole(1, MOST_ROWS),
     "Chunks that a step's prompts are sampled in; one is scored while the next is sampled.",
   )
+  decode_slots: int = decode_slots()
 
   def forced(self, responses: int) -> int:
     """How many of a prompt's responses begin with a forced tag."""
@@ -84,7 +85,16 @@ def forced_modes(modes: int, samples: int, forced: int) -> tuple[int, ...]:
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["temperature", "top_p", "top_k"],
-  meta_fields=["samples", "max_tokens", "paired", "opening", "eos_ids", "pad_id", "forced"],
+  meta_fields=[
+    "samples",
+    "max_tokens",
+    "paired",
+    "opening",
+    "eos_ids",
+    "pad_id",
+    "forced",
+    "slots",
+  ],
 )
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
@@ -102,6 +112,7 @@ class SamplerSpec:
     top_p: see `sample_tokens`; by mode as the temperature.
     top_k: see `sample_tokens`; by mode as the temperature.
     forced: of the responses that are not paired, how many begin with a forced tag.
+    slots: rows that each copy of the policy decodes at a time; 0 for all. Changes no response.
   """
 
   samples: int
@@ -114,6 +125,7 @@ class SamplerSpec:
   top_p: Array | float = 1.0
   top_k: Array | int = 0
   forced: int = 0
+  slots: int = 0
 
   @classmethod
   def of(
@@ -258,13 +270,13 @@ def _respond(
     return sample_tokens(logits, uniforms[0], *of_first)
 
   def draw(
-    logits: Array, step: Array, rows: Array, thinking: Array | None
+    logits: Array, index: Array, rows: Array, thinking: Array | None
   ) -> tuple[Array, Array, Array | None]:
     of_rows = (x[mode[rows]] if jnp.ndim(x) else x for x in settings)
-    drawn, logprob = sample_tokens(logits, uniforms[step, rows], *of_rows)
+    drawn, logprob = sample_tokens(logits, uniforms[index, rows], *of_rows)
     if thinking is None:
       return drawn, logprob, None
-    token, thinking = inference.cut(drawn, step, thinking, dials.budget[rows], dials.closing)
+    token, thinking = inference.cut(drawn, index, thinking, dials.budget[rows], dials.closing)
     heat = spec.temperature[tags.THINK] if jnp.ndim(spec.temperature) else spec.temperature
     of_policy = jax.nn.log_softmax(logits / jnp.where(heat > 0, heat, 1.0))
     written = jnp.take_along_axis(of_policy, token[:, None], axis=1)[:, 0]
@@ -273,8 +285,8 @@ def _respond(
   def is_eos(tokens: Array) -> Array:
     return jnp.isin(tokens, jnp.array(spec.eos_ids, jnp.int32))
 
-  def ends(tokens: Array, step: Array, rows: Array) -> Array:
-    return is_eos(tokens) | (step + 1 >= limits[rows])
+  def ends(tokens: Array, index: Array, rows: Array) -> Array:
+    return is_eos(tokens) | (index + 1 >= limits[rows])
 
   logits = policy.next_token_logits(config, params, prompts.last)  # [B, V]
   token, logprob = _first_tokens(spec, shape, logits, of_first[0], dials, draw_first)
@@ -285,9 +297,9 @@ def _respond(
     logprobs=jnp.zeros((t, n), jnp.float32).at[0].set(logprob),
     steps=jnp.zeros((n,), jnp.int32),
   )
-  rules = Rules(draw, ends, spec.pad_id, lockstep_axes)
+  rules = Rules(draw, ends, spec.pad_id, spec.slots, lockstep_axes)
   thinking = None if dials.budget is None else think
-  done = decode(config, params, prompts.prefix, first, rules, thinking)
+  done = decode(config, params, prompts.prefix, first, rules, thinking, early=think)
 
   is_end = is_eos(done.tokens)
   stopped = jnp.any(is_end & (jnp.arange(t)[:, None] < limits), axis=0)  # [N]
@@ -297,7 +309,7 @@ def _respond(
     "logprobs": done.logprobs.T.reshape(*shape, t),
     "lengths": lengths.reshape(shape),
     "finish_reason": jnp.where(stopped, STOPPED, LENGTH).astype(jnp.int32).reshape(shape),
-    "decode_steps": done.steps.reshape(shape),
+    "decode_steps": jnp.maximum(done.steps, lengths - 1).reshape(shape),
   }
 
 
@@ -339,17 +351,12 @@ def prefill(config: PolicyConfig, params: policy.Params, prompts: Prompts) -> tu
 def row_uniforms(spec: SamplerSpec, prompt_ids: Array, key: Array) -> Array:
   """Returns one uniform number for every token of every row, `[T, N]`."""
   modes = jnp.arange(2) if spec.paired else jnp.array([_FREE])
-
-  def of_row(prompt_id: Array, mode: Array, sample_index: Array) -> Array:
-    row_key = jax.random.fold_in(key, prompt_id)
-    row_key = jax.random.fold_in(jax.random.fold_in(row_key, mode), sample_index)
-    return jax.random.uniform(row_key, (spec.max_tokens,))
-
-  over_samples = jax.vmap(of_row, in_axes=(None, None, 0))
-  over_modes = jax.vmap(over_samples, in_axes=(None, 0, None))
-  over_prompts = jax.vmap(over_modes, in_axes=(0, None, None))
-  uniforms = over_prompts(prompt_ids, modes, jnp.arange(spec.samples))  # [B, M, G, T]
-  return uniforms.reshape(-1, spec.max_tokens).T
+  path = jnp.meshgrid(prompt_ids, modes, jnp.arange(spec.samples), indexing="ij")
+  path = jnp.stack([x.reshape(-1) for x in path])  # [3, N]
+  # A loop, since each copy of the generator takes a CPU half a second to compile.
+  keys = jnp.broadcast_to(key, path.shape[1:])
+  keys, _ = jax.lax.scan(lambda k, data: (jax.vmap(jax.random.fold_in)(k, data), None), keys, path)
+  return jax.vmap(lambda k: jax.random.uniform(k, (spec.max_tokens,)), out_axes=1)(keys)
 
 
 def _mesh_of(params: policy.Params) -> Mesh | None:

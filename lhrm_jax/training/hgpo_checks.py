@@ -182,6 +182,14 @@ def argument_problems(c: HGPOConfig) -> Iterator[str]:
 # ---- Without effect
 
 
+@idle(HGPOConfig, "decode_slots")
+def _slots_for_all(c: HGPOConfig) -> str:
+  rows = c.prompts_per_step // c.sampling_chunks * c.samples
+  if c.decode_slots < rows:
+    return ""
+  return f"only {rows:,} responses, of a step or one of its chunks, to decode at a time"
+
+
 @idle(HGPOConfig, "eval_hacc")
 def _no_evaluations(c: HGPOConfig) -> str:
   return "" if c.eval_every else "hgpo.eval_every=0"

@@ -173,8 +173,8 @@ def test_values_at_the_edge_of_what_is_allowed_run(tmp_path, monkeypatch):
     "hft.until.think": 1.0, "hgpo.clip_low": 1.0,
     "hgpo.clip_high": 0.0, "hgpo.alpha": 0.0, "hgpo.tag_weight": 0.0, "hgpo.ddof": 1,
     "hgpo.delta": 1e30, "hgpo.micro_batch_rows": 1000, "hgpo.sampling_chunks": 4,
-    "hgpo.packed_length": 49, "hgpo.temperature": 0.01, "checkpoint.every": 1,
-    "checkpoint.keep": 1, "numerics.max_dumps": 0, "gates.pinned_steps": 0,
+    "hgpo.decode_slots": 3, "hgpo.packed_length": 49, "hgpo.temperature": 0.01,
+    "checkpoint.every": 1, "checkpoint.keep": 1, "numerics.max_dumps": 0, "gates.pinned_steps": 0,
     "policy.num_kv_heads": 1, "policy.logprob_chunk": 1, "policy.attention_chunk": 7,
     "evaluation.prompts": 1, "evaluation.hacc_temperature": 0.0,
   })  # fmt: skip

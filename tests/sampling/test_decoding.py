@@ -13,10 +13,11 @@ import pytest
 
 from lhrm_jax import policy
 from lhrm_jax.runs.instruments import CompileCounter, Stopwatch, seconds_by_name
-from lhrm_jax.sampling import LENGTH, STOPPED, Prompts, decoding, sample, sampler
+from lhrm_jax.sampling import LENGTH, STOPPED, Dials, Prompts, decoding, sample, sampler
+from lhrm_jax.sampling.dials import closing_ids
 from lhrm_jax.sampling.sampler import row_uniforms
 from lhrm_jax.sampling.tokens import sample_tokens
-from tests.conftest import make_spec, policy_logits, replace
+from tests.conftest import EOS_IDS, make_spec, policy_logits, replace
 
 KEY = jax.random.key(7)
 T = 14
@@ -73,21 +74,24 @@ def lockstep(config, params, spec, prompts, limits):
 
 
 @pytest.mark.parametrize(
-  "ladder, scan_layers",
+  "ladder, scan_layers, slots",
   [
-    pytest.param((1, 1, 1, 1), False, marks=pytest.mark.slow),
-    pytest.param((3, 2, 4, 1), False, marks=pytest.mark.slow),
-    ((6, 1, 3, 5), True),
-    (None, True),
+    pytest.param((1, 1, 1, 1), False, 0, marks=pytest.mark.slow),
+    pytest.param((3, 2, 4, 1), False, 0, marks=pytest.mark.slow),
+    ((3, 1, 3, 5), True, 0),
+    (None, True, 0),
+    pytest.param((1, 1, 1, 1), False, 1, marks=pytest.mark.slow),
+    pytest.param((3, 2, 4, 1), True, 35, marks=pytest.mark.slow),
+    ((2, 1, 3, 5), False, 5),
   ],
-  ids=["one loop", "fine", "odd", "default"],
+  ids=["one loop", "fine", "odd", "default", "one slot", "one too few", "refilled"],
 )
-def test_equals_lockstep_whatever_the_stages_and_blocks(
-  config, params, tokenizer, prompts, ladders, ladder, scan_layers
+def test_equals_lockstep_whatever_the_stages_blocks_and_slots(
+  config, params, tokenizer, prompts, ladders, ladder, scan_layers, slots
 ):
   if ladder:
     ladders(*ladder)
-  spec, limits = make_spec(tokenizer, max_tokens=T), hybrid_limits()
+  spec, limits = make_spec(tokenizer, max_tokens=T, slots=slots), hybrid_limits()
   expected = lockstep(config, params, spec, prompts, limits)
   if scan_layers:
     layers = [params[f"layer_{i}"] for i in range(config.num_layers)]
@@ -117,6 +121,50 @@ def test_most_slots_are_live_on_a_hybrid_mix(config, params, tokenizer):
   assert 0.85 <= float(rollouts.live_slots) <= 1
   longest = int(rollouts.lengths.max()) - 1
   assert steps.sum() <= 0.7 * longest * steps.size, "short rows leave"
+
+
+def test_slots_change_nothing_under_dials_truncation_and_free_modes(
+  config, params, tokenizer, prompts, ladders
+):
+  """Rows that end with their first token never take a slot, and some prompts have no others."""
+  ladders(2, 1, 2, 5)
+  spec = make_spec(
+    tokenizer, samples=4, paired=False, forced=2, max_tokens=T, temperature=(1.3, 0.7, 1.0),
+    top_p=0.9,
+  )  # fmt: skip
+  spec = replace(spec, eos_ids=(*EOS_IDS, tokenizer.tag_ids.opening[1]))
+  dials = Dials(tag_bias=1.0, budget=3, closing=closing_ids(tokenizer, ""))
+  limits = np.full((6, 1, 4), T, np.int32)
+  limits[:2] = 1
+  every, some = (
+    sample(config, replace(spec, slots=slots), params, prompts, KEY, limits=limits, dials=dials)
+    for slots in (0, 3)
+  )
+  assert_same(some, every)
+  assert (every.lengths[2:, 0, 0] > 1).all() and every.lengths.max() > 5, "a thought is cut"
+  assert (every.lengths[:, 0, 1] == 1).all()
+
+
+def assert_same(rollouts, expected):
+  for name in ("responses", "lengths", "finish_reason"):
+    np.testing.assert_array_equal(getattr(rollouts, name), getattr(expected, name), err_msg=name)
+  np.testing.assert_allclose(rollouts.logprobs, expected.logprobs, atol=1e-5)
+
+
+def test_slots_are_refilled_and_bound_the_memory(config, params, tokenizer):
+  """A quarter of the rows on a log-normal mix, where thoughts take six times as long."""
+  spec = replace(make_spec(tokenizer, samples=8, max_tokens=48), eos_ids=(), slots=32)
+  prompts, rng = random_prompts(config, 8, 8), np.random.default_rng(0)
+  limits = np.array([12, 2])[None, :, None] * np.exp(0.5 * rng.standard_normal((8, 2, 8)))
+  limits = np.clip(np.rint(limits), 2, 48).astype(np.int32)
+  rollouts = sample(config, spec, params, prompts, KEY, limits=limits)
+  np.testing.assert_array_equal(rollouts.lengths, limits)
+  assert float(rollouts.live_slots) >= 0.85
+  some, every = (
+    compiled_decode(config, replace(spec, slots=slots), params, prompts).memory_analysis()
+    for slots in (32, 0)
+  )
+  assert some.temp_size_in_bytes < every.temp_size_in_bytes / 2
 
 
 def random_prompts(config, count, width):
@@ -169,10 +217,14 @@ def test_prompts_take_no_more_memory_for_more_samples(config, tokenizer):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads the text of a program for CPU")
-def test_no_step_copies_the_cache(config, params, tokenizer, prompts, ladders):
-  ladders(1, 1, 1, 64)  # one loop
-  text = compiled_decode(config, make_spec(tokenizer, max_tokens=30), params, prompts).as_text()
-  size = 36 * config.num_kv_heads * 29 * config.head_dim  # of one layer's keys
+@pytest.mark.parametrize(("slots", "blocks"), [(0, 1), (18, 2)])
+def test_no_step_copies_the_cache(config, params, tokenizer, prompts, ladders, slots, blocks):
+  ladders(1, 1, blocks, 1)
+  spec = make_spec(tokenizer, max_tokens=30, slots=slots)
+  text = compiled_decode(config, spec, params, prompts).as_text()
+  size = (
+    (slots or 36) * config.num_kv_heads * (29 // blocks) * config.head_dim
+  )  # of one layer's keys
   outside = text.index("ENTRY")
   copies = [
     (found.start(), np.prod([int(d) for d in found[1].split(",")]))
@@ -202,15 +254,17 @@ rows = conftest.arithmetic.Arithmetic(level_mix=(1, 2, 3, 4, 5, 6)).evaluation(6
 prompts = conftest.make_prompts(tokenizer, rows)
 spec, limits = conftest.make_spec(tokenizer, max_tokens=t.T), t.hybrid_limits()
 one = sample(config, spec, params, prompts, t.KEY, limits=limits)
-for sizes in ({"data": 2}, {"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+split = {"data": 2, "fsdp": 2, "tensor": 2}
+for sizes, slots in (({"data": 2}, 5), ({"data": 8}, 0), (split, 0), (split, 5)):
   devices = jax.devices()[: int(np.prod(list(sizes.values())))]
   mesh = parallel.make_mesh(**sizes, devices=devices)
   shardings = parallel.param_shardings(mesh, policy.logical_axes(config))
-  many = sample(config, spec, jax.device_put(params, shardings), prompts, t.KEY, limits=limits)
+  many = sample(
+    config, conftest.replace(spec, slots=slots), jax.device_put(params, shardings), prompts, t.KEY,
+    limits=limits,
+  )
   assert len(many.responses.sharding.device_set) == len(devices)
-  for name in ("responses", "lengths", "finish_reason"):
-    np.testing.assert_array_equal(getattr(many, name), getattr(one, name), err_msg=name)
-  np.testing.assert_allclose(many.logprobs, one.logprobs, atol=1e-5)
+  t.assert_same(many, one)
 """
 
 
