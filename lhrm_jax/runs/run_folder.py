@@ -18,6 +18,7 @@ import pathlib
 import platform
 import stat
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -50,6 +51,7 @@ class RunFolder:
     path: path of the folder on this machine.
     checkpoints: checkpoints of each stage.
     saved: the whole checkpoint that each stage resumes from, `None` without one.
+    began: start of the job by `time.perf_counter`, until its first stage has taken it.
   """
 
   def __init__(
@@ -61,6 +63,7 @@ class RunFolder:
     stages: training stages in order; empty for a job that never resumes, such as an evaluation.
     parts: pattern of the files that a job without stages adds to; it resumes if there are any.
     """
+    self.began: float | None = time.perf_counter()
     self.path, self._workdir = pathlib.Path(workdir), workdir
     self._bucket: Bucket | None = None
     self._config, self._stages, self._parts = config, stages, parts
