@@ -17,9 +17,9 @@ from lhrm_jax.runs import defaults
 # Axes of the update's mesh (data takes the remaining chips), devices that share a copy of the
 # weights in sampling, chunks that a step's prompts are sampled in, rows of HFT at a time.
 LAYOUTS = {
-  # 32 chips hold whole tiles of each matrix (docs/scaling.md).
+  # 32 chips hold whole tiles of each matrix (docs/scaling.md); v6e lacks the memory.
   "v5p-64": {"fsdp": 32, "tensor": 1, "sampling": 4, "rows": 64},
-  "v6e-64": {"fsdp": 32, "tensor": 1, "sampling": 4, "rows": 64},
+  "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},
   "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 4, "rows": 8},
 }
 
