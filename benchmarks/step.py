@@ -27,6 +27,7 @@ from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.runs.instruments import CompileCounter, Stopwatch, seconds_by_name
 from lhrm_jax.sampling import Prompts, Rollouts, sample
 from lhrm_jax.training import state as train_state
+from lhrm_jax.training.ahead import CompiledAhead, example_batch, example_rollouts
 from lhrm_jax.training.hgpo import HGPOBatch, HGPOConfig, make_hgpo_step
 from lhrm_jax.training.rollout_logprobs import make_score
 
@@ -76,15 +77,19 @@ def make_step(
   reference = jax.tree.map(jnp.copy, state.params)
   cast = jax.jit(policy.in_compute_dtype, static_argnums=0)
   spec = rollout.spec(samples, max_tokens)
-  c = HGPOConfig(micro_batch_rows=rows, beta=beta)
+  c = HGPOConfig(micro_batch_rows=rows, beta=beta, samples_per_mode=samples)
   score = make_score(config, update.OPENING, 1.0, c)
   learn = make_hgpo_step(config, c, update.OPENING, optimizer, schedule, mesh)
   advantages_of = jax.jit(lambda scores: hgpo.advantages(scores, alpha=1.0, delta=0.2))
   clock, steps = Stopwatch(), 0
 
   def step(prompts: Prompts, limits: np.ndarray) -> Step:
-    nonlocal state, steps
+    nonlocal state, steps, score, learn
     began = time.perf_counter()
+    if not steps:  # compiled while the first rollouts are sampled, as a job does
+      example = example_rollouts(c, *prompts.tokens.shape, max_tokens)
+      score = CompiledAhead(score, reference, example)
+      learn = CompiledAhead(learn, state, example_batch(c, example))
     weights = state.params if config.dtype == "float32" else cast(config, state.params)
     sampled = sample(
       config, spec, weights, prompts, jax.random.key(steps), limits=limits, clock=clock

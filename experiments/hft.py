@@ -21,6 +21,7 @@ from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.stage import Stage
 from lhrm_jax.runs.starting_policy import fresh_state
 from lhrm_jax.training import state as train_state
+from lhrm_jax.training.ahead import CompiledAhead
 from lhrm_jax.training.hft import make_hft_step
 
 _LOG_EVERY = 10
@@ -36,9 +37,12 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
     schedule, weight_decay=c.weight_decay, clip_norm=c.clip_norm, b2=c.b2
   )
   early_stop.check(evaluator, c.until)
-  state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
   rows = row_shape(run.config, run.mesh)
   update = make_hft_step(run.policy_config, optimizer, schedule, run.mesh, rows.at_a_time)
+  if stage.start < c.steps and not stage.finished:  # compiled while the policy is made or read
+    shapes = train_state.abstract(run.policy_config, optimizer, run.mesh)
+    update = CompiledAhead(update, shapes, demonstration_batch(run, stage.start)[0])
+  state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
   if parallel.is_writer():
     if stage.start < c.steps <= c.warmup_steps and not stage.finished:
       print(early_stop.warm_up_warning(c.steps, c.warmup_steps), file=sys.stderr, flush=True)
@@ -48,6 +52,7 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
 
   # ---- Loop: demonstrations -> update -> metrics, checkpoint
   may_stop, shown, done = bool(c.until.think or c.until.no_think), {}, stage.start
+  first_step: dict[str, float] = {}
   clock, began, since = instruments.Stopwatch(), time.perf_counter(), done
   with (
     stage.profiler as profiler,
@@ -62,12 +67,13 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
         state, metrics = update(state, batch)
         done += 1
         stage.guard.check(done, metrics, state.params, batch)
+      first_step |= stage.first_step()
       if done % _LOG_EVERY == 0 or done == c.steps:
         scalars = {name: float(value) for name, value in metrics.items()}
         scalars["data/long_demonstrations"] = long
         scalars |= repeats.epochs(run.config, run.task, setup.HFT, done)
-        scalars |= clock.means(done - since, time.perf_counter() - began)
-        began, since = time.perf_counter(), done
+        scalars |= clock.means(done - since, time.perf_counter() - began) | first_step
+        began, since, first_step = time.perf_counter(), done, {}
         writer.scalars(setup.HFT, done, scalars)
         shown["loss"] = scalars["loss"]
       finished, accuracy = done == c.steps, {}

@@ -35,6 +35,7 @@ from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.stage import Stage
 from lhrm_jax.runs.starting_policy import cold_start
 from lhrm_jax.training import state as train_state
+from lhrm_jax.training.ahead import CompiledAhead, example_batch, example_rollouts
 from lhrm_jax.training.hgpo import HGPOBatch, make_hgpo_step, mini_batches
 from lhrm_jax.training.rollout_logprobs import make_score
 from lhrm_jax.training.rollout_metrics import rollout_metrics
@@ -61,6 +62,14 @@ def train(
   stage.save_start(state)
   update = make_hgpo_step(run.policy_config, c, opening, optimizer, schedule, mesh)
   score = make_score(run.policy_config, opening, c.temperature, c)
+  if stage.start < c.steps:  # compiled while the first rollouts are sampled
+    data = run.config.data
+    example = example_rollouts(
+      c, c.prompts_per_step, data.max_prompt_tokens, data.max_response_tokens
+    )
+    score = CompiledAhead(score, reference, example)
+    part = mini_batches(example_batch(c, example), c.updates_per_rollout)[0]
+    update = CompiledAhead(update, state, part)
 
   # ---- What is watched
   logged = read_metrics(stage.workdir, setup.HGPO)
@@ -103,6 +112,7 @@ def train(
         parts = mini_batches(batch, c.updates_per_rollout)
         check = functools.partial(stage.guard.check, done)
         state, metrics = run_updates(update, state, parts * c.epochs, check)
+      first_step = stage.first_step()
 
       with clock.time("log"):
         metrics |= rollout_metrics(scored, c) | scored.judged.metrics() | refilled
@@ -110,6 +120,7 @@ def train(
         metrics |= repeats.epochs(run.config, run.task, setup.HGPO, done)
         log.write(done, scored)
         metrics["updates"] = done * c.updates
+        metrics |= first_step
       metrics |= bounds.check(done, metrics)
       metrics |= measured.take(scored.rollouts, c.epochs, began, scored_old=c.updates > 1)
       metrics["time/reward_total"] = scorer.take_seconds()

@@ -41,7 +41,7 @@ def main(_) -> None:
     programs = Programs(config, policy_config, topology)
     for name in _PROGRAMS.value:
       plans.append(make_plan(programs.make(name), topology))
-      show(plans[-1], advice(plans[-1], config), topology)
+      show(plans[-1], advice(plans[-1], config, topology), topology)
   if _JSON.value:
     about = {"topology": _TOPOLOGY.value, "config": plain(config)}
     content = {**about, "plans": [plan.to_json() for plan in plans]}

@@ -19,7 +19,8 @@ from lhrm_jax.runs import defaults
 # Axes of the update's mesh (data takes the remaining chips), devices that share a copy of the
 # weights in sampling, chunks that a step's prompts are sampled in, rows of HFT at a time.
 LAYOUTS = {
-  "v5p-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},
+  # 32 chips hold whole tiles of each matrix (docs/scaling.md); v6e lacks the memory.
+  "v5p-64": {"fsdp": 32, "tensor": 1, "sampling": 4, "rows": 64},
   "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},
   "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 4, "rows": 8},
 }
@@ -72,8 +73,9 @@ def on_chips(config: ConfigDict, chips: str, layouts: dict[str, dict[str, int]])
   config.sampling_mesh.tensor = layout["sampling"]
   config.hgpo.sampling_chunks = layout.get("chunks", 1)
   config.hft.micro_batch_rows = layout["rows"]
+  parts = int(chips.partition("-")[2]) // layout["tensor"]
   # In each part of the batch about as many tokens as one row of HFT has.
-  config.hgpo.micro_batch_rows = 3 * layout["fsdp"]
+  config.hgpo.micro_batch_rows = 4 * parts
   # Logits of 1,024 tokens at a time in each part of the batch.
-  config.policy.logprob_chunk = 1024 * int(chips.partition("-")[2]) // layout["tensor"]
+  config.policy.logprob_chunk = 1024 * parts
   return config

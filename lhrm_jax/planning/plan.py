@@ -14,6 +14,8 @@ from lhrm_jax.planning.programs import Program
 from lhrm_jax.policy import flash
 from lhrm_jax.training.state import TrainState
 
+_TILE = 16  # rows of a tile of bfloat16 in a TPU's memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -117,16 +119,24 @@ def make_plan(program: Program, topology: Topology) -> Plan:
   )
 
 
-def advice(plan: Plan, config: Any) -> list[str]:
-  """Settings to change where a program does not fit; none where it does.
+def advice(plan: Plan, config: Any, topology: Topology) -> list[str]:
+  """Settings to change where a program does not fit, or sends twice what it needs to.
 
   Args:
     plan: of the program.
-    config: has the sections `hft`, `hgpo`, `policy` and `sampling_mesh` of the run.
+    config: has the sections `hft`, `hgpo`, `mesh`, `policy` and `sampling_mesh` of the run.
+    topology: the chips.
   """
+  lines, width, fsdp = [], config.policy.hidden_size, config.mesh.fsdp
+  updates = plan.program in ("hft", "score", "update")
+  if updates and topology.chip.axes > 1 and fsdp > 1 and width % (_TILE * fsdp):
+    lines.append(
+      f"mesh.fsdp={fsdp} leaves {width / fsdp:g} rows of each matrix on a chip, no multiple of "
+      f"{_TILE}: the TPU compiler then sums whole matrices in place of gathering parts, twice "
+      "the bytes. Choose one that divides, and mesh.data for the other chips."
+    )
   if plan.fits:
-    return []
-  lines = []
+    return lines
   if plan.parameters + plan.optimizer > 0.6 * plan.hbm:
     lines.append("the state alone nearly fills the chip: raise mesh.fsdp or take more chips.")
   if plan.program in ("update", "score"):

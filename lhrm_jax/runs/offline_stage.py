@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import optax
 from ml_collections import ConfigDict
@@ -19,7 +19,9 @@ from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.stage import Stage
 from lhrm_jax.runs.starting_policy import starting_policy
 from lhrm_jax.training import state as train_state
+from lhrm_jax.training.ahead import CompiledAhead
 from lhrm_jax.training.state import TrainState
+from lhrm_jax.training.update import JittedStep
 
 Train = Callable[[setup.Setup, Stage, policy.Params, Reporting], tuple[int, policy.Params]]
 
@@ -59,7 +61,7 @@ def run_steps(
   stage: Stage,
   report: Reporting,
   state: TrainState,
-  update: Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]],
+  update: JittedStep,
   data: Data,
   batch_of: Callable[[int], offline.Batch],
   shown: Sequence[str] = ("loss",),
@@ -80,6 +82,8 @@ def run_steps(
   logged = read_metrics(stage.workdir, stage.name)
   watch = mode_choice.ThinkRateWatch(run, report.evaluator, writer, logged, stage.name)
   spent, clock = data.spent.resumed(logged), instruments.Stopwatch()
+  if stage.start < c.steps:
+    update = CompiledAhead(update, state, batch_of(stage.start).rows)
   with stage.profiler as profiler, ProgressBar(stage.name.upper(), c.steps) as bar:
     if watch.due(0):
       watch.measure(0, state.params)
@@ -94,7 +98,7 @@ def run_steps(
       metrics = {name: float(value) for name, value in metrics.items()}
       spent.flops += batch.flops
       metrics |= data.facts | spent.metrics(done) | {"epoch": done * data.epochs_per_step}
-      metrics |= clock.means(1, time.perf_counter() - began)
+      metrics |= clock.means(1, time.perf_counter() - began) | stage.first_step()
       writer.scalars(stage.name, done, metrics)
       evaluated = watch.measure(done, state.params) if watch.due(done) else {}
       bar.update(done, {name: metrics[name] for name in shown} | watch.latest)

@@ -20,6 +20,7 @@ import pathlib
 import platform
 import stat
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -55,6 +56,7 @@ class RunFolder:
     shared: whether all processes have the same folder.
     checkpoints: checkpoints of each stage.
     saved: the whole checkpoint that each stage resumes from, `None` without one.
+    began: start of the job by `time.perf_counter`, until its first stage has taken it.
   """
 
   def __init__(
@@ -66,6 +68,7 @@ class RunFolder:
     stages: training stages in order; empty for a job that never resumes, such as an evaluation.
     parts: pattern of the files that a job without stages adds to; it resumes if there are any.
     """
+    self.began: float | None = time.perf_counter()
     self.path, self._workdir, self.shared = pathlib.Path(workdir), workdir, True
     self._straight = False  # whether checkpoints are saved straight into the bucket
     self._bucket: Bucket | None = None

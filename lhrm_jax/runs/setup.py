@@ -197,7 +197,8 @@ def use_compilation_cache(folder: str) -> None:
   if folder:
     absolute = str(pathlib.Path(folder).expanduser().resolve())
     jax.config.update("jax_compilation_cache_dir", absolute)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # Each of a small policy's programs takes this long; what is left compiles faster than it loads.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def load_policy(

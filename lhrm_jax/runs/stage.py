@@ -36,6 +36,9 @@ class Stage:
     self._checkpoints, self._saved = folder.checkpoints[name], folder.saved[name]
     self.workdir = folder.path
     self._began = time.perf_counter()
+    # A job's first stage counts from the job's start: checks, data and weights are part of it.
+    self._waited_since: float | None = folder.began or self._began
+    folder.began = None
     record = self._saved.record if self._saved else {}
     self._seconds_before = record.get("seconds", 0.0)
     self.start = self._saved.step if self._saved else 0
@@ -100,6 +103,16 @@ class Stage:
     if stop:
       self._checkpoints.wait()
       raise Preempted(f"{self.name} step {done} is saved")
+
+  def first_step(self) -> dict[str, float]:
+    """After this process's first step `time/to_first_step`; nothing after later ones.
+
+    Seconds from the start of the job, or from that of the stage if another one trained before it.
+    """
+    if self._waited_since is None:
+      return {}
+    seconds, self._waited_since = time.perf_counter() - self._waited_since, None
+    return {"time/to_first_step": seconds}
 
   def seconds(self) -> float:
     """Returns the wall seconds spent in this stage, earlier processes included."""

@@ -6,7 +6,6 @@ whole responses after their prompts, so each block of rows has a loss and a grad
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from lhrm_jax.training.packed_rollouts import PackedRows
 from lhrm_jax.training.rollout_logprobs import RolloutLogprobs, pack, score_rows
 from lhrm_jax.training.state import TrainState
 from lhrm_jax.training.update import (
+  JittedStep,
   Metrics,
   accumulate_rows,
   apply_gradients,
@@ -293,6 +293,30 @@ def mini_batches(batch: HGPOBatch, count: int) -> tuple[HGPOBatch, ...]:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class HGPOStep:
+  """The update `step(state, batch) -> (state, metrics)`: packs a batch and runs `program` on it.
+
+  Attributes:
+    config: of the policy.
+    c: knobs of the update.
+    mesh: over these devices.
+    program: see `make_hgpo_program`; the state is donated.
+  """
+
+  config: PolicyConfig
+  c: HGPOConfig
+  mesh: Mesh
+  program: JittedStep
+
+  def __call__(self, state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
+    return self.program(state, pack_hgpo(self.config, self.c, self.mesh, batch))
+
+  def trace(self, state: TrainState, batch: HGPOBatch) -> jax.stages.Traced:
+    """Traces the program for these shapes."""
+    return self.program.trace(state, pack_hgpo(self.config, self.c, self.mesh, batch))
+
+
 def make_hgpo_step(
   config: PolicyConfig,
   c: HGPOConfig,
@@ -301,17 +325,10 @@ def make_hgpo_step(
   schedule: optax.Schedule,
   mesh: Mesh,
   objective_fn: Objective | None = None,
-) -> Callable[[TrainState, HGPOBatch], tuple[TrainState, dict[str, Array]]]:
-  """Returns the update: it packs a batch and runs `make_hgpo_program`; the state is donated.
-
-  Arguments and errors as of `make_hgpo_program`.
-  """
+) -> HGPOStep:
+  """Builds the update; arguments and errors as of `make_hgpo_program`."""
   program = make_hgpo_program(config, c, opening, optimizer, schedule, mesh, objective_fn)
-
-  def update(state: TrainState, batch: HGPOBatch) -> tuple[TrainState, dict[str, Array]]:
-    return program(state, pack_hgpo(config, c, mesh, batch))
-
-  return update
+  return HGPOStep(config, c, mesh, program)
 
 
 def make_hgpo_program(
@@ -322,7 +339,7 @@ def make_hgpo_program(
   schedule: optax.Schedule,
   mesh: Mesh,
   objective_fn: Objective | None = None,
-) -> Callable[[TrainState, PackedHGPO], tuple[TrainState, dict[str, Array]]]:
+) -> JittedStep:
   """Builds the jitted update over packed rows; the state is donated.
 
   Sums and counts are added over blocks of rows, so how responses lie in them changes memory and

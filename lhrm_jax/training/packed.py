@@ -88,7 +88,7 @@ class RowShape:
     def within(slots: int) -> int:
       return round((slots - prompt) / each)
 
-    held = min(per_device // 32, within(_LONG_ROW))
+    held = min(per_device // 64, within(_LONG_ROW))
     held = max(1, held, min(per_device // 16, within(_ROW)))
     return cls._of_length(c, c.packed_length or prompt + held * each, mesh)
 

@@ -35,30 +35,24 @@ class RolloutLogprobs:
   mode_logprobs: Array
 
 
-def make_score(
-  config: PolicyConfig,
-  opening: tuple[int, int],
-  temperature: float,
-  packing: PackingConfig | None = None,
-) -> Callable[[policy.Params, Rollouts], RolloutLogprobs]:
-  """Returns the function that scores sampled ids, for reference and old log-probabilities.
+class Score:
+  """`score(params, rollouts)`: log-probabilities of sampled ids, for the reference and the old.
 
   It packs rollouts that every process holds whole, computes them on the devices of the parameters,
   and returns numpy arrays.
-
-  Args:
-    config: static part of the policy.
-    opening: ids of the two opening tags.
-    temperature: sampling temperature of the rollouts.
-    packing: knobs of the rows; the defaults where it is `None`.
   """
-  program = functools.cache(functools.partial(make_score_program, config, opening, temperature))
 
-  def score(params: policy.Params, rollouts: Rollouts) -> RolloutLogprobs:
-    mesh, rollouts = parallel.mesh_of(params), jax.device_get(rollouts)
-    packed = pack(config, packing or PackingConfig(), mesh, rollouts)
-    rows = parallel.shard_rows(mesh, packed.rows)
-    found = jax.device_get(program(mesh, packed.shape.at_a_time)(params, rows))
+  def __init__(
+    self, config: PolicyConfig, opening: tuple[int, int], temperature: float, packing: PackingConfig
+  ):
+    """Arguments as of `make_score`."""
+    self._config, self._packing = config, packing
+    make = functools.partial(make_score_program, config, opening, temperature)
+    self._program = functools.cache(make)
+
+  def __call__(self, params: policy.Params, rollouts: Rollouts) -> RolloutLogprobs:
+    packed, program, rows = self._packed(params, rollouts)
+    found = jax.device_get(program(params, rows))
     shape = rollouts.responses.shape
     return RolloutLogprobs(
       packed.tokens_back(found.logprobs, shape),
@@ -66,7 +60,33 @@ def make_score(
       packed.prompts_back(found.mode_logprobs, shape[0]),
     )
 
-  return score
+  def trace(self, params: policy.Params, rollouts: Rollouts) -> jax.stages.Traced:
+    """Traces the program for these shapes."""
+    _, program, rows = self._packed(params, rollouts)
+    return program.trace(params, rows)
+
+  def _packed(self, params: policy.Params, rollouts: Rollouts):
+    mesh, rollouts = parallel.mesh_of(params), jax.device_get(rollouts)
+    packed = pack(self._config, self._packing, mesh, rollouts)
+    program = self._program(mesh, packed.shape.at_a_time)
+    return packed, program, parallel.shard_rows(mesh, packed.rows)
+
+
+def make_score(
+  config: PolicyConfig,
+  opening: tuple[int, int],
+  temperature: float,
+  packing: PackingConfig | None = None,
+) -> Score:
+  """Builds the scoring of sampled ids.
+
+  Args:
+    config: static part of the policy.
+    opening: ids of the two opening tags.
+    temperature: sampling temperature of the rollouts.
+    packing: knobs of the rows; the defaults where it is `None`.
+  """
+  return Score(config, opening, temperature, packing or PackingConfig())
 
 
 def make_score_program(

@@ -1,6 +1,7 @@
 """Gradients summed over blocks of rows and devices, divided once, and the optimiser's update."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -61,9 +62,11 @@ def accumulate_rows(
     at_a_time: rows of a block on each device; 0 for all.
   """
   blocks, used = row_blocks(batch, at_a_time)
+  # Inlined, but traced once for both the shapes and the loop.
+  of_block = jax.jit(functools.partial(gradients, loss_fn), inline=True)
 
   def gradients_of(i: Array) -> tuple[SumCount, policy.Params, Metrics]:
-    return gradients(loss_fn, params, block_of(blocks, i))
+    return of_block(params, block_of(blocks, i))
 
   shapes = jax.eval_shape(gradients_of, used)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -80,6 +83,7 @@ def map_rows(fn: Callable[[Any], Any], batch: Rows, at_a_time: int = 0) -> Any:
     at_a_time: likewise.
   """
   blocks, used = row_blocks(batch, at_a_time)
+  fn = jax.jit(fn, inline=True)  # traced once, see `accumulate_rows`
   shapes = jax.eval_shape(lambda i: fn(block_of(blocks, i)), used)
   lanes, count = jax.tree.leaves(blocks)[0].shape[:2]
 

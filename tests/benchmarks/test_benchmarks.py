@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -174,3 +175,14 @@ def test_a_driver_that_does_other_work_or_stops_is_an_error(tmp_path):
   with pytest.raises(RuntimeError, match="ZeroDivisionError"):
     driver.step([16] * 4)
   driver.close()
+
+
+def test_a_driver_needs_nothing_of_ours_installed():
+  code = "import sys; sys.modules['jax'] = None; import benchmarks.drivers.protocol"
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("mix", ["hybrid", "lognormal", "full"])
+def test_all_libraries_are_given_the_lengths_of_a_mix(mix):
+  expected = measuring.MIXES[mix](WORKLOAD.prompts, WORKLOAD.samples // 2, 16).ravel().tolist()
+  assert peers.row_lengths(WORKLOAD, mix) == expected

@@ -48,9 +48,8 @@ def reward() -> None:
 
 
 def logprobs() -> None:
-  make = rollout_logprobs.make_score
-  rollout_logprobs.make_score = lambda *args, **options: on_call(
-    make(*args, **options), AT,
+  rollout_logprobs.Score.__call__ = on_call(
+    rollout_logprobs.Score.__call__, AT,
     # An infinity would be clamped: a reference may give a token no chance.
     lambda s: dataclasses.replace(s, logprobs=jnp.asarray(s.logprobs).at[0, 0, 0, 1].set(jnp.nan)),
   )  # fmt: skip

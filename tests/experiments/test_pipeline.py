@@ -132,6 +132,14 @@ def test_nothing_is_compiled_after_the_first_step(workdir):
   assert steps[1]["perf/compiles"] == steps[2]["perf/compiles"]
 
 
+def test_the_first_step_of_each_stage_is_timed_once(workdir):
+  for stage in ("hft", "hgpo"):
+    rows = [row for row in rows_of(workdir, stage) if "loss" in row]
+    (first,) = [row for row in rows if "time/to_first_step" in row]
+    assert first is rows[0]
+    assert first["time/to_first_step"] > first["time/update"]
+
+
 def test_the_source_of_the_config_is_kept(workdir):
   assert (workdir / "config.py").read_bytes() == (ROOT / CONFIG).read_bytes()
 

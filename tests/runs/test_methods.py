@@ -67,6 +67,7 @@ class StandIn(SimpleNamespace):
       workdir=workdir, start=0, guard=guard, profiler=profiler, writer=Writer(), evaluator=None,
       begin=lambda _, fresh: fresh(), reference=lambda start: start,
       save_start=lambda _: None, end_step=lambda *_, **__: None, wait=lambda: None,
+      first_step=dict,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from lhrm_jax.objectives.objective import Objective
 from lhrm_jax.objectives.policy_objective import PolicyBatch, loss_weights, policy_objective
 from lhrm_jax.sampling import LENGTH
 from lhrm_jax.training import state as train_state
+from lhrm_jax.training.ahead import example_batch, example_rollouts
 from lhrm_jax.training.hgpo import (
   HGPOBatch,
   HGPOConfig,
@@ -460,6 +461,21 @@ def test_no_array_of_tokens_times_vocabulary(tokenizer, config, params, batch):
   assert max(sizes) < slots * vocabulary / 8
   temp = [c.memory_analysis().temp_size_in_bytes for c in (small, whole)]
   assert temp[1] - temp[0] > slots / 8 * vocabulary * 4, "the check must see a larger buffer"
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_example_has_the_shapes_of_any_rollouts(config, params, batch, epochs):
+  rollouts, mesh = batch.rollouts, parallel.mesh_of(params)
+  b, _, g, t = rollouts.responses.shape
+  c = objective(samples_per_mode=g, epochs=epochs)
+  if c.updates > 1:
+    batch = dataclasses.replace(batch, old=batch.ref)
+  example = example_batch(c, example_rollouts(c, b, rollouts.prompts.tokens.shape[1], t))
+  shapes = [
+    jax.tree.map(lambda x: (x.aval, x.sharding), pack_hgpo(config, c, mesh, of))
+    for of in (example, batch)
+  ]
+  assert shapes[0] == shapes[1], "else the program compiled ahead would not be the update's"
 
 
 def test_no_lengths_compile_a_second_program(config, params, tokenizer, batch):
