@@ -19,7 +19,7 @@ LAYOUTS = {
     "chunks": 4,
     "rows": 16,
     "responses": 2,
-  },  # fmt: skip
+  },
   "v5p-64": {"fsdp": 32, "tensor": 1, "sampling": 1, "rows": 64},
   "v6e-64": {"fsdp": 32, "tensor": 2, "sampling": 1, "rows": 32},
   "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 2, "rows": 8},
