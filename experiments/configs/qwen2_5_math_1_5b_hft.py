@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 from experiments.configs import qwen2_5_math_7b_hft
 
 LAYOUTS = {
-  "v5e-16": {"fsdp": 16, "tensor": 1, "sampling": 1, "chunks": 4, "rows": 16},
+  "v5e-16": {
+    "fsdp": 16,
+    "tensor": 1,
+    "sampling": 1,
+    "chunks": 4,
+    "rows": 16,
+    "responses": 2,
+  },
   "v5p-64": {"fsdp": 32, "tensor": 1, "sampling": 1, "rows": 64},
   "v6e-64": {"fsdp": 32, "tensor": 2, "sampling": 1, "rows": 32},
   "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 2, "rows": 8},

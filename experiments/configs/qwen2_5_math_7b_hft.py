@@ -74,8 +74,8 @@ def on_chips(config: ConfigDict, chips: str, layouts: dict[str, dict[str, int]])
   config.hgpo.sampling_chunks = layout.get("chunks", 1)
   config.hft.micro_batch_rows = layout["rows"]
   parts = int(chips.partition("-")[2]) // layout["tensor"]
-  # In each part of the batch about as many tokens as one row of HFT has.
-  config.hgpo.micro_batch_rows = 4 * parts
+  # Longest responses in each part of the batch: 4 have about as many tokens as one row of HFT.
+  config.hgpo.micro_batch_rows = layout.get("responses", 4) * parts
   # Logits of 1,024 tokens at a time in each part of the batch.
   config.policy.logprob_chunk = 1024 * parts
   return config
