@@ -127,7 +127,7 @@ def test_unknown_families_and_training_from_scratch_are_refused():
 
 def test_too_large_an_evaluation_is_refused_rather_than_repeating_itself():
   with pytest.raises(ValueError, match="tripling, level 1, has too few problems"):
-    ReasoningTasks(families=("tripling",)).evaluation(400)
+    ReasoningTasks(families=("tripling",)).evaluation(800)
 
 
 def test_held_out_is_a_tenth():

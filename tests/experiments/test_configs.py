@@ -14,7 +14,7 @@ from lhrm_jax.runs.config import from_config_dict
 
 FOLDER = pathlib.Path(configs.__file__).parent
 COMPARISONS = sorted(path.stem for path in FOLDER.glob("compare_*.py"))
-OTHERS = {"__init__", "defaults", "export", "sample", *COMPARISONS}  # not of one run
+OTHERS = {"__init__", "defaults", "export", "sample", "serve", *COMPARISONS}  # not of one run
 NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - OTHERS)
 
 

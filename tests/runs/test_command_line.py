@@ -64,16 +64,6 @@ def test_mistakes_are_explained(tmp_path, arguments, message):
   assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_several_processes_do_not_share_a_bucket(tmp_path, monkeypatch):
-  """Each would work in a folder of its own."""
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  config = arithmetic.get_config()
-  with pytest.raises(UserError, match="mount the bucket"), RunFolder("gs://b/run", config, ()):
-    pass
-  assert not list(tmp_path.iterdir())
-
-
 def test_a_bucket_out_of_reach_is_an_error_only_at_the_end(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   url, config = f"file://{tmp_path}/bucket/run", arithmetic.get_config()
