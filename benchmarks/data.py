@@ -1,10 +1,10 @@
 """Measures the preparation of data on synthetic rows of the paper's lengths, and reading it back.
 
-    python -m benchmarks.data write --rows 170000 --folder /tmp/mixture
-    python -m benchmarks.data prepare --folder /tmp/mixture --out data.json
-    python -m benchmarks.data processor --folder /tmp/small --out data.json
-    python -m benchmarks.data kills --folder /tmp/mixture --kills 5 --out data.json
-    python -m benchmarks.data feed --folder /tmp/mixture --out data.json
+    python -m benchmarks.data write --rows 170000 --folder build/mixture
+    python -m benchmarks.data prepare --folder build/mixture --out data.json
+    python -m benchmarks.data processor --folder build/small --out data.json
+    python -m benchmarks.data kills --folder build/mixture --kills 5 --out data.json
+    python -m benchmarks.data feed --folder build/mixture --out data.json
 
 `write` makes sources with planted duplicates, contamination and reasoning among the chat; `prepare`
 runs every step on them and counts what was found; `processor` does so in one process, whose seconds

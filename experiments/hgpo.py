@@ -36,9 +36,10 @@ from lhrm_jax.runs.stage import Stage
 from lhrm_jax.runs.starting_policy import cold_start
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.ahead import CompiledAhead, example_batch, example_rollouts
-from lhrm_jax.training.hgpo import HGPOBatch, make_hgpo_step, mini_batches
-from lhrm_jax.training.rollout_logprobs import make_score
+from lhrm_jax.training.hgpo import HGPOBatch, HGPOStep, make_hgpo_step, mini_batches
+from lhrm_jax.training.rollout_logprobs import Score, make_score
 from lhrm_jax.training.rollout_metrics import rollout_metrics
+from lhrm_jax.training.state import TrainState
 from lhrm_jax.training.update import run_updates
 
 _STAGES = (setup.HFT, setup.HGPO)
@@ -62,14 +63,8 @@ def train(
   stage.save_start(state)
   update = make_hgpo_step(run.policy_config, c, opening, optimizer, schedule, mesh)
   score = make_score(run.policy_config, opening, c.temperature, c)
-  if stage.start < c.steps:  # compiled while the first rollouts are sampled
-    data = run.config.data
-    example = example_rollouts(
-      c, c.prompts_per_step, data.max_prompt_tokens, data.max_response_tokens
-    )
-    score = CompiledAhead(score, reference, example)
-    part = mini_batches(example_batch(c, example), c.updates_per_rollout)[0]
-    update = CompiledAhead(update, state, part)
+  if stage.start < c.steps:
+    update, score = _compiled_ahead(run, update, score, state, reference)
 
   # ---- What is watched
   logged = read_metrics(stage.workdir, setup.HGPO)
@@ -119,8 +114,7 @@ def train(
         metrics["data/long_prompts"] = drawn.long
         metrics |= repeats.epochs(run.config, run.task, setup.HGPO, done)
         log.write(done, scored)
-        metrics["updates"] = done * c.updates
-        metrics |= first_step
+        metrics |= {"updates": done * c.updates} | first_step
       metrics |= bounds.check(done, metrics)
       metrics |= measured.take(scored.rollouts, c.epochs, began, scored_old=c.updates > 1)
       metrics["time/reward_total"] = scorer.take_seconds()
@@ -135,6 +129,18 @@ def train(
         stage.end_step(state, done, finished=done == c.steps, metrics=evaluated, reference=moved)
   stage.wait()
   return max(stage.start, c.steps), state.params
+
+
+def _compiled_ahead(
+  run: setup.Setup, update: HGPOStep, score: Score, state: TrainState, reference: policy.Params
+) -> tuple[CompiledAhead, CompiledAhead]:
+  """The update and the scoring, compiled while the first rollouts are sampled."""
+  c, data = run.config.hgpo, run.config.data
+  example = example_rollouts(
+    c, c.prompts_per_step, data.max_prompt_tokens, data.max_response_tokens
+  )
+  part = mini_batches(example_batch(c, example), c.updates_per_rollout)[0]
+  return CompiledAhead(update, state, part), CompiledAhead(score, reference, example)
 
 
 def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> None:

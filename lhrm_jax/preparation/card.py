@@ -59,7 +59,7 @@ def counted(work: Folder, index: Index, steps: Sequence[str]) -> dict[str, Any]:
   Returns:
     "sources" (rows read, left out as not wanted and bad, by source), "steps" (rows in and out of
     each, removals by source and reason, examples), "rows" and "tokens" by mode and source, and
-    "classifier", what was measured of it.
+    "classifier", its measurements.
   """
   sources: dict[str, dict[str, Any]] = {}
   for name in work.names(reading.COUNTS):

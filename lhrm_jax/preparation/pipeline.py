@@ -43,6 +43,7 @@ CHAT, WRONG, EXACT, NEAR, EVALUATED, LONG = REMOVING = (
   "chat", "answers", "exact_duplicates", "near_duplicates", "evaluation", "length",
 )  # fmt: skip
 _CONFIG = "config.json"
+_NEAR_FOUND = "near/clusters"  # near duplicates, below the work folder
 _RUNNING = ("workers", "executor", "executor_options")  # change nothing in what is written
 
 
@@ -88,7 +89,6 @@ def stages(
     data.max_prompt_tokens,
     {tags.MODES[tags.NO_THINK]: direct, tags.MODES[tags.THINK]: thinking},
   )
-  exact, near = f"{work}/exact", f"{work}/near"
   filters: list[PipelineStep] = []
   if chat:
     filters.append(ChatFilter(work, chat, c.chat_threshold, CHAT))
@@ -100,6 +100,26 @@ def stages(
   return [
     Stage("read", [reading.ReadSources(work, reading.units(data), c.part_rows)], c.tasks),
     *(fit if chat else []),
+    *_deduplication(c, work, filters),
+    Stage(
+      "tokenise",
+      [
+        Rows(work, (CHAT, WRONG, EXACT)),
+        MinhashDedupFilter(f"{work}/{_NEAR_FOUND}", Removal(work, NEAR, "near duplicate")),
+        *decontaminated,
+        Tokenise(work, tokenizer, limits, seed, LONG),
+      ],
+      c.tasks,
+    ),
+    Stage("shards", [WriteShards(work, out, c.shard_rows, c.most_rows, data.weights)], c.tasks),
+    Stage("index", [WriteIndex(work, out, tokenizer, suites, REMOVING)], 1),
+  ]
+
+
+def _deduplication(c: PrepareConfig, work: str, filters: Sequence[PipelineStep]) -> list[Stage]:
+  """Applies the filters, removes exact duplicates and finds near ones, in `_NEAR_FOUND`."""
+  exact, near = f"{work}/exact", f"{work}/near"
+  return [
     Stage(
       "filter",
       [Rows(work, ()), *filters, ExactDedupSignature(f"{exact}/signatures", exact_config())],
@@ -136,23 +156,11 @@ def stages(
       "clusters",
       [
         MinhashDedupCluster(
-          f"{near}/buckets", f"{near}/clusters", config=minhash_config(), lines_to_buffer=4096
+          f"{near}/buckets", f"{work}/{_NEAR_FOUND}", config=minhash_config(), lines_to_buffer=4096
         )
       ],
       1,
     ),
-    Stage(
-      "tokenise",
-      [
-        Rows(work, (CHAT, WRONG, EXACT)),
-        MinhashDedupFilter(f"{near}/clusters", Removal(work, NEAR, "near duplicate")),
-        *decontaminated,
-        Tokenise(work, tokenizer, limits, seed, LONG),
-      ],
-      c.tasks,
-    ),
-    Stage("shards", [WriteShards(work, out, c.shard_rows, c.most_rows, data.weights)], c.tasks),
-    Stage("index", [WriteIndex(work, out, tokenizer, suites, REMOVING)], 1),
   ]
 
 

@@ -36,7 +36,7 @@ class Stage:
     self._checkpoints, self._saved = folder.checkpoints[name], folder.saved[name]
     self.workdir = folder.path
     self._began = time.perf_counter()
-    # A job's first stage counts from the job's start: checks, data and weights are part of it.
+    # A job's first stage counts from the job's start: checks, data and weights included.
     self._waited_since: float | None = folder.began or self._began
     folder.began = None
     record = self._saved.record if self._saved else {}

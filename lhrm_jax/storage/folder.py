@@ -27,7 +27,7 @@ class Folder:
     self._local = isinstance(self._files, fsspec.implementations.local.LocalFileSystem)
 
   def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Content of a file, or bytes `start` to `stop - 1` of it.
+    """Content of a file, or its bytes from `start` to `stop - 1`.
 
     Raises:
       FileNotFoundError: there is none.
