@@ -16,10 +16,16 @@ from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, SamplerSpec, sample
 
 parallel.skip_absent_tpu()  # or every process of the tests begins with libtpu's errors
-# Compiling is most of what tests wait for; XLA's costlier passes change speed, and no result. The
-# variable is for jobs that tests start as processes of their own.
+# Compiling is most of what tests wait for. These change speed and no result: without
+# XLA's costlier passes, in one thread, and with the kernels of before its fusion emitters where it
+# still has them, the small policy's update takes 1.5 processor seconds in place of 7. The variables
+# are for jobs that tests start as processes of their own.
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):
+  _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
 
 # The files that take longest, first: with two workers, one that came last would run alone.
 _LONGEST = (

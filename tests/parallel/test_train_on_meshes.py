@@ -11,8 +11,7 @@ def train_on_meshes(*args: str, timeout: float) -> None:
   """In a process of its own with 8 virtual devices, which would slow the other tests down."""
   result = subprocess.run(
     [sys.executable, "-m", "tests.parallel.train_on_meshes", *args],
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-         "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
     capture_output=True, text=True, timeout=timeout, check=False,
   )  # fmt: skip
   assert result.returncode == 0, result.stderr[-3000:]

@@ -1,6 +1,6 @@
 """Trains a small policy on meshes given as `data,fsdp,tensor`, and holds each against one device.
 
-  XLA_FLAGS=--xla_force_host_platform_device_count=8 \\
+  JAX_NUM_CPU_DEVICES=8 \\
       python -m tests.parallel.train_on_meshes --hft 10 --hgpo 5 8,1,1 2,2,2
 
 Run by the tests in a process of its own, since devices cannot be added to one that runs.

@@ -194,8 +194,7 @@ for actual, expected in zip(jax.tree.leaves(fused(placed)), jax.tree.leaves(plai
 @pytest.mark.slow
 def test_splash_runs_on_the_rows_and_heads_of_each_device():
   """Packed and padded rows over 2 x 2 devices, heads over 2: values and all gradients."""
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
   done = subprocess.run(
     [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True,
     timeout=300, check=False,

@@ -130,7 +130,7 @@ assert kernel.addressable_shards[0].data.size == kernel.size // 8
 
 
 def test_parameters_land_in_the_given_shardings_on_eight_devices():
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+  env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
   run = [sys.executable, "-c", SHARDED_LOAD, str(GOLDEN / "qwen3_sharded")]
   done = subprocess.run(run, env=env, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

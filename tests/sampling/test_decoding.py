@@ -270,10 +270,9 @@ for sizes, slots in (({"data": 2}, 5), ({"data": 8}, 0), (split, 0), (split, 5))
 
 def test_devices_change_nothing():
   """On 8 virtual devices, in a process of its own: over 2, over 8, and with the policy in parts."""
-  flags = "--xla_force_host_platform_device_count=8"
   result = subprocess.run(
     [sys.executable, "-c", ON_DEVICES],
-    env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
     capture_output=True, text=True, timeout=300, check=False,
   )  # fmt: skip
   assert result.returncode == 0, result.stderr[-3000:]
