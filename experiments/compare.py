@@ -16,12 +16,14 @@ from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation.comparison import compare as compared
 from lhrm_jax.evaluation.comparison_report import write_comparison
-from lhrm_jax.runs import command_line, compare, compare_records, setup
-from lhrm_jax.runs.config import plain
+from lhrm_jax.runs import command_line, compare, compare_records
+from lhrm_jax.runs.config import HFT, plain
 from lhrm_jax.runs.gates import GateError
 from lhrm_jax.runs.nonfinite import NonFiniteError
+from lhrm_jax.runs.paths import with_absolute_paths
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.run_folder import warn
+from lhrm_jax.runs.versions import current_versions
 from lhrm_jax.storage import urls
 
 # What trains an arm: functions of a config, a run folder and what listens for signals.
@@ -44,10 +46,10 @@ def run_arm(plan: compare.Comparison, arm: compare.Arm, seed: int, workdir, pree
   if not start:
     made = workdir / "start" / str(seed)
     run_once(hft.job, plan.start(seed), made, preemption)
-    start = str(made / "checkpoints" / setup.HFT)
+    start = str(made / "checkpoints" / HFT)
     # It was evaluated there: once for all arms, which count it as their step 0.
     step = None if arm.job == compare.EVALUATION_ONLY else 0
-    evaluation = pathlib.Path("evaluation") / f"{setup.HFT}.json"
+    evaluation = pathlib.Path("evaluation") / f"{HFT}.json"
     if parallel.is_writer():
       compare_records.share_evaluation(made / evaluation, folder / evaluation, step)
   sampled = ""
@@ -71,14 +73,14 @@ def write_report(plan: compare.Comparison, workdir, failed: dict[str, str]) -> N
     arms = {arm.name: {"job": arm.job, "overrides": dict(arm.overrides)} for arm in plan.arms}
     page = write_comparison(
       workdir, compared(finished), arms=arms, failed=failed, config=plain(plan.base),
-      versions=setup.versions(),
+      versions=current_versions(),
     )  # fmt: skip
     tables = (workdir / "compare.md").read_text(encoding="utf-8")
     print(f"\n{tables}\nComparison:  {page}", flush=True)
 
 
 def main(_) -> None:
-  plan = compare.of_config(setup.with_absolute_paths(_CONFIG.value), JOBS)
+  plan = compare.of_config(with_absolute_paths(_CONFIG.value), JOBS)
   if urls.is_url(_WORKDIR.value):
     raise UserError("--workdir is a URL, and a comparison is many run folders: name a folder here.")
   workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()

@@ -11,6 +11,8 @@ import functools
 
 from lhrm_jax import policy
 from lhrm_jax.runs import command_line, offline, offline_stage, setup
+from lhrm_jax.runs.config import DPO
+from lhrm_jax.runs.paths import with_absolute_paths
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.reporting import Reporting
 from lhrm_jax.runs.stage import Stage
@@ -40,12 +42,12 @@ def train(
   return offline_stage.run_steps(run, stage, report, state, update, preferred, batch_of, shown)
 
 
-job = functools.partial(offline_stage.job, setup.DPO, train)
+job = functools.partial(offline_stage.job, DPO, train)
 
 
 def main(_) -> None:
   with Preemption() as preemption:
-    job(setup.with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
+    job(with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 from lhrm_jax.errors import UserError
 from lhrm_jax.runs import command_line, output_folders, reporting, setup
 from lhrm_jax.runs.config import Config, from_config_dict
+from lhrm_jax.runs.paths import with_absolute_paths
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.starting_policy import stage_and_step
@@ -24,7 +25,7 @@ def job(c: Config, workdir: str, preemption: Preemption) -> None:
 
 
 def main(_) -> None:
-  c = from_config_dict(setup.with_absolute_paths(_CONFIG.value))
+  c = from_config_dict(with_absolute_paths(_CONFIG.value))
   if not c.init_from:
     raise UserError("Name the run to evaluate: --config.init_from=RUN.")
   workdir = _WORKDIR.value or output_folders.evaluation_folder(c.init_from)

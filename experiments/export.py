@@ -13,7 +13,7 @@ from absl import flags
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import command_line, output_folders, setup
+from lhrm_jax.runs import command_line, loading, output_folders
 from lhrm_jax.runs.model_card import adapted_model, model_card
 
 
@@ -29,9 +29,9 @@ def main(_) -> None:
     raise UserError(
       f"dtype={c.dtype} would change nothing: adapter=True saves adapters in float32. Leave it out."
     )
-  run, _ = setup.find_checkpoint(c.init_from)
+  run, _ = loading.find_checkpoint(c.init_from)
   card = model_card(run, c.adapter)
-  config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
+  config, tokenizer, params = loading.load_policy(c.init_from, parallel.make_mesh())
   try:
     if c.adapter:
       policy.export_adapter(out, config, params, tokenizer, card, adapted_model(run))

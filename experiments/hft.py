@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from lhrm_jax import parallel, policy
 from lhrm_jax.data.read_ahead import ReadAhead
 from lhrm_jax.runs import command_line, early_stop, instruments, repeats, setup
-from lhrm_jax.runs.config import Config
+from lhrm_jax.runs.config import HFT, Config
 from lhrm_jax.runs.demonstrations import demonstration_batch, row_shape
+from lhrm_jax.runs.paths import with_absolute_paths
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.progress import ProgressBar
 from lhrm_jax.runs.reporting import Reporting
@@ -71,10 +72,10 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
       if done % _LOG_EVERY == 0 or done == c.steps:
         scalars = {name: float(value) for name, value in metrics.items()}
         scalars["data/long_demonstrations"] = long
-        scalars |= repeats.epochs(run.config, run.task, setup.HFT, done)
+        scalars |= repeats.epochs(run.config, run.task, HFT, done)
         scalars |= clock.means(done - since, time.perf_counter() - began) | first_step
         began, since, first_step = time.perf_counter(), done, {}
-        writer.scalars(setup.HFT, done, scalars)
+        writer.scalars(HFT, done, scalars)
         shown["loss"] = scalars["loss"]
       finished, accuracy = done == c.steps, {}
       if done % c.until.check_every == 0:
@@ -82,7 +83,7 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
         accuracy = early_stop.forced_accuracy(evaluator, weights, c.until)
         shown |= accuracy
         accuracy = {f"eval/{mode}": value for mode, value in accuracy.items()}
-        writer.scalars(setup.HFT, done, accuracy)
+        writer.scalars(HFT, done, accuracy)
         finished = finished or early_stop.reached(accuracy, c.until)
       bar.update(done, shown)
       if finished and done < c.steps:
@@ -94,20 +95,20 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
 
 def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> None:
   """Hybrid Fine-Tuning of a config in a run folder, with its evaluation and report."""
-  with RunFolder(workdir, config, stages=(setup.HFT,)) as folder:
+  with RunFolder(workdir, config, stages=(HFT,)) as folder:
     run = setup.make(config, folder.policy if folder.newest else None)
-    setup.check_rows(run, (setup.HFT,))
+    setup.check_rows(run, (HFT,))
     folder.describe(run)
-    with Reporting(run, folder, preemption, stages=(setup.HFT,)) as report:
-      stage = Stage(setup.HFT, run, folder, report.writer, preemption)
+    with Reporting(run, folder, preemption, stages=(HFT,)) as report:
+      stage = Stage(HFT, run, folder, report.writer, preemption)
       step, params = train(run, stage, report)
-      report.took(setup.HFT, stage.seconds())
-      report.evaluate(setup.HFT, step, params)
+      report.took(HFT, stage.seconds())
+      report.evaluate(HFT, step, params)
 
 
 def main(_) -> None:
   with Preemption() as preemption:
-    job(setup.with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
+    job(with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from lhrm_jax.runs import (
   setup,
   validation,
 )
-from lhrm_jax.runs.config import Config
+from lhrm_jax.runs.config import HFT, HGPO, Config
 from lhrm_jax.runs.metric_writer import read_metrics
+from lhrm_jax.runs.paths import with_absolute_paths
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.progress import ProgressBar
 from lhrm_jax.runs.reporting import Reporting
@@ -42,7 +43,7 @@ from lhrm_jax.training.rollout_metrics import rollout_metrics
 from lhrm_jax.training.state import TrainState
 from lhrm_jax.training.update import run_updates
 
-_STAGES = (setup.HFT, setup.HGPO)
+_STAGES = (HFT, HGPO)
 
 
 def train(
@@ -67,7 +68,7 @@ def train(
     update, score = _compiled_ahead(run, update, score, state, reference)
 
   # ---- What is watched
-  logged = read_metrics(stage.workdir, setup.HGPO)
+  logged = read_metrics(stage.workdir, HGPO)
   watch = mode_choice.ThinkRateWatch(run, report.evaluator, report.writer, logged)
   bounds = gates.of_config(run.config.gates, logged)
   log = RolloutLog(stage.workdir, report.writer)
@@ -112,13 +113,13 @@ def train(
       with clock.time("log"):
         metrics |= rollout_metrics(scored, c) | scored.judged.metrics() | refilled
         metrics["data/long_prompts"] = drawn.long
-        metrics |= repeats.epochs(run.config, run.task, setup.HGPO, done)
+        metrics |= repeats.epochs(run.config, run.task, HGPO, done)
         log.write(done, scored)
         metrics |= {"updates": done * c.updates} | first_step
       metrics |= bounds.check(done, metrics)
       metrics |= measured.take(scored.rollouts, c.epochs, began, scored_old=c.updates > 1)
       metrics["time/reward_total"] = scorer.take_seconds()
-      report.writer.scalars(setup.HGPO, done, metrics)
+      report.writer.scalars(HGPO, done, metrics)
       evaluated = watch.measure(done, state.params) if watch.due(done) else {}
       bar.update(done, {name: metrics[name] for name in ("loss", "reward")} | watch.latest)
       # Last, once all of the step is logged; its time is in the next step's metrics.
@@ -147,7 +148,7 @@ def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> No
   """Both stages of a config in a run folder, with their evaluations and report."""
   with RunFolder(workdir, config, stages=_STAGES) as folder:
     run = setup.make(config, folder.policy if folder.newest else None)
-    setup.check_rows(run, _STAGES if run.params is None else (setup.HGPO,))
+    setup.check_rows(run, _STAGES if run.params is None else (HGPO,))
     if parallel.is_writer():
       for warning in validation.warnings(run.config):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -155,25 +156,25 @@ def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> No
     with Reporting(run, folder, preemption, stages=_STAGES) as report:
 
       def fine_tune() -> tuple[int, policy.Params]:
-        stage = Stage(setup.HFT, run, folder, report.writer, preemption)
+        stage = Stage(HFT, run, folder, report.writer, preemption)
         reached = hft.train(run, stage, report)
-        report.took(setup.HFT, stage.seconds())
+        report.took(HFT, stage.seconds())
         return reached
 
       step, params = cold_start(run, folder, report, fine_tune)
-      report.evaluate(setup.HFT, step, params)
+      report.evaluate(HFT, step, params)
       if run.config.hgpo.steps:
         if (note := mode_choice.note(run.config)) is not None:
           report.note(note)
-        stage = Stage(setup.HGPO, run, folder, report.writer, preemption)
+        stage = Stage(HGPO, run, folder, report.writer, preemption)
         step, params = train(run, stage, params, report)
-        report.took(setup.HGPO, stage.seconds())
-        report.evaluate(setup.HGPO, step, params)
+        report.took(HGPO, stage.seconds())
+        report.evaluate(HGPO, step, params)
 
 
 def main(_) -> None:
   with Preemption() as preemption:
-    job(setup.with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
+    job(with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ between the steps elsewhere than in OUT/work. Needs pip install 'lhrm_jax[data]'
 from absl import flags
 
 from lhrm_jax.errors import UserError, as_user_error
-from lhrm_jax.runs import command_line, evaluated, setup
+from lhrm_jax.runs import command_line, evaluated
 from lhrm_jax.runs.config import Config, from_config_dict, plain
+from lhrm_jax.runs.paths import with_absolute_paths
 
 
 def job(c: Config, out: str, work: str) -> None:
@@ -41,7 +42,7 @@ def job(c: Config, out: str, work: str) -> None:
 
 
 def main(_) -> None:
-  c = from_config_dict(setup.with_absolute_paths(_CONFIG.value))
+  c = from_config_dict(with_absolute_paths(_CONFIG.value))
   job(c, _OUT.value, _WORK.value or f"{_OUT.value}/work")
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from lhrm_jax.errors import UserError
 from lhrm_jax.runs import command_line, nonfinite, replaying, setup
 from lhrm_jax.runs.config import of_older_run
+from lhrm_jax.runs.json_files import read_json
 
 _MANY = 12  # arrays listed; more are only counted
 
@@ -27,7 +28,7 @@ def main(argv) -> None:
   dump = pathlib.Path(argv[1]).expanduser().absolute()
   try:
     about, params, batch = nonfinite.load_dump(dump)
-    config = setup.read_json(dump.parent.parent / "config.json")
+    config = read_json(dump.parent.parent / "config.json")
   except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
     raise UserError(f"{dump} is not a dump in a run folder: {error}.") from error
   run = setup.make(of_older_run(config)[0], dump.parent.parent / "policy")

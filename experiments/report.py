@@ -16,7 +16,7 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation.comparison import compare
 from lhrm_jax.evaluation.comparison_report import write_comparison
 from lhrm_jax.evaluation.report import write_report
-from lhrm_jax.runs import command_line, reading_runs, setup
+from lhrm_jax.runs import command_line, loading, reading_runs
 
 
 def report(run: pathlib.Path) -> pathlib.Path:
@@ -54,7 +54,7 @@ def main(argv) -> None:
     print(f"Report:      {report(runs[0])}")
     return
   out = pathlib.Path(_OUT.value or runs[0].parent / "comparison").expanduser().absolute()
-  if setup.is_run(out):
+  if loading.is_run(out):
     raise UserError(f"--out {out} is a run's folder: choose another for the comparison.")
   page = comparison(runs, out)
   tables = (out / "compare.md").read_text(encoding="utf-8")

@@ -18,7 +18,8 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.rewards.rollout_files import write_rollouts
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
 from lhrm_jax.runs import command_line, instruments, rollouts, setup
-from lhrm_jax.runs.config import Config, from_config_dict
+from lhrm_jax.runs.config import HGPO, Config, from_config_dict
+from lhrm_jax.runs.paths import with_absolute_paths
 from lhrm_jax.runs.preemption import Preempted, Preemption
 from lhrm_jax.runs.progress import ProgressBar
 from lhrm_jax.runs.run_folder import RunFolder
@@ -78,14 +79,14 @@ def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> No
     raise UserError("hgpo.steps=0 leaves nothing to sample: set --config.rollouts.steps=N.")
   with RunFolder(workdir, config, stages=(), parts=_PARTS) as folder:
     run = setup.make(config)
-    setup.check_rows(run, (setup.HGPO,))
+    setup.check_rows(run, (HGPO,))
     folder.describe(run)
     sample_steps(run, folder, preemption)
 
 
 def main(_) -> None:
   with Preemption() as preemption:
-    job(setup.with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
+    job(with_absolute_paths(_CONFIG.value), _WORKDIR.value, preemption)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import routers
 from lhrm_jax.runs import command_line, output_folders, setup, tradeoffs
 from lhrm_jax.runs.config import Config, from_config_dict
+from lhrm_jax.runs.paths import with_absolute_paths
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.reporting import Reporting
 from lhrm_jax.runs.run_folder import RunFolder
@@ -53,7 +54,7 @@ def job(c: Config, workdir: str, preemption: Preemption) -> None:
 
 
 def main(_) -> None:
-  c = from_config_dict(setup.with_absolute_paths(_CONFIG.value))
+  c = from_config_dict(with_absolute_paths(_CONFIG.value))
   if not c.init_from or not c.rollouts.path:
     raise UserError(
       "Name the policy, and its rollouts on the training prompts (experiments.rollouts): "

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lhrm_jax import parallel, policy
 from lhrm_jax.errors import UserError, as_user_error
-from lhrm_jax.runs import command_line, replies, setup
+from lhrm_jax.runs import command_line, loading, replies, setup
 from lhrm_jax.sampling import Dials, SamplerSpec, mode_logprobs, prefill, sample
 from lhrm_jax.sampling.dials import biased, decided
 from lhrm_jax.text import tags
@@ -33,7 +33,7 @@ def main(argv) -> None:
     )
   set_dials = replies.dials_of(c.dials)
   setup.use_compilation_cache(c.compilation_cache)
-  config, tokenizer, params = setup.load_policy(c.init_from, parallel.make_mesh())
+  config, tokenizer, params = loading.load_policy(c.init_from, parallel.make_mesh())
   with as_user_error(ValueError):
     dials = Dials.of(set_dials, tokenizer)
   for question in questions:

@@ -12,7 +12,7 @@ from absl import flags
 
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError, as_user_error
-from lhrm_jax.runs import command_line, served, setup
+from lhrm_jax.runs import command_line, loading, served, setup
 
 
 def main(_) -> None:
@@ -34,10 +34,10 @@ def main(_) -> None:
     lanes = ("core", c.init_from, settings), ("fast", settings.fast.init_from, settings.fast)
     for lane, init_from, knobs in lanes:
       if init_from:
-        config, tokenizer, params = setup.load_policy(init_from, mesh)
+        config, tokenizer, params = loading.load_policy(init_from, mesh)
         draft = None
         if knobs.draft not in ("", "int8"):
-          draft = setup.load_policy(knobs.draft, mesh)[::2]
+          draft = loading.load_policy(knobs.draft, mesh)[::2]
         policies[lane] = server.Policy(config, params, tokenizer, draft)
     server.serve(
       policies, settings, listening,

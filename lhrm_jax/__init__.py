@@ -28,7 +28,7 @@ Each package with an example; modules are imported as in `from lhrm_jax.objectiv
 - `serving`: the decode engine and the server around it
     serving.server.serve({"core": (config, params, tokenizer)}, c, listening)
 - `runs`: what a run needs around its maths: config, run folder, checkpoints, logs
-    policy_config, tokenizer, params = runs.setup.load_policy("runs/arithmetic", mesh)
+    policy_config, tokenizer, params = runs.loading.load_policy("runs/arithmetic", mesh)
 - `planning`: costs of a config on chips, by ahead-of-time compilation
     plan = planning.plan.make_plan(program, topology)
 - `parallel`: mesh, shardings, several hosts

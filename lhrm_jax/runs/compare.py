@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from lhrm_jax.config import flatten, short
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import setup
 from lhrm_jax.runs.config import KNOBS, Config, from_config_dict, problems, to_dict
+from lhrm_jax.runs.paths import absolute
 
 JOB = "job"  # of an arm: the key beside its overrides
 _DEFAULT_JOB = "hgpo"
@@ -63,7 +63,7 @@ class Comparison:
 
   def init_from(self, seed: int) -> str:
     """What the arms of a seed start from; "" where the comparison makes it."""
-    return setup.absolute(self.base.init_from.replace(_SEED, str(seed)))
+    return absolute(self.base.init_from.replace(_SEED, str(seed)))
 
   def start(self, seed: int, start: str = "") -> Config:
     """The config of what all arms of a seed share: the cold start, or the rollouts of `start`."""

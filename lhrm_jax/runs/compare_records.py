@@ -7,10 +7,11 @@ import pathlib
 from typing import Any
 
 from lhrm_jax.evaluation.comparison import CURVE
-from lhrm_jax.runs import reporting, resuming, setup
+from lhrm_jax.runs import reporting, resuming
 from lhrm_jax.runs.budget import FLOPS, TOKENS
 from lhrm_jax.runs.compare import OFFLINE
 from lhrm_jax.runs.config import Config, plain
+from lhrm_jax.runs.json_files import read_json, write_json
 from lhrm_jax.runs.metric_writer import read_metrics
 
 _FILE = "record.json"
@@ -23,7 +24,7 @@ def finished(folder: pathlib.Path, config: Config) -> bool:
     UserError: the folder holds the run of a config that differs in what decides the result.
   """
   try:
-    before = setup.read_json(folder / _FILE)["config"]
+    before = read_json(folder / _FILE)["config"]
   except (OSError, KeyError, TypeError, ValueError):
     return False
   return not resuming.allowed_changes(before, config, str(folder))
@@ -31,7 +32,7 @@ def finished(folder: pathlib.Path, config: Config) -> bool:
 
 def write(folder: pathlib.Path, config: Config) -> None:
   """Keeps what a comparison needs of a run that is over."""
-  setup.write_json(folder / _FILE, {"config": plain(config), **of_run(folder)})
+  write_json(folder / _FILE, {"config": plain(config), **of_run(folder)})
 
 
 def of_run(folder: pathlib.Path) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def of_run(folder: pathlib.Path) -> dict[str, Any]:
     OSError, ValueError: it has no report, or a file is damaged.
     KeyError: its evaluation keeps nothing prompt by prompt, as runs of old versions do.
   """
-  summary = setup.read_json(folder / "report" / "summary.json")
+  summary = read_json(folder / "report" / "summary.json")
   stage = list(summary["stages"])[-1]
   evaluation = reporting.kept_evaluation(folder / "evaluation" / f"{stage}.json")
   curve, cost = _curve_and_cost(folder, stage)
@@ -55,13 +56,13 @@ def of_run(folder: pathlib.Path) -> dict[str, Any]:
 
 def write_config(folder: pathlib.Path, config: Config) -> None:
   """Marks rollouts of this config as sampled."""
-  setup.write_json(folder / _FILE, {"config": plain(config)})
+  write_json(folder / _FILE, {"config": plain(config)})
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
   """What `write` wrote; `None` where the run is not over."""
   path = folder / _FILE
-  return setup.read_json(path) if path.exists() else None
+  return read_json(path) if path.exists() else None
 
 
 def _curve_and_cost(

@@ -57,6 +57,7 @@ from lhrm_jax.training.hft import HFTConfig
 from lhrm_jax.training.hgpo import HGPOConfig
 from lhrm_jax.training.offline import RFTConfig
 
+STAGES = HFT, HGPO, DPO, RFT = ("hft", "hgpo", "dpo", "rft")  # each a section of the config
 _LINES = 20  # problems listed in one message
 
 

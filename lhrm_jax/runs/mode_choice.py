@@ -6,9 +6,9 @@ from lhrm_jax import policy
 from lhrm_jax.evaluation import Evaluator, figures
 from lhrm_jax.objectives import mode_choice
 from lhrm_jax.runs import validation
-from lhrm_jax.runs.config import Config
+from lhrm_jax.runs.config import HGPO, Config
 from lhrm_jax.runs.metric_writer import MetricWriter
-from lhrm_jax.runs.setup import HGPO, Setup
+from lhrm_jax.runs.setup import Setup
 
 
 class ThinkRateWatch:

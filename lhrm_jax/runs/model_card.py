@@ -11,7 +11,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from lhrm_jax.errors import UserError, as_user_error
-from lhrm_jax.runs import setup
+from lhrm_jax.runs import loading
+from lhrm_jax.runs.json_files import read_json
 from lhrm_jax.runs.rollout_log import literal
 from lhrm_jax.storage import urls
 from lhrm_jax.text import tags
@@ -103,7 +104,7 @@ def _first_run(
   while run not in seen:  # an edited record may lead in a circle
     seen.add(run)
     start = _read(run / "config.json").get("init_from", "")
-    before = setup.run_folder(start) if start and not urls.is_url(start) else None
+    before = loading.run_folder(start) if start and not urls.is_url(start) else None
     run = before if before and (not counts or counts(before)) else run
   return run
 
@@ -126,7 +127,7 @@ def _is_hub_id(name: str) -> bool:
 
 def _read(path: pathlib.Path) -> Any:
   with as_user_error(OSError, ValueError):
-    content = setup.read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
       raise ValueError(f"{path} is damaged: it is not a JSON object.")
     return content

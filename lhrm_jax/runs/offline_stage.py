@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from lhrm_jax import policy
 from lhrm_jax.runs import instruments, mode_choice, offline, setup
 from lhrm_jax.runs.budget import Budget
-from lhrm_jax.runs.config import Config, from_config_dict
+from lhrm_jax.runs.config import HFT, Config, from_config_dict
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.progress import ProgressBar
@@ -127,7 +127,7 @@ def job(
     folder.describe(run)
     with Reporting(run, folder, preemption, stages=(name,)) as report:
       start = starting_policy(run, folder, name)
-      report.evaluate(setup.HFT, 0, start)
+      report.evaluate(HFT, 0, start)
       stage = Stage(name, run, folder, report.writer, preemption)
       step, params = train(run, stage, start, report)
       report.took(name, stage.seconds())

@@ -5,7 +5,7 @@ import re
 import time
 
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import setup
+from lhrm_jax.runs import loading
 from lhrm_jax.runs.run_folder import RESERVED
 from lhrm_jax.storage import urls
 
@@ -18,7 +18,7 @@ def evaluation_folder(init_from: str) -> str:
   name = f"evaluation-of-{time.strftime('%Y%m%d-%H%M%S')}"
   if urls.is_url(init_from):
     return f"{init_from.rstrip('/').partition('/checkpoints/')[0]}/{name}"
-  if run := setup.run_folder(init_from):
+  if run := loading.run_folder(init_from):
     return str(run / name)
   model = re.sub(r"[^A-Za-z0-9._-]+", "-", pathlib.Path(init_from).name)
   return str(pathlib.Path("runs") / f"{name}-of-{model}")
@@ -30,7 +30,7 @@ def check_export_folder(out: pathlib.Path) -> None:
   Raises:
     UserError: it would.
   """
-  run = next((p for p in (out, *out.parents) if setup.is_run(p)), None)
+  run = next((p for p in (out, *out.parents) if loading.is_run(p)), None)
   of_run = run and (out == run or out.relative_to(run).parts[0] in RESERVED)
   if of_run:
     raise UserError(

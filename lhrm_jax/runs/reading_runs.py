@@ -7,7 +7,9 @@ from typing import Any
 
 from lhrm_jax.config import flatten
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import compare_records, reporting, setup
+from lhrm_jax.runs import compare_records, reporting
+from lhrm_jax.runs.config import STAGES
+from lhrm_jax.runs.json_files import read_json
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.text.characters import printable
 
@@ -20,7 +22,7 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
   """
   path = folder / "report" / "summary.json"
   try:
-    summary = setup.read_json(path) if path.is_file() else _from_evaluations(folder)
+    summary = read_json(path) if path.is_file() else _from_evaluations(folder)
     last = list(summary["stages"].values())[-1]
     complete = {"auto", "think", "no_think", "hacc"} <= set(last)
     complete &= {"config", "seconds", "versions"} <= set(summary)
@@ -39,12 +41,12 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
 
 def _from_evaluations(folder: pathlib.Path) -> dict[str, Any]:
   """What `report/summary.json` would hold, but for the seconds of training."""
-  kept = {stage: found for stage, found in kept_evaluations(folder, setup.STAGES).items() if found}
+  kept = {stage: found for stage, found in kept_evaluations(folder, STAGES).items() if found}
   records = {name: folder / f"{name}.json" for name in ("config", "versions")}
   return {
     "stages": {stage: found["summary"] for stage, found in kept.items()},
     "seconds": {"evaluation": sum(found.get("seconds", 0.0) for found in kept.values())},
-    **{name: setup.read_json(path) if path.is_file() else {} for name, path in records.items()},
+    **{name: read_json(path) if path.is_file() else {} for name, path in records.items()},
   }
 
 
@@ -57,7 +59,7 @@ def kept_evaluations(folder: pathlib.Path, stages: Sequence[str]) -> dict[str, d
 
 def all_metrics(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
   """Returns the rows of `metrics.jsonl` by stage of training, for stages that have any."""
-  rows = {stage: read_metrics(folder, stage) for stage in setup.STAGES}
+  rows = {stage: read_metrics(folder, stage) for stage in STAGES}
   return {stage: found for stage, found in rows.items() if found}
 
 

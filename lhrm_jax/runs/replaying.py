@@ -11,6 +11,7 @@ from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.data.pairs import PairBatch
 from lhrm_jax.objectives.masked import SumCount
 from lhrm_jax.runs import nonfinite, setup
+from lhrm_jax.runs.config import DPO, HGPO
 from lhrm_jax.training import update
 from lhrm_jax.training.dpo import dpo_batch_loss
 from lhrm_jax.training.hft import hft_loss
@@ -19,9 +20,9 @@ from lhrm_jax.training.hgpo import HGPOBatch, hgpo_gradients
 
 def recompute(run: setup.Setup, stage: str, params, batch) -> tuple[float, Any]:
   """Returns the mean loss and the gradient of the summed loss."""
-  if stage != setup.HGPO:
+  if stage != HGPO:
     loss_fn, of = functools.partial(hft_loss, run.policy_config), TokenBatch
-    if stage == setup.DPO:
+    if stage == DPO:
       loss_fn, of = functools.partial(dpo_batch_loss, run.policy_config, run.config.dpo), PairBatch
     # Row by row: it need not be fast, but fit. Older runs dumped several batches of an update.
     gradients = jax.jit(functools.partial(update.accumulate_rows, loss_fn, at_a_time=1))

@@ -15,10 +15,12 @@ from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, figures, 
 from lhrm_jax.evaluation.overlap import overlap
 from lhrm_jax.evaluation.report import evaluation_figures, finite, write_report
 from lhrm_jax.runs import evaluated, setup, tradeoffs, validation
-from lhrm_jax.runs.config import KNOBS, Config, plain
+from lhrm_jax.runs.config import HFT, HGPO, KNOBS, Config, plain
+from lhrm_jax.runs.json_files import read_json, write_json
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.run_folder import RunFolder, warn
+from lhrm_jax.runs.versions import current_versions
 from lhrm_jax.text import tags
 from lhrm_jax.text.characters import printable
 
@@ -68,13 +70,13 @@ class Reporting:
       return
     this_process = time.perf_counter() - self._started
     self._seconds["total"] = max(this_process, sum(self._seconds.values()))
-    if setup.HGPO in self._stages:
+    if HGPO in self._stages:
       self._notes += validation.notes(self._run.config)
     summary = {
       "stages": self._stages,
       "seconds": self._seconds,
       "config": plain(self._run.config),
-      "versions": setup.versions(),
+      "versions": current_versions(),
       "notes": self._notes,
     }
     metrics = {stage: read_metrics(self._workdir, stage) for stage in self._metric_stages}
@@ -145,8 +147,8 @@ class Reporting:
       },
     }
     if parallel.is_writer():
-      setup.write_json(folder / tradeoffs.DIALS, dials)
-      found |= tradeoffs.drift_since(folder.with_name(setup.HFT), folder)
+      write_json(folder / tradeoffs.DIALS, dials)
+      found |= tradeoffs.drift_since(folder.with_name(HFT), folder)
     return finite(found)  # now, so that a resumed run reads back the same values
 
   def _overlap(self) -> dict[str, Any] | None:
@@ -225,12 +227,12 @@ def open_log(folder: pathlib.Path, key: dict[str, Any]) -> samples.SampleLog:
   """Opens an evaluation's samples, with those that an earlier process made under the same key."""
   path = folder / "key.json"
   try:
-    if path.exists() and setup.read_json(path) == key:
+    if path.exists() and read_json(path) == key:
       return samples.open_log(folder, resume=True)
   except (OSError, ValueError) as error:
     warn(f"{printable(str(error))}. The evaluation is repeated.")
   log = samples.open_log(folder, resume=False)
-  setup.write_json(path, key)
+  write_json(path, key)
   return log
 
 
@@ -244,7 +246,7 @@ def with_defaults(key: Any) -> Any:
 def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:
   """Returns an evaluation kept by an earlier process; empty if missing or damaged."""
   try:
-    found = setup.read_json(path)
+    found = read_json(path)
     if not isinstance(found, dict) or found.get(_DIGEST, _digest(found)) != _digest(found):
       raise ValueError(f"{path} is damaged: its checksum does not match")
     return found
@@ -258,7 +260,7 @@ def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:
 def keep_evaluation(path: pathlib.Path, found: dict[str, Any]) -> None:
   """Writes what `kept_evaluation` reads back."""
   found = {key: value for key, value in found.items() if key != _DIGEST}
-  setup.write_json(path, {**found, _DIGEST: _digest(found)})
+  write_json(path, {**found, _DIGEST: _digest(found)})
 
 
 def _digest(found: Any) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from lhrm_jax.config import flatten
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import policy_settings, setup
+from lhrm_jax.runs import policy_settings
 from lhrm_jax.runs.checkpoints import CheckpointError, Saved
-from lhrm_jax.runs.config import KNOBS, RETIRED, Config, of_older_run, plain
+from lhrm_jax.runs.config import HFT, KNOBS, RETIRED, STAGES, Config, of_older_run, plain
 from lhrm_jax.storage import urls
 
 # Keys that may differ when a run is resumed: they change where and how fast it runs, not results.
@@ -113,7 +113,7 @@ def over(stage: str, saved: Saved | None, config: Config) -> bool:
   if saved is None or not saved.record.get("finished"):
     return False
   before = saved.record.get("config", {}).get(stage, {})
-  if stage == setup.HFT and saved.step < before.get("steps", 0):  # it stopped early
+  if stage == HFT and saved.step < before.get("steps", 0):  # it stopped early
     return before.get("until") == plain(config.hft.until)
   return saved.step >= getattr(config, stage).steps
 
@@ -133,7 +133,7 @@ def check_record(saved: Saved) -> None:
     and 0 <= seconds < float("inf")
     and isinstance(record.get("finished", False), bool)
     and isinstance(record.get("config", {}), Mapping)
-    and all(isinstance(record.get("config", {}).get(s, {}), Mapping) for s in setup.STAGES)
+    and all(isinstance(record.get("config", {}).get(s, {}), Mapping) for s in STAGES)
   )
   if not right:
     raise CheckpointError(

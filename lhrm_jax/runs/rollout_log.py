@@ -6,8 +6,8 @@ import re
 from lhrm_jax import parallel
 from lhrm_jax.rewards.rollout_files import write_rollouts
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
+from lhrm_jax.runs.config import HGPO
 from lhrm_jax.runs.metric_writer import MetricWriter
-from lhrm_jax.runs.setup import HGPO
 from lhrm_jax.text import tags
 from lhrm_jax.text.characters import printable
 

@@ -30,12 +30,14 @@ from ml_collections import ConfigDict
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
 from lhrm_jax.policy import hub_commit
-from lhrm_jax.runs import command_line, log_files, resuming, setup
+from lhrm_jax.runs import command_line, loading, log_files, resuming, setup
 from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
 from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved
 from lhrm_jax.runs.config import Config, from_config_dict, plain
+from lhrm_jax.runs.json_files import read_json, write_json
 from lhrm_jax.runs.metric_writer import damaged_lines
 from lhrm_jax.runs.saved_arrays import save_base
+from lhrm_jax.runs.versions import current_versions
 from lhrm_jax.storage import bucket, urls
 from lhrm_jax.storage.bucket import Bucket
 from lhrm_jax.storage.urls import BucketError
@@ -178,17 +180,17 @@ class RunFolder:
       save_base(self.path, run.params)
     if not parallel.is_writer():
       return
-    versions = setup.versions()
+    versions = current_versions()
     try:
       for name in ("policy", "rollouts", "evaluation"):
         (self.path / name).mkdir(exist_ok=True)
-      setup.write_json(self.policy / "config.json", run.policy_config.to_dict())
+      write_json(self.policy / "config.json", run.policy_config.to_dict())
       run.tokenizer.save(self.policy)
       if run.params is not None and (commit := hub_commit(run.config.init_from)):
         base = {"init_from": run.config.init_from, "commit": commit}
-        setup.write_json(self.policy / "base_model.json", base)
-      setup.write_json(self.path / "versions.json", versions)
-      setup.write_json(self.path / "config.json", plain(run.config))
+        write_json(self.policy / "base_model.json", base)
+      write_json(self.path / "versions.json", versions)
+      write_json(self.path / "config.json", plain(run.config))
       if source := command_line.config_file():
         (self.path / "config.py").write_bytes(source.read_bytes())
     except OSError as error:
@@ -292,7 +294,7 @@ class RunFolder:
         f"--workdir={self.path} holds checkpoints without a config.json. Choose another folder."
       )
     try:
-      before = setup.read_json(path)
+      before = read_json(path)
       if not isinstance(before, Mapping):
         raise ValueError(f"{path} is damaged: it is not a config")
     except ValueError as error:
@@ -337,7 +339,7 @@ def _check_new(path: pathlib.Path, init_from: str) -> None:
       f"--workdir={path} would from then on be taken for the model init_from={init_from!r}. "
       "Choose another folder."
     )
-  if not path.is_dir() or setup.is_run(path) or (path / "checkpoints").is_dir():
+  if not path.is_dir() or loading.is_run(path) or (path / "checkpoints").is_dir():
     return
   theirs = [p.name for p in path.iterdir() if p.name in _OF_OTHERS or p.suffix in _WEIGHTS]
   if theirs:

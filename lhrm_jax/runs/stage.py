@@ -12,6 +12,7 @@ from lhrm_jax.runs.metric_writer import MetricWriter
 from lhrm_jax.runs.nonfinite import NonFiniteGuard
 from lhrm_jax.runs.preemption import Preempted, Preemption
 from lhrm_jax.runs.run_folder import RunFolder
+from lhrm_jax.runs.versions import current_versions
 from lhrm_jax.training.state import TrainState
 
 
@@ -127,7 +128,7 @@ class Stage:
     self._writer.flush()
     return {
       "config": plain(self._run.config),
-      "versions": setup.versions(),
+      "versions": current_versions(),
       # Random keys and prompts are functions of seed and step, so there is no data position.
       "seed": self._run.config.seed,
       "finished": self.finished,

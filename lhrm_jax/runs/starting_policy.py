@@ -6,10 +6,11 @@ import jax
 import optax
 
 from lhrm_jax import policy
-from lhrm_jax.runs import saved_arrays, setup
+from lhrm_jax.runs import loading, saved_arrays
+from lhrm_jax.runs.config import HFT, HGPO
 from lhrm_jax.runs.reporting import Reporting
 from lhrm_jax.runs.run_folder import RunFolder
-from lhrm_jax.runs.setup import HFT, HGPO, Setup
+from lhrm_jax.runs.setup import Setup
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.state import TrainState
 
@@ -35,9 +36,9 @@ def stage_and_step(init_from: str) -> tuple[str, int]:
 
   A pretrained model counts as HFT's step 0.
   """
-  if not setup.run_folder(init_from):
+  if not loading.run_folder(init_from):
     return HFT, 0
-  checkpoint = setup.find_checkpoint(init_from)[1]
+  checkpoint = loading.find_checkpoint(init_from)[1]
   return checkpoint.parent.name, int(checkpoint.name)
 
 

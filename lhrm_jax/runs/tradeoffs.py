@@ -21,6 +21,7 @@ from lhrm_jax.evaluation.tradeoff import Outcomes, shares_of_modes
 from lhrm_jax.rewards.rollout_files import read_rollouts
 from lhrm_jax.rewards.scored_rollouts import ScoredRollouts
 from lhrm_jax.runs import setup
+from lhrm_jax.runs.json_files import write_json
 from lhrm_jax.sampling import Prompts, mode_logprobs, prefill
 from lhrm_jax.text import tags
 
@@ -219,7 +220,7 @@ def write_comparison(
     "evaluation_prompts_seen": sum(prompt in seen for prompt in evaluated.prompts),
   }
   found = finite({**found, "remarks": routers.remarks(found), "trained_on": trained_on})
-  setup.write_json(folder / ROUTING, found)
+  write_json(folder / ROUTING, found)
   return found
 
 

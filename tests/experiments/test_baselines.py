@@ -14,7 +14,7 @@ from experiments.configs import arithmetic
 from lhrm_jax import parallel, policy, routing
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import samples
-from lhrm_jax.runs import saved_arrays, setup
+from lhrm_jax.runs import loading, saved_arrays
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.preemption import Preempted
 
@@ -79,7 +79,7 @@ def test_rollouts_are_what_hgpo_would_sample_at_its_start(chain):
   assert {line["step"] for line in lines} == {1, 2, 3}
   assert len({line["prompt_id"] for line in lines}) == STEPS * PROMPTS
   assert 0 < sum(line["score"] for line in lines) < len(lines)
-  run = setup.load_policy(str(chain / "hft"), parallel.make_mesh())
+  run = loading.load_policy(str(chain / "hft"), parallel.make_mesh())
   assert {line["policy"] for line in lines} == {policy.fingerprint(run[2])}
 
 
@@ -98,7 +98,7 @@ def test_every_job_trains_reports_and_counts_what_it_spent(chain, stage, steps):
   assert flops[0] > 0 and all(before < after for before, after in itertools.pairwise(flops))
   summary = json.loads((chain / stage / "report" / "summary.json").read_text())
   assert list(summary["stages"]) == ["hft", stage]
-  assert setup.find_checkpoint(str(chain / stage))[1].parts[-2:] == (stage, str(steps))
+  assert loading.find_checkpoint(str(chain / stage))[1].parts[-2:] == (stage, str(steps))
   before, after = arrays(chain / stage, stage, 0), arrays(chain / stage, stage, steps)
   assert any((before[name] != after[name]).any() for name in before)
 

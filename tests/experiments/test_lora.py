@@ -9,7 +9,7 @@ import pytest
 from experiments import evaluate, hgpo
 from lhrm_jax import parallel, policy
 from lhrm_jax.policy import lora
-from lhrm_jax.runs import saved_arrays, setup
+from lhrm_jax.runs import loading, saved_arrays
 from lhrm_jax.runs.preemption import Preempted, Preemption
 from tests.experiments.test_baselines import job
 from tests.runs import test_policy_settings
@@ -66,10 +66,10 @@ def test_a_run_that_was_stopped_ends_like_the_one_left_alone(start, alone, monke
 def test_a_later_run_continues_the_adapters_and_keeps_their_policy(start, alone):
   folder = start.with_name("later")
   job(hgpo, folder, init_from=alone, **{**SMALL, "hgpo__steps": 1, "hgpo__learning_rate": 0.0})
-  _, _, params = setup.load_policy(str(folder), parallel.make_mesh())
-  _, _, before = setup.load_policy(str(alone), parallel.make_mesh())
+  _, _, params = loading.load_policy(str(folder), parallel.make_mesh())
+  _, _, before = loading.load_policy(str(alone), parallel.make_mesh())
   assert policy.fingerprint(params) == policy.fingerprint(before)
-  _, _, base = setup.load_policy(str(start), parallel.make_mesh())
+  _, _, base = loading.load_policy(str(start), parallel.make_mesh())
   assert policy.fingerprint(lora.split(params)[1]) == policy.fingerprint(base)
 
 

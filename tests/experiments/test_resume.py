@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import setup
+from lhrm_jax.runs import loading
 from lhrm_jax.runs.preemption import EXIT_STATUS
 from lhrm_jax.storage import bucket
 from tests.chaos import small_run
@@ -116,8 +116,8 @@ def test_a_run_in_a_bucket_goes_on_from_machine_to_machine(alone, tmp_path, monk
 
   # Another run can start from what is there, or from one of its checkpoints.
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
-  run, newest = setup.find_checkpoint(url)
+  run, newest = loading.find_checkpoint(url)
   assert newest == run / "checkpoints/hgpo/12" and not (run / "rollouts").exists()
-  assert setup.find_checkpoint(f"{url}/checkpoints/hgpo/9")[1].name == "9"
+  assert loading.find_checkpoint(f"{url}/checkpoints/hgpo/9")[1].name == "9"
   with pytest.raises(UserError, match="init_from: s3://runs/none does not exist"):
-    setup.find_checkpoint("s3://runs/none")
+    loading.find_checkpoint("s3://runs/none")

@@ -17,7 +17,7 @@ from lhrm_jax.errors import UserError
 from lhrm_jax.rewards import model as reward_model
 from lhrm_jax.rewards import scoring
 from lhrm_jax.runs import setup, validation
-from lhrm_jax.runs.config import from_config_dict
+from lhrm_jax.runs.config import STAGES, from_config_dict
 from lhrm_jax.text import PretrainedTokenizer
 from tests.rewards.test_scoring import stub
 
@@ -114,7 +114,7 @@ def test_a_row_whose_source_has_no_reward_is_refused(folder):
     reward("", "<no_think>7</no_think>", "7")
 
 
-@pytest.mark.parametrize("stages", [(), setup.STAGES])
+@pytest.mark.parametrize("stages", [(), STAGES])
 def test_a_row_that_is_only_evaluated_needs_a_reward_too(stages):
   config = arithmetic.get_config()
   config.reward_by_source = ConfigDict({"sums": "exact_match"})

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lhrm_jax import parallel
-from lhrm_jax.runs import committed, saved_arrays, setup
+from lhrm_jax.runs import committed, loading, saved_arrays
 from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
 from lhrm_jax.runs.checkpoints import CheckpointError
 from lhrm_jax.storage.folder import Folder
@@ -133,7 +133,7 @@ def test_another_run_starts_from_what_is_in_the_bucket(
   run = url.removesuffix("/saved/hft")
   Folder(run).write("policy/config.json", b"{}")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-  _, newest = setup.find_checkpoint(run)
+  _, newest = loading.find_checkpoint(run)
   assert newest.parts[-3:] == ("checkpoints", "hft", "2")
   read = saved_arrays.restore_params(newest, config, mesh)
   jax.tree.map(np.testing.assert_array_equal, read, state.params)

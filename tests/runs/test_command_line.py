@@ -14,8 +14,9 @@ from absl import flags
 from experiments.configs import arithmetic
 from lhrm_jax.errors import UserError
 from lhrm_jax.parallel import platforms as jax_platforms
-from lhrm_jax.runs import command_line, setup
+from lhrm_jax.runs import command_line
 from lhrm_jax.runs.config import plain
+from lhrm_jax.runs.json_files import write_json
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.storage.bucket import Bucket
 from lhrm_jax.storage.urls import BucketError
@@ -78,7 +79,7 @@ def test_a_bucket_out_of_reach_is_an_error_only_at_the_end(tmp_path, monkeypatch
     monkeypatch.context() as patch,
     RunFolder(url, config, ("hft",)) as folder,
   ):
-    setup.write_json(folder.path / "config.json", plain(config))
+    write_json(folder.path / "config.json", plain(config))
     patch.setattr(Bucket, "upload", out_of_reach)
     folder.checkpoints["hft"].save(state, 1, lambda: {"logs": {}}, now=True)
     folder.checkpoints["hft"].wait()

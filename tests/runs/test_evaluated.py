@@ -10,8 +10,9 @@ from lhrm_jax.data.schema import PromptRow
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import EvaluationConfig, samples
 from lhrm_jax.evaluation.overlap import overlap
-from lhrm_jax.runs import evaluated, reporting, setup
+from lhrm_jax.runs import evaluated, reporting
 from lhrm_jax.runs.config import from_config_dict, get_config, plain
+from lhrm_jax.runs.paths import with_absolute_paths
 from tests.data.test_sources import write_jsonl
 from tests.evaluation.test_samples import sample_of
 
@@ -75,5 +76,5 @@ def test_paths_of_suites_are_made_absolute(tmp_path, monkeypatch):
   (tmp_path / "a.jsonl").write_text("")
   config = get_config()
   config.evaluation.suites = "gsm8k=a.jsonl, math500"
-  setup.with_absolute_paths(config)
+  with_absolute_paths(config)
   assert config.evaluation.suites == f"gsm8k={tmp_path}/a.jsonl, math500"

@@ -14,7 +14,7 @@ from experiments.configs import arithmetic
 from lhrm_jax.config import flatten
 from lhrm_jax.errors import UserError
 from lhrm_jax.runs import setup
-from lhrm_jax.runs.config import KNOBS
+from lhrm_jax.runs.config import KNOBS, STAGES
 from lhrm_jax.runs.demonstrations import demonstration_batch
 
 CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -112,7 +112,7 @@ def hostile(seed: int) -> tuple[ConfigDict, dict]:
 def prepared(config: ConfigDict) -> setup.Setup:
   """All that a job does before it compiles, and the first batch."""
   run = setup.make(config)
-  setup.check_rows(run, setup.STAGES)
+  setup.check_rows(run, STAGES)
   run.evaluator()
   demonstration_batch(run, 0)
   return run

@@ -15,8 +15,9 @@ import pytest
 
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import checkpoints, saved_arrays, setup
+from lhrm_jax.runs import checkpoints, loading, saved_arrays
 from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints
+from lhrm_jax.runs.json_files import write_json
 from lhrm_jax.runs.metric_writer import damaged_lines, read_metrics
 from lhrm_jax.storage.bucket import Bucket
 from lhrm_jax.storage.urls import BucketError
@@ -112,7 +113,7 @@ def test_a_bucket_of_any_index_stays_in_its_folder(tmp_path, monkeypatch):
 
 
 def test_files_of_a_run_with_any_content_are_read_or_refused(config, tokenizer, tmp_path):
-  setup.write_json(tmp_path / "config.json", config.to_dict())
+  write_json(tmp_path / "config.json", config.to_dict())
   tokenizer.save(tmp_path)
   files = {name: (tmp_path / name).read_bytes() for name in ("config.json", "characters.json")}
   read = refused = 0
@@ -122,7 +123,7 @@ def test_files_of_a_run_with_any_content_are_read_or_refused(config, tokenizer, 
     for other, content in files.items():
       (tmp_path / other).write_bytes(mutated(rng, content) if other == name else content)
     try:
-      setup._saved_policy(tmp_path)
+      loading.saved_policy(tmp_path)
       read += 1
     except UserError as error:
       assert str(error).isprintable(), seed

@@ -13,7 +13,7 @@ from experiments import evaluate, hgpo
 from experiments.configs import arithmetic
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import checkpoints, saved_arrays, setup
+from lhrm_jax.runs import checkpoints, loading, saved_arrays, setup
 from lhrm_jax.runs.metric_writer import read_metrics
 from lhrm_jax.runs.reporting import Reporting
 from lhrm_jax.text import tags
@@ -89,7 +89,7 @@ def test_the_command_evaluates_it(cache, tmp_path, monkeypatch):
 
 
 def test_its_policy_is_loaded(older):
-  policy_config, tokenizer, params = setup.load_policy(str(older), parallel.make_mesh())
+  policy_config, tokenizer, params = loading.load_policy(str(older), parallel.make_mesh())
   assert (policy_config.hidden_size, policy_config.vocab_size) == (16, tokenizer.vocab_size)
   saved = saved_arrays.load_arrays(older / "checkpoints" / "hgpo" / "2", "params")
   np.testing.assert_array_equal(params["embedding"], saved["embedding"])

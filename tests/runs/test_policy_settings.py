@@ -12,7 +12,7 @@ from experiments.configs import arithmetic
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
 from lhrm_jax.policy import PolicyConfig
-from lhrm_jax.runs import policy_settings, setup
+from lhrm_jax.runs import loading, policy_settings, setup
 from lhrm_jax.runs.config import from_config_dict, plain
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.training import state as train_state
@@ -147,10 +147,10 @@ def test_a_second_run_is_resumed_by_its_own_command(run_folder, tmp_path):
 def test_a_pretrained_model_is_loaded_as_asked_or_refused():
   mesh = parallel.make_mesh()
   asked = {"attention": "xla", "remat": "full", "scan_layers": False, "max_positions": 48}
-  loaded, _, params = setup.load_policy(str(TINY), mesh, asked)
+  loaded, _, params = loading.load_policy(str(TINY), mesh, asked)
   assert {name: getattr(loaded, name) for name in asked} == asked and "layer_0" in params
   with pytest.raises(UserError, match=r"policy\.num_layers=9 \(there: "):
-    setup.load_policy(str(TINY), mesh, asked | {"num_layers": 9, "hidden_size": 8})
+    loading.load_policy(str(TINY), mesh, asked | {"num_layers": 9, "hidden_size": 8})
 
 
 def test_adapters_are_added_to_a_policy_without_any_and_kept_otherwise():

@@ -16,13 +16,16 @@ from ml_collections import ConfigDict
 from experiments.configs import arithmetic
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
-from lhrm_jax.runs import model_card, output_folders, reporting, setup
+from lhrm_jax.runs import loading, model_card, output_folders, reporting, setup
 from lhrm_jax.runs.checkpoints import CheckpointError
 from lhrm_jax.runs.config import plain
+from lhrm_jax.runs.json_files import read_json, write_json
 from lhrm_jax.runs.metric_writer import MetricWriter, damaged_lines, read_metrics
+from lhrm_jax.runs.paths import absolute, with_absolute_paths
 from lhrm_jax.runs.preemption import Preemption
 from lhrm_jax.runs.run_folder import RunFolder
 from lhrm_jax.runs.stage import Stage
+from lhrm_jax.runs.versions import _commit
 from lhrm_jax.training import state as train_state
 
 
@@ -124,7 +127,7 @@ def test_a_damaged_config_is_named(copy, config, content):
 def test_a_damaged_policy_is_named_and_nothing_is_made_of_it(copy, content):
   (copy / "policy" / "config.json").write_text(content, errors="surrogateescape")
   with pytest.raises(UserError, match="holds no policy and tokenizer of this version") as error:
-    setup.load_policy(str(copy), None)
+    loading.load_policy(str(copy), None)
   assert str(error.value).isprintable()
 
 
@@ -134,7 +137,7 @@ def test_json_of_a_pipe_or_of_any_size_is_not_waited_for(tmp_path):
   os.truncate(tmp_path / "large.json", 2**40)
   for name in ("pipe.json", "large.json"):
     with pytest.raises(ValueError, match=f"{name} is damaged"):
-      setup.read_json(tmp_path / name)
+      read_json(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", ["5", "null", "{", "", "\udcff", '{"key": 1, "sha256": "0"}'])
@@ -148,9 +151,9 @@ def test_a_damaged_evaluation_is_made_again(tmp_path, content, capsys):
 
 def test_an_evaluation_is_taken_as_it_was_written_and_of_before_there_were_digests(tmp_path):
   path, found = tmp_path / "hft.json", {"key": {"step": 1}, "summary": {"hacc": 0.1 + 0.2}}
-  setup.write_json(path, found)
+  write_json(path, found)
   assert reporting.kept_evaluation(path) == found
-  setup.write_json(path, found | {"sha256": reporting._digest(found)})
+  write_json(path, found | {"sha256": reporting._digest(found)})
   assert reporting.kept_evaluation(path)["summary"] == found["summary"]
   path.write_text(path.read_text().replace("0.3", "0.4"))
   assert reporting.kept_evaluation(path) == {}
@@ -254,16 +257,16 @@ def test_checkpoints_may_lie_on_another_disk(copy, config, tmp_path):
   (copy / "checkpoints").rename(tmp_path / "disk")
   (copy / "checkpoints").symlink_to(tmp_path / "disk", target_is_directory=True)
   assert resume(copy, config).step == 1
-  assert setup.find_checkpoint(str(copy / "checkpoints" / "hft" / "1"))[0] == copy
+  assert loading.find_checkpoint(str(copy / "checkpoints" / "hft" / "1"))[0] == copy
 
 
 def test_json_replaces_a_link_in_its_place(tmp_path):
   (tmp_path / "outside").write_text("mine")
   for name in ("a.json", "a.json.tmp"):
     (tmp_path / name).symlink_to(tmp_path / "outside")
-  setup.write_json(tmp_path / "a.json", {"a": 1})
+  write_json(tmp_path / "a.json", {"a": 1})
   assert (tmp_path / "outside").read_text() == "mine"
-  assert setup.read_json(tmp_path / "a.json") == {"a": 1}
+  assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "x.gguf", "tokenizer.json"])
@@ -314,21 +317,21 @@ def test_relative_paths_hold_from_wherever_they_are_read(trained, monkeypatch, c
   step = trained / "checkpoints" / "hft" / "1"
   for name in ("trained/checkpoints/hft/1", "trained/checkpoints/hft", "trained/checkpoints",
                "trained", "./trained/", "~/trained", str(trained)):  # fmt: skip
-    assert setup.find_checkpoint(name) == (trained, step), name
+    assert loading.find_checkpoint(name) == (trained, step), name
     found = config.copy_and_resolve_references()
     found.init_from = name
-    assert setup.with_absolute_paths(found).init_from.startswith(str(trained))
+    assert with_absolute_paths(found).init_from.startswith(str(trained))
   monkeypatch.chdir(trained)
-  assert setup.find_checkpoint("checkpoints/hft/1") == (trained, step)
+  assert loading.find_checkpoint("checkpoints/hft/1") == (trained, step)
   for name in ("owner/name", "package:x", "gs://b/run", "", "~nobody-here/x", "x" * 5000):
-    assert setup.absolute(name) == name
+    assert absolute(name) == name
   # A hub id does not name the run that is the current folder.
-  assert setup.run_folder("owner/name") is None
+  assert loading.run_folder("owner/name") is None
 
 
 def test_a_model_inside_a_run_is_itself_and_not_the_run(trained):
   for inside in ("export", "policy", "evaluation-of-x/export"):
-    assert setup.run_folder(str(trained / inside)) is None
+    assert loading.run_folder(str(trained / inside)) is None
 
 
 @pytest.mark.parametrize("inside", ["", "policy", "checkpoints/hft", "report", "rollouts/x"])
@@ -344,11 +347,11 @@ def test_a_model_is_written_beside_a_run_or_into_a_folder_of_its_own(trained):
 
 def test_a_start_that_cannot_be_is_no_run_and_says_why(trained):
   with pytest.raises(UserError, match="File name too long"):
-    setup.load_policy("x" * 5000, parallel.make_mesh())
+    loading.load_policy("x" * 5000, parallel.make_mesh())
   gone = trained / "checkpoints" / "hft" / "99"
   with pytest.raises(UserError, match=r"does not exist; checkpoints there: \d"):
-    setup.find_checkpoint(str(gone))
-  assert "init_from" not in setup.with_absolute_paths(ConfigDict({"a": 1}))
+    loading.find_checkpoint(str(gone))
+  assert "init_from" not in with_absolute_paths(ConfigDict({"a": 1}))
 
 
 def test_an_evaluation_goes_into_its_run_and_never_where_a_model_s_name_leads(trained):
@@ -370,5 +373,5 @@ def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch, capsys, f
     raise failure
 
   monkeypatch.setattr(subprocess, "run", fails)
-  assert setup._commit() == ""
+  assert _commit() == ""
   assert capsys.readouterr().err == "git cannot be run: versions.json names no commit.\n"

@@ -18,7 +18,7 @@ from lhrm_jax.objectives import advantages, hgpo
 from lhrm_jax.parallel import MESH_AXES
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.runs import command_line, defaults, setup, validation
-from lhrm_jax.runs.config import KNOBS, from_config_dict, problems
+from lhrm_jax.runs.config import HGPO, KNOBS, from_config_dict, problems
 
 
 def test_every_key_has_a_rule_that_its_default_keeps():
@@ -294,7 +294,7 @@ def test_an_answer_that_the_reward_cannot_judge_by_ends_the_job_before_it_trains
 
   bad = dataclasses.replace(run, task=Task(), reward_fn=rewards.get("numeric"))
   with pytest.raises(UserError, match="'numeric' needs a number as answer, got 'seven'"):
-    setup.check_rows(bad, (setup.HGPO,))
+    setup.check_rows(bad, (HGPO,))
 
 
 def test_prompts_must_divide_over_the_devices(run):
