@@ -28,6 +28,7 @@ from benchmarks.serving_results import (
   machine_line,
   precision_table,
 )
+from benchmarks.smollm2_results import cells_table, over_time_table, summary_table
 from benchmarks.suite_results import suites_table
 from lhrm_jax.evaluation.comparison import as_markdown
 
@@ -262,94 +263,16 @@ def gpu_table(results: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def _with_interval(value: float, interval: Sequence[float]) -> str:
-  return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def smollm2_summary(results: dict[str, Any], short: bool = False) -> str:
-  """SmolLM2-135M before and after HGPO, with controls; `short` for the README."""
-  stages = results["stages"]
-
-  def row(name: str, show: Callable[[dict[str, Any]], str]) -> str:
-    return f"| {name} | {' | '.join(show(stages[stage]) for stage in ('hft', 'hgpo'))} |"
-
-  def mode(name: str, key: str) -> Callable[[dict[str, Any]], str]:
-    return lambda stage: f"{stage[name][key]:{'.1f' if key == 'mean_tokens' else '.3f'}}"
-
-  def hacc(stage: dict[str, Any]) -> str:
-    return _with_interval(stage["hacc"]["score"], stage["hacc"]["interval"])
-
-  def levels(stage: dict[str, Any]) -> str:
-    return " / ".join(f"{rate:.2f}" for rate in stage["think_rate_by_level"].values())
-
-  name = "Hybrid Accuracy (95 % interval)"
-  lines = ["| | after HFT | after HGPO |", "|---|---|---|", row(name, hacc)]
-  for key, name in (
-    ("ceiling", "its ceiling"), ("always_think", "HAcc of always thinking"),
-    ("always_no_think", "HAcc of never thinking"), ("random", "HAcc of chance at this think rate"),
-  )[3 if short else 0 :]:  # fmt: skip
-    lines.append(row(name, lambda stage, key=key: f"{stage['hacc'][key]:.3f}"))
-  if not short:
-    for key in ("length", "keywords", "logistic", "fasttext", "family"):
-      points = (results["routing"][stage]["routers"][key]["point"] for stage in ("hft", "hgpo"))
-      cells = (_with_interval(at["hacc"], at["hacc_interval"]) for at in points)
-      lines.append(f"| HAcc of the router `{key}`, same think rate | {' | '.join(cells)} |")
-    found = (results["routing"][stage]["calibration"] for stage in ("hft", "hgpo"))
-    cells = (_with_interval(c["auroc"], c["auroc_interval"]) for c in found)
-    lines.append(f"| AUROC of p(think) | {' | '.join(cells)} |")
-  for key, title in (("accuracy", "accuracy"), ("mean_tokens", "tokens per reply")):
-    for name, words in (("auto", "mode left free"), ("think", "thinking forced"),
-                        ("no_think", "no thinking forced")):  # fmt: skip
-      lines.append(row(f"{title}, {words}", mode(name, key)))
-  lines.append(row("think rate on levels 1 / 2 / 3 / 4", levels))
-  if not short:
-    lines.append(row("think rate", mode("auto", "think_rate")))
-    lines.append(row("p(first token is neither tag)", lambda stage: f"{stage['neither']:.4f}"))
-  seconds = results["seconds"]
-  lines += ["", _wrapped(
-    f"One seed, {stages['hgpo']['auto']['prompts']} held-out prompts. On "
-    f"{results['hardware'].split(',')[0]}, HFT took {seconds['hft']:.0f} s "
-    f"({results['hft_steps']} steps, {results['demonstrations']:,} demonstrations), HGPO "
-    f"{seconds['hgpo']:.0f} s ({results['hgpo_steps']} steps) and evaluation "
-    f"{seconds['evaluation']:.0f} s."
-  )]  # fmt: skip
-  return "\n".join(lines)
-
-
-def smollm2_cells(results: dict[str, Any]) -> str:
-  """The same by family and level, after HGPO."""
-  head = ("family, level", "right by thinking", "tokens", "right directly", "tokens",
-          "think rate", "p(think)")  # fmt: skip
-  lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-  for name, cell in results["stages"]["hgpo"]["cells"].items():
-    lines.append(
-      f"| `{name.split()[0]}` {name.split()[1]} | {cell['think_accuracy']:.2f} | "
-      f"{cell['think_tokens']:.0f} | {cell['no_think_accuracy']:.2f} | "
-      f"{cell['no_think_tokens']:.0f} | {cell['think_rate']:.2f} | {cell['p_think']:.2f} |"
-    )
-  return "\n".join(lines)
-
-
-def smollm2_over_time(results: dict[str, Any]) -> str:
-  """Free evaluations during HGPO."""
-  lines = ["| step | accuracy | tokens | think rate | levels 1 / 2 / 3 / 4 |",
-           "|---|---|---|---|---|"]  # fmt: skip
-  for row in results["hgpo_trajectory"]:
-    levels = " / ".join(f"{rate:.2f}" for rate in row["think_rate_by_level"].values())
-    lines.append(
-      f"| {row['step']} | {row['accuracy']:.3f} | {row['mean_tokens']:.1f} | "
-      f"{row['think_rate']:.2f} | {levels} |"
-    )
-  return "\n".join(lines)
-
-
 # By the name in the marker: the file below docs/results, and what is written from it.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "gpu": ("h200/gpu.json", gpu_table),
-  "smollm2-summary": ("smollm2_135m/summary.json", smollm2_summary),
-  "smollm2-short": ("smollm2_135m/summary.json", lambda r: smollm2_summary(r, short=True)),
-  "smollm2-cells": ("smollm2_135m/summary.json", smollm2_cells),
-  "smollm2-over-time": ("smollm2_135m/summary.json", smollm2_over_time),
+  "smollm2-summary": ("smollm2_135m/summary.json", summary_table),
+  "smollm2-short": ("smollm2_135m/summary.json", lambda r: summary_table(r, short=True)),
+  "smollm2-cells": ("smollm2_135m/summary.json", cells_table),
+  "smollm2-over-time": ("smollm2_135m/summary.json", over_time_table),
+  "smollm2-cpu-summary": ("smollm2_135m/cpu.json", summary_table),
+  "smollm2-cpu-cells": ("smollm2_135m/cpu.json", cells_table),
+  "smollm2-cpu-over-time": ("smollm2_135m/cpu.json", over_time_table),
   "arithmetic-summary": ("arithmetic.json", arithmetic_summary),
   "arithmetic-seeds": ("arithmetic.json", arithmetic_seeds),
   "compare-arithmetic": ("compare_arithmetic.json", as_markdown),
