@@ -4,7 +4,6 @@ python -m experiments.hft --config experiments/configs/arithmetic.py --workdir r
 """
 
 import functools
-import sys
 import time
 
 from ml_collections import ConfigDict
@@ -45,8 +44,6 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
     update = CompiledAhead(update, shapes, demonstration_batch(run, stage.start)[0])
   state = stage.begin(optimizer, lambda: fresh_state(run, optimizer))
   if parallel.is_writer():
-    if stage.start < c.steps <= c.warmup_steps and not stage.finished:
-      print(early_stop.warm_up_warning(c.steps, c.warmup_steps), file=sys.stderr, flush=True)
     trained = policy.lora.split(state.params)[0]
     counts = [f"{policy.count_params(x):,}" for x in (trained, state.params)]
     print(f"HFT: {' of '.join(dict.fromkeys(counts))} parameters", flush=True)

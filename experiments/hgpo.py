@@ -148,7 +148,7 @@ def job(config: ConfigDict | Config, workdir: str, preemption: Preemption) -> No
   """Both stages of a config in a run folder, with their evaluations and report."""
   with RunFolder(workdir, config, stages=_STAGES) as folder:
     run = setup.make(config, folder.policy if folder.newest else None)
-    setup.check_rows(run, _STAGES if run.params is None else (HGPO,))
+    setup.check_rows(run, (HGPO,) if run.config.init_from else _STAGES)
     if parallel.is_writer():
       for warning in validation.warnings(run.config):
         print(f"warning: {warning}", file=sys.stderr, flush=True)

@@ -24,7 +24,8 @@ def as_hgpo(config: ConfigDict, init_from: str) -> ConfigDict:
   config.data.max_prompt_tokens = 1024
   config.data.max_response_tokens = 8192
   config.reward = "exact_match"  # the default: the rewards of the sources take its place
-  config.reward_by_source = {"deepscaler": "math", "tulu3": "reward_model"}
+  # "*" is for the evaluation, whose problems have sources of their own.
+  config.reward_by_source = {"deepscaler": "math", "tulu3": "reward_model", "*": "math"}
   config.reward_model.init_from = "allenai/Llama-3.1-Tulu-3-8B-RM"
   config.hgpo.steps = 300  # about one epoch of 76K prompts
   config.hgpo.prompts_per_step = 256

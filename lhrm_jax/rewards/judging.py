@@ -6,6 +6,7 @@ import math
 import threading
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from lhrm_jax.config import SHARE, knob, real
 from lhrm_jax.rewards.registry import CannotJudge, Failed, RewardError, RewardFn
@@ -34,7 +35,7 @@ class JudgingConfig:
 def judge(
   name: str,
   reward_fn: RewardFn,
-  prompts: Sequence[str],
+  prompts: Sequence[Any],
   responses: Sequence[str],
   answers: Sequence[str],
 ) -> list[float]:
@@ -43,7 +44,7 @@ def judge(
   Args:
     name: of the reward, for messages.
     reward_fn: `reward_fn(prompt, response, answer) -> score`.
-    prompts: one for each response.
+    prompts: one for each response, see `registry` for conversations.
     responses: whole texts, tags included.
     answers: one for each response.
 
@@ -91,7 +92,7 @@ def finite(name: str, score: object, of: tuple[str, str, str]) -> float:
   """
   if isinstance(score, Failed):
     detail = score.detail or f"reward {name!r} could not judge ({score.reason}) {_about(of)}."
-    return Failed(score.reason, detail)
+    return Failed(score.reason, detail, score.by_choice)
   try:
     value = float(score)
   except (Exception, SystemExit) as error:
@@ -105,7 +106,8 @@ class FailureBound:
   """Ends a run once too many judgements of a reward fail.
 
   Too many are more than `max_share` of its last 200, and at least 10; or all of its first three or
-  more where each raised, which is a bug in the reward rather than a trick of the policy.
+  more where each raised, which is a bug in the reward rather than a trick of the policy. Those that
+  the config asks for (`Failed.by_choice`) are none.
 
   Args:
     max_share: of judgements that may fail.
@@ -126,7 +128,9 @@ class FailureBound:
     """
     with self._lock:
       recent = self._recent.setdefault(name, collections.deque(maxlen=self._WINDOW))
-      recent.extend(score if isinstance(score, Failed) else None for score in scores)
+      recent.extend(
+        score if isinstance(score, Failed) and not score.by_choice else None for score in scores
+      )
       failed = [score for score in recent if score is not None]
       reasons = dict(collections.Counter(score.reason for score in failed))
       if not failed:
@@ -164,5 +168,6 @@ def _about(of: tuple[str, str, str]) -> str:
   return f"the response {response} to {prompt}, answer {answer}"
 
 
-def _short(text: str, limit: int = 200) -> str:
+def _short(text: Any, limit: int = 200) -> str:
+  text = text if isinstance(text, str) else text[-1][1]  # the last message of a conversation
   return repr(text) if len(text) <= limit else f"{text[:limit]!r}... ({len(text)} characters)"

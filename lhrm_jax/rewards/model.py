@@ -25,6 +25,9 @@ from lhrm_jax.text.responses import parse_response
 HEAD_TENSOR = "score.weight"
 LONG_ANSWERS = ("score_0", "truncate_left")
 
+# A prompt, or a conversation that ends with it: role and content of each message.
+Asked = str | Sequence[tuple[str, str]]
+
 
 @dataclasses.dataclass(frozen=True)
 class RewardModelConfig:
@@ -88,7 +91,8 @@ class RewardModel:
     config: of the model's decoder.
     params: of the decoder, as `policy.init` lays them out. A language head is dropped.
     head: `[d]` or `[1, d]`, the classification head.
-    encode: `encode(prompt, answer) -> ids` by the reward model's own tokenizer and template.
+    encode: `encode(prompt, answer) -> ids` by the reward model's own tokenizer and template; a
+      prompt with earlier messages comes as all of them, pairs of role and content.
     mesh: parameters are split over it as the policy's are, batches over `data` and `fsdp`.
     batch_size: sequences scored at a time; a short last batch is padded.
     max_tokens: width of every batch, so that one compiled program serves all.
@@ -105,13 +109,14 @@ class RewardModel:
   """
 
   on_device = True
+  reads_earlier = True
 
   def __init__(
     self,
     config: PolicyConfig,
     params: policy.Params,
     head: Array | np.ndarray,
-    encode: Callable[[str, str], Sequence[int]],
+    encode: Callable[[Asked, str], Sequence[int]],
     *,
     mesh: Mesh,
     batch_size: int = 32,
@@ -200,7 +205,7 @@ class RewardModel:
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
   def score_batch(
-    self, prompts: Sequence[str], responses: Sequence[str], answers: Sequence[str]
+    self, prompts: Sequence[Asked], responses: Sequence[str], answers: Sequence[str]
   ) -> list[float]:
     """A score for each response: 0.0 for malformed ones, `Failed` for those that the model cannot
     score.
@@ -241,12 +246,14 @@ class RewardModel:
       f"a prompt and answer have {len(ids)} tokens, and the reward model takes "
       f"max_tokens={self.max_tokens}. Raise max_tokens, shorten responses, or set "
       "long_answers='truncate_left'.",
+      by_choice=True,
     )
 
-  def __call__(self, prompt: str, response: str, answer: str) -> float:
+  def __call__(self, prompt: Asked, response: str, answer: str) -> float:
     return self.score_batch([prompt], [response], [answer])[0]
 
 
+@functools.lru_cache(maxsize=1)  # training and an evaluation's judge share it
 def from_config(config: RewardModelConfig, mesh: Mesh) -> RewardModel:
   """Loads the reward model that a config names, with its own tokenizer and chat template.
 
@@ -263,8 +270,9 @@ def from_config(config: RewardModelConfig, mesh: Mesh) -> RewardModel:
     raise ValueError(f"{folder} is a file: a reward model is a folder of safetensors files")
   tokenizer = PretrainedTokenizer.load(folder)
 
-  def encode(prompt: str, answer: str) -> list[int]:
-    turns = (("user", prompt), ("assistant", answer))
+  def encode(prompt: Asked, answer: str) -> list[int]:
+    asked = (("user", prompt),) if isinstance(prompt, str) else prompt
+    turns = (*asked, ("assistant", answer))
     return tokenizer.encode_messages(
       [{"role": role, "content": content} for role, content in turns], finished=True
     )
@@ -294,7 +302,7 @@ class _WithoutHead:
 
 def load_reward_model(
   folder: pathlib.Path | str,
-  encode: Callable[[str, str], Sequence[int]],
+  encode: Callable[[Asked, str], Sequence[int]],
   *,
   mesh: Mesh,
   dtype: str = "float32",

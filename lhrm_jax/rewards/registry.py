@@ -10,8 +10,9 @@ def short_proof(prompt, response, answer): ...
 
 A reward that is faster on many responses at once also has a method `score_batch(prompts, responses,
 answers)`, which returns a list; one that runs on the accelerators has `on_device = True` (see
-`scoring.Scorer`). One that needs answers in some form has `check(answer)`, which raises `BadAnswer`
-on others: rows are checked before anything is sampled for them.
+`scoring.Scorer`). One with `reads_earlier = True` is given, for a prompt with earlier messages, all
+of them as pairs of role and content. One that needs answers in some form has `check(answer)`, which
+raises `BadAnswer` on others: rows are checked before anything is sampled for them.
 """
 
 from __future__ import annotations
@@ -45,14 +46,20 @@ class Failed(float):
   """A score of 0 for a response that could not be judged, with the reason it is counted under.
 
   A reward returns it, or raises: either is counted as `reward/failed/REASON`.
+
+  Attributes:
+    reason: short name.
+    detail: what happened, for a message.
+    by_choice: whether the config asks for this score, so that no number of them ends the run.
   """
 
   reason: str
   detail: str
+  by_choice: bool
 
-  def __new__(cls, reason: str, detail: str = ""):
+  def __new__(cls, reason: str, detail: str = "", by_choice: bool = False):
     failed = super().__new__(cls, 0.0)
-    failed.reason, failed.detail = reason, detail
+    failed.reason, failed.detail, failed.by_choice = reason, detail, by_choice
     return failed
 
 

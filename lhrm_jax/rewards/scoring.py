@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import jax
 import numpy as np
@@ -190,7 +191,7 @@ class Scorer:
         chosen = np.flatnonzero(leaves[i].asked & finished)
         futures[i] = self._submit(
           leaves[i],
-          [of_text[j].prompt for j in chosen],
+          [_asked(leaves[i].fn, of_text[j]) for j in chosen],
           [texts[j] for j in chosen],
           [of_text[j].answer for j in chosen],
         )
@@ -255,7 +256,7 @@ class Scorer:
         raise RewardError(f"{error} (of the row with the prompt {row.prompt[:200]!r})") from error
 
   def _submit(
-    self, leaf: _Leaf, prompts: list[str], responses: list[str], answers: list[str]
+    self, leaf: _Leaf, prompts: list[Any], responses: list[str], answers: list[str]
   ) -> Future:
     """A future of the scores and the number of undecided ones."""
 
@@ -296,6 +297,13 @@ class Scorer:
       )
     self._bound.add(name, scores)
     return scores, undecided if rule == "math" else None
+
+
+def _asked(fn: RewardFn, row: PromptRow) -> str | tuple[tuple[str, str], ...]:
+  """What a reward is told of a query: its prompt, or the conversation if the reward reads it."""
+  if row.earlier and getattr(fn, "reads_earlier", False):
+    return (*row.earlier, ("user", row.prompt))
+  return row.prompt
 
 
 def _by_deadline(seconds: float) -> RewardFn:

@@ -68,10 +68,10 @@ def stopped_early(done: int, c, accuracy: dict[str, float]) -> str:
   )
 
 
-def warm_up_warning(steps: int, warmup_steps: int) -> str:
-  """Returns a warning for a run that ends before its learning rate peaks."""
+def warm_up_warning(stage: str, steps: int, warmup_steps: int) -> str:
+  """Returns a warning for a stage that ends before its learning rate peaks."""
   return (
-    f"warning: hft.steps={steps} end within hft.warmup_steps={warmup_steps}: the learning rate "
-    f"peaks at {steps - 1}/{warmup_steps} of hft.learning_rate. Lower "
-    "hft.warmup_steps or raise hft.steps."
+    f"warning: {stage}.steps={steps} end within {stage}.warmup_steps={warmup_steps}: the learning "
+    f"rate peaks at {steps - 1}/{warmup_steps} of {stage}.learning_rate. Lower "
+    f"{stage}.warmup_steps or raise {stage}.steps."
   )

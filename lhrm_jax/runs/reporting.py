@@ -6,7 +6,7 @@ import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lhrm_jax import parallel, policy
@@ -14,7 +14,7 @@ from lhrm_jax.config import flatten
 from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, figures, samples
 from lhrm_jax.evaluation.overlap import overlap
 from lhrm_jax.evaluation.report import evaluation_figures, finite, write_report
-from lhrm_jax.runs import evaluated, setup, tradeoffs, validation
+from lhrm_jax.runs import evaluated, policy_settings, setup, tradeoffs, validation
 from lhrm_jax.runs.config import HFT, HGPO, KNOBS, Config, plain
 from lhrm_jax.runs.json_files import read_json, write_json
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
@@ -108,11 +108,12 @@ class Reporting:
     """
     path = self._workdir / "evaluation" / f"{stage}.json"
     config = plain(self._run.config)
-    key = {"step": step, **{name: config[name] for name in _DECIDING}}
+    numerics = {name: config["policy"][name] for name in policy_settings.NUMERICS}
+    key = {"step": step, "policy": numerics, **{name: config[name] for name in _DECIDING}}
     if config["reward_by_source"] or config["reward_model"]["init_from"]:
       key |= {name: config[name] for name in ("reward_by_source", "reward_model")}
     found = kept_evaluation(path)
-    if with_defaults(found.get("key")) != key:
+    if with_defaults(found.get("key"), key) != key:
       found = self._measure(path.with_suffix(""), key, params)
       if parallel.is_writer():
         keep_evaluation(path, found)
@@ -236,11 +237,17 @@ def open_log(folder: pathlib.Path, key: dict[str, Any]) -> samples.SampleLog:
   return log
 
 
-def with_defaults(key: Any) -> Any:
-  """Returns the key of an evaluation that may be older than some of the knobs."""
+def with_defaults(key: Any, now: Mapping[str, Any]) -> Any:
+  """Returns the key of an evaluation that may be older than some of the knobs.
+
+  Args:
+    key: of the evaluation.
+    now: of the present one, whose numerics count as those of an evaluation that recorded none.
+  """
   if not isinstance(key, dict) or not isinstance(key.get("evaluation"), dict):
     return key
-  return {**key, "evaluation": {**plain(EvaluationConfig()), **key["evaluation"]}}
+  evaluation = {**plain(EvaluationConfig()), **key["evaluation"]}
+  return {"policy": now["policy"], **key, "evaluation": evaluation}
 
 
 def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:

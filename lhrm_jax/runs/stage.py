@@ -1,11 +1,12 @@
 """Start, saves and end of a training stage, common to both stages (docs/reliability.md)."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lhrm_jax import policy
-from lhrm_jax.runs import log_files, resuming, saved_arrays, setup
+from lhrm_jax import parallel, policy
+from lhrm_jax.runs import early_stop, log_files, resuming, saved_arrays, setup
 from lhrm_jax.runs.config import plain
 from lhrm_jax.runs.instruments import Profiler
 from lhrm_jax.runs.metric_writer import MetricWriter
@@ -54,10 +55,17 @@ class Stage:
     self.profiler = Profiler(folder.path / "profile" / name, run.config.profile_steps)
 
   def begin(self, optimizer, fresh: Callable[[], TrainState]) -> TrainState:
-    """Returns the state to continue from: the checkpoint's, or a fresh one."""
+    """Returns the state to continue from: the checkpoint's, or a fresh one.
+
+    Prints a warning if the stage ends before its learning rate peaks.
+    """
+    run = self._run
+    c = getattr(run.config, self.name)
+    if self.start < c.steps <= c.warmup_steps and not self.finished and parallel.is_writer():
+      warning = early_stop.warm_up_warning(self.name, c.steps, c.warmup_steps)
+      print(warning, file=sys.stderr, flush=True)
     if self._saved is None:
       return fresh()
-    run = self._run
     return saved_arrays.restore(self._saved, run.policy_config, optimizer, run.mesh)
 
   def reference(self, start: policy.Params) -> policy.Params:

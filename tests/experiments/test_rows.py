@@ -63,7 +63,10 @@ def test_both_stages_run_on_files_from_a_pretrained_model(flags, tmp_path):
   run("hft", *flags, "--workdir", str(tmp_path / "hft"))
   assert [row["step"] for row in rows_of(tmp_path / "hft", "hft") if "loss" in row] == [2]
   start = f"--config.init_from={tmp_path / 'hft'}"
-  run("hgpo", *flags, start, "--workdir", str(tmp_path / "hgpo"))
+  # Prompts are all that it needs, also when it is resumed.
+  hgpo = (*flags, start, "--config.data.demonstrations=", "--workdir", str(tmp_path / "hgpo"))
+  run("hgpo", *hgpo, "--config.hgpo.steps=1")
+  run("hgpo", *hgpo, "--config.allow_config_change=hgpo.steps")
   steps = [row for row in rows_of(tmp_path / "hgpo", "hgpo") if "loss" in row]
   assert [row["step"] for row in steps] == [1, 2]
   lines = (tmp_path / "hgpo" / "rollouts" / "train.jsonl").read_text().splitlines()

@@ -79,6 +79,27 @@ def test_an_answer_beyond_the_limit_is_counted_or_cut(folder):
   assert 0 < make(long_answers="truncate_left")("2+2?", long, "") < 1
 
 
+def test_answers_beyond_the_limit_never_end_a_run(folder):
+  c = reward_model.RewardModelConfig(str(folder), batch=8, max_tokens=32)
+  long = stub([PromptRow("2+2?" + " please" * 40, "")] * 20)
+  with scoring.Scorer(reward_model.from_config(c, parallel.make_mesh())) as scorer:
+    found = scorer.wait([scorer.start(*long)])
+  assert not found.scores.any() and found.failed["too_long"] >= 20
+
+
+def test_the_reward_model_is_shown_the_whole_conversation(folder):
+  c = reward_model.RewardModelConfig(str(folder), batch=8, max_tokens=64)
+  model = reward_model.from_config(c, parallel.make_mesh())
+  earlier = (("system", "Be brief."), ("user", "2+2?"), ("assistant", "4"))
+  rows, rollouts, texts = stub([PromptRow("And 3+3?", "", earlier=earlier)])
+  with scoring.Scorer(model) as scorer:
+    found = scorer.wait([scorer.start(rows, rollouts, texts)]).scores.ravel()
+  turns = [(*earlier, ("user", "And 3+3?"))] * len(texts)
+  np.testing.assert_allclose(found, model.score_batch(turns, texts, [""] * len(texts)), rtol=1e-6)
+  alone = model.score_batch(["And 3+3?"] * len(texts), texts, [""] * len(texts))
+  assert not np.allclose(found, alone)
+
+
 def test_a_sum_may_hold_the_reward_model(folder):
   weights = ConfigDict({"exact_match": 1.0, "reward_model": 0.5})
   reward = setup.make(config_with(folder, reward_weights=weights)).reward_fn

@@ -184,5 +184,5 @@ def test_a_record_that_no_run_wrote_is_refused(record):
 
 
 def test_steps_that_end_within_the_warm_up_are_warned_of_with_both_keys():
-  message = early_stop.warm_up_warning(50, 100)
-  assert "hft.steps=50" in message and "hft.warmup_steps=100" in message and "49/100" in message
+  message = early_stop.warm_up_warning("rft", 50, 100)
+  assert "rft.steps=50" in message and "rft.warmup_steps=100" in message and "49/100" in message
