@@ -93,6 +93,19 @@ def check(policy: PolicyConfig, fields: Mapping[str, Any], source: str) -> None:
     )
 
 
+def kept(config: Config, policy: PolicyConfig) -> list[str]:
+  """Returns remarks on numerics that a loaded policy keeps although the config has others.
+
+  A config file cannot ask for a default: it looks like a key that was left out.
+  """
+  return [
+    f"policy.{name} stays {getattr(policy, name)!r}, as init_from={config.init_from!r} has it: "
+    f"--config.policy.{name}={getattr(config.policy, name)} on the command line would change it."
+    for name in ("dtype", "remat")
+    if getattr(policy, name) != getattr(config.policy, name)
+  ]
+
+
 def recorded(config: Config, policy: PolicyConfig) -> Config:
   """Returns the config with `policy.*` as the policy truly is; derived fields (0) stay 0."""
   fields = {

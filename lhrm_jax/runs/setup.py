@@ -97,6 +97,9 @@ def make(config: ConfigDict | Config, saved_policy: pathlib.Path | None = None) 
       policy_config, tokenizer, params = loading.load_policy(
         config.init_from, mesh, asked, seed=config.seed
       )
+      if parallel.is_writer():
+        for remark in policy_settings.kept(config, policy_config):
+          print(remark, file=sys.stderr, flush=True)
     else:
       tokenizer, params = tasks.own_tokenizer(config.task, task), None
       policy_config = PolicyConfig.from_dict({

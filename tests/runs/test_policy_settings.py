@@ -70,10 +70,18 @@ def test_how_a_run_s_policy_is_computed_is_the_second_run_s_to_say(run_folder):
   assert run.config.policy.vocab_size == 0, "left to the tokenizer, as it was"
 
 
-def test_a_default_that_was_left_alone_asks_for_nothing(run_folder):
+def test_a_default_that_was_left_alone_asks_for_nothing_and_what_is_kept_is_said(
+  run_folder, capsys
+):
   run = setup.make(other(run_folder))
   stored = json.loads((run_folder / "policy" / "config.json").read_text())
   assert run.policy_config == PolicyConfig.from_dict(stored)
+  assert "stays" not in capsys.readouterr().err
+  (remark,) = policy_settings.kept(
+    from_config_dict(other(run_folder)), dataclasses.replace(run.policy_config, dtype="bfloat16")
+  )
+  assert remark.startswith("policy.dtype stays 'bfloat16'")
+  assert remark.count("--config.policy.dtype=float32")
 
 
 @pytest.mark.parametrize(
