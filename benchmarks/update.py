@@ -20,7 +20,7 @@ import optax
 from benchmarks import measuring
 from lhrm_jax import parallel
 from lhrm_jax.objectives import hgpo
-from lhrm_jax.planning.ceilings import ceilings
+from lhrm_jax.planning.ceilings import all_devices, ceilings
 from lhrm_jax.planning.flops import matrix_params, rollout_flops
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Rollouts
@@ -78,7 +78,7 @@ def measure(
     state, metrics = compiled(state, {}, pack_hgpo(config, c, mesh, batch))  # no frozen parameters
     return metrics
 
-  ceiling = ceilings(config.dtype)
+  ceiling = all_devices(ceilings(config.dtype))
   flops = rollout_flops(config, rollouts)
   scoring = measuring.seconds(lambda: score(state.params, rollouts), repeats)
   updating = measuring.seconds(update, repeats)

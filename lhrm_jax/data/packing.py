@@ -49,28 +49,33 @@ def most_rows(items: int, longest: int, length: int) -> int:
   return min(items, 2 * items * longest // length + 1)
 
 
-def in_lanes(rows: int, lanes: int, least: int = 0) -> tuple[np.ndarray, int]:
+def in_lanes(
+  rows: int, lanes: int, least: int = 0, devices: int = 1
+) -> tuple[np.ndarray, int]:  # fmt: skip
   """Places of packed rows in a batch that is computed some rows at a time.
 
-  Consecutive rows go to different lanes, so that devices, each with some of the lanes, get equally
-  many, and the blocks that are all empty come last (`training.update.accumulate_rows`).
+  Rows are dealt to the devices in turn, each of which has as many consecutive lanes, and the blocks
+  that are all empty come last (`training.update.accumulate_rows`).
 
   Args:
     rows: number of packed rows.
     lanes: rows that are computed at a time, over all devices.
     least: rows of the batch, empty ones included, at least.
+    devices: parts that a batch is split into; divides `lanes`.
 
   Returns:
     `[rows]` places, and the number of rows of the batch, a multiple of `lanes`.
   """
   blocks = -(-max(rows, least, 1) // lanes)
   row = np.arange(rows)
-  return row % lanes * blocks + row // lanes, blocks * lanes
+  of_device = lanes // devices
+  lane = row % devices * of_device + row // devices % of_device
+  return lane * blocks + row // lanes, blocks * lanes
 
 
 def pack(
   sequences: Sequence[Encoded], length: int, *, pad_id: int = 0, lanes: int = 1,
-  least: int = 0,
+  least: int = 0, devices: int = 1,
 ) -> TokenBatch:  # fmt: skip
   """Packs sequences into rows of `length`, the longest first.
 
@@ -83,6 +88,7 @@ def pack(
     pad_id: fills the rest of a row.
     lanes: see `in_lanes`.
     least: likewise: with `most_rows` of a step, all steps share one compiled program.
+    devices: likewise.
 
   Returns:
     Arrays `[N, length]`; segment ids count from 1 within a row.
@@ -97,7 +103,7 @@ def pack(
         "raise the length. Cutting it would train a response without its end."
       )
   bins = first_fit_decreasing([sequence.slots for sequence in sequences], length)
-  places, rows = in_lanes(len(bins), lanes, least)
+  places, rows = in_lanes(len(bins), lanes, least, devices)
   batch = empty_batch(rows, length, pad_id)
   for row, members in zip(places.tolist(), bins, strict=True):
     start = 0

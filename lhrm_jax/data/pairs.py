@@ -34,6 +34,7 @@ class PairBatch:
 def pack_pairs(
   pairs: Sequence[tuple[Encoded, Encoded]], ref_logprobs: np.ndarray | None, length: int,
   most: int, *, pad_id: int = 0, lanes: int = 1, least: int = 0,
+  devices: int = 1,
 ) -> tuple[PairBatch, np.ndarray]:  # fmt: skip
   """Packs pairs into rows of `length`, the longest first.
 
@@ -45,6 +46,7 @@ def pack_pairs(
     pad_id: fills the rest of a row.
     lanes: see `packing.in_lanes`.
     least: likewise.
+    devices: likewise.
 
   Returns:
     The rows, and `[P, 2]` row and place in it of each pair.
@@ -56,7 +58,7 @@ def pack_pairs(
   if max(sizes) > length:
     raise ValueError(f"A pair takes {max(sizes)} places, more than a row's {length}.")
   bins = first_fit_decreasing(sizes, length)
-  places, rows = in_lanes(len(bins), lanes, least)
+  places, rows = in_lanes(len(bins), lanes, least, devices)
   sequences = empty_batch(rows, length, pad_id)
   ref, mask = np.zeros((rows, most, 2), np.float32), np.zeros((rows, most), bool)
   place = np.empty((len(pairs), 2), np.int64)

@@ -114,6 +114,11 @@ def parts_of(mesh: Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in LOGICAL_RULES["batch"])
 
 
+def is_copied(mesh: Mesh) -> bool:
+  """Whether a mesh has several devices, each of which holds all parameters."""
+  return 1 < mesh.size == mesh.shape["data"]
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Sharding of arrays whose leading axis is the batch."""
   return NamedSharding(mesh, partition_spec(("batch",)))

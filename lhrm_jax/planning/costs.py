@@ -10,7 +10,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from lhrm_jax.planning import hlo
 from lhrm_jax.planning.hlo import Array, Instruction, Module
@@ -68,19 +68,19 @@ class Costs:
   collectives: tuple[Collective, ...] = ()
 
 
-def count(text: str, open_loop_trips: Sequence[int] | Mapping[str, int] = ()) -> Costs:
+def count(text: str, open_loop_trips: Mapping[str, int] | None = None) -> Costs:
   """Counts the costs of a compiled program.
 
   Args:
     text: `jax.stages.Compiled.as_text()`.
-    open_loop_trips: iterations of the loops whose number is not a constant: in the program's
-      order, or by the name of the innermost `jax.named_scope` that is among the keys. Loops that
-      are not there count none.
+    open_loop_trips: iterations of the loops whose number is not a constant, by the name of the
+      innermost `jax.named_scope` around the loop, and within the loop that holds it, that is among
+      the keys. Loops without one count none.
   """
   module = Module(text)
   flops = moved = 0.0
   found: Counter[tuple[str, str, int, int]] = Counter()
-  for name, (times, fused) in _runs(module, open_loop_trips).items():
+  for name, (times, fused) in _runs(module, open_loop_trips or {}).items():
     for i in module.instructions(name):
       if i.opcode in ("dot", "convolution"):
         flops += times * _product_flops(module, name, i)
@@ -98,19 +98,14 @@ def count(text: str, open_loop_trips: Sequence[int] | Mapping[str, int] = ()) ->
 # ---- How often
 
 
-def _runs(
-  module: Module, open_loop_trips: Sequence[int] | Mapping[str, int]
-) -> dict[str, tuple[int, bool]]:
+def _runs(module: Module, open_loop_trips: Mapping[str, int]) -> dict[str, tuple[int, bool]]:
   """How often each computation runs, and whether inside a fusion."""
   runs: dict[str, tuple[int, bool]] = {}
-  by_scope = isinstance(open_loop_trips, Mapping)
-  open_loops = iter(() if by_scope else open_loop_trips)
 
   def open_trips(loop: Instruction) -> int:
-    if not by_scope:
-      return next(open_loops, 0)
     path = re.search(r'op_name="([^"]*)"', loop.attributes)
-    names = re.findall(r"\w+", path[1]) if path else []
+    inside = re.split(r"\bbody\b", path[1])[-1] if path else ""  # of the loop that holds this one
+    names = re.findall(r"\w+", inside)
     return next((open_loop_trips[name] for name in reversed(names) if name in open_loop_trips), 0)
 
   def visit(name: str, times: int, fused: bool) -> None:

@@ -25,6 +25,7 @@ class Plan:
     program: one of `PROGRAMS`.
     what: its shapes in words.
     chips: number of chips that run it together.
+    rows: packed rows computed at a time, over all of them; 0 where it takes none.
     parameters: bytes of the parameters.
     optimizer: bytes of the optimiser's state.
     batch: bytes of the other arguments.
@@ -43,6 +44,7 @@ class Plan:
   program: str
   what: str
   chips: int
+  rows: int
   parameters: int
   optimizer: int
   batch: int
@@ -101,6 +103,7 @@ def make_plan(program: Program, topology: Topology) -> Plan:
     program=program.name,
     what=program.what,
     chips=program.mesh.size,
+    rows=program.rows,
     parameters=_bytes_per_chip(params),
     optimizer=_bytes_per_chip(opt_state),
     batch=_bytes_per_chip(program.args[1:]),
@@ -140,9 +143,9 @@ def advice(plan: Plan, config: Any, topology: Topology) -> list[str]:
   if plan.parameters + plan.optimizer > 0.6 * plan.hbm:
     lines.append("the state alone nearly fills the chip: raise mesh.fsdp or take more chips.")
   if plan.program in ("update", "score"):
-    lines.append(f"lower hgpo.micro_batch_rows (now {config.hgpo.micro_batch_rows}).")
+    lines.append(f"lower hgpo.micro_batch_rows (now {plan.rows}).")
   if plan.program == "hft":
-    lines.append(f"lower hft.micro_batch_rows (now {config.hft.micro_batch_rows}).")
+    lines.append(f"lower hft.micro_batch_rows (now {plan.rows}).")
   if plan.program in ("prefill", "rollout"):
     lines.append(
       f"raise sampling_mesh.tensor (now {config.sampling_mesh.tensor}): fewer copies of the "

@@ -76,7 +76,8 @@ def _forward(queries: Array, keys: Array, values: Array, ids: Array, prefixes: A
 
   zeros = _zeros(queries)
   start = (jnp.full_like(zeros[..., 0], _MASKED), zeros[..., 0], zeros)
-  top, total, out = jax.lax.fori_loop(0, pairs.count, add, start)
+  with jax.named_scope("pairs"):
+    top, total, out = jax.lax.fori_loop(0, pairs.count, add, start)
   seen = total > 0
   divisor = jnp.where(seen, total, 1.0)
   out = (out / divisor[..., None]).astype(queries.dtype)
@@ -103,7 +104,8 @@ def _backward(saved, ahead: Array):
     return tuple(x.at[place].add(y) for x, (place, y) in zip(sums, new, strict=True))
 
   start = (_zeros(queries), _zeros(keys), _zeros(values))
-  grads = jax.lax.fori_loop(0, pairs.count, add, start)
+  with jax.named_scope("pairs"):
+    grads = jax.lax.fori_loop(0, pairs.count, add, start)
   grads = (g.astype(x.dtype) for g, x in zip(grads, (queries, keys, values), strict=True))
   return (*grads, None, None)
 

@@ -44,7 +44,9 @@ def choose(config: PolicyConfig, tokens: int, prefixes: bool = False) -> str:
   """
   platform, wanted = _platform(), config.attention
   if wanted == "auto":
-    if platform == "gpu" and config.dtype == "bfloat16" and config.head_dim % 8 == 0:
+    # cuDNN's kernel takes wider heads from Hopper on only.
+    fits = config.head_dim % 8 == 0 and config.head_dim <= 128
+    if platform == "gpu" and config.dtype == "bfloat16" and fits:
       wanted = "cudnn"
     elif platform == "tpu" and (jax.device_count() == 1 or _devices_in_force() > 0):
       # Several devices: only where the mesh to split it over is known. Its blocks are whole lanes.

@@ -14,7 +14,8 @@ from lhrm_jax.training.packed import RowShape
 
 def row_shape(config: Config, mesh: Mesh) -> RowShape:
   """The rows that a run packs demonstrations into."""
-  return RowShape.of(config.hft, _longest(config), mesh)
+  count = config.hft.think_per_step + config.hft.no_think_per_step
+  return RowShape.of(config.hft, _longest(config), count, mesh)
 
 
 def demonstration_batch(run: Setup, step: int) -> tuple[TokenBatch, int]:
@@ -43,7 +44,7 @@ def demonstration_batch(run: Setup, step: int) -> tuple[TokenBatch, int]:
   count = c.think_per_step + c.no_think_per_step
   batch = pack(
     [*drawn.think, *drawn.no_think], rows.length, pad_id=tokenizer.pad_id, lanes=rows.lanes,
-    least=most_rows(count, max(longest) - 1, rows.length),
+    least=most_rows(count, max(longest) - 1, rows.length), devices=rows.devices,
   )  # fmt: skip
   return parallel.shard_rows(run.mesh, batch), drawn.long
 

@@ -95,7 +95,7 @@ def preferences(run: Setup, reference: policy.Params) -> Preferences:
   sequences = [x for pair in pairs for x in (pair.chosen, pair.rejected)]
   _check_positions(run, sequences)
   slots = [pair.slots for pair in pairs]
-  rows = _row_shape(c, slots, run, "dpo")
+  rows = _row_shape(c, slots, run, "dpo", c.pairs_per_step)
   facts = {
     "pairs/total": len(pairs),
     "pairs/query_frac": len(pairs) / queries,
@@ -136,6 +136,7 @@ def _packed(run: Setup, found: Preferences, at: np.ndarray) -> tuple[PairBatch, 
   return pack_pairs(
     pairs, found.ref_logprobs[at], length, found.most, pad_id=run.tokenizer.pad_id,
     lanes=found.rows.lanes, least=most_rows(run.config.dpo.pairs_per_step, found.longest, length),
+    devices=found.rows.devices,
   )  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def best_responses(run: Setup, start: policy.Params) -> BestResponses:
     "responses/think_frac": len(by_mode[tags.THINK]) / len(kept),
   }
   slots = [encoded.slots for encoded in sequences]
-  rows = _row_shape(c, slots, run, "rft")
+  rows = _row_shape(c, slots, run, "rft", c.responses_per_step)
   epochs = c.responses_per_step / len(kept)
   return BestResponses(pools, rows, max(slots), spent, facts, epochs)
 
@@ -207,7 +208,7 @@ def response_batch(run: Setup, found: BestResponses, step: int) -> Batch:
   length = found.rows.length
   packed = pack(
     sequences, length, pad_id=run.tokenizer.pad_id, lanes=found.rows.lanes,
-    least=most_rows(c.responses_per_step, found.longest, length),
+    least=most_rows(c.responses_per_step, found.longest, length), devices=found.rows.devices,
   )  # fmt: skip
   return Batch(parallel.shard_rows(run.mesh, packed), _update_flops(run, sequences))
 
@@ -245,11 +246,13 @@ def _check_positions(run: Setup, sequences: Sequence[Encoded]) -> None:
     )
 
 
-def _row_shape(c: OfflineConfig, slots: Sequence[int], run: Setup, section: str) -> RowShape:
+def _row_shape(
+  c: OfflineConfig, slots: Sequence[int], run: Setup, section: str, count: int
+) -> RowShape:
   longest = max(slots)
   if c.packed_length and c.packed_length < longest:
     raise UserError(
       f"{section}.packed_length={c.packed_length} is less than the {longest} places of the longest "
       f"that must fit into a row: set it to {longest} or more, or to 0."
     )
-  return RowShape.of(c, longest, run.mesh)
+  return RowShape.of(c, longest, count, run.mesh)

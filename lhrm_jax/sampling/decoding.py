@@ -199,7 +199,8 @@ def decode(
       # All rows begin together where none waits, and fill one block after the other.
       filling = range(block + 1) if slots < n else (block,)
       step = functools.partial(one_token, prompts, block, filling, refills)
-      state = jax.lax.while_loop(more, step, state)
+      with jax.named_scope(f"stage_{stage}_block_{block}"):
+        state = jax.lax.while_loop(more, step, state)
     responses = state.responses
     steps = responses.steps.at[state.rows].set(state.step - state.since)
     state = dataclasses.replace(state, responses=dataclasses.replace(responses, steps=steps))

@@ -184,7 +184,10 @@ def argument_problems(c: HGPOConfig) -> Iterator[str]:
 
 @idle(HGPOConfig, "decode_slots")
 def _slots_for_all(c: HGPOConfig) -> str:
-  rows = c.prompts_per_step // c.sampling_chunks * c.samples
+  each = c.samples_per_mode
+  if not _no_reference_accuracy(c):
+    each = max(each, c.reference_samples)
+  rows = c.prompts_per_step // c.sampling_chunks * 2 * each
   if c.decode_slots < rows:
     return ""
   return f"only {rows:,} responses, of a step or one of its chunks, to decode at a time"

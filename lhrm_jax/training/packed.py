@@ -1,6 +1,7 @@
 """Rows of packed sequences on the device: how long, how many at a time, and their targets."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ _MULTIPLE = 64
 # for its products; on a CPU the last block's padding would cost more.
 _BLOCK = {"cpu": 512}
 _BLOCK_OF_ACCELERATORS = 8192
+# Blocks of a full batch on each device, at least: in a single one, short sequences would leave most
+# rows empty, and they are computed.
+_LEAST_BLOCKS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +40,9 @@ class PackingConfig:
   micro_batch_rows: int = knob(
     0,
     whole(0, MOST_ROWS),
-    "Packed rows computed at a time, over all devices: memory is that of these. Empty rows are "
-    "skipped. 0 takes as many as hold 512 slots on a CPU device, 8,192 on an accelerator.",
+    "Packed rows computed at a time, over all devices: memory is that of these. Blocks of empty "
+    "rows are skipped. 0 takes as many as hold 512 slots on a CPU device, 8,192 on an accelerator, "
+    "and fewer for small batches.",
   )
 
 
@@ -55,21 +60,30 @@ class RowShape:
   at_a_time: int
   lanes: int
 
+  @property
+  def devices(self) -> int:
+    """Parts that rows are split into."""
+    return self.lanes // self.at_a_time
+
   @classmethod
-  def of(cls, c: PackingConfig, longest: int, mesh: Mesh) -> "RowShape":
+  def of(
+    cls, c: PackingConfig, longest: int, count: int, mesh: Mesh, platform: str = ""
+  ) -> "RowShape":
     """The shape that a config asks for.
 
     Args:
       c: knobs.
-      longest: slots of the longest sequence that must fit, if the config does not set a length.
+      longest: slots of the longest sequence that must fit.
+      count: number of sequences.
       mesh: mesh of the update.
+      platform: see `of_responses`.
     """
     length = c.packed_length or -(-max(longest, _ROW) // _MULTIPLE) * _MULTIPLE
-    return cls._of_length(c, length, mesh)
+    return cls._of_length(c, length, count / max(length // longest, 1), mesh, platform)
 
   @classmethod
   def of_responses(
-    cls, c: PackingConfig, prompt: int, response: int, count: int, mesh: Mesh
+    cls, c: PackingConfig, prompt: int, response: int, count: int, mesh: Mesh, platform: str = ""
   ) -> "RowShape":
     """The shape for responses that share prompts: a prompt and some of the longest fill a row.
 
@@ -82,6 +96,7 @@ class RowShape:
       response: tokens of the longest response.
       count: number of responses.
       mesh: mesh of the update.
+      platform: of the devices that it will run on, if `mesh` has stand-ins for them.
     """
     each, per_device = max(response - 1, 1), count // parallel.parts_of(mesh)
 
@@ -90,16 +105,27 @@ class RowShape:
 
     held = min(per_device // 64, within(_LONG_ROW))
     held = max(1, held, min(per_device // 16, within(_ROW)))
-    return cls._of_length(c, c.packed_length or prompt + held * each, mesh)
+    length = c.packed_length or prompt + held * each
+    return cls._of_length(c, length, count / max((length - prompt) // each, 1), mesh, platform)
 
   @classmethod
-  def _of_length(cls, c: PackingConfig, length: int, mesh: Mesh) -> "RowShape":
+  def _of_length(
+    cls, c: PackingConfig, length: int, full: float, mesh: Mesh, platform: str
+  ) -> "RowShape":
+    """Args:
+    c: knobs.
+    length: slots of a row.
+    full: rows of a batch whose sequences are all of the greatest length.
+    mesh: mesh of the update.
+    platform: see `of_responses`.
+    """
     parts = parallel.parts_of(mesh)
     if c.micro_batch_rows:
       at_a_time = -(-c.micro_batch_rows // parts)
     else:
-      block = _BLOCK.get(mesh.devices.flat[0].platform, _BLOCK_OF_ACCELERATORS)
-      at_a_time = max(1, block // length)
+      block = _BLOCK.get(platform or mesh.devices.flat[0].platform, _BLOCK_OF_ACCELERATORS)
+      most = math.ceil(full / parts / _LEAST_BLOCKS)
+      at_a_time = max(1, min(block // length, most))
     return cls(length, at_a_time, at_a_time * parts)
 
 

@@ -130,7 +130,7 @@ def pack_rollouts(
     prompt_lengths.tolist(), np.repeat(np.arange(b), m * g).tolist(), flat.tolist(),
     Room(shape.length, responses, shared),
   )  # fmt: skip
-  places, count = in_lanes(len(pieces), shape.lanes, rows)
+  places, count = in_lanes(len(pieces), shape.lanes, rows, shape.devices)
   builder = _Builder(rollouts, flat, shape, shared, count, responses)
   for row, of_row in zip(places.tolist(), pieces, strict=True):
     builder.add(row, of_row)

@@ -131,8 +131,9 @@ def pack(
 
 
 def row_shape(
-  config: PolicyConfig, c: PackingConfig, mesh: Mesh, prompt: int, response: int, count: int
-) -> tuple[RowShape, bool]:
+  config: PolicyConfig, c: PackingConfig, mesh: Mesh, prompt: int, response: int, count: int,
+  platform: str = "",
+) -> tuple[RowShape, bool]:  # fmt: skip
   """The shape of rows for `count` responses, and whether those of a row share their prompts.
 
   Args:
@@ -142,10 +143,11 @@ def row_shape(
     prompt: tokens of the longest prompt.
     response: tokens of the longest response.
     count: number of responses.
+    platform: see `RowShape.of_responses`.
   """
-  shape = RowShape.of_responses(c, prompt, response, count, mesh)
+  shape = RowShape.of_responses(c, prompt, response, count, mesh, platform)
   with parallel.over(mesh):
     shared = policy.shares_prefixes(config, shape.length)
   if not shared:  # each response takes its prompt along
-    shape = RowShape.of_responses(c, 0, prompt + response, count, mesh)
+    shape = RowShape.of_responses(c, 0, prompt + response, count, mesh, platform)
   return shape, shared

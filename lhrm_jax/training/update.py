@@ -130,7 +130,7 @@ def summed_over_devices(
   them.
   """
   axes = parallel.LOGICAL_RULES["batch"]
-  if mesh.size == 1 or mesh.size > mesh.shape["data"]:
+  if not parallel.is_copied(mesh):
     return gradients_of
 
   def add(x: Any) -> Any:

@@ -130,6 +130,17 @@ def test_a_demonstration_is_trained_from_its_opening_tag_on():
   assert encoded.ids[-1] == tokenizer.eos_ids[0]
 
 
+def test_devices_get_equally_many_rows_whatever_they_compute_at_a_time():
+  """Two lanes each: rows of a block go to one device, then to the other."""
+  places, rows = packing.in_lanes(5, lanes=4, devices=2)
+  assert (places.tolist(), rows) == ([0, 4, 2, 6, 1], 8)
+  for count in range(1, 130):
+    places, rows = packing.in_lanes(count, lanes=120, least=7, devices=8)
+    held = np.bincount(places // (rows // 8), minlength=8)
+    assert held.sum() == count and held.max() - held.min() <= 1
+    assert len(set(places.tolist())) == count
+
+
 def test_rows_are_dealt_to_lanes_and_filled_up_with_empty_ones():
   """Four full rows over three lanes of three: a lane's rows lie together, its empty ones last."""
   batch = packing.pack(sequences([9] * 4), 8, lanes=3, least=7)

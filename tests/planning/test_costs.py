@@ -46,19 +46,28 @@ ENTRY %main (p: f32[8,8], i: s32[]) -> f32[8,8] {
 
 def test_loops_that_stop_on_data_run_as_often_as_told():
   """A product of 8 x 8 matrices is 1,024 FLOP: 5 + 7 + 0 iterations, and the last branch."""
-  assert count(COND, [5, 7]).flops == (5 + 7 + 1) * 1024
+  assert count(_in_scopes(COND, first="a/while", second="b/while"), {"a": 5, "b": 7}).flops == (
+    (5 + 7 + 1) * 1024
+  )
   assert count(COND).flops == 1024
 
 
 def test_loops_are_told_apart_by_the_scopes_they_were_traced_in():
   """The innermost scope that is named counts: 3 of the rows, 2 of the head within them, 0."""
-  text = COND
-  for name, path in (("first", "rows/while"), ("second", "rows/transpose(jvp(head))/while")):
-    loop = f"%{name} = (f32[8,8], s32[]) while"
-    start = text.index(loop)
+  text = _in_scopes(
+    COND, first="rows/while", second="rows/while/body/transpose(jvp(head))/while",
+    third="rows/while/body/while",
+  )  # fmt: skip
+  assert count(text, {"rows": 3, "head": 2}).flops == (3 + 2 + 0 + 1) * 1024
+
+
+def _in_scopes(text: str, **paths: str) -> str:
+  """A program whose loops were traced at these paths."""
+  for name, path in paths.items():
+    start = text.index(f"%{name} = (f32[8,8], s32[]) while")
     end = text.index("\n", start)
     text = f'{text[:end]}, metadata={{op_name="jit(step)/{path}"}}{text[end:]}'
-  assert count(text, {"rows": 3, "head": 2}).flops == (3 + 2 + 1) * 1024
+  return text
 
 
 RING = """

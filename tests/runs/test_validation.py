@@ -81,7 +81,7 @@ def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
       {"hgpo.estimator": "reinforce_pp", "hgpo.intra_scope": "all"},
       "hgpo.intra_scope='all' has no",
     ),
-    ({"hgpo.decode_slots": 128}, "has no effect with only 128 responses, of a step or one of its"),
+    ({"hgpo.decode_slots": 256}, "has no effect with only 256 responses, of a step or one of its"),
     (
       {"evaluation.decode_slots": 10**6},
       "has no effect with at most 800 replies to evaluation.bat",

@@ -305,7 +305,7 @@ def test_rows_and_blocks_change_nothing(config, params, tokenizer, batch, fields
 def test_all_lengths_are_packed_into_one_shape(batch):
   """No tokens at all, those that were sampled, and all rows full."""
   c, mesh = HGPOConfig(packed_length=40, micro_batch_rows=2), parallel.make_mesh()
-  shape = RowShape.of(c, 0, mesh)
+  shape = RowShape.of(c, 40, 18, mesh)
   b, m, g, t = batch.rollouts.responses.shape
   rows, shapes = [], set()
   for lengths in (np.zeros((b, m, g), int), batch.rollouts.lengths, np.full((b, m, g), t)):

@@ -55,6 +55,14 @@ def test_a_group_by_hand():
     place([3], [0], [5], Room(6, 9))
 
 
+def test_a_small_batch_takes_several_blocks_on_an_accelerator():
+  """8,192 slots would hold 51 rows of a prompt and a response; only 16 can be full."""
+  shape = RowShape.of_responses(PackingConfig(), 32, 128, 16, parallel.make_mesh(), "gpu")
+  assert (shape.length, shape.at_a_time) == (32 + 127, 16 // 4)
+  many = RowShape.of_responses(PackingConfig(), 32, 128, 4096, parallel.make_mesh(), "gpu")
+  assert many.at_a_time == 8192 // many.length
+
+
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize(("prompts", "longest"), [(128, 128), (32, 1024)])
 def test_large_batches_are_hardly_padded(mix, prompts, longest):
