@@ -192,7 +192,7 @@ def stages_of(
   config.prepare.workers = workers
   c = from_config_dict(config)
   work, out = str(folder / name / "work"), str(folder / name / "out")
-  evaluated = load("math500", str(folder / "evaluated.jsonl")).rows
+  evaluated = {"math500": load("math500", str(folder / "evaluated.jsonl")).rows}
   stages = pipeline.stages(
     c.data, c.prepare, seed=0, work=work, out=out, tokenizer=TOKENIZER, evaluated=evaluated
   )

@@ -26,7 +26,7 @@ def preparation_table(results: Mapping[str, Any]) -> str:
     f"At that rate the paper's {_PAPER_ROWS:,} rows take {hours:,.1f} hours of two free cores; "
     "this was not run. Most of it is tokenising long responses and searching them for runs of 13 "
     f"words. The process held at most {alone['peak_bytes'] / 2**20:,.0f} MiB, what the libraries "
-    "take included; a task holds one part at a time, whatever the number of rows.",
+    "take included; a task holds one part at a time.",
     "",
     f"{made['rows']:,} rows ({made['text_bytes'] / 1e6:,.0f} MB of text, "
     f"{made['tokens'] / 1e6:,.1f} million tokens kept) took {made['work_bytes'] / 1e6:,.0f} MB "

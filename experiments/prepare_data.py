@@ -9,6 +9,8 @@ between the steps elsewhere than in OUT/work. Needs pip install 'lhrm_jax[data]'
 
 from absl import flags
 
+from lhrm_jax.data.named_sources import evaluation_rows
+from lhrm_jax.data.shards import fingerprint
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.runs import command_line, evaluated
 from lhrm_jax.runs.config import Config, from_config_dict, plain
@@ -18,7 +20,7 @@ from lhrm_jax.runs.paths import with_absolute_paths
 def job(c: Config, out: str, work: str) -> None:
   """Every step of the preparation that is not done yet."""
   try:
-    from lhrm_jax.preparation import pipeline
+    from lhrm_jax.preparation import pipeline, reading
     from lhrm_jax.preparation.shard_writing import load_tokenizer
   except ImportError as error:
     raise UserError(f"{error}: pip install 'lhrm_jax[data]'.") from error
@@ -28,17 +30,26 @@ def job(c: Config, out: str, work: str) -> None:
   if not tokenizer:
     raise UserError("Name the model whose tokenizer encodes the rows: --config.prepare.tokenizer.")
   with as_user_error(OSError, ValueError):
-    load_tokenizer(tokenizer)
-    suites = evaluated.every_row(c.evaluation, c.prepare.suites)
-    held = {"seed": c.seed, "suites": pipeline.fingerprint_of(suites), **plain(c.prepare),
-            **{f"data.{key}": value for key, value in plain(c.data).items()}}  # fmt: skip
+    removed = evaluated.by_suite(c.evaluation, c.prepare.suites) | evaluation_rows(c.data)
+    held = {
+      "seed": c.seed,
+      **plain(c.prepare),
+      **{f"data.{key}": value for key, value in plain(c.data).items()},
+      "evaluated_sha256": pipeline.fingerprint_of(removed),
+      "tokenizer": tokenizer,
+      "tokenizer_sha256": fingerprint(load_tokenizer(tokenizer)),
+      "files": [str(unit) for unit in reading.units(c.data)],
+    }
     pipeline.check_config(Folder(work), held)
     stages = pipeline.stages(
       c.data, c.prepare, seed=c.seed, work=Folder(work).root, out=Folder(out).root,
-      tokenizer=tokenizer, evaluated=suites,
+      tokenizer=tokenizer, evaluated=removed,
     )  # fmt: skip
     pipeline.run(stages, c.prepare, Folder(work).root)
-  print(f"Prepared data: {out}, described in {out}/card.md", flush=True)
+  if c.prepare.executor == "local":
+    print(f"Prepared data: {out}, described in {out}/card.md", flush=True)
+  else:
+    print(f"Submitted: the last job writes {out}/index.json and {out}/card.md.", flush=True)
 
 
 def main(_) -> None:

@@ -8,8 +8,9 @@ Sources and sizes are those of tables 2 and 3 of https://arxiv.org/abs/2505.1463
 are left than the paper has, so many are chosen at random. The tokenizer is Qwen2.5-Math's, which
 1.5B and 7B share. A copy on disk is read in place of the hub's with
 --config.data.sources.wildchat.path='copies/wildchat/*.parquet'
---config.data.sources.wildchat.format=wildchat. Problems of AIME need responses of your own: see
-docs/data.md. Not yet run on the real sources.
+--config.data.sources.wildchat.format=wildchat. The paper's 741 problems of AIME are left out: the
+hub has no responses to them, and `aime_solved` reads those of your own (docs/data.md). Not yet run
+on the real sources.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +26,6 @@ THINKING = {
   "openr1_math": 93_533,
   "openthoughts_math": 55_566,
   "aops": 137_497,
-  "aime_solved": 741,
   # code
   "synthetic1_code": 107_543,
   "codeforces_cots": 8_926,

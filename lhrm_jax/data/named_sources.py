@@ -7,6 +7,7 @@ from typing import Any
 
 from lhrm_jax.data import rows, sources
 from lhrm_jax.data.catalog import DATASETS, Dataset
+from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.schema import HFTRow, PromptRow
 from lhrm_jax.data.sources import Source
 
@@ -42,6 +43,19 @@ def find(name: str, own: Mapping[str, Mapping[str, Any]], kind: type, key: str) 
     f"data.{key}: {name!r} is not a source. {hint}Known: {', '.join([*own, *DATASETS])}; or a "
     f"{', '.join(sources.SUFFIXES)} file, {' or '.join(p + 'NAME' for p in sources.PREFIXES)}."
   )
+
+
+def evaluation_rows(data: DataConfig) -> dict[str, list[PromptRow]]:
+  """All rows of the sources that `data.evaluation` names, by name.
+
+  Raises:
+    ValueError: a source does not exist, has no rows, or a row is bad.
+  """
+  found = {}
+  for name in filter(None, map(str.strip, data.evaluation.split(","))):
+    dataset = find(name, data.sources, PromptRow, "evaluation")
+    found[name] = sources.load(dataset.source, dataset.to_row, data.on_bad_row).rows
+  return found
 
 
 def _own_source(name: str, fields: Mapping[str, Any], kind: type, key: str) -> Dataset:

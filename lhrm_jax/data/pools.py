@@ -17,7 +17,7 @@ class RowSource(Protocol):
   """Rows that are drawn one by one in an endless stream of shuffled epochs.
 
   Attributes:
-    weight: weight of each row in a mixture.
+    weight: weight of each row in a mixture, unless the pool sets one.
   """
 
   weight: float
@@ -50,7 +50,7 @@ class Pool:
 
   Attributes:
     sources: by name, each with a row at least.
-    weights: by name, of each row; 1 for others.
+    weights: by name, of each row, in place of its source's own.
     epochs: by name, or "*" for all others, the most epochs.
     pooled: draw from the rows of all sources, in memory, as if they were of one.
   """
@@ -106,7 +106,7 @@ class Pool:
 
   def _mixture(self, key: tuple[int, ...]) -> Mixture:
     weights = tuple(
-      len(rows) * rows.weight * self.weights.get(name, 1.0) for name, rows in self.sources.items()
+      len(rows) * self.weights.get(name, rows.weight) for name, rows in self.sources.items()
     )
     most = [self.epochs.get(name, self.epochs.get(ALL_SOURCES)) for name in self.sources]
     limits = tuple(

@@ -42,10 +42,10 @@ class PrepareConfig:
   suites: str = knob(
     "",
     NAMES,
-    "Evaluations whose questions are removed, as in `evaluation.suites`.",
+    "Evaluations whose questions are removed, as in `evaluation.suites`, beside `data.evaluation`.",
   )
   most_rows: Mapping[str, float] = knob(
-    {}, SHARES, 'Most rows of a source, chosen at random, as {"wildchat": 649569}.'
+    {}, SHARES, 'Most rows of a source in each mode, chosen at random, as {"wildchat": 649569}.'
   )
   part_rows: int = knob(4096, whole(1, MOST_ROWS), "Rows of a part: what a task holds in memory.")
   shard_rows: int = knob(1024, whole(1, MOST_ROWS), "Rows of a shard of demonstrations.")

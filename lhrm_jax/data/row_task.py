@@ -28,7 +28,7 @@ from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.pools import ALL_SOURCES, Pool, RowsInMemory, in_order
 from lhrm_jax.data.reasoning_tasks import is_held_out
 from lhrm_jax.data.schema import HFTRow, PromptRow
-from lhrm_jax.data.shards import Shards
+from lhrm_jax.data.shards import Shards, file_name
 from lhrm_jax.text import Tokenizer, tags
 
 # Streams of random numbers that must never coincide.
@@ -85,7 +85,10 @@ class RowTask:
     own: Mapping[str, Any] = data.sources
     if shards:
       _check_prepared(shards, named)
-      own = {name: {"path": f"{shards.root}/prompts/{name}.parquet"} for name in named["prompts"]}
+      own = {
+        name: {"path": f"{shards.root}/prompts/{file_name(name)}.parquet"}
+        for name in named["prompts"]
+      }
       own = {**data.sources, **own}
     _check_named("weights", data.weights, [*named["prompts"], *named["demonstrations"]])
     _check_named("epochs", data.epochs, [*named["prompts"], *named["demonstrations"], ALL_SOURCES])
@@ -114,7 +117,8 @@ class RowTask:
       notes.append(
         f"data.demonstrations: {sum(g.rows for g in groups):,} rows, "
         f"{sum(g.tokens for g in groups):,} tokens, from {', '.join(self.shard_names)}, prepared "
-        f"in {self.shards.root}, without questions of {', '.join(self.shards.index.suites)}."
+        f"in {self.shards.root}, without questions of "
+        f"{', '.join(self.shards.index.suites) or 'any evaluation'}."
       )
     return tuple(notes)
 
@@ -199,6 +203,12 @@ class RowTask:
     """At most `count` queries, the same for every seed."""
     pool = self._evaluation_pool.rows
     return [pool[i] for i in in_order((_EVALUATION,), 0, min(count, len(pool)), len(pool))]
+
+  def missing_removals(self, evaluations: Iterable[str]) -> list[str]:
+    """Those of the named evaluations whose questions the prepared demonstrations may hold."""
+    if not (self.shards and self.shard_names):
+      return []
+    return sorted(set(evaluations) - set(self.shards.index.suites))
 
   def check_conversations(self, tokenizer: Tokenizer) -> None:
     """Encodes one row for every order of roles in the sources read so far.

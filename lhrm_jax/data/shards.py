@@ -7,7 +7,8 @@ ROOT/card.md, card.json                what was read, removed and kept
 
 A row of a shard is one demonstration: its token ids (`ids`), how many of them are the prompt's
 (`prompt`), and where it was read (`id`). ROOT is a folder or the URL of one in a bucket. Each
-shard is read whole and checked against the index.
+shard is read whole and checked against the index. In SOURCE, characters that a path gives a meaning
+are quoted as in a URL.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import functools
 import hashlib
 import io
 import json
+import urllib.parse
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -195,9 +197,14 @@ class Shards:
     if fingerprint(tokenizer) != self.index.tokenizer:
       raise ValueError(
         f"data.root={self.root} was prepared with another tokenizer or chat template than the "
-        "policy's: prepare it again with --config.tokenizer of this policy, or start from the "
-        "model that it was prepared for."
+        "policy's: prepare it again with --config.prepare.tokenizer of this policy, or start from "
+        "the model that it was prepared for."
       )
+
+
+def file_name(source: str) -> str:
+  """Name of a source, which may be a path or a hub id, as a part of a path."""
+  return urllib.parse.quote(source, safe="")
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -1,11 +1,15 @@
 """The steps of a preparation as datatrove's executors run them, each after the one before."""
 
+import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import dill
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import (
@@ -64,7 +68,7 @@ class Stage:
 
 def stages(
   data: DataConfig, c: PrepareConfig, *, seed: int, work: str, out: str, tokenizer: str,
-  evaluated: Sequence[PromptRow],
+  evaluated: Mapping[str, Sequence[PromptRow]],
 ) -> list[Stage]:  # fmt: skip
   """The stages of a preparation, in order.
 
@@ -75,12 +79,17 @@ def stages(
     work: folder of what lies between the steps.
     out: folder of the prepared data.
     tokenizer: model whose tokenizer encodes the rows.
-    evaluated: rows of the evaluations, whose questions are removed.
+    evaluated: rows of the evaluations, whose questions are removed, by name.
 
   Raises:
-    ValueError: a source does not exist or is malformed.
+    ValueError: a source does not exist or is malformed, or a setting names one that is not read.
   """
-  chat = [name for part in c.chat.split(",") if (name := part.strip())]
+  units, chat = reading.units(data), [n for part in c.chat.split(",") if (n := part.strip())]
+  for key, named in (
+    ("data.weights", data.weights), ("prepare.chat", chat), ("prepare.most_rows", c.most_rows),
+  ):  # fmt: skip
+    if unknown := sorted(set(named) - {unit.source for unit in units}):
+      raise ValueError(f"{key} names {unknown[0]!r}, which is not among the sources that are read.")
   direct, thinking = (
     data.max_prompt_tokens + longest
     for longest in (data.max_no_think_tokens, data.max_response_tokens)
@@ -94,11 +103,12 @@ def stages(
     filters.append(ChatFilter(work, chat, c.chat_threshold, CHAT))
   if c.verify:
     filters.append(VerifyAnswers(work, WRONG))
-  decontaminated = [Decontaminate(work, evaluated, EVALUATED)] if evaluated else []
-  suites = sorted({row.source for row in evaluated})
+  rows = [row for found in evaluated.values() for row in found]
+  decontaminated = [Decontaminate(work, rows, EVALUATED)] if rows else []
   fit = [Stage("fit", [FitChatFilter(work, chat, c.chat_examples, c.chat_threshold)], 1)]
   return [
-    Stage("read", [reading.ReadSources(work, reading.units(data), c.part_rows)], c.tasks),
+    Stage("read", [reading.ReadSources(work, units, c.part_rows)], c.tasks),
+    Stage("sources", [reading.CheckSources(work)], 1),
     *(fit if chat else []),
     *_deduplication(c, work, filters),
     Stage(
@@ -112,7 +122,7 @@ def stages(
       c.tasks,
     ),
     Stage("shards", [WriteShards(work, out, c.shard_rows, c.most_rows, data.weights)], c.tasks),
-    Stage("index", [WriteIndex(work, out, tokenizer, suites, REMOVING)], 1),
+    Stage("index", [WriteIndex(work, out, tokenizer, sorted(evaluated), REMOVING)], 1),
   ]
 
 
@@ -186,12 +196,34 @@ class _Local(LocalPipelineExecutor):
   """Runs tasks on this machine; on the terminal they report errors only, and all in their logs."""
 
   def run(self) -> PipelineStats | None:
+    """Runs the tasks that are left.
+
+    Raises:
+      UserError: the system killed a worker, whose task datatrove's own pool would wait for forever.
+    """
     logger.disable("datatrove.executor.local")
-    return super().run()
+    left = self.get_incomplete_ranks(range(self.tasks))
+    if self.workers == 1 or not left:
+      return super().run()
+    self._launched = True
+    self.save_executor_as_json()
+    context, task = multiprocessing.get_context(self.start_method), dill.dumps(self)
+    try:
+      with concurrent.futures.ProcessPoolExecutor(self.workers, context) as pool:
+        return sum(pool.map(functools.partial(_run_task, task), left), start=PipelineStats())
+    except concurrent.futures.process.BrokenProcessPool as error:
+      raise UserError(
+        "A worker of the preparation was killed, most likely for the memory it took. Lower "
+        "prepare.workers or prepare.part_rows and run the same command again: what is done is kept."
+      ) from error
 
   def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
     logger.disable("datatrove.executor.local")  # in a process of its own, too
     return super()._run_for_rank(rank, local_rank=1, node_rank=node_rank)
+
+
+def _run_task(executor: bytes, rank: int) -> PipelineStats:
+  return dill.loads(executor)._run_for_rank(rank)
 
 
 def _executor(c: PrepareConfig) -> Callable[[Stage, str, Any], Any]:
@@ -247,6 +279,7 @@ def check_config(work: Folder, settings: Mapping[str, Any]) -> None:
   work.write(_CONFIG, content)
 
 
-def fingerprint_of(rows: Sequence[PromptRow]) -> str:
+def fingerprint_of(evaluated: Mapping[str, Sequence[PromptRow]]) -> str:
   """SHA-256 of evaluation rows, by which a change of them is noticed."""
-  return hashlib.sha256("\n".join(row.prompt for row in rows).encode()).hexdigest()
+  held = {name: [row.prompt for row in rows] for name, rows in evaluated.items()}
+  return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Reads the sources in their own formats into parts, and counts what is bad or not wanted."""
 
+import collections
 import dataclasses
 import glob
 import itertools
@@ -35,6 +36,9 @@ class Unit:
   source: str
   key: str
   own: Mapping[str, Any] | None
+
+  def __str__(self) -> str:
+    return f"{self.key}: {self.source} {(self.own or {}).get('path', '')}".rstrip()
 
   @property
   def dataset(self) -> named_sources.Dataset:
@@ -113,6 +117,31 @@ class ReadSources(PipelineStep):
       "examples": record.examples,
     }
     folder.write(f"{COUNTS}/{number:05d}.json", json.dumps(counts).encode())
+
+
+class CheckSources(PipelineStep):
+  """Ends a preparation in which a source has no row: one task, after all are read."""
+
+  type, name = "Reader", "sources without rows"
+
+  def __init__(self, work: str):
+    super().__init__()
+    self._work = work
+
+  def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+    """Raises:
+    ValueError: a source has no row that is well formed and wanted.
+    """
+    folder, kept, why = Folder(self._work), collections.Counter(), {}
+    for name in folder.names(COUNTS):
+      counts = json.loads(folder.read(name))
+      kept[counts["source"]] += counts["kept"]
+      why[counts["source"]] = {**counts["bad"], **counts["unwanted"]}
+    for source in kept:
+      if not kept[source]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in why[source].items())
+        raise ValueError(f"{source} has no row that can be used: {reasons or 'it is empty'}.")
+    yield from ()
 
 
 def _batched(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from lhrm_jax import text
 from lhrm_jax.data.batches import encode, prompt_ids
-from lhrm_jax.data.shards import Group, Shard
+from lhrm_jax.data.shards import Group, Shard, file_name
 from lhrm_jax.policy.pretrained import locate
 from lhrm_jax.preparation.rows import QUERY, Removal, parquet, row_of
 from lhrm_jax.storage.folder import Folder
@@ -93,7 +94,7 @@ class Tokenise(PipelineStep):
       rows.sort(key=lambda fields: (fields["order"], fields["id"]))
       schema = _QUERIES if mode == QUERY else _ENCODED
       table = pa.Table.from_pylist(rows, schema)
-      folder.write(f"{RUNS}/{mode}/{source}/{part}.parquet", parquet(table, _ROW_GROUP))
+      folder.write(f"{RUNS}/{mode}/{file_name(source)}/{part}.parquet", parquet(table, _ROW_GROUP))
 
   def _encoded(self, tokenizer: text.Tokenizer, doc: Document) -> dict[str, Any] | None:
     row, mode = row_of(doc.metadata), doc.metadata["mode"]
@@ -134,20 +135,21 @@ class WriteShards(PipelineStep):
   def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
     work = Folder(self._work)
     found = sorted({tuple(name.split("/")[1:3]) for name in work.names(RUNS)})
-    for mode, source in found[rank::world_size]:
-      runs = [_Run(work, name) for name in work.names(f"{RUNS}/{mode}/{source}")]
+    for mode, quoted in found[rank::world_size]:
+      source = urllib.parse.unquote(quoted)
+      runs = [_Run(work, name) for name in work.names(f"{RUNS}/{mode}/{quoted}")]
       most = self._most.get(source)
       if mode == QUERY:
         held = self._write_queries(runs, source, most)
       else:
         held = dataclasses.asdict(self._write_group(runs, mode, source, most))
-      work.write(f"{GROUPS}/{mode}/{source}.json", json.dumps(held).encode())
+      work.write(f"{GROUPS}/{mode}/{quoted}.json", json.dumps(held).encode())
     yield from ()
 
   def _write_queries(self, runs: "list[_Run]", source: str, most: float | None) -> dict[str, Any]:
     tables = list(_merged(runs, most, self._shard_rows))
     table = pa.concat_tables(tables).drop_columns(["order", "id"])
-    Folder(self._out).write(f"prompts/{source}.parquet", parquet(table))
+    Folder(self._out).write(f"prompts/{file_name(source)}.parquet", parquet(table))
     return {"source": source, "rows": len(table)}
 
   def _write_group(
@@ -158,7 +160,7 @@ class WriteShards(PipelineStep):
       lengths = pa.compute.list_value_length(table["ids"]).to_numpy()
       tokens, longest = tokens + int(lengths.sum()), max(longest, int(lengths.max()))
       content = parquet(table.select(["ids", "prompt", "id"]))
-      name = f"demonstrations/{mode}/{source}/{number:05d}.parquet"
+      name = f"demonstrations/{mode}/{file_name(source)}/{number:05d}.parquet"
       out.write(name, content)
       shards.append(Shard(name, len(table), hashlib.sha256(content).hexdigest()))
     rows = sum(shard.rows for shard in shards)

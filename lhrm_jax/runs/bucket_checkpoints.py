@@ -5,6 +5,7 @@ step by one small file, see `committed`; what is not committed is not there, whi
 when. Orbax would do the same on Google's buckets alone, and refuses others' URLs.
 """
 
+import functools
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from lhrm_jax.runs import committed
 from lhrm_jax.runs.checkpoints import STEP, CheckpointError, Checkpoints, Saved, reason
 from lhrm_jax.storage import sharded_arrays
 from lhrm_jax.storage.folder import Folder
+from lhrm_jax.storage.urls import BucketError
 
 _POLL_S, _LONGEST_WAIT_S = 0.2, 1800.0
 
@@ -94,9 +96,17 @@ class BucketCheckpoints(Checkpoints):
     return [self._folder / str(s) for s in sorted(int(s) for s in steps if STEP.fullmatch(s))]
 
   def _remove(self, path: epath.Path) -> None:
-    self._remote.remove(_commit(path.name))  # first: the rest is then no checkpoint
-    for name in self._remote.names(path.name):
-      self._remote.remove(name)
+    remove = functools.partial(sharded_arrays.retried, self._remote.remove)
+    remove(_commit(path.name))  # first: the rest is then no checkpoint
+    for name in sharded_arrays.retried(self._remote.names, path.name):
+      remove(name)
+
+  def _delete_old(self) -> None:
+    """Deletes old steps; what cannot be deleted now is when the run is resumed."""
+    try:
+      super()._delete_old()
+    except BucketError as error:
+      self._report(f"an old checkpoint is left: {error}")
 
   def _record_of(self, path: epath.Path) -> dict[str, Any]:
     return _saved(path).record
@@ -106,16 +116,20 @@ class BucketCheckpoints(Checkpoints):
 
   def _remove_unfinished(self) -> None:
     """Removes what saves left behind that a crash interrupted."""
-    kept = {f"{p.name}/{committed.read(p).attempt}" for p in self._whole()}
-    for name in self._remote.names():
+    attempts: dict[str, str | None] = {}
+    for path in self._whole():
+      try:
+        attempts[path.name] = committed.read(path).attempt
+      except BucketError:
+        raise
+      except ValueError:  # an older step with a damaged commit: it may yet be repaired
+        attempts[path.name] = None
+    for name in sharded_arrays.retried(self._remote.names):
       step, _, rest = name.partition("/")
       attempt, inside, _ = rest.partition("/")
-      if (
-        inside
-        and f"{step}/{attempt}" not in kept
-        and not self._there(f"{step}/{committed.DAMAGED}")
-      ):
-        self._remote.remove(name)
+      unfinished = inside and attempts.get(step, "") not in (attempt, None)
+      if unfinished and not self._there(f"{step}/{committed.DAMAGED}"):
+        sharded_arrays.retried(self._remote.remove, name)
 
 
 class _Upload:

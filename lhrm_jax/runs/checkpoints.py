@@ -42,6 +42,7 @@ from lhrm_jax.runs.saved_arrays import (
 )
 from lhrm_jax.storage.checksums import CHECKSUMS, damage, write_checksums
 from lhrm_jax.storage.literal_paths import is_literal, literal, too_long
+from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.training.state import TrainState
 
 preservation = ocp.training.preservation_policies
@@ -231,8 +232,11 @@ class Checkpoints:
   def _failed(self, path: committed.Path, error: Exception) -> CheckpointError:
     if parallel.is_writer():
       self._clean_up(path)
-    steps = self._whole()
-    left = f"Step {steps[-1].name} is whole" if steps else "There is no earlier one"
+    try:
+      steps = self._whole()
+      left = f"Step {steps[-1].name} is whole" if steps else "There is no earlier one"
+    except BucketError:
+      left = "Earlier ones cannot be listed either"
     return CheckpointError(
       f"the checkpoint {path} could not be written: {reason(error)}. {left}: free or repair the "
       "disk (space, quota, permissions) and run the same command again."

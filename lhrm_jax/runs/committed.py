@@ -17,6 +17,7 @@ from etils import epath
 from lhrm_jax.storage import bucket, sharded_arrays, urls
 from lhrm_jax.storage.folder import Folder
 from lhrm_jax.storage.sharded_arrays import Stored
+from lhrm_jax.storage.urls import BucketError
 
 COMMIT, DAMAGED = "commit.json", "damaged.json"
 Path = pathlib.Path | epath.Path
@@ -82,10 +83,15 @@ def damage(path: Path, process: int = 0, processes: int = 1) -> str | None:
     path: folder of the step.
     process: of those that look, each at a part of the files.
     processes: how many look.
+
+  Raises:
+    BucketError: the bucket cannot be read.
   """
   try:
     folder, commit = Folder(path), read(path)
     blocks = _blocks(folder, commit)
+  except BucketError:  # out of reach says nothing about the step
+    raise
   except ValueError as error:
     return str(error)
   files = sorted({block.file for block in blocks})[process::processes]

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from lhrm_jax import parallel, rewards
 from lhrm_jax.data import limits, tasks
 from lhrm_jax.data.fields import Fields
+from lhrm_jax.data.row_task import RowTask
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.evaluation import Evaluator, judge, suites
 from lhrm_jax.evaluation.config import EvaluationConfig, judged
@@ -42,13 +43,30 @@ def suite_rows(c: EvaluationConfig) -> list[SuiteRow]:
   return rows
 
 
-def every_row(c: EvaluationConfig, named: str) -> list[SuiteRow]:
+def by_suite(c: EvaluationConfig, named: str) -> dict[str, list[SuiteRow]]:
   """All rows of suites, named as in `evaluation.suites`, to remove their questions from data.
 
   Raises:
     UserError: a suite cannot be read.
   """
-  return [row for _, found in _by_suite(c, named, "prepare.suites") for row in found]
+  return dict(_by_suite(c, named, "prepare.suites"))
+
+
+def overlap_warning(c: Config, task: tasks.Task) -> str:
+  """Says which evaluated questions prepared demonstrations may hold; "" if none."""
+  named = list(suites.names_and_paths(c.evaluation.suites)) or _names(c.data.evaluation)
+  missing = task.missing_removals(named) if isinstance(task, RowTask) else []
+  if not missing:
+    return ""
+  return (
+    f"data.root={c.data.root} was prepared without removing the questions of {', '.join(missing)}: "
+    "what is evaluated may be among the demonstrations. Prepare them with prepare.suites or "
+    "data.evaluation naming these."
+  )
+
+
+def _names(listed: str) -> list[str]:
+  return [name for part in listed.split(",") if (name := part.strip())]
 
 
 def _by_suite(c: EvaluationConfig, named: str, key: str) -> Iterator[tuple[str, list[SuiteRow]]]:

@@ -40,6 +40,7 @@ from lhrm_jax.runs.saved_arrays import save_base
 from lhrm_jax.runs.versions import current_versions
 from lhrm_jax.storage import bucket, urls
 from lhrm_jax.storage.bucket import Bucket
+from lhrm_jax.storage.sharded_arrays import retried
 from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.text.characters import printable
 
@@ -99,9 +100,7 @@ class RunFolder:
         options = {"every": c.every, "keep": c.keep, "best": c.best}
         if self._straight:
           url = f"{self._workdir.rstrip('/')}/{bucket.SAVED}/{stage}"
-          self.checkpoints[stage] = BucketCheckpoints(
-            url, before_commit=self._copy_or_say_why, **options
-          )
+          self.checkpoints[stage] = BucketCheckpoints(url, before_commit=self._copy_logs, **options)
         else:
           self.checkpoints[stage] = Checkpoints(folder, after_save=self._copy_or_say_why, **options)
         self.saved[stage] = self.checkpoints[stage].newest()
@@ -234,6 +233,10 @@ class RunFolder:
         self._bucket.upload()
       except BucketError as error:
         warn(str(error))
+
+  def _copy_logs(self) -> None:
+    """Uploads what a checkpoint in the bucket belongs to; without it, the step is not whole."""
+    retried(self._bucket.upload)
 
   def _claim(self) -> None:
     if not self._bucket:

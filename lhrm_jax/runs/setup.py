@@ -163,6 +163,8 @@ def check_rows(run: Setup, stages: Sequence[str]) -> None:
     found = [
       warning for stage in stages for warning in repeats.warnings(run.config, run.task, stage)
     ]
+    if HFT in stages and (warning := evaluated.overlap_warning(run.config, run.task)):
+      found.append(warning)
   except (ImportError, OSError, ValueError) as error:
     raise UserError(f"task={run.config.task!r}: {error}") from error
   if run.config.task == tasks.ROWS and parallel.is_writer():

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lhrm_jax.storage.urls import BucketError, explained, open_bucket
+from lhrm_jax.storage.urls import BucketError, OvertakenError, explained, open_bucket
 from lhrm_jax.text.characters import printable
 
 INDEX = "copy.json"
@@ -142,7 +142,7 @@ class Bucket:
     if here and not (changed or gone):
       return
     if here and (self._index_there({INDEX: 0}) or {}).get("id") != here["id"]:
-      raise BucketError(
+      raise OvertakenError(
         f"{self.url} was written by another run since this one last did. Nothing more is copied "
         f"there; this run is whole in {self._folder}."
       )

@@ -61,10 +61,19 @@ class Folder:
     return None
 
   def has(self, name: str) -> bool:
-    """Whether there is such a file."""
-    with urls.explained(f"{self.root}/{name}", "read"):
-      self._files.invalidate_cache()
-      return self._files.isfile(f"{self._path}/{name}")
+    """Whether there is such a file.
+
+    Raises:
+      BucketError: the bucket cannot be read.
+    """
+    absent = (FileNotFoundError, NotADirectoryError)
+    try:
+      with urls.explained(f"{self.root}/{name}", "read", passes=absent):
+        self._files.invalidate_cache()
+        # fsspec's `isfile` takes every error for an absent file.
+        return self._files.info(f"{self._path}/{name}")["type"] == "file"
+    except absent:
+      return False
 
   def names(self, within: str = "") -> Sequence[str]:
     """Names of the files below `within`, sorted; unfinished ones are left out."""

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lhrm_jax.storage.folder import Folder
-from lhrm_jax.storage.urls import BucketError
+from lhrm_jax.storage.urls import BucketError, OvertakenError
 
 _FILE_BYTES = 2**26
 _THREADS = 8
@@ -261,6 +261,8 @@ def retried(call: Callable[..., Result], *arguments: Any) -> Result:
   for _ in range(_TRIES - 1):
     try:
       return call(*arguments)
+    except OvertakenError:
+      raise
     except BucketError:
       time.sleep(pause)
       pause = min(2 * pause, _LONGEST_PAUSE_S)

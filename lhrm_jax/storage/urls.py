@@ -13,6 +13,10 @@ class BucketError(ValueError):
   """A bucket could not be read or written; says which, why and what to do."""
 
 
+class OvertakenError(BucketError):
+  """Another run has written to the bucket since this one last did."""
+
+
 def is_url(path: str) -> bool:
   """Whether a path is a URL and not a local file."""
   return "://" in path

@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+import signal
 
 import pytest
 
@@ -18,6 +20,9 @@ from lhrm_jax.data.catalog import math_prompt
 from lhrm_jax.data.schema import HFTRow
 from lhrm_jax.data.shards import Shards
 from lhrm_jax.errors import UserError
+from lhrm_jax.preparation import pipeline
+from lhrm_jax.runs import evaluated
+from lhrm_jax.runs.config import Config
 from lhrm_jax.storage.folder import Folder
 from lhrm_jax.text import tags
 from tests.preparation import mixture
@@ -170,9 +175,93 @@ def test_sources_may_be_many_files_and_capped(prepared, tmp_path):
   assert group.weight == 2.0
 
 
+def few(folder, tmp_path, **changes):
+  """A mixture of the queries alone."""
+  lines = (folder / "queries.jsonl").read_text().splitlines(keepends=True)
+  for name in ("a", "b"):
+    (tmp_path / f"{name}.jsonl").write_text("".join(lines[:5] if name == "a" else lines[5:]))
+  return mixture.config_of(
+    folder, **{"data.demonstrations": "", "data.prompts": "queries", "prepare.tasks": 1, **changes}
+  )
+
+
+def test_what_a_run_evaluates_on_is_removed_with_the_suites_and_a_run_is_warned_of_others(
+  prepared, tmp_path
+):
+  folder, _, _, _ = prepared
+  config = few(folder, tmp_path, **{"prepare.suites": ""})
+  prepare_data.job(config, str(tmp_path / "out"), str(tmp_path / "work"))
+  card = json.loads((tmp_path / "out" / "card.json").read_text())
+  assert card["queries"] == {"queries": 20} and card["suites"] == ["math500"]
+
+  data = dataclasses.replace(mixture.config_of(folder).data, root=str(folder / "out"))
+  config = replaced(Config(), {"task": "rows"})
+  config = dataclasses.replace(config, data=data)
+  task = tasks.get("rows", data)
+  assert evaluated.overlap_warning(config, task) == ""
+  other = replaced(config, {"evaluation.suites": "svamp"})
+  assert "without removing the questions of svamp" in evaluated.overlap_warning(other, task)
+
+
+def test_sources_named_by_their_paths_stay_apart(prepared, tmp_path):
+  folder, _, _, _ = prepared
+  paths = [str(tmp_path / f"{name}.jsonl") for name in ("a", "b")]
+  config = few(folder, tmp_path, **{"data.prompts": ",".join(paths)})
+  prepare_data.job(config, str(tmp_path / "out"), str(tmp_path / "work"))
+  data = dataclasses.replace(config.data, root=str(tmp_path / "out"), prompts=paths[0])
+  assert len(tasks.get("rows", data).queries) == 5
+
+
+def test_another_tokenizer_evaluation_or_file_is_another_preparation(prepared, tmp_path):
+  folder, _, _, _ = prepared
+  for name in ("evaluated", "queries"):
+    (tmp_path / f"{name}.jsonl").write_text((folder / f"{name}.jsonl").read_text())
+  config = few(tmp_path, tmp_path, **{
+    "data.sources": {
+      "queries": {"path": f"{tmp_path}/q*.jsonl"},
+      "math500": {"path": f"{tmp_path}/evaluated.jsonl", "format": "math500"},
+    },
+  })  # fmt: skip
+  places = str(tmp_path / "out"), str(tmp_path / "work")
+  prepare_data.job(config, *places)
+  other = "tests/golden/llama_tied"
+  with pytest.raises(UserError, match="other settings of tokenizer, tokenizer_sha256"):
+    prepare_data.job(replaced(config, {"prepare.tokenizer": other}), *places)
+  (tmp_path / "q2.jsonl").write_text('{"prompt": "1 + 1?", "answer": 2}\n')
+  with pytest.raises(UserError, match="other settings of files"):
+    prepare_data.job(config, *places)
+  (tmp_path / "q2.jsonl").unlink()
+  (tmp_path / "evaluated.jsonl").write_text('{"problem": "What else?", "answer": "11"}\n')
+  with pytest.raises(UserError, match="other settings of evaluated_sha256"):
+    prepare_data.job(config, *places)
+
+
+def test_a_source_without_a_row_ends_it_with_the_reasons(prepared, tmp_path):
+  folder, config, _, _ = prepared
+  (tmp_path / "bad.jsonl").write_text('{"text": "no question"}\n')
+  bad = {**config.data.sources, "bad": {"path": str(tmp_path / "bad.jsonl")}}
+  config = few(folder, tmp_path, **{"data.sources": bad, "data.prompts": "queries,bad"})
+  with pytest.raises(UserError, match="bad has no row that can be used: 1 no 'answer'"):
+    prepare_data.job(config, str(tmp_path / "out"), str(tmp_path / "work"))
+
+
+def test_a_worker_that_the_system_kills_ends_it_with_advice(prepared, tmp_path, monkeypatch):
+  folder, _, _, _ = prepared
+  config = few(folder, tmp_path, **{"prepare.tasks": 2, "prepare.workers": 2})
+  monkeypatch.setattr(pipeline, "_run_task", killed)
+  with pytest.raises(UserError, match=r"killed, most likely .* Lower prepare\.workers"):
+    prepare_data.job(config, str(tmp_path / "out"), str(tmp_path / "work"))
+
+
+def killed(task, rank):
+  os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
+    ({"prepare.most_rows": {"openr1_maths": 2.0}}, "prepare.most_rows names 'openr1_maths'"),
+    ({"prepare.chat": "wildchat,chat"}, "prepare.chat names 'chat'"),
     ({"prepare.tokenizer": ""}, "--config.prepare.tokenizer"),
     ({"prepare.suites": "math50"}, "math500"),
     ({"data.demonstrations": "", "data.prompts": ""}, "nothing is named to prepare"),

@@ -1,5 +1,7 @@
 """Checkpoints straight in a bucket, by one process: whole or not there, damage, best and newest."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,9 @@ from lhrm_jax import parallel
 from lhrm_jax.runs import committed, loading, saved_arrays
 from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
 from lhrm_jax.runs.checkpoints import CheckpointError
+from lhrm_jax.storage import sharded_arrays
 from lhrm_jax.storage.folder import Folder
+from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.training import state as train_state
 
 
@@ -137,3 +141,61 @@ def test_another_run_starts_from_what_is_in_the_bucket(
   assert newest.parts[-3:] == ("checkpoints", "hft", "2")
   read = saved_arrays.restore_params(newest, config, mesh)
   jax.tree.map(np.testing.assert_array_equal, read, state.params)
+
+
+def test_a_bucket_that_cannot_be_read_is_no_damage(url, state, monkeypatch):
+  """Or one process without access would have all healthy checkpoints set aside."""
+  store = saved(url, state, 3)
+  monkeypatch.setattr(Folder, "read", refuse)
+  monkeypatch.setattr(sharded_arrays, "_TRIES", 1)
+  with pytest.raises(BucketError, match="no credentials"):
+    committed.damage(store._folder / "3")
+  monkeypatch.undo()
+  assert made(url)[0].newest().step == 3
+
+
+def refuse(*_):
+  raise BucketError("no credentials")
+
+
+def test_old_steps_that_cannot_be_deleted_do_not_end_the_run(url, state, monkeypatch):
+  monkeypatch.setattr(Folder, "remove", refuse)
+  monkeypatch.setattr(sharded_arrays, "_TRIES", 1)
+  store, said = made(url, keep=1)
+  store.newest()
+  for step in (1, 2, 3):
+    store.save(state, step, dict)
+    store.wait()
+  assert any("an old checkpoint is left" in line for line in said)
+  monkeypatch.undo()
+  assert made(url)[0].newest().step == 3
+
+
+def test_an_older_step_with_a_damaged_commit_is_left_alone(url, state):
+  saved(url, state, 1, 2).close()
+  folder = Folder(url)
+  folder.write("1/commit.json", b"{")
+  assert made(url)[0].newest().step == 2
+  assert folder.has("1/commit.json")
+
+
+def test_a_step_whose_logs_cannot_be_uploaded_is_not_committed(url, state, monkeypatch):
+  monkeypatch.setattr(sharded_arrays, "_TRIES", 1)
+  store, _ = made(url, before_commit=lambda: refuse())
+  store.newest()
+  with pytest.raises(CheckpointError, match="no credentials"):
+    store.save(state, 1, dict)
+    store.wait()
+  assert made(url)[0].newest() is None
+
+
+def test_a_file_is_not_absent_because_the_store_fails(url):
+  folder = Folder(url)
+  assert not folder.has("none") and not folder.has("none/at/all")
+
+  def fails(path):
+    raise OSError("503 Slow down")
+
+  folder._files = types.SimpleNamespace(info=fails, invalidate_cache=lambda: None)
+  with pytest.raises(BucketError, match="503 Slow down"):
+    folder.has("none")
