@@ -16,6 +16,7 @@ import sys
 import jax
 from absl import flags
 
+from lhrm_jax import policy
 from lhrm_jax.errors import UserError, as_user_error
 from lhrm_jax.planning.chips import Topology
 from lhrm_jax.planning.plan import advice, make_plan
@@ -39,6 +40,8 @@ def main(_) -> None:
   with as_user_error(ValueError):
     policy_config = PolicyConfig.from_dict(vars(config.policy))
     programs = Programs(config, policy_config, topology)
+    # A config that starts from a pretrained model may leave its sizes out.
+    print(f"policy.* describes {policy.count_params(programs.policy_shapes()):,} parameters")
     for name in _PROGRAMS.value:
       plans.append(make_plan(programs.make(name), topology))
       show(plans[-1], advice(plans[-1], config, topology), topology)

@@ -164,6 +164,10 @@ class Programs:
     args = (self._state(), batch)
     return Program("update", what, self._mesh, step, args, trips, rows=shape.lanes)
 
+  def policy_shapes(self) -> policy.Params:
+    """Shapes of the policy's parameters."""
+    return jax.eval_shape(lambda: policy.init(self._policy, jax.random.key(0)))
+
   # ---- Shapes, with the shardings that a run gives them
 
   def _state(self) -> train_state.TrainState:
