@@ -83,7 +83,7 @@ def train(
     ReadAhead(functools.partial(rollouts.draw_prompts, run), c.steps) as prompts,
   ):
     source = RolloutSource(run, scorer, measured, stage.workdir, start)
-    if watch.due(0):
+    if stage.start == 0 and watch.due(0):
       watch.measure(0, state.params)
     for step in range(stage.start, c.steps):
       began, done = time.perf_counter(), step + 1

@@ -52,8 +52,10 @@ def compare(arms: Mapping[str, Records]) -> dict[str, Any]:
     ValueError: the arms were evaluated on different prompts.
   """
   first = next(iter(arms))
-  levels = {tuple(r["by_prompt"]["level"]) for records in arms.values() for r in records.values()}
-  if len(levels) > 1:
+  by_prompt = [record["by_prompt"] for records in arms.values() for record in records.values()]
+  levels = {tuple(of["level"]) for of in by_prompt}
+  # Records of older runs hold no prompts.
+  if len(levels) > 1 or len({tuple(of["prompt"]) for of in by_prompt if "prompt" in of}) > 1:
     raise ValueError("the arms were evaluated on different prompts.")
   of_prompt = np.array(levels.pop())
   spent = [

@@ -73,7 +73,11 @@ class EvaluationConfig:
     "each from the hub, or from a file in the same format (docs/evaluation.md).",
   )
   free_samples: int = knob(1, whole(1, 2**16), "Free replies per prompt and seed.")
-  seeds: int = knob(1, whole(1, 2**16), "Seeds; every pass is sampled once with each.")
+  seeds: int = knob(
+    1,
+    whole(1, 2**16),
+    "Seeds of the free replies and of those for Hybrid Accuracy, sampled once with each.",
+  )
   max_prompt_tokens: int = knob(
     0, whole(0, MOST_TOKENS), "Longest prompt of an evaluation; 0 for `data.max_prompt_tokens`."
   )
@@ -123,6 +127,15 @@ class EvaluationConfig:
       found[name] = of_all if len(set(by_mode)) == 1 else by_mode
     return found
 
+  @property
+  def forced_alike(self) -> bool:
+    """Whether forced replies are drawn as those for Hybrid Accuracy, whose modes are forced too."""
+    first, second = (
+      [x[:2] if isinstance(x, tuple) else (x, x) for x in self.drawing(temperature).values()]
+      for temperature in (self.temperature, self.hacc_temperature)
+    )
+    return first == second
+
 
 @together(EvaluationConfig, "suites")
 def _suites_known(c: EvaluationConfig) -> str:
@@ -131,6 +144,16 @@ def _suites_known(c: EvaluationConfig) -> str:
   except ValueError as error:
     return f"evaluation.suites={c.suites!r}: {error}"
   return ""
+
+
+@together(EvaluationConfig, "budgets", "dials.budget")
+def _one_budget(c: EvaluationConfig) -> str:
+  if not (c.budgets and c.dials.budget):
+    return ""
+  return (
+    f"evaluation.budgets={c.budgets} are compared with replies without a budget, and "
+    f"evaluation.dials.budget={c.dials.budget} gives all of them one: set one of the two."
+  )
 
 
 @idle(EvaluationConfig, "top_p", "top_k")

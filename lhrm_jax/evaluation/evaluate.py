@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import functools
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -110,6 +112,13 @@ class Evaluator:
     """`K` names of the suites that the rows belong to."""
     return [row.source if hasattr(row, "subject") else self._task for row in self.rows]
 
+  def fingerprint(self) -> str:
+    """SHA-256 of the prompts and answers, in their order."""
+    held = [
+      [ids, row.answer, row.source] for ids, row in zip(self._encoded, self.rows, strict=True)
+    ]
+    return hashlib.sha256(json.dumps(held, default=int).encode()).hexdigest()
+
   # ---- Sampling
 
   def replies(
@@ -160,7 +169,10 @@ class Evaluator:
             log.append(part)
           found += [known.get(sample.key, sample).without_ids() for sample in part]
     shape = (len(self.rows), len(names), samples * seeds)
-    return pass_replies.from_samples(found, shape, names, samples, dict(failed))
+    counts = sum(
+      map(collections.Counter, parallel.gather_objects(dict(failed))), collections.Counter()
+    )
+    return pass_replies.from_samples(found, shape, names, samples, dict(counts))
 
   def _scored(self, rows: Sequence[PromptRow], rollouts: Rollouts) -> ScoredRollouts:
     scored = ScoredRollouts.read(self._tokenizer, rows, rollouts)
@@ -247,7 +259,8 @@ class Evaluator:
   ) -> Measured:  # fmt: skip
     """Samples and scores all that an evaluation needs.
 
-    Where forced replies and those for Hybrid Accuracy are sampled alike, they are the same ones.
+    Where forced replies and those for Hybrid Accuracy are sampled alike, they are the same ones;
+    else one forced reply is sampled per prompt and mode.
 
     Args:
       params: the policy's.
@@ -264,7 +277,7 @@ class Evaluator:
       params, paired=True, samples=c.samples, temperature=c.hacc_temperature, seeds=c.seeds, log=log
     )
     forced = judged
-    if c.drawing(c.temperature) != c.drawing(c.hacc_temperature):
+    if not c.forced_alike:
       dial = {"temperature": c.temperature}
       forced = self.replies(params, paired=True, temperature=c.temperature, dial=dial, log=log)
     return Measured(auto, forced, judged, first, greedy)

@@ -78,6 +78,16 @@ def _endpoint(c: JudgeConfig) -> str:
   return ""
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+  """Follows no redirect, which could lead the key and the replies to another host."""
+
+  def redirect_request(self, *_) -> None:
+    return None
+
+
+_DIRECT = urllib.request.build_opener(_NoRedirects)
+
+
 class EndpointJudge:
   """Asks a model behind an OpenAI-compatible endpoint, with each answer once in the first place.
 
@@ -132,11 +142,11 @@ class EndpointJudge:
     request = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
     for attempt in range(_ATTEMPTS):
       try:
-        with urllib.request.urlopen(request, timeout=self._config.timeout_s) as reply:
+        with _DIRECT.open(request, timeout=self._config.timeout_s) as reply:
           found = json.loads(reply.read(_LARGEST_REPLY))
         return str(found["choices"][0]["message"]["content"])
       except urllib.error.HTTPError as error:
-        if error.code in _REFUSED:
+        if error.code in _REFUSED or 300 <= error.code < 400:
           raise CannotJudge(
             f"evaluation.judge.endpoint: {self._url} answers {error.code} "
             f"({printable(str(error.reason), 80)}): check the URL, evaluation.judge.model and "

@@ -1,5 +1,6 @@
 """Scored replies to all prompts as arrays, from the samples that an evaluation keeps."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +24,7 @@ class Replies:
     modes: `[K, M, n]` int, by the first token; -1 where it is not a tag.
     well_formed: `[K, M, n]` bool; not so where the reply was cut off.
     texts: `[K, M, n]` str objects.
-    failed: number of judgements that failed, scored 0, by reason; of this process alone.
+    failed: number of judgements that failed, scored 0, by reason, since the last resume.
     truncated: `[K, M, n]` bool, cut off at the longest length; `None` where unknown.
     seconds: `[K, M, n]` wall seconds of generation, see `Sample`; `None` where unknown.
   """
@@ -62,6 +63,12 @@ class Measured:
   judged: Replies
   first: np.ndarray
   greedy: np.ndarray | None = None
+
+  @property
+  def failed(self) -> dict[str, int]:
+    """Judgements that failed, scored 0, by reason."""
+    passes = {id(part): part for part in (self.auto, self.forced, self.judged)}.values()
+    return dict(sum((collections.Counter(part.failed) for part in passes), collections.Counter()))
 
   def take(self, chosen: np.ndarray) -> "Measured":
     """What was measured on some of the prompts, by a mask or places."""

@@ -74,7 +74,7 @@ def write_report(
     captions={name: caption for name, (_, caption) in drawn.items()},
     headline=headline(last, stages[last]),
     about=_about(summary, last),
-    tables=_tables(stages, metrics, summary["seconds"], routing),
+    tables=_tables(stages, metrics, summary["seconds"], routing, kept),
     remarks=routing.get("remarks", []),
     samples=_samples(stages, kept, tables),
     notes=notes + _overlap(stages[last].get("overlap")),
@@ -139,7 +139,7 @@ _GROUPS = (
 )  # fmt: skip
 
 
-def _tables(stages, metrics, seconds, routing) -> dict[str, Any]:
+def _tables(stages, metrics, seconds, routing, kept) -> dict[str, Any]:
   groups = {
     stage: [
       table
@@ -158,7 +158,10 @@ def _tables(stages, metrics, seconds, routing) -> dict[str, Any]:
     "cost": report_tables.cost(metrics, seconds),
     "repeated": report_tables.repeated(stages),
     "routers": report_tables.routers(routing["routers"]) if routing else None,
-    "mode_leak": report_tables.mode_leak(stages),
+    # Beside the summary it is with the drift since the stage before.
+    "mode_leak": report_tables.mode_leak(
+      {name: {"mode_leak": kept.get(name, {}).get("mode_leak")} | of for name, of in stages.items()}
+    ),
   }
 
 

@@ -5,6 +5,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -26,6 +28,10 @@ from lhrm_jax.text.responses import without_tags
 FIRST_TOKENS = (*tags.MODES, "neither")
 _VOTING = ("exact_match", "math", "multiple_choice", "numeric")  # rewards that compare one answer
 _LENGTH_GROUPS = 4
+# A number that a hostile reply can't make endless, as `1e999999999` is.
+_NUMBER = re.compile(
+  r"[-+]?(\d{1,40}(\.\d{0,20})?|\.\d{1,20})([eE][-+]?\d{1,3})?|[-+]?\d{1,20}/\d{1,20}"
+)
 _SPACES = re.compile(r"[\s$]+|\\[,;!]|\.$")
 
 Votes = Callable[[str], bool]
@@ -197,15 +203,16 @@ def by_prompt(rows: Sequence[PromptRow], measured: Measured, margin: float) -> d
   """What pairs two policies prompt by prompt.
 
   Returns:
-    Lists of `K`: "level"; of the first free reply "score", "tokens", "mode" (-1 where it is
-    malformed or has none); "better", the mode that Hybrid Accuracy calls the better one, "tie",
-    whether length decided it, and the means that it compares, "scores" and "lengths", each a pair
-    (think, no_think); "p_think".
+    Lists of `K`: "level"; "prompt", a digest of the prompt and its answer; of the first free reply
+    "score", "tokens", "mode" (-1 where it is malformed or has none); "better", the mode that Hybrid
+    Accuracy calls the better one, "tie", whether length decided it, and the means that it compares,
+    "scores" and "lengths", each a pair (think, no_think); "p_think".
   """
   judged = measured.judged
   better, tie = better_modes(judged.scores, judged.lengths, margin)
   return {
     "level": [row.level for row in rows],
+    "prompt": [_digest(row) for row in rows],
     "score": measured.auto.scores[:, 0, 0].tolist(),
     "tokens": measured.auto.lengths[:, 0, 0].tolist(),
     "mode": chosen_modes(measured.auto).tolist(),
@@ -215,6 +222,11 @@ def by_prompt(rows: Sequence[PromptRow], measured: Measured, margin: float) -> d
     "lengths": judged.lengths.mean(axis=2).tolist(),
     "p_think": measured.first[:, tags.THINK].tolist(),
   }
+
+
+def _digest(row: PromptRow) -> str:
+  asked = json.dumps([row.earlier, row.prompt, row.answer])
+  return hashlib.sha256(asked.encode()).hexdigest()[:8]
 
 
 def chosen_modes(auto: Replies) -> np.ndarray:
@@ -237,14 +249,15 @@ def final_answer(text: str) -> str | None:
   part = parse_response(text).answer
   if part is None:
     return None
-  box = boxes.last(part)
-  final = box.content if box is not None else part.strip().rpartition("\n")[2]
+  found = boxes.outermost(part)
+  final = found[-1].content if found else part.strip().rpartition("\n")[2]
   final = _SPACES.sub("", final or "")
   if not final:
     return None
+  number = final.replace(",", "")
   try:
-    return str(Fraction(final.replace(",", ""))) if len(final) <= 60 else final
-  except (ValueError, ZeroDivisionError):
+    return str(Fraction(number)) if _NUMBER.fullmatch(number) else final
+  except ZeroDivisionError:
     return final
 
 

@@ -152,6 +152,7 @@ def _asserts(cases: Sequence[str], setup: str, entry_point) -> CodeTests:
   shown = [
     s for s in pure if s.imports or s.binds & for_args or not s.binds & for_judge
   ]  # fmt: skip
+  _check_apart(shown, judged - in_args - _used(of_program))
   before = _source(shown, imports_for((in_args | _used(statements)) - _bound(statements) - entry))
   program = {
     "before": before,
@@ -199,6 +200,17 @@ def _check_left_to_program(entry: set[str], statements: Sequence[Statement]) -> 
       f"'setup' defines {', '.join(sorted(defined))}, which the tests ask of the program: one that "
       "does nothing would pass. Take it out of 'setup'"
     )
+
+
+def _check_apart(shown: Sequence[Statement], expected: set[str]) -> None:
+  """Refuses data that the program must see and that holds what only the judge may."""
+  for statement in shown:
+    held = statement.binds & expected
+    if held and not (statement.imports or statement.defines):
+      raise BadAnswer(
+        f"'setup' binds {', '.join(sorted(held))}, which the tests expect, in one statement with "
+        f"what they ask: {short(statement.source)}. A program could read it there: write two"
+      )
 
 
 def _of_program(

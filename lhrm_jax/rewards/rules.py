@@ -15,9 +15,15 @@ from lhrm_jax.text.responses import parse_response
 
 
 def _final(part: str) -> str | None:
-  """The content of an answer part's last box, or all of it; `None` where that box is not closed."""
-  box = boxes.last(part)
-  return part if box is None else box.content
+  """The content of an answer part's last box, or all of it.
+
+  `None` where that box is not closed, or holds another.
+  """
+  found = boxes.outermost(part)
+  if not found:
+    return part
+  content = found[-1].content
+  return None if content is None or boxes.outermost(content) else content
 
 
 @register("exact_match")
@@ -55,7 +61,10 @@ def math(prompt: str, response: str, answer: str) -> float:
   return verify(answer, response).score
 
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}|\s*/\s*\d+)?")
+_NUMBER = re.compile(
+  r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}|\s*/\s*\d+)?"
+)
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 
 
 @register("numeric")
@@ -88,7 +97,7 @@ numeric.check = _gold_number
 
 
 def _last_number(text: str) -> Fraction | None:
-  found = _NUMBER.findall(text[-2000:].replace("\u2212", "-"))
+  found = _NUMBER.findall(_FRACTION.sub(r"\1/\2", text[-2000:].replace("\u2212", "-")))
   if not found:
     return None
   text = found[-1].replace(",", "").replace(" ", "")

@@ -39,12 +39,14 @@ class Statement:
     binds: names it binds or may change.
     uses: other names it reads.
     imports: whether it is an import.
+    defines: whether it defines a function or a class.
   """
 
   source: str
   binds: frozenset[str]
   uses: frozenset[str]
   imports: bool
+  defines: bool
 
 
 def split(setup: str) -> list[Statement]:
@@ -71,11 +73,23 @@ def literals(statements: Sequence[Statement]) -> dict[str, object]:
   found = {}
   for statement in statements:
     node = ast.parse(statement.source).body[0]
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
       with contextlib.suppress(ValueError, TypeError, RecursionError, MemoryError):
-        found[node.targets[0].id] = ast.literal_eval(node.value)
+        for target in targets:
+          found |= _bound_to(target, ast.literal_eval(node.value))
   bound = [name for statement in statements for name in statement.binds]
   return {name: value for name, value in found.items() if bound.count(name) == 1}
+
+
+def _bound_to(target: ast.expr | None, value: object) -> dict[str, object]:
+  """Values of the names of `target = value`, in parts where it unpacks."""
+  if isinstance(target, ast.Name):
+    return {target.id: value}
+  if not isinstance(target, ast.Tuple | ast.List):
+    return {}
+  parts = zip(target.elts, value, strict=True)
+  return {name: held for part in parts for name, held in _bound_to(*part).items()}
 
 
 def items_in_place(node: ast.AST, values: Mapping[str, object]) -> ast.AST:
@@ -129,7 +143,8 @@ def bound_names(node: ast.AST) -> set[str]:
 def _statement(node: ast.stmt) -> Statement:
   inside = bound_names(node)
   reads = loaded_names(node)
-  if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+  defines = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+  if defines:
     binds = {node.name}
   else:
     binds = inside | {
@@ -141,7 +156,8 @@ def _statement(node: ast.stmt) -> Statement:
       calls = (part for part in ast.walk(node) if isinstance(part, ast.Call))
       binds |= {_root(call.func) for call in calls if isinstance(call.func, ast.Attribute)}
   imports = isinstance(node, ast.Import | ast.ImportFrom)
-  return Statement(ast.unparse(node), frozenset(binds - {""}), frozenset(reads - inside), imports)
+  names = frozenset(binds - {""}), frozenset(reads - inside)
+  return Statement(ast.unparse(node), *names, imports, defines)
 
 
 def _root(node: ast.AST) -> str:

@@ -31,7 +31,7 @@ class TrainedRouter:
   Attributes:
     name: it is registered under.
     router: gives probabilities.
-    threshold: least probability that thinks.
+    threshold: least probability that thinks; 1 never does.
     thresholds: calibrated on its training prompts; `None` where it had none.
   """
 
@@ -46,7 +46,8 @@ class TrainedRouter:
 
   def modes(self, prompts: Sequence[str]) -> np.ndarray:
     """The mode `[K]` of each prompt, `tags.THINK` or `tags.NO_THINK`."""
-    return np.where(self.probability(prompts) >= self.threshold, tags.THINK, tags.NO_THINK)
+    thinks = (self.probability(prompts) >= self.threshold) & (self.threshold < 1)
+    return np.where(thinks, tags.THINK, tags.NO_THINK)
 
   def at(self, think_rate: float) -> "TrainedRouter":
     """The router with the threshold that thought on this share of its training prompts.

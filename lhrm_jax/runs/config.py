@@ -270,13 +270,12 @@ def _profile(c: Config) -> str:
 @together(Config, "checkpoint.best", "hgpo.eval_every", "hgpo.eval_hacc", "hgpo.steps")
 def _best(c: Config) -> str:
   metric = c.checkpoint.best
-  known = ("eval/accuracy", "hacc/score", "eval/mean_tokens", "eval/think", "eval/no_think",
-           "mode/think_rate")  # fmt: skip
+  known = ("eval/accuracy", "hacc/score", "eval/think", "eval/no_think", "mode/think_rate")
   of_groups = ("mode/think_rate/level_", "mode/think_rate/source_", "eval/accuracy/source_")
   if metric == "hacc/score" and not c.hgpo.eval_hacc and c.hgpo.eval_every:
     return "checkpoint.best='hacc/score' is measured with hgpo.eval_hacc: set that to True."
   if not metric or metric in known or metric.startswith(of_groups):
-    if metric not in known[:3] or c.hgpo.eval_every or not c.hgpo.steps:
+    if metric not in known[:2] or c.hgpo.eval_every or not c.hgpo.steps:
       return ""
     return f"checkpoint.best={metric!r} is measured every hgpo.eval_every steps: set that above 0."
   return f"checkpoint.best={short(metric)} must be '' or one of {', '.join(known)}."

@@ -49,9 +49,16 @@ def _end_line(path: pathlib.Path) -> None:
         file.write(b"\n")
 
 
-def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:
-  """Moves the logs of a run that starts over into `abandoned-N`, if there are any."""
+def set_aside(workdir: pathlib.Path, *, evaluations: bool) -> pathlib.Path | None:
+  """Moves the logs of a run that starts over into `abandoned-N`, if there are any.
+
+  Args:
+    workdir: the run's folder.
+    evaluations: whether to move its evaluations too: those of other policies, if it trains.
+  """
   logs = _logs(workdir)
+  if evaluations:
+    logs += sorted((workdir / "evaluation").glob("*"))
   if not logs:
     return None
   number = 1

@@ -93,7 +93,8 @@ def free_metrics(
 def note(config: Config) -> str | None:
   """Returns the accuracy thinking needs to be chosen, for paired modes and scores of 0 or 1."""
   c = config.hgpo
-  if not (validation.binary_scores(config) and c.advantage == "hgpo" and c.pairing == "paired"):
+  chooses = c.advantage == "hgpo" and c.pairing == "paired" and c.alpha
+  if not (validation.binary_scores(config) and chooses):
     return None
   return mode_choice.describe(
     delta=c.delta, samples=c.samples_per_mode, skip_unsolved=c.skip_unsolved

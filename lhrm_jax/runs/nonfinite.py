@@ -74,9 +74,10 @@ class NonFiniteGuard:
       return
     kept = self._folder / f"{self._stage}-{step:06d}"
     dumps = sorted(self._folder.glob(f"{self._stage}-*"))
-    if kept in dumps or len(dumps) < self._dumps:
+    # Of several updates of a step, the first one's stays.
+    if kept not in dumps and len(dumps) < self._dumps:
       save_dump(kept, {"stage": self._stage, "step": step}, params, batch)
-    elif dumps:
+    elif kept not in dumps and dumps:
       kept = dumps[-1]
     advice = f"python -m experiments.replay {kept}"
     if not dumps and not self._dumps:

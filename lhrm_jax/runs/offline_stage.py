@@ -85,7 +85,7 @@ def run_steps(
   if stage.start < c.steps:
     update = CompiledAhead(update, state, batch_of(stage.start).rows)
   with stage.profiler as profiler, ProgressBar(stage.name.upper(), c.steps) as bar:
-    if watch.due(0):
+    if stage.start == 0 and watch.due(0):
       watch.measure(0, state.params)
     for step in range(stage.start, c.steps):
       began, done = time.perf_counter(), step + 1

@@ -110,6 +110,7 @@ class Reporting:
     config = plain(self._run.config)
     numerics = {name: config["policy"][name] for name in policy_settings.NUMERICS}
     key = {"step": step, "policy": numerics, **{name: config[name] for name in _DECIDING}}
+    key |= {"parameters": policy.fingerprint(params), "prompts": self.evaluator.fingerprint()}
     if config["reward_by_source"] or config["reward_model"]["init_from"]:
       key |= {name: config[name] for name in ("reward_by_source", "reward_model")}
     found = kept_evaluation(path)
@@ -118,6 +119,11 @@ class Reporting:
       if parallel.is_writer():
         keep_evaluation(path, found)
     self.took("evaluation", found["seconds"])
+    if failed := found.get("failed"):
+      reasons = ", ".join(f"{reason}: {count:,}" for reason, count in failed.items())
+      self.note(
+        f"{stage}: {sum(failed.values()):,} replies could not be judged and score 0 ({reasons})."
+      )
     self._stages[stage], self._kept[stage] = found["summary"], found
     self._log(stage, step, found["summary"])
     return found["summary"]
@@ -142,6 +148,7 @@ class Reporting:
       "by_prompt": self.evaluator.by_prompt(measured),
       "seconds": time.perf_counter() - began,
       "generation_seconds": self.evaluator.generation_seconds - sampled,
+      "failed": measured.failed,
       "seconds_per_reply": {
         name: float(of.seconds.mean())
         for name, of in (("free", measured.auto), ("forced", measured.forced))
@@ -233,6 +240,8 @@ def open_log(folder: pathlib.Path, key: dict[str, Any]) -> samples.SampleLog:
   except (OSError, ValueError) as error:
     warn(f"{printable(str(error))}. The evaluation is repeated.")
   log = samples.open_log(folder, resume=False)
+  for beside in (tradeoffs.ROUTING, tradeoffs.THRESHOLDS):  # of the samples that are gone
+    (folder / beside).unlink(missing_ok=True)
   write_json(path, key)
   return log
 
@@ -242,12 +251,14 @@ def with_defaults(key: Any, now: Mapping[str, Any]) -> Any:
 
   Args:
     key: of the evaluation.
-    now: of the present one, whose numerics count as those of an evaluation that recorded none.
+    now: of the present one, whose numerics, parameters and prompts count as those of an evaluation
+      that recorded none.
   """
   if not isinstance(key, dict) or not isinstance(key.get("evaluation"), dict):
     return key
   evaluation = {**plain(EvaluationConfig()), **key["evaluation"]}
-  return {"policy": now["policy"], **key, "evaluation": evaluation}
+  since = {name: now[name] for name in ("policy", "parameters", "prompts")}
+  return {**since, **key, "evaluation": evaluation}
 
 
 def kept_evaluation(path: pathlib.Path) -> dict[str, Any]:

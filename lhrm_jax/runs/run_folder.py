@@ -40,6 +40,7 @@ from lhrm_jax.runs.saved_arrays import save_base
 from lhrm_jax.runs.versions import current_versions
 from lhrm_jax.storage import bucket, urls
 from lhrm_jax.storage.bucket import Bucket
+from lhrm_jax.storage.folder import Folder
 from lhrm_jax.storage.sharded_arrays import retried
 from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.text.characters import printable
@@ -110,7 +111,9 @@ class RunFolder:
       if parallel.is_writer():
         if self.newest:
           self._cut_logs(self.newest)
-        elif not self._has_parts and (aside := log_files.set_aside(self.path)):
+        elif not self._has_parts and (
+          aside := log_files.set_aside(self.path, evaluations=bool(self._stages))
+        ):
           print(f"{self.path} has no checkpoint to resume from; its logs are now in {aside.name}.")
       if self._bucket and parallel.is_writer():
         self._bucket.upload()  # a bucket that cannot be written fails before anything is computed
@@ -286,7 +289,10 @@ class RunFolder:
 
   def _check_config(self) -> None:
     trained = {path.parent.name for path in (self.path / "checkpoints").glob("*/*")}
-    if trained and not trained & set(self._stages):
+    if self._straight:
+      there = retried(Folder(f"{self._workdir.rstrip('/')}/{bucket.SAVED}").names)
+      trained |= {name.partition("/")[0] for name in there}
+    if trained - set(self._stages):  # its logs would be cut to what another stage knows of
       raise UserError(
         f"--workdir={self.path} holds a training run ({', '.join(sorted(trained))}). Choose "
         "another folder."

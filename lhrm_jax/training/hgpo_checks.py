@@ -193,6 +193,12 @@ def _slots_for_all(c: HGPOConfig) -> str:
   return f"only {rows:,} responses, of a step or one of its chunks, to decode at a time"
 
 
+@idle(HGPOConfig, "delta", "skip_unsolved")
+def _modes_are_not_compared(c: HGPOConfig) -> str:
+  compares = c.advantage != "hgpo" or c.alpha
+  return "" if compares else "hgpo.alpha=0, with which no mode is rewarded for winning"
+
+
 @idle(HGPOConfig, "eval_hacc")
 def _no_evaluations(c: HGPOConfig) -> str:
   return "" if c.eval_every else "hgpo.eval_every=0"

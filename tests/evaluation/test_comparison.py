@@ -121,3 +121,10 @@ def test_the_report_is_one_page_that_escapes_what_it_shows(tmp_path):
     "accuracy_against_tokens.png", "hybrid_accuracy.png", "think_rate_by_level.png",
     "accuracy_against_sampled_tokens.png",
   }  # fmt: skip
+
+
+def test_runs_on_other_prompts_are_not_paired():
+  """As with suites that have no levels."""
+  arms = {name: {0: record([1] * 4, [1] * 4, prompt=[name] * 4)} for name in ("svamp", "asdiv")}
+  with pytest.raises(ValueError, match="different prompts"):
+    compare(arms)

@@ -28,6 +28,8 @@ def server():
       said = server.said or f"Clear.\nVERDICT: {verdict}"
       reply = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
       self.send_response(status)
+      if status == 302:
+        self.send_header("Location", f"http://127.0.0.1:{server.server_port}/elsewhere")
       self.end_headers()
       self.wfile.write(reply)
 
@@ -83,6 +85,13 @@ def test_errors_of_the_server_are_retried_and_refusals_end_the_run(server, monke
   server.server_close()
   with pytest.raises(CannotJudge, match="start the judge first"):
     of(server)("p", "<no_think>a</no_think>", "b")
+
+
+def test_no_redirect_takes_the_key_and_the_replies_elsewhere(server):
+  server.statuses = [302]
+  with pytest.raises(CannotJudge, match="answers 302"):
+    of(server)("p", "<no_think>a</no_think>", "b")
+  assert [path for path, _, _ in server.asked] == ["/v1/chat/completions"]
 
 
 def test_the_key_comes_from_the_environment(server, monkeypatch):

@@ -1,5 +1,6 @@
 """Suites read invented files in each source's own format; golds score 1 against themselves."""
 
+import ast
 import base64
 import json
 import pickle
@@ -10,7 +11,7 @@ import pytest
 from lhrm_jax import rewards
 from lhrm_jax.errors import UserError
 from lhrm_jax.evaluation import EvaluationConfig, suites
-from lhrm_jax.evaluation.suites import arena_hard
+from lhrm_jax.evaluation.suites import arena_hard, programs
 from lhrm_jax.rewards import sandbox
 from lhrm_jax.runs import evaluated
 from lhrm_jax.runs.config import from_config_dict, get_config
@@ -156,6 +157,37 @@ def test_a_right_program_passes_and_a_wrong_one_does_not(name, tmp_path):
   replies = (f"<no_think>```python\n{program}\n```</no_think>" for program in PROGRAMS[name])
   code = rewards.get("code")
   assert [code(row.prompt, reply, row.answer) for reply in replies] == [1, 0]
+
+
+PLUS_CASES = [
+  # results, a program's output, whether it passes
+  ("[0.3]", "0.1 + 0.2", True),
+  ("[[0.3, 1.0]]", "[0.1 + 0.2, 1.0]", True),
+  ("[0.3]", "0.31", False),
+  ("[1e12]", "1e12 + 0.001", True),
+  ("[inf]", "float('inf')", True),
+  ("[2]", "2.0000001", False),
+]
+
+
+@pytest.mark.parametrize(("results", "output", "right"), PLUS_CASES)
+def test_numbers_are_compared_as_evalplus_compares_them(results, output, right):
+  tests = f"inputs = [[1]]\nresults = {results}\nassertion(f(*inputs[0]), results[0], 0)"
+  (check,), setup = programs.plus_asserts(ast.parse(tests), "f")
+  space = {}
+  exec(f"{setup}\ndef f(x): return {output}", space)
+  try:
+    exec(check, space)
+    passed = True
+  except AssertionError:
+    passed = False
+  assert passed == right
+
+
+def test_tasks_that_evalplus_judges_by_a_program_are_left_out(tmp_path):
+  plus = {**ROWS["mbpp_plus"][0], "test": "inputs = [[1]]\nfor i in inputs: ref_func(*i)"}
+  write_jsonl(tmp_path / "rows.jsonl", [ROWS["mbpp_plus"][0], plus])
+  assert len(suites.load("mbpp_plus", str(tmp_path / "rows.jsonl")).rows) == 1
 
 
 def test_the_letter_of_a_choice_is_that_of_the_right_one(tmp_path):

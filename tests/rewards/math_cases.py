@@ -127,6 +127,14 @@ EQUAL["spot checks"] = [
   (r"8\pi", r"8 \pi \text{ units}^2"), (r"-1 \pm i", "-1+i,-1-i"), (r"x \equiv 2 \pmod 5", r"x\equiv2\pmod{5}"),
   (r"\begin{pmatrix} 1 \\ 4 \end{pmatrix}", r"\begin{pmatrix} 1 \\[2pt] 4 \end{pmatrix}"),
 ]  # fmt: skip
+# Zeros behind a rough approximation claim what it is not.
+DIFFERENT["padded approximations"] = [
+  (r"\sqrt{2}", "1.0000000000"), (r"\sqrt{2}", "1.50000000000"), (r"\pi", "3.1400000000"),
+  (r"\frac{\pi}{3}", "1.0000000000"), (r"\frac13", "0.3000000000"), (r"10\sqrt2", "14.000000000"),
+]  # fmt: skip
+EQUAL["long approximations"] = [
+  (r"\sqrt{2}", "1.41421356237309"), (r"10\sqrt2", "14.142135623731"), (r"\frac{\pi}{300}", "0.0104719755119660"),
+]  # fmt: skip
 DIFFERENT["spot checks"] = [
   ("7", "6=7"), ("7", "7=8"), ("7", "x=6, y=7"), ("7", "7; 8"), ("7", r"7\\8"), ("7", r"\text{7 or 8}"),
   ("7", "7 (8)"), ("12", "1,2"), ("1,2", "12"), ("x=7", "y=7"), ("-5", "|-5|"), ("A", r"\textbf{(B)}\ 5"),

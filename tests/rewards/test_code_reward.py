@@ -449,3 +449,19 @@ def test_a_block_is_found_in_linear_time(text):
   start = time.perf_counter()
   code.last_block(text)
   assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+  "setup",
+  ["xs, ys = [3], [81]", "xs, ys = [[3], [81]]", "pairs = [([3], [81])]\nxs, ys = pairs[0]"],
+)
+def test_what_one_statement_binds_with_the_arguments_is_kept_from_the_program_or_refused(setup):
+  tests = {"setup": setup, "asserts": ["assert f(xs) == ys"]}
+  with pytest.raises(BadAnswer, match="'setup' binds ys, which the tests expect"):
+    code_tests.checked(tests)
+
+
+@pytest.mark.parametrize("setup", ["cases: list = [(3, 81)]", "cases = more = [(3, 81)]"])
+def test_cases_of_any_binding_are_put_in_place(setup):
+  found = code_tests.checked({"setup": setup, "asserts": ["assert f(cases[0][0]) == cases[0][1]"]})
+  assert "81" not in json.dumps(found.program)

@@ -29,6 +29,7 @@ def test_built_in_rewards_are_registered():
     ("42", 0.0),
     (r"<no_think>\boxed{42</no_think>", 0.0),
     (r"<no_think>42 \boxed{}</no_think>", 0.0),
+    (r"<no_think>\boxed{8 \boxed{42}}</no_think>", 0.0),
     ("", 0.0),
   ],
 )
@@ -46,6 +47,11 @@ def test_numeric_takes_the_last_number():
   numeric = rewards.get("numeric")
   assert numeric("", "<think>a</think>1 of 3, so 1,234.5", "1234.5") == 1.0
   assert numeric("", "<think>a</think>7, 8", "7") == 0.0
+  assert (
+    numeric("", "<think>a</think>1,2,3", "123") == numeric("", "<think>a</think>4,2", "42") == 0
+  )
+  assert numeric("", r"<think>a</think>\boxed{\frac{1}{2}}", "2") == 0.0
+  assert numeric("", r"<think>a</think>\boxed{\frac{1}{2}}", "0.5") == 1.0
   assert numeric("", "<think>a</think>no idea", "7") == 0.0
   with pytest.raises(ValueError, match="needs a number"):
     numeric("", "<think>a</think>7", "seven")
@@ -55,6 +61,9 @@ def test_numeric_takes_the_last_number():
   ("answer", "score"),
   [("B", 1), ("(B)", 1), (r"\boxed{B}", 1), (r"\boxed{\text{(B)}}", 1), ("The answer is B.", 1),
    ("B. because", 1),
+   ("The answer is B, because option A is wrong.", 1), ("It is option B, not option A.", 1),
+   ("The correct answer is A. This is why it is not option B.", 0), ("I doubt the answer is B.", 0),
+   ("A. B. C. D", 0), ("Option B is wrong.", 0),
    ("A", 0), ("A or B", 0), (r"\boxed{B, C}", 0), ("no idea", 0), (r"\boxed{B", 0)],
 )  # fmt: skip
 def test_multiple_choice_wants_one_letter(answer, score):

@@ -203,3 +203,8 @@ def test_thresholds_of_a_policy_are_kept_to_the_last_digit(tmp_path):
 def test_examples_must_be_equally_many():
   with pytest.raises(ValueError, match="equally many"):
     routing.Examples(["a"], np.array([True, False]), np.zeros(2))
+
+
+def test_a_think_rate_of_0_never_thinks_however_sure_the_router():
+  trained = routing.train("always", examples()).at(0.0)
+  assert (trained.modes(examples().prompts) == tags.NO_THINK).all()

@@ -65,10 +65,13 @@ def test_damaged_samples_are_sampled_again(tmp_path, capsys):
 
 
 def test_an_evaluation_older_than_a_knob_counts_as_made_with_its_default():
-  now = {"step": 3, "evaluation": plain(EvaluationConfig())}
+  now = {"step": 3, "evaluation": plain(EvaluationConfig()), "policy": {}, "prompts": "a",
+         "parameters": "b"}  # fmt: skip
   older = {name: now["evaluation"][name] for name in ("prompts", "samples", "temperature")}
-  assert reporting.with_defaults({"step": 3, "evaluation": older}) == now
-  assert reporting.with_defaults(None) is None
+  assert reporting.with_defaults({"step": 3, "evaluation": older}, now) == now
+  assert reporting.with_defaults(None, now) is None
+  for name in ("policy", "prompts", "parameters"):
+    assert reporting.with_defaults({**now, name: "other"}, now) != now
 
 
 def test_paths_of_suites_are_made_absolute(tmp_path, monkeypatch):

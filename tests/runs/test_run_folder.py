@@ -375,3 +375,11 @@ def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch, capsys, f
   monkeypatch.setattr(subprocess, "run", fails)
   assert _commit() == ""
   assert capsys.readouterr().err == "git cannot be run: versions.json names no commit.\n"
+
+
+def test_a_stage_alone_does_not_cut_the_logs_of_the_run_of_several(copy, config):
+  (copy / "checkpoints" / "hgpo" / "1").mkdir(parents=True)
+  before = (copy / "metrics.jsonl").read_bytes()
+  with pytest.raises(UserError, match=r"holds a training run \(hft, hgpo\)"):
+    resume(copy, config)
+  assert (copy / "metrics.jsonl").read_bytes() == before

@@ -78,15 +78,18 @@ def test_logs_of_a_run_that_had_one_folder_of_events_are_still_cut(tmp_path):
   assert old.read_bytes() == b"123"
 
 
-def test_a_run_that_starts_over_keeps_the_old_logs(tmp_path):
+def test_a_run_that_starts_over_keeps_the_old_logs_and_the_evaluation_of_another_policy(tmp_path):
   for _ in range(2):
     writer = MetricWriter(tmp_path)
     writer.scalars("hft", 1, {"loss": 2.0})
     writer.close()
-    log_files.set_aside(tmp_path)
+    (tmp_path / "evaluation" / "hft").mkdir(parents=True)
+    log_files.set_aside(tmp_path, evaluations=True)
+    assert not list((tmp_path / "evaluation").glob("*"))
   assert not log_files.sizes(tmp_path)
   for number in (1, 2):
     assert read_metrics(tmp_path / f"abandoned-{number}", "hft")
+    assert (tmp_path / f"abandoned-{number}" / "evaluation" / "hft").is_dir()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -81,6 +81,8 @@ def test_a_key_that_a_config_file_mistypes_is_an_error_with_the_nearest():
       {"hgpo.estimator": "reinforce_pp", "hgpo.intra_scope": "all"},
       "hgpo.intra_scope='all' has no",
     ),
+    ({"hgpo.alpha": 0.0, "hgpo.delta": 0.5}, "hgpo.delta=0.5 has no effect with hgpo.alpha=0"),
+    ({"evaluation.budgets": (4,), "evaluation.dials.budget": 8}, "set one of the two"),
     ({"hgpo.decode_slots": 256}, "has no effect with only 256 responses, of a step or one of its"),
     (
       {"evaluation.decode_slots": 10**6},

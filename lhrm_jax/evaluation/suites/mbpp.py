@@ -19,17 +19,21 @@ def read(fields: Fields) -> SuiteRow:
 
 
 @register("mbpp_plus", "evalplus/mbppplus", scorer="code")
-def read_plus(fields: Fields) -> SuiteRow:
-  """Judged by EvalPlus's inputs; the function is the last one that the reference defines."""
+def read_plus(fields: Fields) -> SuiteRow | None:
+  """Judged by EvalPlus's inputs; the function is the last one that the reference defines.
+
+  A task that EvalPlus judges by a program of its own, without results, is left out.
+  """
   first = _tests(fields)[0]
   reference = programs.parsed(text_field(fields, "code"), "code").body
   defined = [node.name for node in reference if isinstance(node, ast.FunctionDef)]
   names = [name for name in defined if name in first]
   if not names:
     raise BadRow("the first test calls no function that 'code' defines")
-  asserts, setup = programs.plus_asserts(
-    programs.parsed(text_field(fields, "test"), "test"), names[-1]
-  )
+  tests = programs.parsed(text_field(fields, "test"), "test")
+  if any(isinstance(node, ast.Name) and node.id == "ref_func" for node in ast.walk(tests)):
+    return None
+  asserts, setup = programs.plus_asserts(tests, names[-1])
   task = _task(fields, first)
   return programs.program_row("mbpp_plus", task, asserts, entry_point=names[-1], setup=setup)
 

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 from lhrm_jax.data.fields import BadRow
 from lhrm_jax.evaluation.suites.suite import SuiteRow, row
 
-# EvalPlus compares a program's output with the reference's to a tolerance, containers included.
+# EvalPlus compares a program's output with the reference's to a tolerance, containers included; a
+# float, or floats alone, to 1e-6 where it names none, and always to a relative 1e-7.
 _ALIKE = """
+inf, nan = float("inf"), float("nan")
+
 def alike(given, wanted, tolerance):
+  floats = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+  if not tolerance and floats and all(isinstance(x, float) for x in floats):
+    tolerance = 1e-6
   if tolerance and isinstance(wanted, float):
-    return isinstance(given, (int, float)) and abs(given - wanted) <= tolerance
+    if not isinstance(given, (int, float)):
+      return False
+    return given == wanted or abs(given - wanted) <= tolerance + 1e-7 * abs(wanted)
   if isinstance(wanted, (list, tuple)):
     same = isinstance(given, (list, tuple)) and len(given) == len(wanted)
     return same and all(alike(g, w, tolerance) for g, w in zip(given, wanted))
@@ -61,6 +69,13 @@ def parsed(source: str, column: str) -> ast.Module:
     raise BadRow(f"{column!r} is not Python: {error}") from None
 
 
+class _Numbers(ast.NodeTransformer):
+  """Reads `inf` and `nan`, which EvalPlus imports, as the numbers they are."""
+
+  def visit_Name(self, node: ast.Name) -> ast.expr:
+    return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
+
+
 def plus_asserts(tests: ast.Module, entry_point: str) -> tuple[list[str], str]:
   """EvalPlus's tests as assertions, and the set-up they need.
 
@@ -79,7 +94,10 @@ def plus_asserts(tests: ast.Module, entry_point: str) -> tuple[list[str], str]:
       last = node.args[-1]
       tolerance = float(last.value) if isinstance(last, ast.Constant) else 0.0
   try:
-    inputs, results = (ast.literal_eval(found[name]) for name in ("inputs", "results"))
+    literal = _Numbers()
+    inputs, results = (
+      ast.literal_eval(literal.visit(found[name])) for name in ("inputs", "results")
+    )
     pairs = list(zip(inputs, results, strict=True))[:_MOST_PLUS_TESTS]
     asserts = [
       f"assert alike({entry_point}({', '.join(map(repr, given))}), {wanted!r}, {tolerance!r})"

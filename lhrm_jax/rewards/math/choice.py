@@ -18,6 +18,7 @@ _PICK = re.compile(
   r"|\u7b54\u6848\u662f)[\s*:]*(?:for sure |definitely |clearly |option |choice )*"
   r"[\s*:$\\({]*(?:(?:text|textbf|mathrm|mathbf|boxed)\{)*\(?([A-J])\)?(?![A-Za-z'])"
 )
+_ANSWERS = ("answer", "réponse", "\u7b54\u6848")
 _HEAD = re.compile(r"^\W*([A-J])(?:[.):\u3002\uff1a]|\s*$)")
 
 
@@ -70,13 +71,33 @@ def stated_after_box(text: str, box: str) -> str | None:
   return match[1] if match else None
 
 
+# What takes a pick back, before it in its sentence and behind it.
+_DENIES = re.compile(
+  r"\b(?:not|never|cannot|can'?t|isn'?t|doubt|unlikely|neither|nor|eliminat\w+|rul\w+ out)\b"
+  r"[^.!?\n]*$",
+  re.I,
+)
+_DENIED = re.compile(
+  r"[^\S\n]*(?:is|are|was|would be|seems|looks)\s+(?:\w+ly\s+)?"
+  r"(?:not|wrong|incorrect|false|unlikely|impossible)\b",
+  re.I,
+)
+_OTHER_HEADS = re.compile(r"(?<![A-Za-z'\\])\(?[A-J](?:[.):\u3002\uff1a]|\s*$)")
+
+
 def stated(text: str) -> str | None:
-  """The letter the end of a longer text commits to."""
+  """The letter the end of a longer text commits to: "the answer is B" before "option B"."""
   text = text[-1500:]
-  picks = _PICK.findall(text)
-  if picks:
-    last = list(_PICK.finditer(text))[-1]
+  if found := [match for match in _PICK.finditer(text) if not _is_denied(text, match)]:
+    answers = [match for match in found if match[0].lower().startswith(_ANSWERS)]
+    last = (answers or found)[-1]
     rest = text[last.end() : last.end() + 20]
-    return None if re.match(r"\s*(?:or|and|/|,)\s*\(?[A-J]\b", rest) else picks[-1]
+    return None if re.match(r"\s*(?:or|and|/|,)\s*\(?[A-J]\b", rest) else last[1]
+  if _PICK.search(text):
+    return None
   head = _HEAD.match(text)
-  return head[1] if head else None
+  return head[1] if head and not _OTHER_HEADS.search(text[head.end() :]) else None
+
+
+def _is_denied(text: str, pick: re.Match) -> bool:
+  return bool(_DENIES.search(text[: pick.start(1)]) or _DENIED.match(text[pick.end() :]))

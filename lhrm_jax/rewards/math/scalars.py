@@ -135,6 +135,16 @@ def _same_ratios(gold: Node, answer: Node) -> bool | None:
   )
 
 
+def _places(decimal: Num) -> int:
+  """Digits behind the point as written: zeros at the end claim as much as others."""
+  if whole := int(decimal.value):
+    return decimal.digits - len(str(whole))
+  value, zeros = decimal.value, 0
+  while 0 < value * 10 < 1:
+    value, zeros = value * 10, zeros + 1
+  return decimal.digits + zeros
+
+
 def _rounds(decimal: Node, other: Node) -> bool:
   """Whether `decimal`, written with many digits, is `other` truncated or rounded."""
   sign = 1
@@ -145,11 +155,7 @@ def _rounds(decimal: Node, other: Node) -> bool:
     return False
   if nodes.symbols(other) or any(isinstance(n, Num) and n.digits for n in nodes.walk(other)):
     return False
-  text_places = 0
-  value = decimal.value
-  while value.denominator != 1 and text_places < 400:
-    value, text_places = value * 10, text_places + 1
-  step = Fraction(1, 10**text_places)
+  step = Fraction(1, 10 ** _places(decimal))
   try:
     number = evaluate.constant(other)
   except Undefined:
