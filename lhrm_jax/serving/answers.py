@@ -1,5 +1,6 @@
 """Replies as JSON, whole and in chunks, as OpenAI's clients read them."""
 
+import itertools
 import json
 import math
 from typing import Any
@@ -72,7 +73,11 @@ def completion_chunk(job: Job, index: int, event: Event) -> dict[str, Any] | Non
   elif isinstance(event, Piece):
     choice["text"] = event.text
     tokens = [event.token] if event.token else []
-    choice["logprobs"] = _logprobs(job, index, tokens) if tokens else None
+    if tokens:
+      of_choice = job.choices[index]
+      choice["logprobs"] = _logprobs(job, index, tokens, of_choice.offset)
+      if found := choice["logprobs"]:
+        of_choice.offset += sum(map(len, found["tokens"]))
     if not event.text and choice["logprobs"] is None:
       return None
   return _chunk(job, "text_completion", [choice]) | routing
@@ -119,7 +124,10 @@ def _chat_logprobs(job: Job, index: int, tokens: list[TokenLogprob]) -> dict | N
   }
 
 
-def _logprobs(job: Job, index: int, tokens: list[TokenLogprob]) -> dict | None:
+def _logprobs(
+  job: Job, index: int, tokens: list[TokenLogprob], start: int = 0
+) -> dict | None:  # fmt: skip
+  """Log-probabilities of tokens whose text begins at place `start` of the reply's."""
   if not job.asked.logprobs:
     return None
   tokenizer = job.tokenizer(index)
@@ -128,5 +136,5 @@ def _logprobs(job: Job, index: int, tokens: list[TokenLogprob]) -> dict | None:
     "tokens": texts,
     "token_logprobs": [_finite(t.logprob) for t in tokens],
     "top_logprobs": [{tokenizer.decode([i]): _finite(x) for i, x in t.tops} for t in tokens],
-    "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
+    "text_offset": [start + at for at in itertools.accumulate(map(len, texts[:-1]), initial=0)],
   }

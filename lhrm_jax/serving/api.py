@@ -25,6 +25,7 @@ from lhrm_jax.serving.jobs import Job
 from lhrm_jax.serving.lanes import Lane
 from lhrm_jax.serving.metrics import Metrics
 
+_LAST_READ_S = 10.0  # beyond its deadline, for a client to read the end of a stream
 _GONE = 499  # status of a request whose client left, in metrics and logs
 _SECURITY = {
   "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -184,7 +185,7 @@ async def _reply(
       first = await _unless(gone, anext(events))
       options = body.stream_options or StreamOptions()
       chunks = _chunks(job, first, events, raw, options)
-      return Stream(chunks, job.headers(), gone, stream_end)
+      return Stream(chunks, job.headers(), gone, stream_end, deadline)
     await _unless(gone, _to_the_end(events))
   except BaseException as error:
     end(error.status if isinstance(error, ApiError) else _GONE)
@@ -244,10 +245,12 @@ async def _chunks(
 
 
 class Stream(Response):
-  """A stream of events that ends when the client leaves."""
+  """A stream of events that ends when the client leaves, or reads nothing until the deadline."""
 
-  def __init__(self, chunks: AsyncIterator[bytes], headers: dict, gone: asyncio.Future, end):
-    self._chunks, self._gone, self._end = chunks, gone, end
+  def __init__(
+    self, chunks: AsyncIterator[bytes], headers: dict, gone: asyncio.Future, end, deadline: float
+  ):
+    self._chunks, self._gone, self._end, self._deadline = chunks, gone, end, deadline
     self.status_code, self.background = 200, None
     self.media_type = "text/event-stream"
     self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", **headers})
@@ -256,8 +259,11 @@ class Stream(Response):
     status = _GONE
     try:
       await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+      # The engine ends a reply at the deadline; what is late then is the client's reading.
+      late = asyncio.timeout(self._deadline - time.monotonic() + _LAST_READ_S)
       with contextlib.suppress(ApiError, OSError):  # the client has left
-        status = await _unless(self._gone, self._write(send))
+        async with late:
+          status = await _unless(self._gone, self._write(send))
     finally:
       self._end(status)
 

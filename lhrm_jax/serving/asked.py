@@ -259,8 +259,11 @@ def prompts_by_lane(
   Raises:
     ApiError: the core lane does not take it.
   """
-  found = {}
+  found: dict[str, Sequence[Any]] = {}
+  ids = isinstance(body, CompletionRequest) and not isinstance(body.prompt[0], str)
   for name, lane in lanes.items():
+    if ids and name != CORE and not lanes[CORE].same_tokens(lane):
+      continue  # ids of one tokenizer are another text to the other
     try:
       found[name] = lane.prompt(body)
     except ApiError:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+# `fail_fast`: a message names the first fault alone, and a list may hold a hundred thousand.
 # 2**63: what OpenAI's clients send. Booleans are no numbers.
 _Whole = Annotated[int, Field(strict=True)]
 _Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -57,7 +58,7 @@ class Message(_Body):
   """One message of a conversation; the thoughts of earlier replies are not read again."""
 
   role: Literal["system", "developer", "user", "assistant"]
-  content: str | list[TextPart]
+  content: str | Annotated[list[TextPart], Field(max_length=1000, fail_fast=True)]
   name: str | None = None
   reasoning: str | None = None
   reasoning_content: str | None = None
@@ -84,7 +85,7 @@ class ResponseFormat(_Body):
 class ChatRequest(_Request):
   """Body of `/v1/chat/completions`."""
 
-  messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+  messages: Annotated[list[Message], Field(min_length=1, max_length=10_000, fail_fast=True)]
   max_completion_tokens: Annotated[_Whole, Field(ge=1, le=2**31)] | None = None
   logprobs: bool | None = None
   top_logprobs: Annotated[_Whole, Field(ge=0, le=20)] | None = None
@@ -102,7 +103,7 @@ class CompletionRequest(_Request):
 
   prompt: (
     str
-    | Annotated[list[_Whole], Field(min_length=1)]
+    | Annotated[list[_Whole], Field(min_length=1, fail_fast=True)]
     | Annotated[list[str], Field(min_length=1, max_length=1)]
   )
   logprobs: Annotated[_Whole, Field(ge=0, le=20)] | None = None

@@ -158,6 +158,17 @@ class ServingConfig(LaneConfig):
   )
 
 
+@together(ServingConfig, "draft", "kv")
+@together(FastLaneConfig, "draft", "kv")
+def _draft_of_rounded_memory(c: LaneConfig) -> str:
+  if not (c.draft and c.kv == "int8"):
+    return ""
+  return (
+    f"draft={c.draft!r} with kv='int8': a step that checks several tokens reads the last of them "
+    "before they are rounded, so replies would not be those without a draft. Set kv='float'."
+  )
+
+
 @idle(ServingConfig, "draft_tokens")
 @idle(FastLaneConfig, "draft_tokens")
 def _no_draft(c: LaneConfig) -> str:

@@ -36,6 +36,7 @@ class Choice:
     first_at: time of its first token.
     counted: what `counts` returns, where an endpoint has counted.
     handed_over: whether the fast lane writes the answer to the core's thought.
+    offset: characters of the tokens whose log-probabilities a stream has told.
   """
 
   lane: str
@@ -49,12 +50,14 @@ class Choice:
   first_at: float = 0.0
   counted: tuple[int, int, int] | None = None
   handed_over: bool = False
+  offset: int = 0
 
   def counts(self) -> tuple[int, int, int]:
     """Tokens of the prompt, of the reply so far, and of its thought."""
     if self.counted:
       return self.counted
-    return len(self.prompt), len(self.tokens), self.reasoning_tokens
+    messages = self.prompt and isinstance(self.prompt[0], dict)  # which an endpoint counts
+    return 0 if messages else len(self.prompt), len(self.tokens), self.reasoning_tokens
 
   def mode(self) -> str | None:
     """Name of its mode; `None` where its first token was no tag, or is not known."""
@@ -254,6 +257,8 @@ class Job:
       by = choice.mode() or "none", choice.lane
       finish = choice.finish_reason or ("cancelled" if status == 499 else "failed")
       metrics.replies.labels(*by, self.asked.decided_by, finish).inc()
+      if not choice.first_at:  # it moved, and its new lane had not begun
+        continue
       metrics.first_token.labels(*by).observe(choice.first_at - self._arrived)
       if (tokens := choice.counts()[1]) > 1 and choice.finish_reason:
         metrics.per_token.labels(*by).observe((now - choice.first_at) / (tokens - 1))

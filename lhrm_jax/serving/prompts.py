@@ -31,7 +31,9 @@ def prompt_ids(body: ChatRequest | CompletionRequest, tokenizer: Tokenizer) -> S
         f"messages: this model was trained on single questions, and these are {len(messages)} "
         "messages: send the user's last one alone.", "messages",
       )  # fmt: skip
-    return tokenizer.encode_prompt(messages[0]["content"])
+    if not (ids := tokenizer.encode_prompt(messages[0]["content"])):
+      raise wrong("messages: there is no token in them.", "messages")
+    return ids
   except ValueError as error:
     raise wrong(
       printable(str(error), _LONGEST_MESSAGE),

@@ -83,7 +83,12 @@ class StopFinder:
       self._held = ""
       return text[: min(found)], True
     keep = max(
-      (n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])),
+      (
+        n
+        for stop in self._stops
+        for n in range(1, min(len(stop) - 1, len(text)) + 1)
+        if text.endswith(stop[:n])
+      ),
       default=0,
     )
     self._held = text[len(text) - keep :]

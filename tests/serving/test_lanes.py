@@ -207,6 +207,7 @@ def test_an_endpoint_that_fails_is_an_error_that_tells_none_of_its_text(lanes):
   for status, content in (
     (500, b"secret"), (200, b"data: secret\n\n"), (200, b"data: [DONE]\n\n"), (200, b""),
     (200, b'data: {"error": {"message": "secret"}}\n\n'), (200, b'data: {"choices": 5}\n\n'),
+    (200, b'data: {"choices": [{"delta": null}]}\n\n'), (200, b"data: []\n\n"),
   ):  # fmt: skip
     broken.answer = httpx2.Response(status, content=content)
     with pytest.raises(ApiError, match="the endpoint of a lane failed") as failed:
@@ -227,6 +228,7 @@ def test_an_endpoint_that_fails_is_an_error_that_tells_none_of_its_text(lanes):
     ({"fast.url": "http://x", "fast.model": "m", "fast.init_from": "y"}, "two policies"),
     ({"fast.handover": 3}, "fast.handover=3 has no effect with fast.init_from empty"),
     ({"draft_tokens": 3}, "draft_tokens=3 has no effect with no draft"),
+    ({"draft": "int8", "kv": "int8"}, "replies would not be those without a draft"),
     (
       {"draft": "int8", "url": "http://x/v1", "model": "m", "router": "keywords"},
       "draft='int8' has no effect with url",
