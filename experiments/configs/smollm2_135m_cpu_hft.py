@@ -18,18 +18,20 @@ def get_config() -> ConfigDict:
   config.policy.dtype = "float32"  # faster than bfloat16 on a CPU
 
   # 16 demonstrations fill two to three rows of 512, computed one at a time.
-  config.hft.steps = 600
+  config.hft.steps = 400
   config.hft.think_per_step = 10
   config.hft.no_think_per_step = 6
   config.hft.packed_length = 512
   config.hft.micro_batch_rows = 1
   config.hft.warmup_steps = 60
 
-  config.hgpo.steps = 80
+  config.hgpo.steps = 60
+  # Fewer steps than on a GPU, of fewer prompts.
+  config.hgpo.learning_rate = 2e-5
   config.hgpo.prompts_per_step = 16
   config.hgpo.packed_length = 512
   config.hgpo.micro_batch_rows = 1
-  config.hgpo.eval_every = 40
+  config.hgpo.eval_every = 20
 
   config.evaluation.prompts = 132
   config.evaluation.batch_prompts = 16

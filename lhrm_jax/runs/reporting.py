@@ -15,7 +15,7 @@ from lhrm_jax.evaluation import EvaluationConfig, Evaluator, Measured, figures, 
 from lhrm_jax.evaluation.overlap import overlap
 from lhrm_jax.evaluation.report import evaluation_figures, finite, write_report
 from lhrm_jax.runs import evaluated, policy_settings, setup, tradeoffs, validation
-from lhrm_jax.runs.config import HFT, HGPO, KNOBS, Config, plain
+from lhrm_jax.runs.config import HFT, HGPO, KNOBS, STAGES, Config, plain
 from lhrm_jax.runs.json_files import read_json, write_json
 from lhrm_jax.runs.metric_writer import FINAL, MetricWriter, SilentWriter, read_metrics
 from lhrm_jax.runs.preemption import Preemption
@@ -168,7 +168,7 @@ class Reporting:
     return self._overlaps
 
   def _log(self, stage: str, trained: int, summary: dict[str, Any]) -> None:
-    step = setup.STAGES.index(stage)
+    step = STAGES.index(stage)
     if any(row["step"] == step for row in read_metrics(self._workdir, "evaluation")):
       return  # an earlier process logged it
     by_prompt = self._kept[stage].get("by_prompt") or {}  # absent from older runs
