@@ -270,6 +270,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "smollm2-short": ("smollm2_135m/summary.json", lambda r: summary_table(r, short=True)),
   "smollm2-cells": ("smollm2_135m/summary.json", cells_table),
   "smollm2-over-time": ("smollm2_135m/summary.json", over_time_table),
+  "smollm2-cpu-short": ("smollm2_135m/cpu.json", lambda r: summary_table(r, short=True)),
   "smollm2-cpu-summary": ("smollm2_135m/cpu.json", summary_table),
   "smollm2-cpu-cells": ("smollm2_135m/cpu.json", cells_table),
   "smollm2-cpu-over-time": ("smollm2_135m/cpu.json", over_time_table),

@@ -1,9 +1,10 @@
 """SmolLM2-135M before and after HGPO: what its pages show, from the files of its runs.
 
-    python -m benchmarks.smollm2_results HFT HGPO ROUTERS_HFT ROUTERS_HGPO \\
+    python -m benchmarks.smollm2_results HFT HGPO --routers ROUTERS_HFT ROUTERS_HGPO \\
         --hardware 'two cores of ...' --out docs/results/smollm2_135m/cpu.json
 
-`HFT` and `HGPO` are run folders, `ROUTERS_*` workdirs of `experiments.routers` that evaluate them.
+`HFT` and `HGPO` are run folders, `ROUTERS_*` workdirs of `experiments.routers` that evaluate them;
+without these, the rows of routers are left out.
 `benchmarks.results` writes the tables.
 """
 
@@ -29,7 +30,7 @@ def record(
 
   Args:
     runs: folders of the HFT run and of the HGPO run that started from it, by stage.
-    routers: workdirs of `experiments.routers`, by stage.
+    routers: workdirs of `experiments.routers`, by stage; may be empty.
     hardware: what the runs were on.
   """
   summaries = {name: _json(run / "report" / "summary.json") for name, run in runs.items()}
@@ -71,6 +72,7 @@ def _stage(path: pathlib.Path) -> dict[str, Any]:
   return {
     **{mode: {name: summary[mode][name] for name in _OF_MODE} for mode in _MODES},
     "hacc": summary["hacc"],
+    "calibration": {name: x for name, x in summary["calibration"].items() if name != "bins"},
     "minus_always_think": summary["differences"]["auto-think"],
     "think_rate_by_level": {
       level: of["think_rate"] for level, of in summary["auto"]["by_level"].items()
@@ -145,14 +147,14 @@ def summary_table(results: dict[str, Any], short: bool = False) -> str:
   )[3 if short else 0 :]:  # fmt: skip
     lines.append(row(name, lambda stage, key=key: f"{stage['hacc'][key]:.3f}"))
   if not short:
-    routers = results["routing"]["hgpo"]["routers"]
+    routers = results["routing"].get("hgpo", {"routers": {}})["routers"]
     for key in ("length", "keywords", "logistic", "fasttext", "family"):
       if key not in routers:
         continue
       points = (results["routing"][stage]["routers"][key]["point"] for stage in ("hft", "hgpo"))
       cells = (_with_interval(at["hacc"], at["hacc_interval"]) for at in points)
       lines.append(f"| HAcc of the router `{key}`, same think rate | {' | '.join(cells)} |")
-    found = (results["routing"][stage]["calibration"] for stage in ("hft", "hgpo"))
+    found = (_calibration(results, stage) for stage in ("hft", "hgpo"))
     cells = (_with_interval(c["auroc"], c["auroc_interval"]) for c in found)
     lines.append(f"| AUROC of p(think) | {' | '.join(cells)} |")
   for key, title in (("accuracy", "accuracy"), ("mean_tokens", "tokens per reply")):
@@ -174,6 +176,12 @@ def summary_table(results: dict[str, Any], short: bool = False) -> str:
   )
   lines += ["", textwrap.fill(said, 100, break_on_hyphens=False)]
   return "\n".join(lines)
+
+
+def _calibration(results: dict[str, Any], stage: str) -> dict[str, Any]:
+  if stage in results["routing"]:
+    return results["routing"][stage]["calibration"]
+  return results["stages"][stage]["calibration"]
 
 
 def cells_table(results: dict[str, Any]) -> str:
@@ -205,14 +213,15 @@ def over_time_table(results: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  for name in ("hft", "hgpo", "routers_hft", "routers_hgpo"):
+  for name in _STAGES:
     parser.add_argument(name, type=pathlib.Path)
+  parser.add_argument("--routers", type=pathlib.Path, nargs=2, default=())
   parser.add_argument("--hardware", required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   args = parser.parse_args(argv)
   found = record(
     {name: getattr(args, name) for name in _STAGES},
-    {name: getattr(args, f"routers_{name}") for name in _STAGES},
+    dict(zip(_STAGES, args.routers, strict=False)),
     args.hardware,
   )
   args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
