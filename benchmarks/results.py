@@ -267,7 +267,6 @@ def gpu_table(results: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "gpu": ("h200/gpu.json", gpu_table),
   "smollm2-summary": ("smollm2_135m/summary.json", summary_table),
-  "smollm2-short": ("smollm2_135m/summary.json", lambda r: summary_table(r, short=True)),
   "smollm2-cells": ("smollm2_135m/summary.json", cells_table),
   "smollm2-over-time": ("smollm2_135m/summary.json", over_time_table),
   "smollm2-cpu-short": ("smollm2_135m/cpu.json", lambda r: summary_table(r, short=True)),
