@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.adapters import adapters_table
 from benchmarks.comparison_results import guessing_table, starts_table
 from benchmarks.data_results import buckets_table, preparation_table
 from benchmarks.router_results import dials_table, routers_tables
@@ -269,6 +270,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
   "smollm2-summary": ("smollm2_135m/summary.json", summary_table),
   "smollm2-cells": ("smollm2_135m/summary.json", cells_table),
   "smollm2-over-time": ("smollm2_135m/summary.json", over_time_table),
+  "smollm2-adapters": ("smollm2_135m/adapters.json", adapters_table),
   "smollm2-cpu-short": ("smollm2_135m/cpu.json", lambda r: summary_table(r, short=True)),
   "smollm2-cpu-summary": ("smollm2_135m/cpu.json", summary_table),
   "smollm2-cpu-cells": ("smollm2_135m/cpu.json", cells_table),
