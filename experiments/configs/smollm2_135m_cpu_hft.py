@@ -4,8 +4,8 @@
   python -m experiments.hft --config experiments/configs/smollm2_135m_cpu_hft.py \\
       --workdir runs/smol_cpu_hft
 
-The problems of `smollm2_135m_gpu_hft.py`, with fewer demonstrations in more and smaller updates. No
-full run yet.
+The problems of `smollm2_135m_gpu_hft.py`, with fewer demonstrations in more and smaller updates. An
+hour for each of the two stages; what came of it is in docs/models.md.
 """
 
 from ml_collections import ConfigDict
