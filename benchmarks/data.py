@@ -64,8 +64,8 @@ _CHATTING = (
 class Writer:
   """Writes one source; every row's response holds what was planted with it."""
 
-  def __init__(self, words: list[str], evaluated: list[str], seed: int):
-    self._words, self._evaluated = np.array(words), evaluated
+  def __init__(self, words: list[str], questions: list[str], seed: int):
+    self._words, self._questions = np.array(words), questions
     self._rng = np.random.default_rng(seed)
     self._before: collections.deque[str] = collections.deque(maxlen=200)
 
@@ -102,8 +102,14 @@ class Writer:
     words = self._before[self._rng.integers(100)].split()
     return " ".join([*words[:-2], str(number + 10**7), words[-1]])
 
-  def _evaluated(self, number: int) -> str:  # replaced by the questions in __init__
-    raise NotImplementedError
+  def _evaluated(self, number: int) -> str:
+    """A question of the evaluation, in other case, spaces or punctuation."""
+    question = self._questions[number % len(self._questions)]
+    dress = (
+      question, question.upper(), question.replace(" ", "   "), question.replace(",", " ;"),
+      f"Hello there. {question} Thank you!",
+    )  # fmt: skip
+    return dress[number % len(dress)]
 
   def _reasoning(self, number: int) -> str:
     return f"{self._asked(_REASONING)} {number}"
@@ -123,18 +129,6 @@ class Writer:
     spread = np.log(third / first) / 1.349
     middle = np.log(first * third) / 2
     return int(min(np.exp(self._rng.normal(middle, spread)), most - 250))
-
-
-def _planted_evaluated(writer: Writer, questions: list[str]) -> None:
-  def evaluated(number: int) -> str:
-    question = questions[number % len(questions)]
-    dress = (
-      question, question.upper(), question.replace(" ", "   "), question.replace(",", " ;"),
-      f"Hello there. {question} Thank you!",
-    )  # fmt: skip
-    return dress[number % len(dress)]
-
-  writer._evaluated = evaluated
 
 
 def _row(source: str, question: str, text: str, number: int) -> dict[str, Any]:
@@ -170,7 +164,6 @@ def _write_source(
   words: list[str], asked: list[str], seed: int, source: str, rows: int, path: pathlib.Path
 ) -> None:
   writer = Writer(words, asked, seed)
-  _planted_evaluated(writer, asked)
   writer.write(source, rows, path)
 
 

@@ -15,7 +15,7 @@ from lhrm_jax.text.responses import parse_response
 
 
 def _final(part: str) -> str | None:
-  """The content of an answer part's last box, or all of it.
+  """The content of an answer part's last box; without a box, the whole part.
 
   `None` where that box is not closed, or holds another.
   """

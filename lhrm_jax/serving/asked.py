@@ -260,9 +260,10 @@ def prompts_by_lane(
     ApiError: the core lane does not take it.
   """
   found: dict[str, Sequence[Any]] = {}
-  ids = isinstance(body, CompletionRequest) and not isinstance(body.prompt[0], str)
+  raw = body.prompt if isinstance(body, CompletionRequest) else ""
+  ids = not isinstance(raw, str) and not isinstance(raw[0], str)
   for name, lane in lanes.items():
-    if ids and name != CORE and not lanes[CORE].same_tokens(lane):
+    if ids and name != CORE and lane.tokenizer and not lanes[CORE].same_tokens(lane):
       continue  # ids of one tokenizer are another text to the other
     try:
       found[name] = lane.prompt(body)

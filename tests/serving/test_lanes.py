@@ -277,3 +277,17 @@ def test_a_router_judges_what_the_request_leaves_open(lanes):
   assert decided(both) == (NO_THINK, "router", 0.25)
   with pytest.raises(ApiError, match="p\\(think\\) is not known here"):
     decided(both, think_threshold=0.5)
+
+
+def test_raw_ids_stay_with_the_tokenizer_they_are_of(lanes):
+  class Other:
+    vocab_size, tag_ids = 5, lanes[CORE].tokenizer.tag_ids
+
+  foreign = LocalLane(lanes[FAST].engine, Other())
+  remote = RemoteLane("http://localhost/v1", "there", "")
+  ids = list(lanes[CORE].tokenizer.encode_prompt("3+4"))
+  for other, kept in ((lanes[FAST], {CORE, FAST}), (foreign, {CORE}), (remote, {CORE})):
+    body = CompletionRequest(model="m", prompt=ids)
+    assert set(prompts_by_lane(body, {CORE: lanes[CORE], FAST: other})) == kept
+  with pytest.raises(ApiError):
+    prompts_by_lane(CompletionRequest(model="m", prompt=""), lanes)
