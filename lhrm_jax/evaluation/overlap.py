@@ -5,13 +5,17 @@ The check of GPT-3's authors (https://arxiv.org/abs/2005.14165, appendix C), on 
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lhrm_jax.data.questions import normalise
+from lhrm_jax.text import tags
 
 GRAM = 13  # words
+_ALL_KNOWN = bytes([True] * GRAM)
 _SHOWN = 20  # prompts listed
+_TAGS = re.compile("|".join(map(re.escape, tags.TAGS)))
 
 
 def overlap(evaluated: Sequence[str], trained: Iterable[str]) -> dict[str, Any]:
@@ -62,13 +66,17 @@ class GramIndex:
 
   def places(self, text: str) -> set[int]:
     """Places of the prompts that share a run with a text; of a shorter text, all its words."""
-    words, found, known = normalise(text).words, set(), 0
+    # A tag asks for a form of answer where it stands in a prompt, and its sentence is left out; in
+    # a response it opens the thought, whose first words may be the question.
+    text = _TAGS.sub("\n", text)
+    words, found = normalise(text).words, set()
     if len(words) < GRAM:
       return set(self._places.get(words, ()))
-    for i, word in enumerate(words, start=1):
-      known = known + 1 if word in self._known else 0
-      if known >= GRAM:
-        found |= self._places.get(words[i - GRAM : i], set())
+    known = bytes(map(self._known.__contains__, words))
+    start = known.find(_ALL_KNOWN)
+    while start >= 0:
+      found |= self._places.get(words[start : start + GRAM], set())
+      start = known.find(_ALL_KNOWN, start + 1)
     return found
 
 

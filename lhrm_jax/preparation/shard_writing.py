@@ -212,7 +212,8 @@ def load_tokenizer(model: str) -> text.Tokenizer:
     FileNotFoundError: there is none.
     ValueError: it is damaged.
   """
-  return text.load_tokenizer(locate(model))
+  tokenizer = text.load_tokenizer(locate(model))
+  return tokenizer.faster() if isinstance(tokenizer, text.PretrainedTokenizer) else tokenizer
 
 
 def _order(seed: int, row: str) -> int:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lhrm_jax.text import chat, model_files, rendering, tags, tokenizer_files
+from lhrm_jax.text import chat, fast_encoding, model_files, rendering, tags, tokenizer_files
 from lhrm_jax.text.tokenizer import TagIds
 from lhrm_jax.text.tokenizer_files import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 
@@ -203,6 +203,12 @@ class PretrainedTokenizer:
     """The same tokenizer with another chat template."""
     other = copy.copy(self)
     other.chat_template = chat_template
+    return other
+
+  def faster(self) -> "PretrainedTokenizer":
+    """The same tokenizer, which encodes responses faster where fastokens is installed."""
+    other = copy.copy(self)
+    other._continuing = fast_encoding.faster(self._continuing)
     return other
 
   def save(self, folder: pathlib.Path) -> None:
