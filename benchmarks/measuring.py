@@ -23,7 +23,7 @@ from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, Rollouts
 from lhrm_jax.sampling.rollouts import STOPPED
 
-parallel.skip_absent_tpu()  # not for the whole package: drivers of other libraries have no jax
+parallel.settle_platform()  # not for the whole package: drivers of other libraries have no jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 

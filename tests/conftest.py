@@ -15,7 +15,7 @@ from lhrm_jax.data.batches import encode_prompts
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.sampling import Prompts, SamplerSpec, sample
 
-parallel.skip_absent_tpu()  # or every process of the tests begins with libtpu's errors
+parallel.settle_platform()  # or every process of the tests begins with libtpu's errors
 # Compiling is most of what tests wait for. These change speed and no result: without
 # XLA's costlier passes, in one thread, and with the kernels of before its fusion emitters where it
 # still has them, the small policy's update takes 1.5 processor seconds in place of 7. The variables

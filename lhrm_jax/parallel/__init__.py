@@ -30,7 +30,7 @@ from lhrm_jax.parallel.multihost import (
   shard_rows,
   wait_for_all,
 )
-from lhrm_jax.parallel.platforms import skip_absent_tpu
+from lhrm_jax.parallel.platforms import settle_platform
 from lhrm_jax.parallel.rows import batch_parts
 from lhrm_jax.parallel.sampling_layout import SamplingLayout, SamplingMeshConfig
 
@@ -60,8 +60,8 @@ __all__ = [
   "parts_of",
   "replicate",
   "replicated",
+  "settle_platform",
   "shard_rows",
-  "skip_absent_tpu",
   "spec_in_force",
   "wait_for_all",
   "with_shardings",

@@ -99,7 +99,7 @@ def run(main: Callable[[Sequence[str]], None], *, arguments: str = "") -> None:
     arguments: positional arguments as the help shows them; "" where the job takes none.
   """
   logging.set_verbosity(logging.WARNING)
-  parallel.skip_absent_tpu()
+  parallel.settle_platform()
   # transformers only renders chat templates here and need not warn that PyTorch is missing.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   for stream in (sys.stdout, sys.stderr):  # characters that a terminal lacks are escaped

@@ -36,7 +36,7 @@ _STAGES = 4
 # With fewer slots, a stage or a block would save less than it costs.
 _LEAST_SLOTS = 8
 _BLOCKS = 4
-_LEAST_BLOCK = 32
+_LEAST_BLOCK = 64
 _NEVER = -1
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -250,8 +251,32 @@ def test_libtpu_is_left_alone_where_there_is_no_tpu(
   settings = Settings()
   monkeypatch.setattr(jax_platforms.jax, "config", settings)
   monkeypatch.setattr(jax_platforms, "find_spec", lambda name: name in installed or None)
-  jax_platforms.skip_absent_tpu(environment)
+  jax_platforms.settle_platform(environment)
   assert settings.jax_platforms == platforms
+
+
+@pytest.mark.parametrize(
+  ("chosen", "installed", "cores", "before", "after"),
+  [
+    ("", [], 2, "", "--xla_cpu_parallel_codegen_split_count=1"),
+    ("cpu", ["libtpu"], 2, "--xla_a=1", "--xla_a=1 --xla_cpu_parallel_codegen_split_count=1"),
+    ("cpu", [], 2, *["--xla_cpu_parallel_codegen_split_count=8"] * 2),
+    ("cpu", [], 64, "", ""),
+    ("tpu,cpu", ["libtpu"], 2, "", ""),
+    ("", ["jax_plugins"], 2, "", ""),
+  ],
+)
+def test_few_cores_compile_a_program_in_one_part(
+  monkeypatch, chosen, installed, cores, before, after
+):
+  settings = types.SimpleNamespace(jax_platforms=chosen, update=lambda name, value: None)
+  monkeypatch.setattr(jax_platforms.jax, "config", settings)
+  monkeypatch.setattr(jax_platforms, "find_spec", lambda name: name in installed or None)
+  monkeypatch.setattr(jax_platforms.importlib.metadata, "entry_points", lambda group: ())
+  monkeypatch.setattr(jax_platforms.os, "cpu_count", lambda: cores)
+  environment = {"XLA_FLAGS": before}
+  jax_platforms.settle_platform(environment)
+  assert environment["XLA_FLAGS"] == after
 
 
 ENDING = """
