@@ -30,7 +30,9 @@ def job(c: Config, out: str, work: str) -> None:
   if not tokenizer:
     raise UserError("Name the model whose tokenizer encodes the rows: --config.prepare.tokenizer.")
   with as_user_error(OSError, ValueError):
-    removed = evaluated.by_suite(c.evaluation, c.prepare.suites) | evaluation_rows(c.data)
+    removed = evaluated.by_suite(c.evaluation, c.prepare.suites)
+    for name, rows in evaluation_rows(c.data).items():
+      removed[name] = [*removed.get(name, ()), *rows]
     held = {
       "seed": c.seed,
       **plain(c.prepare),
@@ -38,13 +40,14 @@ def job(c: Config, out: str, work: str) -> None:
       "evaluated_sha256": pipeline.fingerprint_of(removed),
       "tokenizer": tokenizer,
       "tokenizer_sha256": fingerprint(load_tokenizer(tokenizer)),
-      "files": [str(unit) for unit in reading.units(c.data)],
+      "files": [[str(unit), unit.version] for unit in reading.units(c.data)],
     }
-    pipeline.check_config(Folder(work), held)
+    # The stages first: they check the settings, and a mistake is not recorded.
     stages = pipeline.stages(
       c.data, c.prepare, seed=c.seed, work=Folder(work).root, out=Folder(out).root,
       tokenizer=tokenizer, evaluated=removed,
     )  # fmt: skip
+    pipeline.check_config(Folder(work), Folder(out), held)
     pipeline.run(stages, c.prepare, Folder(work).root)
   if c.prepare.executor == "local":
     print(f"Prepared data: {out}, described in {out}/card.md", flush=True)

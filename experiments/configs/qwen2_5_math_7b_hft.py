@@ -4,8 +4,8 @@
       --workdir /mnt/runs/qwen7b_hft
 
 The suffix after the colon names the chips, which determine mesh and rows at a time: v5p-64 (64
-chips, 4x4x4), v6e-64 (8x8) or h100-8. `python -m experiments.plan` estimates the cost of each
-(docs/scaling.md). The workdir is in a bucket (s3://, gs://), or on a file system that all hosts
+chips, 4x4x4), v5p-16 (2x2x4), v6e-64 (8x8) or h100-8. `python -m experiments.plan` estimates the
+cost of each (docs/scaling.md). The workdir is in a bucket (s3://, gs://), or on a file system that all hosts
 share (docs/launching.md). Trains on the paper's sources (`mixture_lhrm.py`), prepared once by
 experiments.prepare_data and named by --config.data.root=/mnt/lhrm; without that, they are read from
 the hub into each host's memory. Not yet run: no score or time is known.
@@ -21,6 +21,8 @@ from lhrm_jax.runs import defaults
 LAYOUTS = {
   # 32 chips hold whole tiles of each matrix (docs/scaling.md); v6e lacks the memory.
   "v5p-64": {"fsdp": 32, "tensor": 1, "sampling": 4, "rows": 64},
+  # HFT alone: the paper's 128 demonstrations of a step fill some 14 rows, one for each chip.
+  "v5p-16": {"fsdp": 16, "tensor": 1, "sampling": 4, "rows": 16},
   "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},
   "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 4, "rows": 8},
 }
@@ -46,7 +48,6 @@ def get_config(chips: str = "v5p-64") -> ConfigDict:
   config.policy.rope_theta = 300_000.0
   config.policy.dtype = "bfloat16"
   config.policy.remat = "full"
-  config.policy.attention_chunk = 512
 
   config.data.long_prompts = "skip"
   config.data.long_demonstrations = "skip"

@@ -43,6 +43,20 @@ _BLANKS = str.maketrans(
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 # Bold text too.
 _HYPHEN = re.compile(r"-(?<=[^\W\d_]{2}-)(?=[^\W\d_]{2})|\*\*(?:(?<!\d\*\*)|(?!\d))")
+# Signs that only punctuate: a dash beside a word, emphasis, brackets around words, marks of lists
+# and quotations. Those of formulas stay.
+_FORMULA = (
+  "d?frac|sqrt|root|sin|cos|tan|cot|sec|csc|arc(?:sin|cos|tan)|log|ln|exp|lim|int|sum|prod|binom|gcd"
+  "|lcm|max|min|pi|alpha|beta|gamma|theta|lambda|mu|sigma|phi|omega|infty"
+)
+_DASH = re.compile(
+  rf" -(?= ?(?!(?:{_FORMULA})\b)[^\W\d_]{{2}})| -(?<=[^\W\d_]{{2}} -)(?= )", re.IGNORECASE
+)
+_EMPHASIS = re.compile(r"""\*(?<![^\s("']\*)([^\s*](?:[^*\n]{0,200}[^\s*])?)\*(?![^\s.,;:?!)"'])""")
+_ASIDE = re.compile(
+  r"\((?<![\w)]\()([^()+*/=<>^%|\n-]{0,200}[^\W\d_]{2}[^()+*/=<>^%|\n-]{0,200})\)"
+)
+_MARKS = re.compile(r"[ ]*(?:[-*>#+]+ )+")
 _THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
 # Control tokens of chat templates separate text as line breaks do.
 _CONTROL = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?inst\]|<</?sys>>")
@@ -87,20 +101,15 @@ class Question:
   breaks: tuple[int, ...]
 
 
-def normalise(text: str) -> Question:
-  """The question of a text."""
-  text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
-  text = _INVISIBLE.sub("", text).casefold().translate(_BLANKS)
-  if "<" in text or "[" in text:
-    text = _CONTROL.sub("\n", text)
-  text = _LATEX.sub(_plain, text)
-  while "  " in text:
-    text = text.replace("  ", " ")
-  text = _THOUSANDS.sub("", _HYPHEN.sub(" ", text))
-  if not text.isascii():
-    text = _CJK_END.sub("\\g<0>\n", text)
-  pieces = [piece for piece in _BREAK.split(text) if not _LABEL.fullmatch(piece)]
-  asked = [_without_request(piece) for piece in pieces]
+def normalise(text: str, *, requests: bool = False) -> Question:
+  """The question of a text.
+
+  Args:
+    text: a prompt, or a response.
+    requests: whether requests for a form of answer stay.
+  """
+  pieces = _pieces(text)
+  asked = pieces if requests else [_without_request(piece) for piece in pieces]
   words: list[str] = []
   breaks = [0]
   for piece in asked if any(map(_WORD.search, asked)) else pieces:
@@ -108,6 +117,24 @@ def normalise(text: str) -> Question:
     if len(words) > breaks[-1]:
       breaks.append(len(words))
   return Question(tuple(words), tuple(breaks))
+
+
+def _pieces(text: str) -> list[str]:
+  """Sentences and lines, in one notation, without labels."""
+  text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
+  text = _INVISIBLE.sub("", text).casefold().translate(_BLANKS)
+  if "<" in text or "[" in text:
+    text = _CONTROL.sub("\n", text)
+  text = _LATEX.sub(_plain, text)
+  while "  " in text:
+    text = text.replace("  ", " ")
+  text = _EMPHASIS.sub("\\1", _HYPHEN.sub(" ", text))
+  text = _THOUSANDS.sub("", _DASH.sub("", _ASIDE.sub(" \\1 ", text)))
+  if not text.isascii():
+    text = _CJK_END.sub("\\g<0>\n", text)
+  found = (piece[marks.end() :] if (marks := _MARKS.match(piece)) else piece
+           for piece in _BREAK.split(text))  # fmt: skip
+  return [piece for piece in found if not _LABEL.fullmatch(piece)]
 
 
 def _plain(latex: re.Match) -> str:

@@ -64,15 +64,22 @@ class GramIndex:
     self._places = {gram: of for gram, of in places.items() if len(of) <= most_prompts}
     self._known = {word for gram in self._places for word in gram}
 
-  def places(self, text: str) -> set[int]:
-    """Places of the prompts that share a run with a text; of a shorter text, all its words."""
-    # A tag asks for a form of answer where it stands in a prompt, and its sentence is left out; in
-    # a response it opens the thought, whose first words may be the question.
-    text = _TAGS.sub("\n", text)
-    words, found = normalise(text).words, set()
+  def places(self, text: str, *, response: bool = False) -> set[int]:
+    """Places of the prompts that share a run with a text; of a shorter text, all its words.
+
+    Args:
+      text: a prompt or a response.
+      response: whether it is a response. A prompt is compared without its requests for a form of
+        answer, too; in a response, "step by step" may stand beside the question.
+    """
+    # A tag opens the thought, whose first words may be the question.
+    found = self._sharing(normalise(_TAGS.sub("\n", text), requests=True).words)
+    return found if response else found | self._sharing(normalise(text).words)
+
+  def _sharing(self, words: tuple[str, ...]) -> set[int]:
     if len(words) < GRAM:
       return set(self._places.get(words, ()))
-    known = bytes(map(self._known.__contains__, words))
+    known, found = bytes(map(self._known.__contains__, words)), set()
     start = known.find(_ALL_KNOWN)
     while start >= 0:
       found |= self._places.get(words[start : start + GRAM], set())

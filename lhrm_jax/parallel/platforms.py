@@ -27,8 +27,15 @@ def settle_platform(environment: MutableMapping[str, str] = os.environ) -> None:
   flags = environment.get("XLA_FLAGS", "")
   # XLA cuts a program into 32 parts and compiles them in parallel, for which a few cores only pay:
   # on two, the programs of a small policy's first step took 37 s so, and 26 in one part.
-  if chosen == "cpu" and (os.cpu_count() or 1) <= _FEW_CORES and _PARTS not in flags:
+  if chosen == "cpu" and _cores() <= _FEW_CORES and _PARTS not in flags:
     environment["XLA_FLAGS"] = f"{flags} --{_PARTS}=1".strip()
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def _other_plugins() -> bool:

@@ -130,7 +130,8 @@ class PolicySettings:
   attention_chunk: int = knob(
     0,
     whole(0),
-    "Queries of a row whose scores exist at one time, where no fused kernel runs; 0 takes 64.",
+    "Slots of the blocks of queries and of keys whose scores exist at one time, where no fused "
+    "kernel runs, and of the rows attended to in one piece; 0 takes 64, and 128 for the latter.",
   )
   lora_rank: int = knob(
     0,

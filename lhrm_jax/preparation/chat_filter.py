@@ -133,6 +133,7 @@ def _fitted(questions: Sequence[str], reasoning: np.ndarray, used: np.ndarray) -
 def _sample(folder: Folder, chat: frozenset[str], count: int) -> tuple[list[str], list[str]]:
   """At most `count` questions of chat, and as many of thinking demonstrations: a fixed choice."""
   kept: tuple[list, list] = ([], [])
+  seen: tuple[set, set] = (set(), set())  # questions on the heaps: copies do not crowd others out
   for part in part_names(folder):
     table = read_part(folder, part, ("source", "mode", "question"))
     for source, mode, question in zip(*(table[c].to_pylist() for c in table.column_names),
@@ -140,12 +141,16 @@ def _sample(folder: Folder, chat: frozenset[str], count: int) -> tuple[list[str]
       thinking = mode == tags.MODES[tags.THINK]
       if not thinking and (source not in chat or mode == QUERY):
         continue
-      heap, item = kept[thinking], (-_number(question), question)
+      heap, known = kept[thinking], seen[thinking]
+      item = (-_number(question), question)
+      if question in known or (len(heap) == count and item < heap[0]):
+        continue
+      known.add(question)
       if len(heap) < count:
         heapq.heappush(heap, item)
-      elif item > heap[0]:
-        heapq.heapreplace(heap, item)
-  direct, thinking = ([question for _, question in sorted(set(heap))] for heap in kept)
+      else:
+        known.discard(heapq.heapreplace(heap, item)[1])
+  direct, thinking = ([question for _, question in sorted(heap)] for heap in kept)
   return direct, thinking
 
 

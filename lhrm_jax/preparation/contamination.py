@@ -35,7 +35,9 @@ class Decontaminate(BaseFilter):
     row = row_of(doc.metadata)
     if row in self._asked:
       return False, "asks a question of the evaluation"
-    texts = [*(content for _, content in row.earlier), row.prompt, doc.metadata["response"]]
-    if any(self._grams.places(text) for text in texts):
+    prompts = [*(content for _, content in row.earlier), row.prompt]
+    if any(map(self._grams.places, prompts)) or self._grams.places(
+      doc.metadata["response"], response=True
+    ):
       return False, "shares 13 words with the evaluation"
     return True

@@ -2,8 +2,9 @@
 
 Two rows are exact duplicates where their questions have the same words, numbers and signs. They are
 near duplicates where these are nearly the same words, and the same numbers and signs in the same
-order: "3 + 4" and "3 + 5" are different questions, however alike the words around them. Queries
-and demonstrations are compared among themselves only. One row of each cluster stays.
+order: "3 + 4" and "3 + 5" are different questions, however alike the words around them. Requests
+for a form of answer and the system's turn count too. Queries, and the demonstrations of each mode,
+are compared among themselves only. One row of each cluster stays.
 """
 
 import re
@@ -18,22 +19,20 @@ from datatrove.pipeline.dedup import (
 from datatrove.utils.hashing import HashConfig, create_hash_func
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from lhrm_jax.preparation.rows import QUERY
-
 # A pair of questions with the share `s` of their shingles in common is found with probability
 # 1 - (1 - s^8)^32: .998 at .8, .12 at .5, .002 at .3.
 BUCKETS, HASHES, SHINGLE = 32, 8, 3
 _HASH = HashConfig(hash_fc="sha1")  # datatrove's xxhash is of releases before 4
-_VALUE = re.compile(r"[\d.]+|[-+*/=<>^%]|!=|<=|>=")
-
-
-def kind_of(doc: Document) -> str:
-  """What a document is compared among."""
-  return "query" if doc.metadata["mode"] == QUERY else "demonstration"
+_NUMBERS = (
+  "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen"
+  "|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+  "|hundred|thousand|million|billion|dozen|once|twice|half|third|quarter"
+)
+_VALUE = re.compile(rf"[\d.]+|[-+*/=<>^%]|!=|<=|>=|{_NUMBERS}")
 
 
 def _content(doc: Document) -> str:
-  return f"{kind_of(doc)}\n{doc.text}"
+  return f"{doc.metadata['mode']}\n{doc.metadata['asked']}"
 
 
 def exact_config() -> ExactDedupConfig:

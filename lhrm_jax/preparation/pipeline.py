@@ -26,6 +26,7 @@ from loguru import logger
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.prepare_config import PrepareConfig
 from lhrm_jax.data.schema import PromptRow
+from lhrm_jax.data.shards import INDEX
 from lhrm_jax.errors import UserError
 from lhrm_jax.preparation import reading
 from lhrm_jax.preparation.card import WriteIndex
@@ -90,6 +91,8 @@ def stages(
   ):  # fmt: skip
     if unknown := sorted(set(named) - {unit.source for unit in units}):
       raise ValueError(f"{key} names {unknown[0]!r}, which is not among the sources that are read.")
+  if few := sorted(name for name, most in c.most_rows.items() if most < 1):
+    raise ValueError(f"prepare.most_rows leaves no row of {few[0]}: leave it out of the sources.")
   direct, thinking = (
     data.max_prompt_tokens + longest
     for longest in (data.max_no_think_tokens, data.max_response_tokens)
@@ -214,7 +217,8 @@ class _Local(LocalPipelineExecutor):
     except concurrent.futures.process.BrokenProcessPool as error:
       raise UserError(
         "A worker of the preparation was killed, most likely for the memory it took. Lower "
-        "prepare.workers or prepare.part_rows and run the same command again: what is done is kept."
+        "prepare.workers and run the same command again: what is done is kept. A lower "
+        "prepare.part_rows takes less too, and begins anew, in another --out."
       ) from error
 
   def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
@@ -260,12 +264,18 @@ def _executor(c: PrepareConfig) -> Callable[[Stage, str, Any], Any]:
   return make
 
 
-def check_config(work: Folder, settings: Mapping[str, Any]) -> None:
+def check_config(work: Folder, out: Folder, settings: Mapping[str, Any]) -> None:
   """Records the settings of a preparation; refuses to continue one with others.
 
   Raises:
-    UserError: the folder holds a preparation with other settings.
+    UserError: the folder holds a preparation with other settings, or prepared data whose work
+      folder is gone.
   """
+  if out.has(INDEX) and not work.has(_CONFIG):
+    raise UserError(
+      f"{out.root} holds prepared data, and {work.root} not the work that it came from: writing "
+      "there would mix the two. Choose another --out, or remove it."
+    )
   held = {key: value for key, value in settings.items() if key not in _RUNNING}
   content = json.dumps(held, indent=1, sort_keys=True, default=dict).encode()
   if work.has(_CONFIG) and work.read(_CONFIG) != content:

@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import itertools
 import json
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,18 @@ class Unit:
 
   def __str__(self) -> str:
     return f"{self.key}: {self.source} {(self.own or {}).get('path', '')}".rstrip()
+
+  @property
+  def version(self) -> str:
+    """Size and time of change of its file, by which another content is noticed; "" if unknown."""
+    path = str((self.own or {}).get("path", ""))
+    if urls.is_url(path):
+      files, name = urls.open_bucket(path)
+      with urls.explained(path, "read"):
+        found = files.info(name) if files.isfile(name) else {}
+      return " ".join(str(found[key]) for key in ("size", "ETag", "etag", "mtime") if key in found)
+    local = pathlib.Path(path)
+    return f"{local.stat().st_size} {local.stat().st_mtime_ns}" if path and local.is_file() else ""
 
   @property
   def dataset(self) -> named_sources.Dataset:

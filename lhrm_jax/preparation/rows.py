@@ -22,7 +22,8 @@ QUERY = "query"  # in the column `mode`, where a demonstration has its mode
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 _SCHEMA = pa.schema([
   ("source", pa.string()), ("mode", pa.string()), ("question", pa.string()),
-  ("prompt", pa.string()), ("response", pa.string()), ("earlier", pa.list_(_TURN)),
+  ("asked", pa.string()), ("prompt", pa.string()), ("response", pa.string()),
+  ("earlier", pa.list_(_TURN)),
   ("answer", pa.string()), ("level", pa.int32()), ("label", pa.string()),
 ])  # fmt: skip
 _SHOWN, _LONGEST_SHOWN = 3, 300  # removed rows that are kept as examples, and their characters
@@ -31,15 +32,18 @@ _SHOWN, _LONGEST_SHOWN = 3, 300  # removed rows that are kept as examples, and t
 def fields_of(row: HFTRow | PromptRow, source: str) -> dict[str, Any]:
   """A row as a part holds it.
 
-  `question` is the user's turns, normalised; `label` the source that rewards go by, which may be
-  another name than that of the source in the config.
+  `question` is the user's turns, normalised, without requests for a form of answer; `asked` is the
+  system's and the user's turns with them, by which rows are compared; `label` is the source that
+  rewards go by, which may be another name than that of the source in the config.
   """
   users = [content for role, content in row.earlier if role == "user"]
+  system = [content for role, content in row.earlier if role == "system"]
   shown = isinstance(row, HFTRow)
   return {
     "source": source,
     "mode": tags.MODES[row.mode] if shown else QUERY,
     "question": " ".join(normalise("\n".join([*users, row.prompt])).words),
+    "asked": " ".join(normalise("\n".join([*system, *users, row.prompt]), requests=True).words),
     "prompt": row.prompt,
     "response": row.response if shown else "",
     "earlier": [{"role": role, "content": content} for role, content in row.earlier],

@@ -6,6 +6,7 @@ its rows in the order of their numbers, whatever was read by which task, and onl
 each run are in memory as the shard that is being written takes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -85,7 +86,11 @@ class Tokenise(PipelineStep):
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for doc in docs:
       mode, source = doc.metadata["mode"], doc.metadata["source"]
-      fields = self._encoded(tokenizer, doc)
+      try:
+        fields = self._encoded(tokenizer, doc)
+      except ValueError:  # e.g. two turns of the user in a row
+        fields = None
+        doc.metadata["filter_reason"] = "the chat template refuses it"
       if fields is None:
         removal.write(doc, rank)
       else:
@@ -108,8 +113,7 @@ class Tokenise(PipelineStep):
     sequence = encode(tokenizer, row)
     if len(sequence.ids) > self._limits.by_mode[mode]:
       return None
-    prompt = sum(weight == 0 for weight in sequence.weights)
-    return fields | {"ids": sequence.ids, "prompt": prompt}
+    return fields | {"ids": sequence.ids, "prompt": sequence.weights.count(0.0)}
 
 
 class WriteShards(PipelineStep):
@@ -134,6 +138,7 @@ class WriteShards(PipelineStep):
 
   def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
     work = Folder(self._work)
+    _raise_limit_of_files()
     found = sorted({tuple(name.split("/")[1:3]) for name in work.names(RUNS)})
     for mode, quoted in found[rank::world_size]:
       source = urllib.parse.unquote(quoted)
@@ -202,6 +207,15 @@ def _merged(runs: Sequence[_Run], most: float | None, size: int) -> Iterator[pa.
     yield table.sort_by([("order", "ascending"), ("id", "ascending")]).combine_chunks()
   for run in runs:
     run.close()
+
+
+def _raise_limit_of_files() -> None:
+  """As many open files as the system allows: merging holds every run of a source open."""
+  with contextlib.suppress(ImportError, ValueError, OSError):
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @functools.cache  # a worker runs many tasks

@@ -9,6 +9,7 @@ from lhrm_jax.preparation.rows import QUERY, Removal
 from lhrm_jax.rewards.pool import VerifierPool
 
 _BATCH = 64
+_LIMIT_S = 30.0  # of a verdict: long enough that a busy machine removes no row
 
 
 class VerifyAnswers(BaseFilter):
@@ -24,7 +25,7 @@ class VerifyAnswers(BaseFilter):
 
   def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
     # One worker: datatrove runs as many tasks at a time as there are processors for.
-    with VerifierPool(workers=1) as self._pool:
+    with VerifierPool(workers=1, limit_s=_LIMIT_S) as self._pool:
       yield from super().run(data, rank, world_size)
 
   def filter(self, doc: Document) -> bool | tuple[bool, str]:

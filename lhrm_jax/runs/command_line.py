@@ -141,9 +141,9 @@ def _reporting(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> No
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SMALLER = (
-  "Hold less at once (lower hgpo.micro_batch_rows and hft.micro_batch_rows, "
-  "evaluation.batch_prompts or data.max_response_tokens) or use more devices (mesh); "
-  "python -m experiments.plan estimates beforehand what fits."
+  "Hold less at once (lower hgpo.micro_batch_rows and hft.micro_batch_rows, hgpo.decode_slots and "
+  "evaluation.decode_slots, evaluation.batch_prompts or data.max_response_tokens) or use more "
+  "devices (mesh); python -m experiments.plan estimates beforehand what fits."
 )
 
 

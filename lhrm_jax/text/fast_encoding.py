@@ -5,6 +5,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from lhrm_jax.errors import UserError
+
 _CHECKED = 64  # one text in so many is encoded by both
 _PIECES = (
   "the", " answer", " is", "  two", "\n", "\n\n", "\t", " \n ", "12", "345678", "3.14", "-7", "'s",
@@ -26,7 +28,7 @@ class FastEncoder:
     """The encoding of a text, whose `ids` are the exact tokenizer's.
 
     Raises:
-      RuntimeError: the two differ.
+      UserError: the two differ.
     """
     self._texts += 1
     try:
@@ -36,7 +38,7 @@ class FastEncoder:
     if self._texts % _CHECKED == 1:
       exact = self._exact.encode(text, add_special_tokens=add_special_tokens)
       if list(found.ids) != exact.ids:
-        raise RuntimeError(
+        raise UserError(
           f"fastokens encodes {text[:60]!r} otherwise than tokenizers: pip uninstall fastokens, "
           "remove what was prepared, and run the same command again."
         )
@@ -78,4 +80,7 @@ def _texts(added: list[str]) -> Iterator[str]:
     drawn += [chr(rng.randrange(0x20, 0xD7FF)) for _ in range(rng.randint(0, 3))]
     drawn += [chr(rng.randrange(0x10000, 0x1FBFF)) for _ in range(rng.randint(0, 2))]
     rng.shuffle(drawn)
-    yield rng.choice(("", " ")).join(drawn)
+    text = rng.choice(("", " ")).join(drawn)
+    yield text
+    if rng.random() < 0.01:
+      yield text * 200  # as long as a thought

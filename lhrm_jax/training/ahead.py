@@ -1,11 +1,12 @@
 """Programs compiled in a background thread, while a job does what comes before their first call."""
 
-import concurrent.futures
+from concurrent.futures import Future
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from lhrm_jax.objectives.hgpo import Advantages
+from lhrm_jax.rewards.background import Worker
 from lhrm_jax.sampling import Prompts, Rollouts
 from lhrm_jax.training.hgpo import HGPOBatch
 from lhrm_jax.training.hgpo_config import HGPOConfig
@@ -14,8 +15,9 @@ from lhrm_jax.training.rollout_logprobs import RolloutLogprobs
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
-# One thread, so that all processes of a job compile in the same order.
-_COMPILER = concurrent.futures.ThreadPoolExecutor(1, "compile-ahead")
+# One thread, so that all processes of a job compile in the same order; a job that ends does not
+# wait for it.
+_COMPILER = Worker("compile-ahead")
 
 
 class Traceable(Protocol[P, R]):
@@ -40,7 +42,7 @@ class CompiledAhead(Generic[P, R]):
     kwargs: likewise.
     """
     self._fn = fn
-    self._compiling: concurrent.futures.Future | None = _COMPILER.submit(
+    self._compiling: Future | None = _COMPILER.submit(
       lambda: fn.trace(*args, **kwargs).lower().compile()
     )
 

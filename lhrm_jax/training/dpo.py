@@ -15,7 +15,7 @@ from lhrm_jax import parallel, policy
 from lhrm_jax.config import FLAG, MOST_ROWS, knob, real, whole
 from lhrm_jax.data.batches import TokenBatch
 from lhrm_jax.data.pairs import PairBatch
-from lhrm_jax.objectives.masked import SumCount, masked_sum, masked_sum_count
+from lhrm_jax.objectives.masked import SumCount, masked_sum_count
 from lhrm_jax.objectives.preference import dpo_loss
 from lhrm_jax.policy import PolicyConfig
 from lhrm_jax.training.offline import OfflineConfig
@@ -60,10 +60,14 @@ def response_logprobs(
   """
   targets = score_targets(config, params, batch)
   ids = jnp.take_along_axis(batch.segment_ids, targets.places, axis=1)
-  of_segment = ids[..., None] == jnp.arange(1, segments + 1)  # [R, T, S]
-  of_segment &= targets.weights[..., None] > 0
-  logprobs = jnp.broadcast_to(targets.scored.logprobs[..., None], of_segment.shape)
-  return masked_sum(logprobs, of_segment, 1), jnp.sum(of_segment, axis=1), targets
+  counts = targets.weights > 0
+  # The others come last, as a segment of their own; so the places are sorted by segment.
+  of_segment = jax.vmap(
+    lambda x, ids: jax.ops.segment_sum(x, ids, segments + 1, indices_are_sorted=True)[:segments]
+  )
+  places = jnp.where(counts, ids - 1, segments)
+  sums = of_segment(jnp.where(counts, targets.scored.logprobs, 0.0), places)
+  return sums, of_segment(counts.astype(jnp.int32), places), targets
 
 
 def dpo_batch_loss(

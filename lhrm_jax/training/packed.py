@@ -121,7 +121,8 @@ class RowShape:
     """
     parts = parallel.parts_of(mesh)
     if c.micro_batch_rows:
-      at_a_time = -(-c.micro_batch_rows // parts)
+      # First fit takes at most twice the rows of full ones: more would be empty in every step.
+      at_a_time = min(-(-c.micro_batch_rows // parts), math.ceil(2 * full / parts))
     else:
       block = _BLOCK.get(platform or mesh.devices.flat[0].platform, _BLOCK_OF_ACCELERATORS)
       most = math.ceil(full / parts / _LEAST_BLOCKS)

@@ -17,8 +17,8 @@ from lhrm_jax.training.packed import RowShape
 from lhrm_jax.training.placement import Piece, Room, place
 
 # Responses of a row for each longest response that fits: an objective sees all of them as rows of
-# `T` tokens. Half of the responses of a log-normal mix are so short that a row would hold more.
-_RESPONSES = 32
+# `T` tokens, which costs memory. Of a row for 8,192 tokens, so many of 64 tokens leave little.
+_RESPONSES = 128
 
 
 @jax.tree_util.register_dataclass

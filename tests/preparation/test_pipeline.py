@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("datatrove")
 
+from datatrove.data import Document
+
 from experiments import prepare_data
 from lhrm_jax import text
 from lhrm_jax.config import replaced
@@ -20,7 +22,9 @@ from lhrm_jax.data.catalog import math_prompt
 from lhrm_jax.data.schema import HFTRow
 from lhrm_jax.data.shards import Shards
 from lhrm_jax.errors import UserError
-from lhrm_jax.preparation import pipeline
+from lhrm_jax.preparation import chat_filter, pipeline
+from lhrm_jax.preparation.rows import fields_of, write_part
+from lhrm_jax.preparation.shard_writing import Limits, Tokenise
 from lhrm_jax.runs import evaluated
 from lhrm_jax.runs.config import Config
 from lhrm_jax.storage.folder import Folder
@@ -61,7 +65,7 @@ def test_each_step_removes_what_was_planted_for_it_and_the_card_counts_it(prepar
   assert found["near_duplicates"]["removed"] == {"openr1_math": {"near duplicate": 1}}
   asks = "asks a question of the evaluation"
   assert found["evaluation"]["removed"] == {
-    "openr1_math": {"shares 13 words with the evaluation": 1},
+    "openr1_math": {asks: 1},
     "queries": {asks: 1},
     "wildchat": {asks: 1},
   }
@@ -231,9 +235,69 @@ def test_another_tokenizer_evaluation_or_file_is_another_preparation(prepared, t
   with pytest.raises(UserError, match="other settings of files"):
     prepare_data.job(config, *places)
   (tmp_path / "q2.jsonl").unlink()
-  (tmp_path / "evaluated.jsonl").write_text('{"problem": "What else?", "answer": "11"}\n')
-  with pytest.raises(UserError, match="other settings of evaluated_sha256"):
+  queries = (tmp_path / "queries.jsonl").read_text()
+  (tmp_path / "queries.jsonl").write_text(queries.replace("plus", "minus"))
+  with pytest.raises(UserError, match="other settings of files"):
     prepare_data.job(config, *places)
+  (tmp_path / "queries.jsonl").write_text(queries)
+  (tmp_path / "evaluated.jsonl").write_text('{"problem": "What else?", "answer": "11"}\n')
+  with pytest.raises(UserError, match=r"other settings of evaluated_sha256"):
+    prepare_data.job(config, *places)
+  with pytest.raises(UserError, match="holds prepared data"):
+    prepare_data.job(config, places[0], str(tmp_path / "other"))
+
+
+def test_a_mistake_in_the_settings_is_not_recorded(prepared, tmp_path):
+  folder, _, _, _ = prepared
+  places = str(tmp_path / "out"), str(tmp_path / "work")
+  with pytest.raises(UserError, match="not among the sources"):
+    prepare_data.job(few(folder, tmp_path, **{"prepare.most_rows": {"querys": 3.0}}), *places)
+  with pytest.raises(UserError, match="leaves no row of queries"):
+    prepare_data.job(few(folder, tmp_path, **{"prepare.most_rows": {"queries": 0.5}}), *places)
+  prepare_data.job(few(folder, tmp_path, **{"prepare.most_rows": {"queries": 3.0}}), *places)
+
+
+def test_of_a_source_and_a_suite_of_one_name_both_are_removed(prepared, tmp_path, monkeypatch):
+  folder, _, _, _ = prepared
+  seen = {}
+
+  def stages(*_, evaluated, **__):
+    seen.update({name: len(rows) for name, rows in evaluated.items()})
+    raise ValueError("seen")
+
+  monkeypatch.setattr(pipeline, "stages", stages)
+  (tmp_path / "two.jsonl").write_text('{"problem": "A?", "answer": "1"}\n' * 2)
+  config = few(folder, tmp_path, **{"prepare.suites": f"math500={tmp_path}/two.jsonl"})
+  with pytest.raises(UserError, match="seen"):
+    prepare_data.job(config, str(tmp_path / "out"), str(tmp_path / "work"))
+  assert seen == {"math500": 3}
+
+
+def test_the_classifier_is_fitted_to_distinct_questions(tmp_path):
+  questions = [f"question {i}" for i in range(60)] + ["question 7"] * 90
+  row = {"mode": tags.MODES[tags.THINK], "source": "x", "question": ""}
+  folder = Folder(str(tmp_path))
+  fields = fields_of(HFTRow("a", "<think>a</think>b", tags.THINK), "x")
+  write_part(folder, "00000-00000", [{**fields, **row, "question": q} for q in questions])
+  _, thinking = chat_filter._sample(folder, frozenset(), 40)
+  assert len(thinking) == len(set(thinking)) == 40
+
+
+def test_a_conversation_that_the_template_refuses_is_left_out_and_counted(tmp_path):
+  class Refusing:
+    def encode_messages(self, messages, finished=False):
+      raise ValueError("roles must alternate")
+
+    encode_prompt = encode_messages
+
+  step = Tokenise(str(tmp_path), "", Limits(9, {"think": 9}), 0, "length")
+  fields = fields_of(HFTRow("a", "<think>a</think>b", tags.THINK), "x")
+  with step._removal as removal:
+    step._write(
+      Folder(str(tmp_path)), "p", Refusing(), [Document("a", "p:0", metadata=fields)], removal, 0
+    )
+  held = json.loads((tmp_path / "removed" / "length" / "00000.json").read_text())
+  assert held["counts"] == [["x", "the chat template refuses it", 1]]
 
 
 def test_a_source_without_a_row_ends_it_with_the_reasons(prepared, tmp_path):

@@ -32,8 +32,16 @@ def edited(rng, text):
   return " ".join(words)
 
 
+def fields_with(text, earlier=()):
+  return fields_of(HFTRow(text, "<think>a</think>b", tags.THINK, earlier=earlier), "x")
+
+
+def asked_of(text, earlier=()):
+  return fields_with(text, earlier)["asked"]
+
+
 def question_of(text):
-  return fields_of(HFTRow(text, "<think>a</think>b", tags.THINK), "x")["question"]
+  return fields_with(text)["question"]
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +49,11 @@ def alike(tmp_path_factory):
   """Whether two questions share a bucket."""
   step = QuestionSignature(str(tmp_path_factory.mktemp("signatures")))
 
-  def buckets(text, kind):
-    return step.get_signature(step.get_shingles(f"{kind}\n{question_of(text)}"))
+  def buckets(text, mode):
+    return step.get_signature(step.get_shingles(f"{mode}\n{asked_of(text)}"))
 
-  def compare(one, other, kinds=("demonstration", "demonstration")):
-    pairs = zip(buckets(one, kinds[0]), buckets(other, kinds[1]), strict=True)
+  def compare(one, other, modes=("think", "think")):
+    pairs = zip(buckets(one, modes[0]), buckets(other, modes[1]), strict=True)
     return any(a == b for a, b in pairs)
 
   return compare
@@ -65,7 +73,19 @@ def test_another_number_or_sign_is_another_question_however_alike_the_words(alik
   assert alike(text, text.upper() + " !")
   assert not alike(text, text.replace("3 + 4", "3 + 5"))
   assert not alike(text, text.replace("3 + 4", "3 * 4"))
-  assert not alike(text, text, ("demonstration", "query")), "compared among themselves only"
+  assert not alike(text, text.replace("3 + 4", "three sheep"))
+  assert not alike(*(text.replace("3 + 4", f"{n} sheep") for n in ("three", "seven")))
+  assert alike(text, "* " + text.replace(" what", " - what") + " (she asks)")
+  for modes in (("think", "query"), ("think", "no_think")):
+    assert not alike(text, text, modes), "compared among themselves only"
+
+
+def test_what_is_asked_for_counts_where_rows_are_compared():
+  tyre = "Hi! Write step by step instructions for changing a tyre."
+  bread = "Hi! Give me a step-by-step guide to baking bread."
+  assert asked_of(tyre) != asked_of(bread)
+  french, german = ((("system", f"Translate to {to}."),) for to in ("French", "German"))
+  assert asked_of("Good day", french) != asked_of("Good day", german)
 
 
 EVALUATED = [
@@ -97,10 +117,18 @@ def test_questions_of_the_evaluation_are_found_in_every_dress(kept):
     asked.replace(" ", "  "), asked.replace(",", "").replace(";", " -"),
     "***" + asked.replace("barn", "**barn**"),
     "what is the capital of the smallest COUNTRY",
+    asked.replace("and some hens", "(and some hens)"), asked.replace("26 heads", "(26 heads)"),
+    asked.replace("some sheep", "*some sheep*"), asked.replace(",", " -"), f"> {asked}",
+    f"- {asked}", asked.replace("; how", ":\n* how"),
   ):  # fmt: skip
     assert not kept(dress), dress
   assert not kept("Go on.", earlier=(("user", asked), ("assistant", "Well.")))
-  assert not kept("Make up a riddle.", f"<no_think>Here is one: {asked.lower()}</no_think>")
+  for response in (
+    f"Here is one: {asked.lower()}", f"Going step by step, {asked}",
+    f"So {asked} is \\boxed{{11}}.",
+  ):  # fmt: skip
+    assert not kept("Make up a riddle.", f"<no_think>{response}</no_think>"), response
+  assert not kept("Make up a riddle.", f"<think>Let me solve {asked}</think>11")
 
 
 def test_other_questions_are_kept_even_in_the_words_of_a_suite(kept):

@@ -273,7 +273,7 @@ def test_few_cores_compile_a_program_in_one_part(
   monkeypatch.setattr(jax_platforms.jax, "config", settings)
   monkeypatch.setattr(jax_platforms, "find_spec", lambda name: name in installed or None)
   monkeypatch.setattr(jax_platforms.importlib.metadata, "entry_points", lambda group: ())
-  monkeypatch.setattr(jax_platforms.os, "cpu_count", lambda: cores)
+  monkeypatch.setattr(jax_platforms.os, "sched_getaffinity", lambda _: set(range(cores)))
   environment = {"XLA_FLAGS": before}
   jax_platforms.settle_platform(environment)
   assert environment["XLA_FLAGS"] == after

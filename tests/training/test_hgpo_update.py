@@ -154,11 +154,14 @@ def plain_loss(config, spec, opening, params, batch, per_sequence=None):
   ],
 )
 def test_packing_changes_nothing(config, params, tokenizer, batch, fields, scan_layers):
-  """Packed, prompts shared, against every row run whole: the loss, metrics, gradient."""
+  """Packed, prompts shared, against every row run whole: the loss, metrics, gradient.
+
+  Scanned layers attend block by block, too.
+  """
   if scan_layers:
     if fields["aggregation"] != "token_mean":
       pytest.skip("one option is enough for the other layout")
-    config = dataclasses.replace(config, scan_layers=True)
+    config = dataclasses.replace(config, scan_layers=True, attention_chunk=16)
     params = {
       **{name: value for name, value in params.items() if not name.startswith("layer_")},
       "layers": jax.tree.map(lambda *x: jnp.stack(x), params["layer_0"], params["layer_1"]),
@@ -181,7 +184,8 @@ def test_packing_changes_nothing(config, params, tokenizer, batch, fields, scan_
 
   @jax.jit
   def plain(params):
-    loss, metrics = plain_loss(config, spec, opening, params, batch, per_sequence)
+    whole = dataclasses.replace(config, attention_chunk=0)  # in one piece
+    loss, metrics = plain_loss(whole, spec, opening, params, batch, per_sequence)
     return loss.mean(), metrics
 
   (expected, parts), expected_grad = jax.value_and_grad(plain, has_aux=True)(params)
