@@ -5,10 +5,10 @@
 
 The suffix after the colon names the chips, which determine mesh and rows at a time: v5p-64 (64
 chips, 4x4x4), v5p-16 (2x2x4), v6e-64 (8x8) or h100-8. `python -m experiments.plan` estimates the
-cost of each (docs/scaling.md). The workdir is in a bucket (s3://, gs://), or on a file system that all hosts
-share (docs/launching.md). Trains on the paper's sources (`mixture_lhrm.py`), prepared once by
-experiments.prepare_data and named by --config.data.root=/mnt/lhrm; without that, they are read from
-the hub into each host's memory. Not yet run: no score or time is known.
+cost of each (docs/scaling.md). The workdir is in a bucket (s3://, gs://), or on a file system that
+all hosts share (docs/launching.md). Trains on the paper's sources (`mixture_lhrm.py`), prepared
+once by experiments.prepare_data and named by --config.data.root=/mnt/lhrm; without that, they are
+read from the hub into each host's memory. Not yet run: no score or time is known.
 """
 
 from ml_collections import ConfigDict

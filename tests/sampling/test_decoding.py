@@ -78,7 +78,7 @@ def lockstep(config, params, spec, prompts, limits):
   [
     pytest.param((1, 1, 1, 1), False, 0, marks=pytest.mark.slow),
     pytest.param((3, 2, 4, 1), False, 0, marks=pytest.mark.slow),
-    ((3, 1, 3, 5), True, 0),
+    pytest.param((3, 1, 3, 5), True, 0, marks=pytest.mark.slow),
     (None, True, 0),
     pytest.param((1, 1, 1, 1), False, 1, marks=pytest.mark.slow),
     pytest.param((3, 2, 4, 1), True, 35, marks=pytest.mark.slow),

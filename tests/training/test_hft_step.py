@@ -25,15 +25,14 @@ def demonstrations():
   return Arithmetic().demonstrations(0, 0, 3, 5)
 
 
-def mean_loss(config, params, batches):
-  @jax.jit
-  def run(params, batches):
-    loss_fn = functools.partial(hft_loss, config)
-    parts = [accumulate_rows(loss_fn, params, batch) for batch in batches]
-    loss, grads, _ = functools.reduce(add_sums, parts)
-    return loss.mean(), jax.tree.map(lambda g: g / loss.count, grads)
+@functools.partial(jax.jit, static_argnums=0)
+def sums(config, params, batch):
+  return accumulate_rows(functools.partial(hft_loss, config), params, batch)
 
-  return run(params, batches)
+
+def mean_loss(config, params, batches):
+  loss, grads, _ = functools.reduce(add_sums, [sums(config, params, batch) for batch in batches])
+  return loss.mean(), jax.tree.map(lambda g: g / loss.count, grads)
 
 
 def test_loss_by_hand(config, params, tokenizer, demonstrations):
