@@ -1,6 +1,7 @@
 """The HGPO update: ratios, invariances, and what XLA compiled."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -15,6 +16,7 @@ from lhrm_jax.objectives.masked import SumCount, masked_sum_count
 from lhrm_jax.objectives.objective import Objective
 from lhrm_jax.objectives.policy_objective import PolicyBatch, loss_weights, policy_objective
 from lhrm_jax.sampling import LENGTH
+from lhrm_jax.training import rollout_logprobs
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.ahead import example_batch, example_rollouts
 from lhrm_jax.training.hgpo import (
@@ -27,10 +29,12 @@ from lhrm_jax.training.hgpo import (
 )
 from lhrm_jax.training.packed import RowShape
 from lhrm_jax.training.packed_rollouts import pack_rollouts
-from lhrm_jax.training.rollout_logprobs import make_score
 from tests.conftest import policy_logits, take
 
 LEARNING_RATE = 1e-2
+
+
+make_score = functools.cache(rollout_logprobs.make_score)  # one program for all tests
 
 
 def some_slow(values, quick):
@@ -156,12 +160,14 @@ def plain_loss(config, spec, opening, params, batch, per_sequence=None):
 def test_packing_changes_nothing(config, params, tokenizer, batch, fields, scan_layers):
   """Packed, prompts shared, against every row run whole: the loss, metrics, gradient.
 
-  Scanned layers attend block by block, too.
+  Temperature 0.7 and scanned layers attend block by block.
   """
+  if scan_layers or "temperature" in fields:
+    config = dataclasses.replace(config, attention_chunk=16)
   if scan_layers:
     if fields["aggregation"] != "token_mean":
       pytest.skip("one option is enough for the other layout")
-    config = dataclasses.replace(config, scan_layers=True, attention_chunk=16)
+    config = dataclasses.replace(config, scan_layers=True)
     params = {
       **{name: value for name, value in params.items() if not name.startswith("layer_")},
       "layers": jax.tree.map(lambda *x: jnp.stack(x), params["layer_0"], params["layer_1"]),
@@ -256,12 +262,18 @@ def assert_trees_close(actual, expected, atol=1e-6):
   )
 
 
-def update(config, tokenizer, params, batch, learning_rate=LEARNING_RATE, **fields):
+@functools.cache
+def program_of(config, c, opening, learning_rate):
   schedule = optax.constant_schedule(learning_rate)
   optimizer = train_state.make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
-  state = train_state.restart(config, optimizer, parallel.make_mesh(), params)
-  mesh, c = parallel.make_mesh(), objective(**fields)
-  program = make_hgpo_program(config, c, tokenizer.tag_ids.opening, optimizer, schedule, mesh)
+  mesh = parallel.make_mesh()
+  return optimizer, mesh, make_hgpo_program(config, c, opening, optimizer, schedule, mesh)
+
+
+def update(config, tokenizer, params, batch, learning_rate=LEARNING_RATE, **fields):
+  c = objective(**fields)
+  optimizer, mesh, program = program_of(config, c, tokenizer.tag_ids.opening, learning_rate)
+  state = train_state.restart(config, optimizer, mesh, params)
 
   def step(state, batch):
     return program(state, pack_hgpo(config, c, mesh, batch))
