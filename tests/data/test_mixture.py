@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lhrm_jax.data.batches import Encoded
 from lhrm_jax.data.mixture import Mixture
+from lhrm_jax.data.packing import pack
 
 SIZES = st.lists(st.integers(1, 3000), min_size=1, max_size=6)
 
@@ -40,6 +42,30 @@ def test_draws_do_not_depend_on_how_the_stream_is_cut(sizes, cuts):
     at += cut
   counts = np.bincount(whole.sources, minlength=len(sizes))
   np.testing.assert_array_equal(mixture.counts(at), counts)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+  st.lists(st.integers(1, 60), min_size=1, max_size=4), st.integers(1, 8), st.integers(1, 50),
+  st.integers(0, 5),
+)  # fmt: skip
+def test_any_number_of_hosts_sees_every_row_once_per_epoch(sizes, hosts, per_step, seed):
+  """Each host draws a step, packs it, and feeds its own part of the rows."""
+  total, before = sum(sizes), np.cumsum([0, *sizes[:-1]])
+  for epoch in range(2):
+    fed: list[int] = []
+    for start in range(0, total, per_step):
+      drawn = by_rows(sizes, seed=(seed,)).draws(
+        epoch * total + start, min(per_step, total - start)
+      )
+      numbers = drawn.numbers - epoch * np.array(sizes)[drawn.sources]
+      names = (before[drawn.sources] + numbers + 1).tolist()
+      sequences = [Encoded([name] * (2 + name % 5), [1.0] * (2 + name % 5)) for name in names]
+      batch = pack(sequences, 12, lanes=2 * hosts, devices=hosts)
+      for of_host in np.split(np.arange(len(batch.tokens)), hosts):
+        for tokens, segments in zip(batch.tokens[of_host], batch.segment_ids[of_host], strict=True):
+          fed += [tokens[segments == s][0] for s in range(1, segments.max() + 1)]
+    assert sorted(fed) == list(range(1, total + 1))
 
 
 def test_each_source_makes_its_draws_in_order_and_in_proportion_to_its_weight():
