@@ -39,7 +39,7 @@ from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.storage.folder import Folder
 
 _REFERENCE = re.compile(r"ref (\w+) ")
-# Steps in whose middle a kill comes, in this order: the longest ones.
+# Steps in whose middle a kill comes: the longest ones.
 _KILLED_IN = ("read", "filter", "signatures", "tokenise", "shards")
 
 
@@ -87,10 +87,9 @@ def prepare(folder: pathlib.Path, name: str, kills: int) -> dict[str, Any]:
 
   def to_kill(done: list[str]) -> str | None:
     """The step that runs, where it is to be killed and half of its tasks are done."""
-    left = [target for target in targets if target not in done]
     completed = pathlib.Path(work, "logs", now := step(), "completions")
-    half = tasks_of[now] // 2
-    return now if left and now == left[0] and len(list(completed.glob("*"))) >= half else None
+    wanted = now in targets and now not in done
+    return now if wanted and len(list(completed.glob("*"))) >= tasks_of[now] // 2 else None
 
   watched = Watched(base / "watched.json", step, to_kill)
   watched.run([*command, "--name", name])
