@@ -52,7 +52,8 @@ def _rest(made: Mapping[str, Any], large: Mapping[str, Any]) -> str:
   total = 0.0
   for step, used in made["processor_seconds"].items():
     rows = _done(step, large)
-    rate = large["processor_seconds"][step] / rows if rows else used / made["rows"]
+    taken = large["processor_seconds"].get(step, 0.0)
+    rate = taken / rows if rows else used / made["rows"]
     total += rate * large["rows"]
   hours = total / 7200
   if _done("index", large) == large["rows"]:

@@ -102,7 +102,7 @@ def test_importing_the_package_is_light_and_exact_match_is_fast():
     float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     for _ in range(5)
   ]
-  assert min(runs) < 0.05
+  assert min(runs) < 0.1
   exact = rewards.get("exact_match")
   start = time.perf_counter()
   for _ in range(10_000):
