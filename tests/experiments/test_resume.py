@@ -70,6 +70,7 @@ def test_a_second_process_and_another_config_are_refused(alone, tmp_path):
   assert second.returncode == 2 and f"is in use by process {first.pid}" in second.stderr
 
 
+@pytest.mark.slow  # of the checkpoints alone: tests/runs/test_checkpoints.py
 def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(alone, tmp_path):
   workdir = tmp_path / "damaged"
   shutil.copytree(alone, workdir)
