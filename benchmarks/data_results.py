@@ -14,8 +14,10 @@ def preparation_table(results: Mapping[str, Any]) -> str:
     "On synthetic rows with the paper's lengths, on two cores of an AMD EPYC, two tasks at a time: "
     f"{made['rows']:,} rows ({made['text_bytes'] / 1e6:,.0f} MB of text), and {large['rows']:,} "
     f"rows ({large['text_bytes'] / 1e9:,.0f} GB, {large['source_bytes'] / 1e9:,.0f} GB "
-    "compressed), which other work interrupted and slowed. Seconds are those of a processor; "
-    "starting the tasks, some 2 s each, is most of a short step.",
+    "compressed), which other work interrupted. Seconds are those of a processor; starting "
+    "processes takes some of each step, and those that last less than a second are not listed. "
+    "Both were begun before normalisation was last made faster, and the large one before signs of "
+    "punctuation were told from those of formulas.",
     "",
     f"| step | {made['rows']:,} rows | {large['rows']:,} rows | rows per processor second |",
     "|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Runs a command of several steps and records what each takes; goes on after it was interrupted."""
+"""Runs a command of several steps and records what each takes, over interruptions."""
 
 import contextlib
 import json

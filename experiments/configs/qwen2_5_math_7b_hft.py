@@ -21,7 +21,7 @@ from lhrm_jax.runs import defaults
 LAYOUTS = {
   # 32 chips hold whole tiles of each matrix (docs/scaling.md); v6e lacks the memory.
   "v5p-64": {"fsdp": 32, "tensor": 1, "sampling": 4, "rows": 64},
-  # HFT alone: the paper's 128 demonstrations of a step fill some 14 rows, one for each chip.
+  # Planned for HFT alone: the paper's 128 demonstrations of a step fill some 14 rows, one a chip.
   "v5p-16": {"fsdp": 16, "tensor": 1, "sampling": 4, "rows": 16},
   "v6e-64": {"fsdp": 64, "tensor": 1, "sampling": 4, "rows": 64},
   "h100-8": {"fsdp": 8, "tensor": 1, "sampling": 1, "chunks": 4, "rows": 8},

@@ -49,9 +49,7 @@ _FORMULA = (
   "d?frac|sqrt|root|sin|cos|tan|cot|sec|csc|arc(?:sin|cos|tan)|log|ln|exp|lim|int|sum|prod|binom|gcd"
   "|lcm|max|min|pi|alpha|beta|gamma|theta|lambda|mu|sigma|phi|omega|infty"
 )
-_DASH = re.compile(
-  rf" -(?= ?(?!(?:{_FORMULA})\b)[^\W\d_]{{2}})| -(?<=[^\W\d_]{{2}} -)(?= )", re.IGNORECASE
-)
+_DASH = re.compile(rf" -(?= ?(?!(?:{_FORMULA})\b)[^\W\d_]{{2}})| -(?<=[^\W\d_]{{2}} -)(?= )")
 _EMPHASIS = re.compile(r"""\*(?<![^\s("']\*)([^\s*](?:[^*\n]{0,200}[^\s*])?)\*(?![^\s.,;:?!)"'])""")
 _ASIDE = re.compile(
   r"\((?<![\w)]\()([^()+*/=<>^%|\n-]{0,200}[^\W\d_]{2}[^()+*/=<>^%|\n-]{0,200})\)"

@@ -4,7 +4,7 @@ Every step draws a token for each of `S` slots. The rows of a prompt, in whichev
 one copy of its cache (`Readers`). Two static ladders of shapes follow the remaining work:
 
 - Stages of slots. As soon as no row waits and the live rows fit into half the slots, they move
-  there with their caches, in order. Their results do not change.
+  there with their caches, in order. Their results change by rounding at most.
 - Blocks of cache. A stage is one loop per block: the first reads one block of cached keys, the
   second two, so that unfilled blocks are never read. Fewer slots have fewer blocks: there is less
   to save, and every loop is compiled separately.
