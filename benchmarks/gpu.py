@@ -129,7 +129,7 @@ def measure_hft(config: PolicyConfig, sizes: Sizes, remat: str, repeats: int) ->
   began = time.perf_counter()
   on_device = jax.device_put(batch)
   step = hft.make_hft_step(config, optimizer, schedule, mesh)
-  compiled = step.lower(state, {}, on_device).compile()
+  compiled = step.lower(state, on_device).compile()
   compile_seconds = time.perf_counter() - began
 
   def learn():
@@ -187,7 +187,7 @@ def check(config: PolicyConfig, sizes: Sizes) -> dict[str, Any]:
   prompts = measuring.random_prompts(config.vocab_size, 4, 2 * tokens)
   lengths = measuring.hybrid_lengths(4, 2, tokens, ragged=0.25)
   rollouts = sample(
-    config, rollout.spec(2, tokens), jax.jit(policy.in_compute_dtype, static_argnums=0)(
+    config, rollout.spec(2, tokens), jax.jit(policy.for_sampling, static_argnums=0)(
       config, params
     ), prompts, jax.random.key(1), limits=lengths,
   )  # fmt: skip

@@ -171,7 +171,7 @@ def sampling_params(config: PolicyConfig) -> policy.Params:
   """Random parameters in the compute dtype, a copy on each device."""
 
   def init() -> policy.Params:
-    return policy.in_compute_dtype(config, policy.init(config, jax.random.key(0)))
+    return policy.for_sampling(config, policy.init(config, jax.random.key(0)))
 
   return jax.jit(init, out_shardings=parallel.replicated(parallel.make_mesh()))()
 

@@ -75,7 +75,7 @@ def make_step(
   mesh = parallel.make_mesh()
   state = train_state.create(config, optimizer, mesh, jax.random.key(0))
   reference = jax.tree.map(jnp.copy, state.params)
-  cast = jax.jit(policy.in_compute_dtype, static_argnums=0)
+  cast = jax.jit(policy.for_sampling, static_argnums=0)
   spec = rollout.spec(samples, max_tokens)
   c = HGPOConfig(micro_batch_rows=rows, beta=beta, samples_per_mode=samples)
   score = make_score(config, update.OPENING, 1.0, c)

@@ -9,26 +9,40 @@ import jax
 
 _FEW_CORES = 4
 _PARTS = "xla_cpu_parallel_codegen_split_count"
+_MERGED = "xla_gpu_dot_merger_threshold_mb"
 
 
 def settle_platform(environment: MutableMapping[str, str] = os.environ) -> None:
-  """Keeps JAX to the CPU where there is nothing else, and compiles for it in fewer parts.
+  """Keeps JAX to the CPU where there is nothing else, and sets how XLA compiles for CPU or GPU.
 
   libtpu is installed on machines without TPU chips as the compiler of `experiments.plan`; started
   there, it only logs errors. JAX looks for chips when it is imported and, where it sees some, sets
   `jax_platforms` itself; that, JAX_PLATFORMS and JAX_FORCE_TPU_INIT are respected. On a machine
   with another JAX plug-in (a GPU's) JAX chooses. Call before anything touches a device.
   """
-  chosen = jax.config.jax_platforms
-  if not chosen and "JAX_FORCE_TPU_INIT" not in environment and not _other_plugins():
+  chosen, others = jax.config.jax_platforms, _other_plugins()
+  if not chosen and "JAX_FORCE_TPU_INIT" not in environment and not others:
     chosen = "cpu"
     if find_spec("libtpu"):
       jax.config.update("jax_platforms", chosen)
-  flags = environment.get("XLA_FLAGS", "")
+  flags = environment.get("XLA_FLAGS", "").split()
   # XLA cuts a program into 32 parts and compiles them in parallel, for which a few cores only pay:
   # on two, the programs of a small policy's first step took 37 s so, and 26 in one part.
-  if chosen == "cpu" and _cores() <= _FEW_CORES and _PARTS not in flags:
-    environment["XLA_FLAGS"] = f"{flags} --{_PARTS}=1".strip()
+  if chosen == "cpu" and _cores() <= _FEW_CORES:
+    _set(flags, _PARTS, 1)
+  # To multiply by the matrices of gate and up at once, XLA would concatenate them for every token
+  # XLA multiplies by gate and up at once, and to do so concatenates them for every token that is
+  # decoded: on an H100, 34 of a layer's 160 us.
+  if others:
+    _set(flags, _MERGED, 0)
+  if flags:
+    environment["XLA_FLAGS"] = " ".join(flags)
+
+
+def _set(flags: list[str], name: str, value: int) -> None:
+  """Adds a flag, unless the user has set it."""
+  if not any(flag.startswith(f"--{name}") for flag in flags):
+    flags.append(f"--{name}={value}")
 
 
 def _cores() -> int:

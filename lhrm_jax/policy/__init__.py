@@ -4,7 +4,9 @@
 separate. The sampler and the trainer call the same `apply`.
 """
 
+import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,11 +35,13 @@ __all__ = [
   "TokenLogprobs",
   "add_lora",
   "apply",
+  "as_laid_out",
   "cache",
   "count_params",
   "export_adapter",
   "export_pretrained",
   "fingerprint",
+  "for_sampling",
   "hub_commit",
   "in_compute_dtype",
   "init",
@@ -95,6 +99,27 @@ def in_compute_dtype(config: PolicyConfig, params: Params) -> Params:
   return jax.tree_util.tree_map_with_path(cast, params)
 
 
+def for_sampling(config: PolicyConfig, params: Params) -> Params:
+  """The parameters `in_compute_dtype`, on a GPU with an entry for each layer.
+
+  Decoding reads all weights for every token, and a GPU would copy those of a scanned layer out of
+  their stack each time. `as_laid_out` gives the config that goes with them; `apply` takes either.
+  """
+  params = in_compute_dtype(config, params)
+  if not config.scan_layers or flash.target_platform() != "gpu":
+    return params
+  unstacked = {name: x for name, x in params.items() if name != "layers"}
+  for i in range(config.num_layers):
+    unstacked[f"layer_{i}"] = jax.tree.map(operator.itemgetter(i), params["layers"])
+  return unstacked
+
+
+def as_laid_out(config: PolicyConfig, params: Params) -> PolicyConfig:
+  """The config with the `scan_layers` that the parameters have."""
+  scanned = "layers" in params
+  return config if config.scan_layers == scanned else dataclasses.replace(config, scan_layers=scanned)
+
+
 @functools.cache  # traces `init`, and is asked for in every step
 def logical_axes(config: PolicyConfig) -> Any:
   """Tuples of logical axis names, in a tree like that of `init`."""
@@ -139,7 +164,7 @@ def apply(
   """
   if segment_ids is None:
     segment_ids = jnp.ones_like(tokens)
-  return Decoder(config).apply(
+  return Decoder(as_laid_out(config, params)).apply(
     {"params": params}, tokens, positions, segment_ids, tuple(context), prefix_ids
   )
 

@@ -42,7 +42,7 @@ def choose(config: PolicyConfig, tokens: int, prefixes: bool = False) -> str:
     ValueError: the config names a back end that this platform lacks, that does not compute in its
       dtype, or that can't express the mask.
   """
-  platform, wanted = _platform(), config.attention
+  platform, wanted = target_platform(), config.attention
   if wanted == "auto":
     # cuDNN's kernel takes wider heads from Hopper on only.
     fits = config.head_dim % 8 == 0 and config.head_dim <= 128
@@ -129,7 +129,8 @@ def compiling_for(platform: str) -> Iterator[None]:
     _target.reset(token)
 
 
-def _platform() -> str:
+def target_platform() -> str:
+  """The platform that is compiled for: "cpu", "gpu" or "tpu"."""
   return _target.get() or jax.default_backend()
 
 
@@ -158,7 +159,7 @@ def _splash(queries: Array, keys: Array, values: Array, ids: Array) -> Array:
   queries = _pad(_pad(queries, 3, _LANES), 4, _LANES)
   keys, values = (_pad(_pad(x, 2, _LANES), 3, _LANES) for x in (keys, values))
   ids = _pad(ids, 1, _LANES)
-  kernel = _splash_kernel(h // k, ids.shape[1], interpret=_platform() != "tpu")
+  kernel = _splash_kernel(h // k, ids.shape[1], interpret=target_platform() != "tpu")
   splash = _splash_module()
 
   def of_row(q: Array, ks: Array, vs: Array, row_ids: Array) -> Array:

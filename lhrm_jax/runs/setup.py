@@ -51,8 +51,9 @@ class Setup:
 
   def sampling_params(self, params: policy.Params) -> policy.Params:
     """Returns this host's copy of the parameters, for sampling and evaluation."""
-    cast = _in_compute_dtype(self.policy_config, params)
-    return self.sampling.place(cast, policy.logical_axes(self.policy_config))
+    weights = _for_sampling(self.policy_config, params)
+    config = policy.as_laid_out(self.policy_config, weights)
+    return self.sampling.place(weights, policy.logical_axes(config))
 
   def evaluator(self) -> Evaluator:
     """Returns the evaluator that the config describes.
@@ -129,7 +130,7 @@ def _reward(config: Config, mesh: Mesh) -> RewardFn:
     raise UserError(f"hgpo.reward_scale={scale!r}: {error}.") from error
 
 
-_in_compute_dtype = jax.jit(policy.in_compute_dtype, static_argnums=0)
+_for_sampling = jax.jit(policy.for_sampling, static_argnums=0)
 
 
 def check_rows(run: Setup, stages: Sequence[str]) -> None:

@@ -163,7 +163,7 @@ def sample(
   Args:
     config: static part of the policy.
     spec: how to sample.
-    params: parameters of the policy.
+    params: parameters of the policy, best as `policy.for_sampling` gives them.
     prompts: `B` prompts.
     key: random key of (seed, step). A row's own key derives from it by prompt id, mode and sample,
       so a row's tokens depend neither on its place in the batch nor on the other rows.
@@ -176,6 +176,7 @@ def sample(
     `Rollouts`, `[B, M, G, T]`, of policy version 0.
   """
   b, mesh = prompts.tokens.shape[0], mesh or _mesh_of(params)
+  config = policy.as_laid_out(config, params)
   spec = dataclasses.replace(
     spec,
     temperature=jnp.float32(spec.temperature),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lhrm_jax import policy
-from lhrm_jax.policy import PolicyConfig, RopeScaling, rope
+from lhrm_jax.policy import PolicyConfig, RopeScaling, head, rope
 from tests.conftest import policy_apply, policy_logits, sharpened
 
 append = jax.jit(policy.cache.append)
@@ -173,6 +173,31 @@ def test_the_head_is_computed_where_a_target_is_and_no_further(config, params):
   (_, expected), exact = jax.value_and_grad(direct, argnums=(0, 1), has_aux=True)(hidden, params)
   np.testing.assert_allclose(found, expected, atol=1e-5)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, exact)
+
+
+def test_the_head_has_the_gradient_that_jax_derives(config, params):
+  """Of the states and of the table, at places that repeat and whose cotangents differ."""
+  keys = jax.random.split(jax.random.key(3), 3)
+  hidden = jax.random.normal(keys[0], (2, 5, config.hidden_size))
+  table = jax.random.normal(keys[1], (config.vocab_size, config.hidden_size))
+  ahead = jax.random.normal(keys[2], (2, 5, config.vocab_size))
+
+  def grads(product):
+    return jax.grad(lambda *x: jnp.sum(product(*x) * ahead), argnums=(0, 1))(hidden, table)
+
+  expected = grads(lambda h, x: jnp.einsum("btd,vd->btv", h, x))
+  for actual, exact in zip(grads(head._product), expected, strict=True):
+    np.testing.assert_allclose(actual, exact, rtol=1e-5, atol=1e-5)
+
+  def scored(params, dtype):
+    c = dataclasses.replace(config, dtype=dtype)
+    return jnp.sum(policy.token_logprobs(c, params, hidden.astype(dtype), targets).logprobs)
+
+  targets = jnp.array([[7, 7, 9, 7, 8], [9, 9, 9, 10, 7]])
+  rounded, exact = (jax.grad(scored)(params, dtype) for dtype in ("bfloat16", "float32"))
+  assert rounded["embedding"].dtype == jnp.float32
+  distance = jnp.linalg.norm(rounded["embedding"] - exact["embedding"])
+  assert 0 < distance / jnp.linalg.norm(exact["embedding"]) < 0.01
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_masters(config, params):

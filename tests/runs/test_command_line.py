@@ -263,10 +263,11 @@ def test_libtpu_is_left_alone_where_there_is_no_tpu(
     ("cpu", [], 2, *["--xla_cpu_parallel_codegen_split_count=8"] * 2),
     ("cpu", [], 64, "", ""),
     ("tpu,cpu", ["libtpu"], 2, "", ""),
-    ("", ["jax_plugins"], 2, "", ""),
+    ("", ["jax_plugins"], 2, "--xla_a=1", "--xla_a=1 --xla_gpu_dot_merger_threshold_mb=0"),
+    ("", ["jax_plugins"], 2, *["--xla_gpu_dot_merger_threshold_mb=64"] * 2),
   ],
 )
-def test_few_cores_compile_a_program_in_one_part(
+def test_few_cores_compile_in_one_part_and_gpus_merge_no_products(
   monkeypatch, chosen, installed, cores, before, after
 ):
   settings = types.SimpleNamespace(jax_platforms=chosen, update=lambda name, value: None)

@@ -1,10 +1,14 @@
 """Paired rollouts: what must hold whatever the policy, the batch and the options."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lhrm_jax import policy
+from lhrm_jax.policy import flash
 from lhrm_jax.sampling import LENGTH, STOPPED, sample
 from lhrm_jax.sampling.sampler import row_uniforms
 from lhrm_jax.sampling.tokens import sample_tokens
@@ -54,6 +58,23 @@ def test_logprobs_equal_the_full_forward_of_each_row(config, params, tokenizer, 
     expected = np.take_along_axis(np.asarray(logp), np.asarray(response)[:, None], axis=1)[:, 0]
     actual = rollouts.logprobs[b, m, g, : len(response)]
     np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_a_gpu_samples_the_same_from_parameters_by_layer(
+  config, params, tokenizer, prompts, rollouts
+):
+  scanned = dataclasses.replace(config, scan_layers=True)
+  stacked = {name: x for name, x in params.items() if not name.startswith("layer_")}
+  layers = [params[f"layer_{i}"] for i in range(config.num_layers)]
+  stacked["layers"] = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+  with flash.compiling_for("cpu"):
+    assert policy.for_sampling(scanned, stacked).keys() == stacked.keys()
+  with flash.compiling_for("gpu"):
+    by_layer = policy.for_sampling(scanned, stacked)
+  assert by_layer.keys() == params.keys()
+  again = sample(scanned, make_spec(tokenizer), by_layer, prompts, jax.random.key(7))
+  np.testing.assert_array_equal(again.responses, rollouts.responses)
+  np.testing.assert_allclose(again.logprobs, rollouts.logprobs, atol=1e-5)
 
 
 def test_exactly_g_responses_of_each_mode_whatever_the_policy(config, params, tokenizer, prompts):
