@@ -30,7 +30,6 @@ def settle_platform(environment: MutableMapping[str, str] = os.environ) -> None:
   # on two, the programs of a small policy's first step took 37 s so, and 26 in one part.
   if chosen == "cpu" and _cores() <= _FEW_CORES:
     _set(flags, _PARTS, 1)
-  # To multiply by the matrices of gate and up at once, XLA would concatenate them for every token
   # XLA multiplies by gate and up at once, and to do so concatenates them for every token that is
   # decoded: on an H100, 34 of a layer's 160 us.
   if others:

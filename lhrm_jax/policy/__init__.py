@@ -117,7 +117,9 @@ def for_sampling(config: PolicyConfig, params: Params) -> Params:
 def as_laid_out(config: PolicyConfig, params: Params) -> PolicyConfig:
   """The config with the `scan_layers` that the parameters have."""
   scanned = "layers" in params
-  return config if config.scan_layers == scanned else dataclasses.replace(config, scan_layers=scanned)
+  if scanned == config.scan_layers:
+    return config
+  return dataclasses.replace(config, scan_layers=scanned)
 
 
 @functools.cache  # traces `init`, and is asked for in every step
