@@ -48,11 +48,14 @@ def job(c: Config, out: str, work: str) -> None:
       tokenizer=tokenizer, evaluated=removed,
     )  # fmt: skip
     pipeline.check_config(Folder(work), Folder(out), held)
-    pipeline.run(stages, c.prepare, Folder(work).root)
-  if c.prepare.executor == "local":
-    print(f"Prepared data: {out}, described in {out}/card.md", flush=True)
+    jobs = pipeline.run(stages, c.prepare, Folder(work).root)
+  if jobs:
+    print(
+      f"Submitted jobs {', '.join(jobs)}: the last writes {out}/index.json and {out}/card.md. Where "
+      "one fails, run the same command again.", flush=True,
+    )  # fmt: skip
   else:
-    print(f"Submitted: the last job writes {out}/index.json and {out}/card.md.", flush=True)
+    print(f"Prepared data: {out}, described in {out}/card.md", flush=True)
 
 
 def main(_) -> None:

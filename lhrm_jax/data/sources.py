@@ -14,6 +14,9 @@ Row = TypeVar("Row")
 SUFFIXES = files.SUFFIXES
 PREFIXES = _HUB, _TFDS = "hf:", "tfds:"
 _SHOWN = 5  # bad rows that a summary quotes
+# Reasons that are counted apart, and their characters: many quote what a row holds.
+_REASONS, _LONGEST_REASON = 1000, 200
+OTHER_REASONS = "other reasons"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ def stream(
       row = to_row(_renamed(source, fields))
     except Unwanted as error:
       if record is not None:
-        record.unwanted[printable(str(error))] += 1
+        _count(record.unwanted, error)
       continue
     except BadRow as error:
       message = printable(f"{where}: {error}")
@@ -120,12 +123,17 @@ def stream(
           f"{message}. Mend the row, map its columns, or set on_bad_row='skip'."
         ) from error
       if record is not None:
-        record.bad[printable(str(error))] += 1
+        _count(record.bad, error)
         if len(record.examples) < _SHOWN:
           record.examples.append(message)
       continue
     if row is not None:
       yield row
+
+
+def _count(counts: collections.Counter[str], error: Exception) -> None:
+  reason = printable(str(error)[:_LONGEST_REASON])
+  counts[reason if reason in counts or len(counts) < _REASONS else OTHER_REASONS] += 1
 
 
 def _renamed(source: Source, fields: Fields) -> dict[str, Any]:

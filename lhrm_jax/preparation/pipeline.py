@@ -6,6 +6,9 @@ import functools
 import hashlib
 import json
 import multiprocessing
+import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +51,7 @@ CHAT, WRONG, EXACT, NEAR, EVALUATED, LONG = REMOVING = (
   "chat", "answers", "exact_duplicates", "near_duplicates", "evaluation", "length",
 )  # fmt: skip
 _CONFIG = "config.json"
+_SUBMITTED = "submitted.json"
 _NEAR_FOUND = "near/clusters"  # near duplicates, below the work folder
 _RUNNING = ("workers", "executor", "executor_options")  # change nothing in what is written
 
@@ -177,22 +181,69 @@ def _deduplication(c: PrepareConfig, work: str, filters: Sequence[PipelineStep])
   ]
 
 
-def run(found: Sequence[Stage], c: PrepareConfig, work: str) -> None:
+def run(found: Sequence[Stage], c: PrepareConfig, work: str) -> list[str]:
   """Runs the stages that are not done yet, tasks that are done left out.
 
-  With the executors of SLURM and Ray the jobs are submitted, each to start after the one before.
+  With SLURM they are submitted, each to start after the one before.
+
+  Returns:
+    Ids of the submitted jobs; none where all is done.
 
   Raises:
-    UserError: the executor's options are wrong, or its package is not installed.
+    UserError: the executor's options are wrong, or its package or command is not installed; a task
+      failed; or jobs that were submitted before are not done.
   """
-  make, before = _executor(c), None
+  make = _executor(c)
+  if c.executor == "slurm":
+    return _submit(found, make, work)
   for number, stage in enumerate(found, start=1):
-    before = make(stage, f"{work}/logs/{stage.name}", before)
-    if c.executor == "local":
-      print(f"{number}/{len(found)} {stage.name}: {stage.tasks} tasks", flush=True)
-      before.run()
-  if c.executor != "local":
-    before.run()  # submits those that it depends on first
+    print(f"{number}/{len(found)} {stage.name}: {stage.tasks} tasks", flush=True)
+    logs = f"{work}/logs/{stage.name}"
+    executor = make(stage, logs, None)
+    executor.run()
+    # Ray's executor only logs that tasks failed, and another one that depends on it would wait.
+    if left := executor.get_incomplete_ranks(skip_completed=True):
+      raise UserError(
+        f"{len(left)} of {stage.tasks} tasks of {stage.name} did not end; {logs}/logs says why. The "
+        "same command continues with them."
+      )
+  return []
+
+
+def _submit(found: Sequence[Stage], make: Callable[..., Any], work: str) -> list[str]:
+  folder, last, executors = Folder(work), None, []
+  if folder.has(_SUBMITTED):
+    jobs = [job for job in json.loads(folder.read(_SUBMITTED)) if _in_queue(job)]
+    if jobs:
+      raise UserError(
+        f"Jobs of this preparation are in SLURM's queue: {', '.join(jobs)}. Wait for them, or "
+        f"scancel them and run the same command again."
+      )
+  for stage in found:
+    last = make(stage, f"{work}/logs/{stage.name}", last)
+    executors.append(last)
+  try:
+    last.launch_job()  # and those that it depends on first
+  except OSError as error:
+    raise UserError(
+      f"prepare.executor='slurm' submits with sbatch, which does not run here: {error}. Start it "
+      "on a login node."
+    ) from error
+  finally:
+    jobs = [executor.job_id for executor in executors if executor.job_id not in (None, -1)]
+    folder.write(_SUBMITTED, json.dumps(jobs).encode())
+  return jobs
+
+
+def _in_queue(job: str) -> bool:
+  """Whether SLURM still has the job: it forgets one some minutes after its end."""
+  try:
+    asked = subprocess.run(
+      ["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False
+    )
+  except OSError:
+    return False
+  return asked.returncode == 0 and bool(asked.stdout.strip())
 
 
 class _Local(LocalPipelineExecutor):
@@ -240,6 +291,9 @@ def _executor(c: PrepareConfig) -> Callable[[Stage, str, Any], Any]:
   def slurm(stage: Stage, logs: str, before: Any) -> Any:
     from datatrove.executor import SlurmPipelineExecutor
 
+    activate = pathlib.Path(sys.prefix, "bin", "activate")
+    if activate.exists() and not {"env_command", "condaenv", "venv_path"} & options.keys():
+      options["venv_path"] = str(activate)  # a job has this environment, whatever it was started in
     return SlurmPipelineExecutor(
       pipeline=list(stage.pipeline), tasks=stage.tasks, workers=c.workers, logging_dir=logs,
       job_name=f"prepare-{stage.name}", depends=before, **options,
@@ -249,8 +303,7 @@ def _executor(c: PrepareConfig) -> Callable[[Stage, str, Any], Any]:
     from datatrove.executor import RayPipelineExecutor
 
     return RayPipelineExecutor(
-      list(stage.pipeline), tasks=stage.tasks, workers=c.workers, logging_dir=logs, depends=before,
-      **options,
+      list(stage.pipeline), tasks=stage.tasks, workers=c.workers, logging_dir=logs, **options
     )  # fmt: skip
 
   makers = {"local": local, "slurm": slurm, "ray": ray}

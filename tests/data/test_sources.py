@@ -200,6 +200,15 @@ def test_skipped_rows_are_counted_by_reason_with_the_places_of_the_first(tmp_pat
   assert loaded.examples[0] == f"{path}: row 2: 'prompt' is empty"
 
 
+def test_reasons_that_quote_rows_take_bounded_memory(tmp_path):
+  bad = [{"q": "x", "a": "1", "difficulty": f"{i}x" * 500} for i in range(1500)]
+  path = write_jsonl(tmp_path / "toy.jsonl", [FIELDS[0], *bad])
+  loaded = sources.load(toy(path), rows.prompt_row, on_bad_row="skip")
+  assert loaded.skipped == 1500 and len(loaded.rows) == 1
+  assert len(loaded.bad) <= 1001 and max(map(len, loaded.bad)) <= 200
+  assert loaded.bad[sources.OTHER_REASONS] >= 499
+
+
 def test_a_source_without_one_good_row_is_an_error_even_under_skip(tmp_path):
   path = write_jsonl(tmp_path / "toy.jsonl", [{"question": "x"}])
   with pytest.raises(ValueError, match=r"gave no rows: all 1 are bad.*no column 'q'"):

@@ -1,7 +1,15 @@
 """Checkpoints straight in a bucket, by one process: whole or not there, damage, best and newest."""
 
+import http.client
+import http.server
+import math
+import os
+import threading
+import time
 import types
+import urllib.parse
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +126,77 @@ def test_a_bucket_that_cannot_be_written_ends_the_run_with_the_step_that_is_whol
   store.save(state, 2, dict)
   with pytest.raises(CheckpointError, match=r"could not be written: no room. Step 1 is whole"):
     store.close()
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+  """Hands requests on to the real server; for a while after the first, refuses them all."""
+
+  refuses_until = math.inf  # a time; infinite before the first request
+  kind, refused, endpoint, protocol_version = "", 0, "", "HTTP/1.1"
+
+  def handle_one_request(self):
+    self.raw_requestline = self.rfile.readline(2**16)
+    if not self.raw_requestline or not self.parse_request():
+      self.close_connection = True
+      return
+    body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    cls = type(self)
+    if cls.refuses_until == math.inf:
+      cls.refuses_until = time.monotonic() + 3
+    if time.monotonic() < cls.refuses_until:
+      cls.refused += 1
+      if self.kind == "503":
+        self.send_error(503, "Slow Down")
+      self.close_connection = True
+      return
+    host = urllib.parse.urlsplit(self.endpoint).netloc
+    link = http.client.HTTPConnection(host, timeout=30)
+    link.request(self.command, self.path, body, dict(self.headers))
+    reply = link.getresponse()
+    content = reply.read()
+    self.send_response(reply.status)
+    for name, value in reply.getheaders():
+      if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+        self.send_header(name, value)
+    length = reply.getheader("Content-Length") if self.command == "HEAD" else len(content)
+    self.send_header("Content-Length", str(length or 0))
+    self.end_headers()
+    self.wfile.write(content)
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["503", "closed"])
+def test_a_server_that_refuses_for_a_while_costs_nothing_but_time(
+  url, state, config, mesh, monkeypatch, kind
+):
+  """Every request for three seconds: with a status, or by ending the connection."""
+  saved(url, state, 1).close()
+
+  class Refusing(Proxy):
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+
+  Refusing.kind = kind
+  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+  files = fsspec.get_filesystem_class("s3")
+  files.clear_instance_cache()
+  try:
+    Refusing.refuses_until = 0.0  # not before the save
+    store, _ = made(url)
+    assert store.newest().step == 1
+    Refusing.refuses_until = math.inf
+    assert store.save(state, 2, dict)
+    store.close()
+    found = made(url)[0].newest()
+    restored = saved_arrays.restore(found, config, optax.adam(1e-3), mesh)
+  finally:
+    server.shutdown()
+    files.clear_instance_cache()
+  assert found.step == 2 and Refusing.refused > 0
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
 def test_another_policy_than_was_saved_is_named(url, state, config, mesh):
