@@ -51,8 +51,8 @@ def job(c: Config, out: str, work: str) -> None:
     jobs = pipeline.run(stages, c.prepare, Folder(work).root)
   if jobs:
     print(
-      f"Submitted jobs {', '.join(jobs)}: the last writes {out}/index.json and {out}/card.md. Where "
-      "one fails, run the same command again.", flush=True,
+      f"Submitted jobs {', '.join(jobs)}: the last writes {out}/index.json and {out}/card.md. "
+      "Where one fails, run the same command again.", flush=True,
     )  # fmt: skip
   else:
     print(f"Prepared data: {out}, described in {out}/card.md", flush=True)

@@ -204,8 +204,8 @@ def run(found: Sequence[Stage], c: PrepareConfig, work: str) -> list[str]:
     # Ray's executor only logs that tasks failed, and another one that depends on it would wait.
     if left := executor.get_incomplete_ranks(skip_completed=True):
       raise UserError(
-        f"{len(left)} of {stage.tasks} tasks of {stage.name} did not end; {logs}/logs says why. The "
-        "same command continues with them."
+        f"{len(left)} of {stage.tasks} tasks of {stage.name} did not end; {logs}/logs says why. "
+        "The same command continues with them."
       )
   return []
 
