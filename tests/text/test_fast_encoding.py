@@ -11,13 +11,19 @@ MODELS = ("qwen3_tied", "qwen2_untied", "llama_scaled", "mistral")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_thousand_responses_have_the_same_ids(model):
+def test_a_thousand_texts_have_the_same_ids(model):
   exact = text.load_tokenizer(GOLDEN / model)
   quick = exact.faster()
-  assert isinstance(quick._continuing, fast_encoding.FastEncoder) or model == "mistral"
+  for encoder in (quick._continuing, quick._rendered):
+    assert isinstance(encoder, fast_encoding.FastEncoder) or model == "mistral"
   tags = ("<think>", "</think>", "<no_think>", "<|im_end|>", "<|im_start|>")
   for response in varied_strings(1000, tags):
     assert quick.encode_response(response) == exact.encode_response(response)
+  for i, prompt in enumerate(varied_strings(150, tags)):
+    messages = [{"role": "user", "content": prompt}]
+    if i % 3 == 0:
+      messages += [{"role": "assistant", "content": f"<think>{prompt}</think>Yes."}, *messages]
+    assert quick.encode_messages(messages) == exact.encode_messages(messages)
 
 
 def test_an_encoder_that_differs_is_not_used(monkeypatch):
