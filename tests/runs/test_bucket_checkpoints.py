@@ -167,7 +167,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     pass
 
 
-@pytest.mark.parametrize("kind", ["503", "closed"])
+@pytest.mark.parametrize("kind", ["503", pytest.param("closed", marks=pytest.mark.slow)])
 def test_a_server_that_refuses_for_a_while_costs_nothing_but_time(
   url, state, config, mesh, monkeypatch, kind
 ):
