@@ -322,8 +322,9 @@ class RowTask:
       most = ", ".join(reason for reason, _ in unwanted.most_common(_REASONS))
       note += f" {unwanted.total():,} others are not wanted: {most}."
     if bad:
-      reasons = [f"{count:,} {reason}" for reason, count in bad.most_common(_REASONS)]
-      if more := bad.total() - sum(count for _, count in bad.most_common(_REASONS)):
+      most, more = sources.most_common(bad, _REASONS)
+      reasons = [f"{count:,} {reason}" for reason, count in most]
+      if more:
         reasons.append(f"{more:,} for other reasons")
       note += (
         f" {bad.total():,} bad rows were skipped, e.g. {examples[0]}. By reason: "

@@ -131,8 +131,15 @@ def stream(
       yield row
 
 
+def most_common(counts: Mapping[str, int], most: int) -> tuple[list[tuple[str, int]], int]:
+  """The `most` common reasons with their counts, and the count of all others."""
+  named = collections.Counter({r: n for r, n in counts.items() if r != OTHER_REASONS})
+  shown = named.most_common(most)
+  return shown, sum(counts.values()) - sum(count for _, count in shown)
+
+
 def _count(counts: collections.Counter[str], error: Exception) -> None:
-  reason = printable(str(error)[:_LONGEST_REASON])
+  reason = printable(str(error), _LONGEST_REASON)
   counts[reason if reason in counts or len(counts) < _REASONS else OTHER_REASONS] += 1
 
 

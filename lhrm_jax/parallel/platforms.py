@@ -25,23 +25,24 @@ def settle_platform(environment: MutableMapping[str, str] = os.environ) -> None:
     chosen = "cpu"
     if find_spec("libtpu"):
       jax.config.update("jax_platforms", chosen)
-  flags = environment.get("XLA_FLAGS", "").split()
+  flags = environment.get("XLA_FLAGS", "").strip()
+  if flags and not flags.startswith("-"):
+    return  # a file that holds them
   # XLA cuts a program into 32 parts and compiles them in parallel, for which a few cores only pay:
   # on two, the programs of a small policy's first step took 37 s so, and 26 in one part.
   if chosen == "cpu" and _cores() <= _FEW_CORES:
-    _set(flags, _PARTS, 1)
+    _set(environment, _PARTS, 1)
   # XLA multiplies by gate and up at once, and to do so concatenates them for every token that is
   # decoded: on an H100, 34 of a layer's 160 us.
   if others:
-    _set(flags, _MERGED, 0)
-  if flags:
-    environment["XLA_FLAGS"] = " ".join(flags)
+    _set(environment, _MERGED, 0)
 
 
-def _set(flags: list[str], name: str, value: int) -> None:
-  """Adds a flag, unless the user has set it."""
-  if not any(flag.startswith(f"--{name}") for flag in flags):
-    flags.append(f"--{name}={value}")
+def _set(environment: MutableMapping[str, str], name: str, value: int) -> None:
+  """Adds a flag to XLA's, unless the user has set it."""
+  flags = environment.get("XLA_FLAGS", "")
+  if f"--{name}" not in flags:
+    environment["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
 
 
 def _cores() -> int:

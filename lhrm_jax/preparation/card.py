@@ -7,6 +7,7 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
+from lhrm_jax.data import sources
 from lhrm_jax.data.shards import INDEX, Group, Index, Shard, fingerprint
 from lhrm_jax.preparation import chat_filter, reading
 from lhrm_jax.preparation.rows import QUERY, REMOVED
@@ -169,8 +170,8 @@ def _classifier(measured: Mapping[str, Any]) -> list[str]:
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
-  most = collections.Counter(counts).most_common()
-  shown = [f"{count:,} {reason}" for reason, count in most[:_REASONS]]
-  if more := sum(count for _, count in most[_REASONS:]):
+  most, more = sources.most_common(counts, _REASONS)
+  shown = [f"{count:,} {reason}" for reason, count in most]
+  if more:
     shown.append(f"{more:,} for other reasons")
   return "; ".join(shown).replace("|", "\\|") or "0"

@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -194,6 +195,7 @@ def run(found: Sequence[Stage], c: PrepareConfig, work: str) -> list[str]:
       failed; or jobs that were submitted before are not done.
   """
   make = _executor(c)
+  _check_queue(work)
   if c.executor == "slurm":
     return _submit(found, make, work)
   for number, stage in enumerate(found, start=1):
@@ -212,22 +214,17 @@ def run(found: Sequence[Stage], c: PrepareConfig, work: str) -> list[str]:
 
 def _submit(found: Sequence[Stage], make: Callable[..., Any], work: str) -> list[str]:
   folder, last, executors = Folder(work), None, []
-  if folder.has(_SUBMITTED):
-    jobs = [job for job in json.loads(folder.read(_SUBMITTED)) if _in_queue(job)]
-    if jobs:
-      raise UserError(
-        f"Jobs of this preparation are in SLURM's queue: {', '.join(jobs)}. Wait for them, or "
-        f"scancel them and run the same command again."
-      )
   for stage in found:
     last = make(stage, f"{work}/logs/{stage.name}", last)
     executors.append(last)
+  if shutil.which("sbatch") is None:
+    raise UserError("prepare.executor='slurm' needs sbatch: run the command on a login node.")
   try:
     last.launch_job()  # and those that it depends on first
-  except OSError as error:
+  except subprocess.CalledProcessError as error:
     raise UserError(
-      f"prepare.executor='slurm' submits with sbatch, which does not run here: {error}. Start it "
-      "on a login node."
+      f"sbatch ended with status {error.returncode}; it says why above. Correct "
+      "prepare.executor_options."
     ) from error
   finally:
     jobs = [executor.job_id for executor in executors if executor.job_id not in (None, -1)]
@@ -235,15 +232,30 @@ def _submit(found: Sequence[Stage], make: Callable[..., Any], work: str) -> list
   return jobs
 
 
+def _check_queue(work: str) -> None:
+  """Raises:
+  UserError: jobs that were submitted before may still write what the next would.
+  """
+  folder = Folder(work)
+  jobs = json.loads(folder.read(_SUBMITTED)) if folder.has(_SUBMITTED) else []
+  if left := [job for job in jobs if _in_queue(job)]:
+    raise UserError(
+      f"Jobs of this preparation are in SLURM's queue: {', '.join(left)}. Wait for them, or "
+      f"scancel them and run the same command again. (Where none is, remove {work}/{_SUBMITTED}.)"
+    )
+
+
 def _in_queue(job: str) -> bool:
-  """Whether SLURM still has the job: it forgets one some minutes after its end."""
+  """Whether SLURM may still run the job: it forgets one some minutes after its end."""
   try:
     asked = subprocess.run(
       ["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False
     )
   except OSError:
-    return False
-  return asked.returncode == 0 and bool(asked.stdout.strip())
+    return True
+  if asked.returncode:
+    return "invalid job id" not in asked.stderr.lower()
+  return bool(asked.stdout.strip())
 
 
 class _Local(LocalPipelineExecutor):
@@ -294,6 +306,8 @@ def _executor(c: PrepareConfig) -> Callable[[Stage, str, Any], Any]:
     activate = pathlib.Path(sys.prefix, "bin", "activate")
     if activate.exists() and not {"env_command", "condaenv", "venv_path"} & options.keys():
       options["venv_path"] = str(activate)  # a job has this environment, whatever it was started in
+    # By default, what depends on a job that failed waits forever.
+    options["sbatch_args"] = {"kill-on-invalid-dep": "yes", **options.get("sbatch_args", {})}
     return SlurmPipelineExecutor(
       pipeline=list(stage.pipeline), tasks=stage.tasks, workers=c.workers, logging_dir=logs,
       job_name=f"prepare-{stage.name}", depends=before, **options,

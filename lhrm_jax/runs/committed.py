@@ -3,23 +3,28 @@
 STEP/commit.json                  written last of all: the step is whole
 STEP/ATTEMPT/PROCESS.NNNN, .json  see `storage.sharded_arrays`
 
-A copy of a step's folder on a disk is read alike.
+The policy that adapters belong to is such a step too, `BASE`, beside the stages. A copy of a step's
+folder on a disk is read alike.
 """
 
 import dataclasses
 import json
 import pathlib
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
+from lhrm_jax import parallel
 from lhrm_jax.storage import bucket, sharded_arrays, urls
 from lhrm_jax.storage.folder import Folder
 from lhrm_jax.storage.sharded_arrays import Stored
 from lhrm_jax.storage.urls import BucketError
 
 COMMIT, DAMAGED = "commit.json", "damaged.json"
+BASE = pathlib.PurePosixPath("base", "0")
 Path = pathlib.Path | epath.Path
 
 
@@ -58,6 +63,23 @@ def read(path: Path) -> Commit:
     raise ValueError(f"it has no {COMMIT}: its save never ended") from error
   except TypeError as error:
     raise ValueError(f"{COMMIT} is damaged: {error}") from error
+
+
+def save(url: str, arrays: Mapping[str, Any]) -> None:
+  """Writes trees of arrays by name and commits them; every process makes the call.
+
+  Raises:
+    BucketError: the bucket could not be written, after several tries.
+  """
+  folder = Folder(url)
+  attempt = parallel.gather_objects(secrets.token_hex(4))[0]
+  blocks = sharded_arrays.snapshot(arrays)
+  sharded_arrays.write(folder, attempt, jax.process_index(), blocks)
+  parallel.wait_for_all(f"arrays of {url}")
+  if parallel.is_writer():
+    commit = Commit(attempt, jax.process_count(), {})
+    sharded_arrays.retried(folder.write, COMMIT, commit.to_json())
+  parallel.wait_for_all(f"commit of {url}")
 
 
 def load(path: Path, target: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +145,8 @@ def fetch(url: str, folder: pathlib.Path, inside: str = "") -> None:
       stages.setdefault(stage, []).append(int(step))
   newest = {f"{stage}/{max(steps)}" for stage, steps in stages.items()}
   wanted = newest if "/" not in inside else {inside}
+  if f"{BASE}/{COMMIT}" in names:
+    wanted = wanted | {str(BASE)}
   local = Folder(folder / "checkpoints")
   for step in sorted(wanted):
     held = [name for name in names if name.startswith(f"{step}/")]

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from lhrm_jax import parallel
 from lhrm_jax.errors import UserError
 from lhrm_jax.policy import hub_commit
-from lhrm_jax.runs import command_line, loading, log_files, resuming, setup
+from lhrm_jax.runs import command_line, committed, loading, log_files, resuming, setup
 from lhrm_jax.runs.bucket_checkpoints import BucketCheckpoints
 from lhrm_jax.runs.checkpoints import CheckpointError, Checkpoints, Saved
 from lhrm_jax.runs.config import Config, from_config_dict, plain
@@ -100,7 +100,7 @@ class RunFolder:
         folder = self.path / "checkpoints" / stage
         options = {"every": c.every, "keep": c.keep, "best": c.best}
         if self._straight:
-          url = f"{self._workdir.rstrip('/')}/{bucket.SAVED}/{stage}"
+          url = f"{self._saved}/{stage}"
           self.checkpoints[stage] = BucketCheckpoints(url, before_commit=self._copy_logs, **options)
         else:
           self.checkpoints[stage] = Checkpoints(folder, after_save=self._copy_or_say_why, **options)
@@ -172,14 +172,8 @@ class RunFolder:
     Raises:
       UserError: the folder cannot be written.
     """
-    if self._stages and run.policy_config.lora_rank and self._straight:
-      raise UserError(
-        f"--workdir={self._workdir}: the policy that adapters belong to (policy.lora_rank="
-        f"{run.policy_config.lora_rank}) is saved to a disk that all processes share. Name a "
-        "shared folder, or train from one process."
-      )
     if self._stages and run.params is not None and run.policy_config.lora_rank:
-      save_base(self.path, run.params)
+      save_base(self.path, run.params, self._saved if self._straight else "")
     if not parallel.is_writer():
       return
     versions = current_versions()
@@ -284,14 +278,20 @@ class RunFolder:
     self._locks[0].flush()
 
   @property
+  def _saved(self) -> str:
+    """URL of the checkpoints in the bucket."""
+    return f"{self._workdir.rstrip('/')}/{bucket.SAVED}"
+
+  @property
   def _has_parts(self) -> bool:
     return bool(self._parts) and any(self.path.glob(self._parts))
 
   def _check_config(self) -> None:
     trained = {path.parent.name for path in (self.path / "checkpoints").glob("*/*")}
     if self._straight:
-      there = retried(Folder(f"{self._workdir.rstrip('/')}/{bucket.SAVED}").names)
+      there = retried(Folder(self._saved).names)
       trained |= {name.partition("/")[0] for name in there}
+    trained.discard(committed.BASE.parts[0])
     if trained - set(self._stages):  # its logs would be cut to what another stage knows of
       raise UserError(
         f"--workdir={self.path} holds a training run ({', '.join(sorted(trained))}). Choose "

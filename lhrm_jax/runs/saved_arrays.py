@@ -1,7 +1,8 @@
 """Arrays of a run in its files: what a checkpoint's folder holds, and trees by themselves.
 
 With low-rank adapters, `PARAMS` and `REFERENCE` of a checkpoint are the adapters, and the frozen
-parameters are in `BASE` of the run, once.
+parameters are in the run once: in `BASE`, or, of processes without a shared disk, in
+`committed.BASE` beside the stages.
 """
 
 import dataclasses
@@ -20,8 +21,10 @@ from orbax.checkpoint import v1 as ocp
 from lhrm_jax import parallel, policy
 from lhrm_jax.policy import PolicyConfig, lora
 from lhrm_jax.runs import committed
+from lhrm_jax.storage import urls
 from lhrm_jax.storage.checksums import damage, write_checksums
 from lhrm_jax.storage.literal_paths import literal
+from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.training import state as train_state
 from lhrm_jax.training.state import TrainState
 
@@ -91,10 +94,24 @@ def _abstract_params(config: PolicyConfig, mesh: Mesh) -> policy.Params:
   )
 
 
-def save_base(run: pathlib.Path, params: policy.Params) -> None:
-  """Writes the frozen parameters of a policy with adapters into its run folder, replacing any."""
+def save_base(run: pathlib.Path, params: policy.Params, saved: str = "") -> None:
+  """Writes the frozen parameters of a policy with adapters into its run folder, replacing any.
+
+  Args:
+    run: the folder.
+    params: of the policy.
+    saved: URL of the checkpoints, where processes share no disk; they are written there.
+
+  Raises:
+    CheckpointError: they cannot be written.
+  """
   folder = run / BASE
   _load_base.cache_clear()
+  if saved:
+    try:
+      return committed.save(f"{saved}/{committed.BASE}", {BASE.name: lora.split(params)[1]})
+    except BucketError as error:
+      raise CheckpointError(str(error)) from error
   if parallel.is_writer():
     shutil.rmtree(folder, ignore_errors=True)
   parallel.wait_for_all("old base")
@@ -110,18 +127,25 @@ def save_base(run: pathlib.Path, params: policy.Params) -> None:
 
 def _base(path: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
   """Loads the frozen parameters that the adapters of one step's folder belong to."""
-  return _load_base(path.absolute().parents[2] / BASE, config, mesh)
+  if not urls.is_url(str(path)):
+    path = path.absolute()
+  if committed.holds(path):
+    return _load_base(path.parent.parent / str(committed.BASE), config, mesh)
+  return _load_base(path.parents[2] / BASE, config, mesh)
 
 
 @functools.lru_cache(maxsize=1)  # state, reference and starting policy share them
-def _load_base(folder: pathlib.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
+def _load_base(folder: committed.Path, config: PolicyConfig, mesh: Mesh) -> policy.Params:
+  target = lora.split(_abstract_params(config, mesh))[1]
+  if committed.holds(folder):
+    return _load(folder, {BASE.name: target})[BASE.name]  # checks what it reads
   if problem := damage(folder):
     raise CheckpointError(
       f"{folder}, the policy that the adapters of this run belong to, is damaged: {problem}. "
       "Restore it from a copy, or start again in another folder."
     )
   try:
-    return ocp.load(literal(folder), lora.split(_abstract_params(config, mesh))[1])
+    return ocp.load(literal(folder), target)
   except Exception as error:
     raise CheckpointError(f"{folder} does not fit this policy: {reason(error)}.") from error
 

@@ -50,9 +50,9 @@ class Pod:
     path = cache / bucket.folder_for(self.url, "runs").relative_to(_cache()) / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-  def until_uploading(self, least: int, seconds: float = 300) -> None:
+  def until_uploading(self, least: int, seconds: float = 300, stage: str = "hft") -> None:
     """Waits until a step from `least` on is being uploaded and is not whole."""
-    saved, deadline = Folder(f"{self.url}/saved/hft"), time.monotonic() + seconds
+    saved, deadline = Folder(f"{self.url}/saved/{stage}"), time.monotonic() + seconds
     while time.monotonic() < deadline:
       assert self.workers[0].poll() is None, self.log()[-5000:]
       names = saved.names()
@@ -78,14 +78,14 @@ def _cache() -> pathlib.Path:
   return bucket.folder_for("s3://x", "y").parents[3]
 
 
-def arrays_of(url: str, step: int) -> dict[str, bytes]:
+def arrays_of(url: str, step: int, stage: str = "hft") -> dict[str, bytes]:
   """The bytes of every array of a step, whatever processes wrote it."""
   import numpy as np
 
   from lhrm_jax.runs import committed
   from lhrm_jax.storage import sharded_arrays
 
-  path = f"{url}/saved/hft/{step}"
+  path = f"{url}/saved/{stage}/{step}"
   folder, commit = Folder(path), committed.read(path)
   blocks = sharded_arrays.listed(folder, commit.attempt, commit.processes)
   found: dict[str, np.ndarray] = {}

@@ -12,6 +12,7 @@ import pytest
 
 from launch.local import free_port
 from tests.chaos.pod import Pod, arrays_of
+from tests.runs import test_policy_settings
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +111,26 @@ def test_a_run_resumes_on_another_number_of_hosts(start, server, undisturbed, tm
   pod.finish()
   found, wanted = dict(losses(pod)), dict(undisturbed[1])
   assert found == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_adapters_and_their_policy_are_in_the_bucket(start, tmp_path):
+  """Two processes begin, one of them dies in mid-save, all disks are lost, one process ends it."""
+  model = tmp_path / "start"
+  test_policy_settings.write_run(model, test_policy_settings.small())
+  adapted = (f"--config.init_from={model}", "--config.policy.lora_rank=2",
+             "--config.hgpo.steps=6", "--config.hgpo.prompts_per_step=4",
+             "--config.checkpoint.every=1")  # fmt: skip
+  for processes, least in ((2, 3), (1, 0)):
+    pod = start("s3://pods/adapted", tmp_path, processes, *adapted)
+    if least:
+      pod.until_uploading(least, stage="hgpo")
+      pod.workers[1].send_signal(signal.SIGKILL)
+      pod.kill()
+      for disk in tmp_path.glob("disk*"):
+        shutil.rmtree(disk)
+      model.rename(model.with_name("gone"))  # the run holds it
+  pod.finish()
+  found = arrays_of(pod.url, 6, "hgpo")
+  assert any("lora_b" in name for name in found) and not any("kernel" in name for name in found)
+  assert "Resuming" in pod.log()

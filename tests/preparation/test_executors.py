@@ -87,18 +87,28 @@ def test_slurm_runs_every_step_after_the_one_before_and_gives_the_same_shards(
   assert "Prepared data" in capsys.readouterr().out
 
 
-def test_jobs_in_the_queue_are_not_submitted_twice(tmp_path, slurm):
+def test_jobs_in_the_queue_are_not_submitted_twice(tmp_path, slurm, monkeypatch):
   mixture.write(tmp_path)
-  config = config_of(tmp_path, "slurm", time="1:00:00", partition="cpu", tasks_per_job=16)
-  (slurm / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 12")
-  where = str(tmp_path / "out"), str(tmp_path / "jobs")
+  config = config_of(tmp_path, "slurm", time="1:00:00", partition="cpu")
+  sbatch, where = slurm / "sbatch", (str(tmp_path / "out"), str(tmp_path / "jobs"))
+  sbatch.write_text(
+    "#!/bin/sh\nfor script; do :; done\n"
+    'grep -q kill-on-invalid-dep=yes "$script" && echo Submitted batch job 12'
+  )
   prepare_data.job(config, *where)
   (slurm / "queued").write_text("12")
+  for again in (config, mixture.config_of(tmp_path)):  # nor does anything run beside them
+    with pytest.raises(UserError, match="in SLURM's queue: 12"):
+      prepare_data.job(again, *where)
+  (slurm / "squeue").write_text("#!/bin/sh\necho Socket timed out >&2; exit 1")
   with pytest.raises(UserError, match="in SLURM's queue: 12"):
     prepare_data.job(config, *where)
-  (slurm / "queued").write_text("13")
+  (slurm / "squeue").write_text("#!/bin/sh\necho Invalid job id specified >&2; exit 1")
   prepare_data.job(config, *where)
-  (slurm / "sbatch").unlink()
+  sbatch.write_text("#!/bin/sh\necho invalid partition specified: gpuu >&2; exit 1")
+  with pytest.raises(UserError, match=r"sbatch ended with status 1.*executor_options"):
+    prepare_data.job(config, *where)
+  sbatch.unlink()
   with pytest.raises(UserError, match="login node"):
     prepare_data.job(config, *where)
 

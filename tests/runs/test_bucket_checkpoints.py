@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 from lhrm_jax import parallel
 from lhrm_jax.runs import committed, loading, saved_arrays
@@ -24,6 +25,7 @@ from lhrm_jax.storage import sharded_arrays
 from lhrm_jax.storage.folder import Folder
 from lhrm_jax.storage.urls import BucketError
 from lhrm_jax.training import state as train_state
+from tests.policy.test_lora import with_adapters
 
 
 @pytest.fixture
@@ -76,6 +78,32 @@ def test_a_reference_policy_is_saved_beside_the_state(url, state, config, mesh):
   assert saved_arrays.has_reference(found)
   read = saved_arrays.restore_params(found.path, config, mesh, saved_arrays.REFERENCE)
   jax.tree.map(np.testing.assert_array_equal, read, moved)
+
+
+def test_the_policy_that_adapters_belong_to_is_in_the_bucket_once(
+  url, config, params, mesh, tmp_path
+):
+  adapted, params = with_adapters(config, params, tokens=(2, 3))
+  state = train_state.restart(adapted, optax.adam(1e-3), mesh, params)
+  root = url.removesuffix("/saved/hft")
+  saved_arrays.save_base(tmp_path / "none", params, f"{root}/saved")
+  saved(url, state, 1).close()
+  found = made(url)[0].newest()
+  restored = saved_arrays.restore(found, adapted, optax.adam(1e-3), mesh)
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+  committed.fetch(root, tmp_path / "run", "hft/1")  # for a job that reads the run
+  step = tmp_path / "run" / "checkpoints" / "hft" / "1"
+  restored = saved_arrays.restore_params(step, adapted, mesh)
+  jax.tree.map(np.testing.assert_array_equal, restored, state.params)
+
+  saved_arrays.save_base(tmp_path / "none", params, f"{root}/saved")
+  held = Folder(f"{root}/saved/base/0")
+  (name,) = [n for n in held.names() if n.endswith(".0000") and committed.read(
+    epath.Path(held.root)).attempt in n]  # fmt: skip
+  held.write(name, held.read(name)[:-1] + b"!")
+  with pytest.raises(CheckpointError, match=r"base/0 does not fit.*damaged at"):
+    saved_arrays.restore(found, adapted, optax.adam(1e-3), mesh)
 
 
 def test_old_steps_are_deleted_and_the_best_and_the_first_stay(url, state):

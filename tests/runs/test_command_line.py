@@ -265,6 +265,7 @@ def test_libtpu_is_left_alone_where_there_is_no_tpu(
     ("tpu,cpu", ["libtpu"], 2, "", ""),
     ("", ["jax_plugins"], 2, "--xla_a=1", "--xla_a=1 --xla_gpu_dot_merger_threshold_mb=0"),
     ("", ["jax_plugins"], 2, *["--xla_gpu_dot_merger_threshold_mb=64"] * 2),
+    ("", ["jax_plugins"], 2, *["/etc/xla_flags"] * 2),  # a file that holds them
   ],
 )
 def test_few_cores_compile_in_one_part_and_gpus_merge_no_products(

@@ -5,13 +5,15 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from experiments.configs import arithmetic
-from lhrm_jax import parallel
+from lhrm_jax import parallel, policy
 from lhrm_jax.errors import UserError
-from lhrm_jax.policy import PolicyConfig
+from lhrm_jax.policy import PolicyConfig, flash
 from lhrm_jax.runs import loading, policy_settings, setup
 from lhrm_jax.runs.config import from_config_dict, plain
 from lhrm_jax.runs.run_folder import RunFolder
@@ -186,3 +188,16 @@ def test_adapters_need_a_policy_to_belong_to():
     from_config_dict(small(lora_rank=4))
   with pytest.raises(UserError, match=r"policy\.lora_alpha=8\.0 has no effect with"):
     from_config_dict(small(lora_alpha=8.0))
+
+
+def test_on_a_gpu_sampling_gets_the_parameters_by_layer():
+  run = setup.make(small(scan_layers=True, num_layers=2))
+  params = policy.init(run.policy_config, jax.random.key(0))
+  with flash.compiling_for("gpu"):
+    setup._for_sampling.clear_cache()
+    placed = run.sampling_params(params)
+  setup._for_sampling.clear_cache()
+  assert "layers" in params and "layers" not in placed and "layer_0" in placed
+  tokens = jnp.arange(6)[None]
+  logits = [policy.logits(run.policy_config, p, tokens) for p in (params, placed)]
+  np.testing.assert_allclose(*logits, atol=1e-5)
