@@ -93,16 +93,24 @@ def prepare(folder: pathlib.Path, name: str, kills: int) -> dict[str, Any]:
 
   watched = Watched(base / "watched.json", step, to_kill)
   watched.run([*command, "--name", name])
-  card = json.loads(Folder(out).read("card.json"))
-  written = json.loads((folder / "written.json").read_text())
+  return {**watched.state, **_read(folder, work), "workers": c.workers, **_ended(work, out)}
+
+
+def _read(folder: pathlib.Path, work: str) -> dict[str, Any]:
+  """Sizes of what was read, and of what lies between the steps."""
   return {
-    **watched.state,
-    "rows": sum(source["kept"] for source in card["sources"].values()),
-    "text_bytes": written["text_bytes"],
+    **json.loads((folder / "written.json").read_text()),
     "source_bytes": sum(p.stat().st_size for p in folder.glob("*.zst")),
-    "tokens": sum(d["tokens"] for d in card["demonstrations"]),
-    "workers": c.workers,
     "work_bytes": _size(pathlib.Path(work)),
+  }
+
+
+def _ended(work: str, out: str) -> dict[str, Any]:
+  """What a preparation that has ended made and found."""
+  card = json.loads(Folder(out).read("card.json"))
+  return {
+    "shard_rows": sum(d["rows"] for d in card["demonstrations"]),
+    "tokens": sum(d["tokens"] for d in card["demonstrations"]),
     "out_bytes": _size(pathlib.Path(out)),
     "classifier": card["classifier"],
     "found": found(work),
@@ -159,16 +167,16 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 
 def large(folder: pathlib.Path, name: str) -> dict[str, Any]:
   """How far a preparation got: what the steps took, and how many of their tasks are done."""
-  stages, _, work, _ = stages_of(folder, name)
+  stages, _, work, out = stages_of(folder, name)
   logs = pathlib.Path(work, "logs")
+  tasks_done = {
+    s.name: [len(list((logs / s.name / "completions").glob("*"))), s.tasks] for s in stages
+  }
   return {
     **json.loads((folder / name / "watched.json").read_text()),
-    **json.loads((folder / "written.json").read_text()),
-    "source_bytes": sum(p.stat().st_size for p in folder.glob("*.zst")),
-    "work_bytes": _size(pathlib.Path(work)),
-    "tasks_done": {
-      s.name: [len(list((logs / s.name / "completions").glob("*"))), s.tasks] for s in stages
-    },
+    **_read(folder, work),
+    "tasks_done": tasks_done,
+    **(_ended(work, out) if tasks_done["index"][0] else {}),
   }
 
 

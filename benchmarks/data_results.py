@@ -1,6 +1,6 @@
 """Tables of what `benchmarks.data` and `benchmarks.buckets` measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MOST_EATEN = 128 * 32_768 / 6.3  # tokens per second, 7B HFT on 64 chips of v6e by plan
@@ -16,8 +16,8 @@ def preparation_table(results: Mapping[str, Any]) -> str:
     f"rows ({large['text_bytes'] / 1e9:,.0f} GB, {large['source_bytes'] / 1e9:,.0f} GB "
     "compressed), which other work interrupted. Seconds are those of a processor; starting "
     "processes takes some of each step, and those that last less than a second are not listed. "
-    "Both were begun before normalisation was last made faster, and the large one before signs of "
-    "punctuation were told from those of formulas.",
+    "Both were begun before normalisation was last made faster and prompts were encoded by "
+    "fastokens, the large one before signs of punctuation were told from those of formulas.",
     "",
     f"| step | {made['rows']:,} rows | {large['rows']:,} rows | rows per processor second |",
     "|---|---|---|---|",
@@ -27,11 +27,10 @@ def preparation_table(results: Mapping[str, Any]) -> str:
     "",
     f"The processes held at most {made['peak_bytes'] / 2**30:,.1f} and "
     f"{large['peak_bytes'] / 2**30:,.1f} GiB together, in parts of 4,096 rows. "
-    f"Of the {made['rows']:,} rows, {made['work_bytes'] / 1e6:,.0f} MB lay between the steps and "
-    f"{made['out_bytes'] / 1e6:,.0f} MB in shards ({made['tokens'] / 1e6:,.1f} million tokens). "
-    "What was planted in them:",
+    + " ".join(_disk(run) for run in (made, large) if "found" in run)
+    + " What was planted in them:",
     "",
-    *_found(made),
+    *_found([run for run in (made, large) if "found" in run]),
   ]
   return "\n".join([*lines, *_kills(results), *_feed(results)])
 
@@ -66,30 +65,46 @@ def _rest(made: Mapping[str, Any], large: Mapping[str, Any]) -> str:
   )
 
 
-def _found(made: Mapping[str, Any]) -> list[str]:
-  found, measured = made["found"], made["classifier"]
+def _disk(run: Mapping[str, Any]) -> str:
+  return (
+    f"Of the {run['rows']:,} rows, {run['work_bytes'] / 1e9:,.1f} GB lay between the steps and "
+    f"{run['out_bytes'] / 1e9:,.1f} GB in shards ({run['tokens'] / 1e6:,.0f} million tokens)."
+  )
+
+
+def _found(runs: Sequence[Mapping[str, Any]]) -> list[str]:
   words = {"exact": "exact duplicates", "near": "near duplicates, a word changed",
            "evaluated": "questions of the evaluation, in other case, spaces and punctuation",
            "reasoning": "reasoning among the chat"}  # fmt: skip
-  rows = [
-    f"| {text} | {found['planted'].get(kind, 0):,} | {found['recall'][kind]:.1%} |"
-    for kind, text in words.items()
-  ]
-  false = max(found["plain_removed"].values())
-  kept = found["other_number_kept"]
+  found = [run["found"] for run in runs]
+  cells = {
+    kind: [f"{of['planted'].get(kind, 0):,} | {of['recall'][kind]:.2%}" for of in found]
+    for kind in words
+  }
+  false = ", ".join(f"{max(of['plain_removed'].values()):.2%}" for of in found)
+  kept = ", ".join(f"{of['other_number_kept']:.1%}" for of in found)
+  heads = [f"in {run['rows']:,} | found" for run in runs]
   return [
-    "| planted | rows | found |",
-    "|---|---|---|",
-    *rows,
+    f"| planted | {' | '.join(heads)} |",
+    "|---|" + "---|---|" * len(runs),
+    *(f"| {text} | {' | '.join(cells[kind])} |" for kind, text in words.items()),
     "",
-    f"Of rows with nothing planted in them, a step removed at most {false:.2%}; of questions that "
-    f"differ from another in a number alone, {kept:.1%} were kept. The classifier of chat "
-    f"({measured['bytes'] / 1e3:,.0f} kB): precision {measured['classifier']['precision']:.3f} and "
-    f"recall {measured['classifier']['recall']:.3f} on {measured['held_out']:,} held-out "
-    f"questions, keyword rules {measured['keywords']['precision']:.3f} and "
-    f"{measured['keywords']['recall']:.3f}, at {measured['rows_per_second']:,.0f} questions a "
-    "second.",
+    f"Of rows with nothing planted in them, a step removed at most {false}; of questions that "
+    f"differ from another in a number alone, {kept} were kept. The classifier of chat: "
+    + "; ".join(_classifier(run) for run in runs)
+    + ".",
   ]
+
+
+def _classifier(run: Mapping[str, Any]) -> str:
+  measured = run["classifier"]
+  return (
+    f"precision {measured['classifier']['precision']:.3f} and recall "
+    f"{measured['classifier']['recall']:.3f} on {measured['held_out']:,} held-out questions "
+    f"(keyword rules {measured['keywords']['precision']:.3f} and "
+    f"{measured['keywords']['recall']:.3f}), {measured['bytes'] / 1e3:,.0f} kB, "
+    f"{measured['rows_per_second']:,.0f} questions a second"
+  )
 
 
 def _kills(results: Mapping[str, Any]) -> list[str]:
@@ -101,7 +116,7 @@ def _kills(results: Mapping[str, Any]) -> list[str]:
     "",
     f"Killed {len(killed['in_steps'])} times on the way (in {', '.join(killed['in_steps'])}), the "
     f"preparation of {killed['rows']:,} rows ended with {same} in every shard. The large run was "
-    f"killed in {', '.join(large['killed_in'])} and continued.",
+    f"killed {len(large['killed_in'])} times, in {', '.join(large['killed_in'])}, and continued.",
   ]
 
 
