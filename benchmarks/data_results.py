@@ -9,7 +9,7 @@ _MOST_EATEN = 128 * 32_768 / 6.3  # tokens per second, 7B HFT on 64 chips of v6e
 def preparation_table(results: Mapping[str, Any]) -> str:
   """Rows per processor second by step, what was found, and reading back."""
   made, large = results["prepare"], results["large"]
-  steps = [s for s in made["processor_seconds"] if s != "sources"]
+  steps = [s for s in made["processor_seconds"] if s not in ("sources", "index")]
   lines = [
     "On synthetic rows with the paper's lengths, on two cores of an AMD EPYC, two tasks at a time: "
     f"{made['rows']:,} rows ({made['text_bytes'] / 1e6:,.0f} MB of text), and {large['rows']:,} "
@@ -116,8 +116,20 @@ def _kills(results: Mapping[str, Any]) -> list[str]:
     "",
     f"Killed {len(killed['in_steps'])} times on the way (in {', '.join(killed['in_steps'])}), the "
     f"preparation of {killed['rows']:,} rows ended with {same} in every shard. The large run was "
-    f"killed {len(large['killed_in'])} times, in {', '.join(large['killed_in'])}, and continued.",
+    f"killed {len(large['killed_in'])} times, in {', '.join(large['killed_in'])}, and continued."
+    + _merged(results.get("merge"), large),
   ]
+
+
+def _merged(again: Mapping[str, Any] | None, large: Mapping[str, Any]) -> str:
+  if not again:
+    return ""
+  same = "have the same bytes" if again["same_bytes"] else "DIFFER"
+  return (
+    f" Merged again from its encoded rows, without a kill, its {again['shards']:,} shards {same}. "
+    f"That merging, by row groups, holds {again['peak_bytes'] / 2**30:,.1f} GiB at most; the large "
+    f"run's, since replaced, held the {large['peak_bytes'] / 2**30:,.1f}."
+  )
 
 
 def _feed(results: Mapping[str, Any]) -> list[str]:
