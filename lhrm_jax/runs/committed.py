@@ -79,6 +79,9 @@ def save(url: str, arrays: Mapping[str, Any]) -> None:
   if parallel.is_writer():
     commit = Commit(attempt, jax.process_count(), {})
     sharded_arrays.retried(folder.write, COMMIT, commit.to_json())
+    for name in sharded_arrays.retried(folder.names):
+      if name != COMMIT and not name.startswith(f"{attempt}/"):  # of an earlier start
+        sharded_arrays.retried(folder.remove, name)
   parallel.wait_for_all(f"commit of {url}")
 
 
