@@ -65,6 +65,7 @@ def train(run: setup.Setup, stage: Stage, report: Reporting) -> tuple[int, polic
         state, metrics = update(state, batch)
         done += 1
         stage.guard.check(done, metrics, state.params, batch)
+        del batch  # released here, or the next wait for data would include it
       first_step |= stage.first_step()
       if done % _LOG_EVERY == 0 or done == c.steps:
         scalars = {name: float(value) for name, value in metrics.items()}
